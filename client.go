@@ -1,0 +1,101 @@
+package mesherstream
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// client is one connection as its shard knows it.
+type client struct {
+	// Read-only after construction.
+	id          ClientID
+	shard       *shard
+	link        link
+	remoteAddr  string
+	connectedAt time.Time
+	grant       Filter // what WithAuthorize, or the caller of Serve, allows
+
+	// Owned by the shard's goroutine.
+	sub     Subscription // Filter is the one in force, within grant
+	phase   phase
+	group   *group
+	inGroup int // index in group.clients
+	inSlow  int // index in shard.waiting, or -1
+	inWheel int // index in its slot of shard.wheel
+
+	busy    bool    // the link can't take more until it says so
+	flight  flight  // goes out before anything else, and can't be dropped
+	backlog backlog // waits behind it, and can
+
+	pong, ping, closing []byte // control frames that go out as soon as a frame may start
+	reply               []byte // the answer to the client's last request
+	replyAt             uint64 // the number of the message in the backlog that the answer stands before
+	closeSent           bool   // the close frame is on its way
+	closeReceived       bool
+	closeCode           int // what the Disconnect hook is told
+	closeReason         string
+	cutTimer            *time.Timer // ends a close handshake that the client does not
+
+	pingAt       time.Time
+	waitingSince time.Time // when the backlog, empty before, got its first message
+	slow         bool
+	requests     int // in the second that began at requestsFrom
+	requestsFrom time.Time
+
+	offered, sent, dropped, abandoned uint64
+
+	// Atomic.
+	seen       atomic.Int64  // when the client last gave a sign of life, in Unix nanoseconds
+	unreported atomic.Uint64 // drops that the Drop hook has not been told yet
+	slowQueued atomic.Bool   // the Slow hook's next call is queued
+}
+
+// phase is where a client is in its life. Phases only go up.
+type phase uint8
+
+const (
+	phaseOpen     phase = iota
+	phaseFlushing       // gets what it was offered, but nothing new; then it is closed
+	phaseClosing        // gets the close frame, and nothing else
+	phaseGone           // its link is closed, nothing refers to it
+)
+
+// A flight is a stretch of whole frames that the shard can't take back: the link is sending it, or the kernel has taken
+// its beginning.
+type flight struct {
+	bytes    []byte
+	done     int // how many of the bytes the kernel has
+	messages int // how many of the frames are messages
+}
+
+func (c *client) buffered() int { return c.backlog.len() + c.flight.messages }
+
+func (c *client) bufferedBytes() int {
+	if c.flight.messages == 0 {
+		return c.backlog.bytes
+	}
+	return c.backlog.bytes + len(c.flight.bytes) - c.flight.done
+}
+
+// idle says whether nothing waits for the client: a drain need not visit it.
+func (c *client) idle() bool {
+	return !c.busy && c.backlog.len() == 0
+}
+
+func (c *client) markSeen(now time.Time) { c.seen.Store(now.UnixNano()) }
+
+func (c *client) snapshot() Client {
+	return Client{
+		ID:            c.id,
+		Subscription:  c.sub.clone(),
+		RemoteAddr:    c.remoteAddr,
+		ConnectedAt:   c.connectedAt,
+		Offered:       c.offered,
+		Sent:          c.sent,
+		Dropped:       c.dropped,
+		Abandoned:     c.abandoned,
+		Buffered:      c.buffered(),
+		BufferedBytes: c.bufferedBytes(),
+		Slow:          c.slow,
+	}
+}

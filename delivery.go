@@ -1,0 +1,302 @@
+package mesherstream
+
+import "time"
+
+// This file is the way of a message through a shard: matched with groups, joined with those that came with it, and
+// written to each client's link or put into its backlog. All of it runs on the shard's goroutine.
+
+// maxScratch is how large the buffer for joined frames may stay between turns.
+const maxScratch = 256 << 10
+
+// joinBytes is about how many bytes of frames one write drains from a backlog.
+const joinBytes = 64 << 10
+
+// deliverRun delivers the broadcasts that wait together.
+func (s *shard) deliverRun() {
+	if len(s.run) == 0 {
+		return
+	}
+	for _, m := range s.run {
+		if m.project != "" {
+			for _, g := range s.projects[m.project] {
+				s.offerGroup(g, m)
+			}
+			continue
+		}
+		for _, g := range s.groups {
+			s.offerGroup(g, m)
+		}
+	}
+	for _, g := range s.touched {
+		s.deliverGroup(g)
+		clear(g.run)
+		g.run = g.run[:0]
+	}
+	clear(s.touched)
+	s.touched = s.touched[:0]
+	clear(s.run)
+	s.run = s.run[:0]
+}
+
+func (s *shard) offerGroup(g *group, m *message) {
+	if !g.sub.matches(m) {
+		return
+	}
+	if len(g.run) == 0 {
+		s.touched = append(s.touched, g)
+	}
+	g.run = append(g.run, m)
+}
+
+// deliverGroup gives the group's run to each of its clients. It goes backwards, since a client whose link fails leaves
+// the group, and the last one then takes its place.
+func (s *shard) deliverGroup(g *group) {
+	joined := join(&s.joined, g.run)
+	for i := len(g.clients) - 1; i >= 0; i-- {
+		c := g.clients[i]
+		c.offered += uint64(len(g.run))
+		s.totals.Offered += uint64(len(g.run))
+		if c.idle() {
+			taken, err := s.write(c, joined, g.run, &s.joined)
+			if taken < len(g.run) {
+				s.enqueue(c, g.run[taken:])
+			}
+			s.settle(c, err)
+			continue
+		}
+		if !c.busy && !s.fits(c, g.run) {
+			s.drain(c) // what BufferMessage has queued, before it would be dropped for no reason
+		}
+		s.enqueue(c, g.run)
+		s.drain(c)
+	}
+}
+
+// join returns the frames of run as one stretch of bytes: the frame itself where there is only one, otherwise in buf,
+// which is used again unless a link keeps it.
+func join(buf *[]byte, run []*message) []byte {
+	if len(run) == 1 {
+		return run[0].frame
+	}
+	if cap(*buf) > maxScratch {
+		*buf = nil
+	}
+	p := (*buf)[:0]
+	for _, m := range run {
+		p = append(p, m.frame...)
+	}
+	*buf = p
+	return p
+}
+
+// write offers p, which is the frames of run as join has put them into buf, to a client that isn't busy. It returns how
+// many of them are not the shard's to keep any more: sent, or in flight.
+func (s *shard) write(c *client, p []byte, run []*message, buf *[]byte) (taken int, err error) {
+	sent, held, err := c.link.write(p)
+	c.busy = sent < len(p)
+	end := 0
+	for taken < len(run) && end+len(run[taken].frame) <= sent {
+		end += len(run[taken].frame)
+		taken++
+	}
+	c.sent += uint64(taken)
+	s.totals.Sent += uint64(taken)
+	switch {
+	case !c.busy:
+	case held > 0:
+		c.flight = flight{bytes: p[sent : sent+held]}
+		for taken < len(run) && end+len(run[taken].frame) <= sent+held {
+			end += len(run[taken].frame)
+			taken++
+			c.flight.messages++
+		}
+		if len(run) > 1 {
+			*buf = nil // p is the link's now
+		}
+	case end < sent:
+		// A frame is torn. Its own bytes stand for the rest of it, so that p need not live on.
+		c.flight = flight{bytes: run[taken].frame, done: sent - end, messages: 1}
+		taken++
+	}
+	return taken, err
+}
+
+// writeControl offers one frame that is no message to a client that isn't busy. What the link doesn't take at once is in
+// flight.
+func (s *shard) writeControl(c *client, frame []byte) error {
+	sent, _, err := c.link.write(frame)
+	if c.busy = sent < len(frame); c.busy {
+		c.flight = flight{bytes: frame, done: sent}
+	}
+	return err
+}
+
+// writable continues where write ended: n more bytes of the flight have gone out.
+func (s *shard) writable(c *client, n int, err error) {
+	if !c.busy {
+		return
+	}
+	f := &c.flight
+	f.done += n
+	if err == nil && f.done < len(f.bytes) {
+		var sent int
+		sent, _, err = c.link.write(f.bytes[f.done:])
+		f.done += sent
+		n += sent
+	}
+	if n > 0 {
+		c.markSeen(time.Now()) // who takes what waited is alive, if slow
+	}
+	if err != nil {
+		_, messages := wholeFrames(f.bytes, f.done)
+		s.landed(c, messages)
+		s.settle(c, err)
+		return
+	}
+	if f.done < len(f.bytes) {
+		return
+	}
+	s.landed(c, f.messages)
+	c.flight = flight{}
+	c.busy = false
+	s.drain(c)
+}
+
+// landed counts messages of the flight as sent.
+func (s *shard) landed(c *client, messages int) {
+	c.flight.messages -= messages
+	c.sent += uint64(messages)
+	s.totals.Sent += uint64(messages)
+}
+
+func (s *shard) fits(c *client, run []*message) bool {
+	bytes := 0
+	for _, m := range run {
+		bytes += len(m.frame)
+	}
+	return c.backlog.len()+len(run) <= s.cfg.maxBuffer && c.backlog.bytes+bytes <= s.cfg.maxBufferBytes
+}
+
+// enqueue puts run into the client's backlog, and counts what had to leave for it.
+func (s *shard) enqueue(c *client, run []*message) {
+	if c.backlog.len() == 0 {
+		c.waitingSince = time.Now()
+	}
+	dropped := 0
+	for _, m := range run {
+		dropped += c.backlog.push(m, s.cfg.maxBuffer, s.cfg.maxBufferBytes)
+	}
+	if dropped > 0 {
+		c.dropped += uint64(dropped)
+		s.totals.Dropped += uint64(dropped)
+		s.markSlow(c)
+		s.hooks.drop(c, dropped)
+	}
+}
+
+// drain sends what waits for the client, in order, until the link can't take more.
+func (s *shard) drain(c *client) {
+	var err error
+	for !c.busy && err == nil && c.phase != phaseGone {
+		if frame := c.nextControl(); frame != nil {
+			err = s.writeControl(c, frame)
+			continue
+		}
+		if c.backlog.len() == 0 {
+			break
+		}
+		n := c.backlog.len()
+		if c.reply != nil {
+			n = int(c.replyAt - c.backlog.first)
+		}
+		s.batch = c.backlog.peek(s.batch[:0], n, joinBytes)
+		var taken int
+		taken, err = s.write(c, join(&s.scratch, s.batch), s.batch, &s.scratch)
+		c.backlog.discard(taken)
+		clear(s.batch)
+	}
+	s.settle(c, err)
+}
+
+// nextControl takes the frame that has to go out before the next message of the backlog, if any.
+func (c *client) nextControl() (frame []byte) {
+	switch {
+	case c.closeSent:
+	case c.pong != nil:
+		frame, c.pong = c.pong, nil
+	case c.closing != nil:
+		frame, c.closing, c.closeSent = c.closing, nil, true
+	case c.ping != nil:
+		frame, c.ping = c.ping, nil
+	case c.reply != nil && c.replyAt <= c.backlog.first:
+		frame, c.reply = c.reply, nil
+		c.link.resume()
+	}
+	return frame
+}
+
+// settle follows each attempt to write: it removes the client whose link has failed, keeps the waiting list, and takes
+// the next step with a client that is on its way out.
+func (s *shard) settle(c *client, err error) {
+	switch {
+	case c.phase == phaseGone:
+		return
+	case err != nil:
+		s.remove(c, err)
+		return
+	case !c.idle():
+		s.await(c)
+		return
+	}
+	s.unawait(c)
+	switch {
+	case c.phase == phaseFlushing:
+		s.shut(c, codeGoingAway, reasonShutdown)
+	case c.closeSent && c.closeReceived:
+		s.remove(c, nil)
+	}
+}
+
+// drainAll is what a tick asks for. It costs a client nothing for which nothing waits.
+func (s *shard) drainAll() {
+	now := time.Now()
+	for i := len(s.waiting) - 1; i >= 0; i-- { // backwards: drain takes those out that have caught up
+		c := s.waiting[i]
+		s.drain(c)
+		if c.backlog.len() > 0 && now.Sub(c.waitingSince) >= s.cfg.drainInterval {
+			s.markSlow(c)
+		}
+	}
+}
+
+// await puts the client among those that a drain visits.
+func (s *shard) await(c *client) {
+	if c.inSlow < 0 {
+		c.inSlow = len(s.waiting)
+		s.waiting = append(s.waiting, c)
+	}
+}
+
+// unawait takes the client out from among those that a drain visits. An episode of slowness ends here.
+func (s *shard) unawait(c *client) {
+	if c.slow {
+		c.slow = false
+		s.totals.Slow--
+	}
+	if c.inSlow < 0 {
+		return
+	}
+	last := s.waiting[len(s.waiting)-1]
+	s.waiting[c.inSlow], last.inSlow = last, c.inSlow
+	s.waiting[len(s.waiting)-1] = nil
+	s.waiting = s.waiting[:len(s.waiting)-1]
+	c.inSlow = -1
+}
+
+func (s *shard) markSlow(c *client) {
+	if !c.slow {
+		c.slow = true
+		s.totals.Slow++
+		s.hooks.slow(c)
+	}
+}

@@ -1,0 +1,51 @@
+// Package mesherstream streams events to browsers over WebSocket from a Fiber v2 app, and stays correct when some of
+// those browsers are slow: a slow one never delays another, never blocks the publisher, never grows memory without
+// bound, and what it missed is counted.
+//
+//	app := fiber.New()
+//	app.Use(mesherstream.New(mesherstream.WithApp(app), mesherstream.WithMaxBuffer(100)))
+//	app.Post("/api/v1/events", func(c *fiber.Ctx) error {
+//		return mesherstream.From(c).Broadcast(mesherstream.Message{
+//			Project: "shop", Level: "error", Environment: "production", Data: c.Body(),
+//		})
+//	})
+//	log.Fatal(app.Listen(":3000"))
+//
+// A browser connects to /stream/projects/shop, and may narrow what it gets: by the query, ?level=error,fatal, and at any
+// time over the wire, by {"type":"subscribe","filters":{"level":"error"}}.
+//
+// # Delivery
+//
+// [Manager.Broadcast] hands a message to every client whose subscription it matches: at once where the connection takes
+// it, and otherwise into that client's buffer. [Manager.BufferMessage] puts one into one client's buffer, from where it
+// goes out with the next drain. Delivery is at most once: a message that the kernel has taken may still be lost with the
+// connection.
+//
+// # Ordering
+//
+// Each client gets the messages that one goroutine publishes in the order of its calls, whether they were buffered or
+// not, and the answer to a change of its filter stands between the last message of the old filter and the first of the
+// new one. Messages that different goroutines publish at the same time may reach two clients in different orders.
+//
+// # Slow clients
+//
+// What a client does not take waits in its buffer, which [WithMaxBuffer] and [WithMaxBufferBytes] bound. Beyond that the
+// oldest messages are dropped and counted, so a client that comes back gets the newest. What the kernels on both ends
+// have already taken arrives before that; [WithUnsentLimit] bounds this end's share. A client that makes no progress and
+// sends nothing for [WithIdleTimeout] is removed.
+//
+// # Concurrency
+//
+// All methods of a [Manager] are safe for concurrent use. Clients are dealt among as many shards as GOMAXPROCS says; each
+// is one goroutine that owns its clients and never waits for any of them. [Hooks] run beside the shards.
+//
+// # Shutdown
+//
+// With [WithApp], shutting down the app flushes the buffers, closes every client with code 1001 and ends every goroutine,
+// within [WithShutdownTimeout]. Fiber itself neither waits for WebSockets nor closes them. Without it, call
+// [Manager.Shutdown].
+//
+// # Observability
+//
+// [Manager.Stats] and [Manager.Client] return numbers that agree: Offered == Sent + Dropped + Abandoned + Buffered.
+package mesherstream

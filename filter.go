@@ -1,0 +1,115 @@
+package mesherstream
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Bounds of a filter, which may come from anybody.
+const (
+	maxFilterValues     = 16
+	maxFilterValueBytes = 64
+)
+
+// Filter narrows what a client gets to some levels and some environments. A list that is empty, or holds only "",
+// accepts all, and a [Message] whose field is empty passes every list. Values are compared byte by byte.
+type Filter struct {
+	Levels       []string `json:"levels,omitempty"`
+	Environments []string `json:"environments,omitempty"`
+}
+
+// Subscription is what one client gets: the messages of one project that pass the filter. The project of a message must
+// be the same, or empty; an empty Project gets only the messages that have none.
+type Subscription struct {
+	Project string `json:"project"`
+	Filter
+}
+
+// matches says whether m passes f.
+func (f *Filter) matches(m *message) bool {
+	return accepts(f.Levels, m.level) && accepts(f.Environments, m.environment)
+}
+
+func accepts(values []string, v string) bool {
+	return len(values) == 0 || v == "" || slices.Contains(values, v)
+}
+
+// normalize returns a copy of f, deep down to the bytes of its strings, in the one form that equal filters share:
+// sorted, without repetitions and without "".
+func (f Filter) normalize() (Filter, error) {
+	var err error
+	if f.Levels, err = normalizeValues("level", f.Levels); err != nil {
+		return Filter{}, err
+	}
+	if f.Environments, err = normalizeValues("environment", f.Environments); err != nil {
+		return Filter{}, err
+	}
+	return f, nil
+}
+
+func normalizeValues(field string, values []string) ([]string, error) {
+	if len(values) > maxFilterValues {
+		return nil, fmt.Errorf("%w: %s has more than %d values", ErrInvalidFilter, field, maxFilterValues)
+	}
+	var own []string
+	for _, v := range values {
+		switch {
+		case len(v) > maxFilterValueBytes:
+			return nil, fmt.Errorf("%w: a value of %s has more than %d bytes", ErrInvalidFilter, field, maxFilterValueBytes)
+		case !utf8.ValidString(v):
+			return nil, fmt.Errorf("%w: a value of %s is not valid UTF-8", ErrInvalidFilter, field)
+		case v != "":
+			own = append(own, strings.Clone(v))
+		}
+	}
+	slices.Sort(own)
+	return slices.Compact(own), nil
+}
+
+// within narrows a normalized f to what grant accepts. When nothing that f asks for is granted, it fails: a list
+// that lets nothing through can't be written down, since the empty one lets everything through.
+func (f Filter) within(grant Filter) (Filter, error) {
+	levels, ok := intersect(f.Levels, grant.Levels)
+	environments, ok2 := intersect(f.Environments, grant.Environments)
+	if !ok || !ok2 {
+		return Filter{}, ErrNotGranted
+	}
+	return Filter{Levels: levels, Environments: environments}, nil
+}
+
+func intersect(asked, granted []string) (both []string, ok bool) {
+	switch {
+	case len(asked) == 0:
+		return granted, true
+	case len(granted) == 0:
+		return asked, true
+	}
+	for _, v := range asked {
+		if slices.Contains(granted, v) {
+			both = append(both, v)
+		}
+	}
+	return both, len(both) > 0
+}
+
+// key is the same for equal subscriptions, and for no others.
+func (s *Subscription) key() string {
+	key := strconv.AppendQuote(nil, s.Project)
+	for _, list := range [][]string{s.Levels, s.Environments} {
+		key = append(key, '|')
+		for _, v := range list {
+			key = strconv.AppendQuote(key, v)
+		}
+	}
+	return string(key)
+}
+
+// clone returns a copy that the caller may keep and change.
+func (s Subscription) clone() Subscription {
+	s.Levels = slices.Clone(s.Levels)
+	s.Environments = slices.Clone(s.Environments)
+	return s
+}

@@ -1,0 +1,161 @@
+package mesherstream
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+)
+
+// Hooks are functions that are called when something happens to a client. Each may be nil.
+//
+// Each shard calls the hooks of its clients one after the other, on a goroutine beside its own: for one client in the
+// order in which things happened, and for different clients perhaps at the same time. So hooks must be safe for
+// concurrent use. They may call the manager, except for [Manager.Shutdown], which waits for them. A slow hook delays
+// other hooks, and the reading from clients whose messages wait for it, but never a delivery. A panic is logged with its
+// stack, and the client concerned is closed with code 1011.
+type Hooks struct {
+	// Connect is called when a client has connected.
+	Connect func(Client)
+
+	// Disconnect is called when a client has gone, once for each Connect. code is the code of the close frame that the
+	// client or the server began with; 1005 if it had none, and 1006 if the connection ended without one, where reason
+	// tells why if that is known. A client counts for [WithMaxClients] until this returns.
+	Disconnect func(c Client, code int, reason string)
+
+	// Message is called with each message of a client that is not part of the protocol: every binary one, and every text
+	// that is not {"type":"subscribe"}. data is valid until the function returns. The client's next message is read
+	// after that. Where Message is nil, a binary message closes the client with code 1003 and a text is answered by an
+	// error.
+	Message func(c Client, data []byte, binary bool)
+
+	// Slow is called when a client has become slow, once in each episode; see [Client].Slow.
+	Slow func(Client)
+
+	// Drop is called after messages for a client were dropped, with the number of those that it has not been told yet.
+	Drop func(c Client, dropped uint64)
+}
+
+// hookQueue runs the hooks of one shard's clients, in order, beside the shard. What it holds is bounded by the clients:
+// for each one a Connect, one Message, one Slow, one Drop and one Disconnect.
+type hookQueue struct {
+	// Read-only after construction.
+	fns     Hooks
+	log     *slog.Logger
+	onPanic func(ClientID)
+
+	// Guarded by mu.
+	mu     sync.Mutex
+	wake   sync.Cond
+	queue  []func()
+	closed bool // the goroutine ends when the queue is empty
+}
+
+func newHookQueue(fns Hooks, log *slog.Logger, onPanic func(ClientID)) *hookQueue {
+	q := &hookQueue{fns: fns, log: log, onPanic: onPanic}
+	q.wake.L = &q.mu
+	return q
+}
+
+// loop is the goroutine that runs the hooks, until close.
+func (q *hookQueue) loop() {
+	for {
+		q.mu.Lock()
+		for len(q.queue) == 0 && !q.closed {
+			q.wake.Wait()
+		}
+		calls := q.queue
+		q.queue = nil
+		q.mu.Unlock()
+		if len(calls) == 0 {
+			return
+		}
+		for _, call := range calls {
+			call()
+		}
+	}
+}
+
+// close ends the loop after what is queued. The shard has ended before.
+func (q *hookQueue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.wake.Signal()
+}
+
+func (q *hookQueue) push(call func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.queue = append(q.queue, call)
+	q.wake.Signal()
+}
+
+// call runs a hook, and survives its panic.
+func (q *hookQueue) call(name string, id ClientID, hook func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			q.onPanic(id)
+			q.log.Error("mesherstream: a hook panicked", "hook", name, "client", uint64(id),
+				"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	hook()
+}
+
+func (q *hookQueue) connect(c *client) {
+	if q.fns.Connect == nil {
+		return
+	}
+	snapshot := c.snapshot()
+	q.push(func() { q.call("Connect", c.id, func() { q.fns.Connect(snapshot) }) })
+}
+
+// disconnect runs the Disconnect hook and then release, also where there is no hook: the place of a client is free
+// when all that is about it has been done.
+func (q *hookQueue) disconnect(c *client, release func(*client)) {
+	snapshot, code, reason := c.snapshot(), c.closeCode, c.closeReason
+	q.push(func() {
+		defer release(c)
+		q.log.Debug("mesherstream: client left", "client", uint64(c.id), "code", code, "reason", reason)
+		if q.fns.Disconnect != nil {
+			q.call("Disconnect", c.id, func() { q.fns.Disconnect(snapshot, code, reason) })
+		}
+	})
+}
+
+// message queues the Message hook and returns true, or returns false where there is none. payload stays valid until the
+// link is told to resume.
+func (q *hookQueue) message(c *client, binary bool, payload []byte) bool {
+	if q.fns.Message == nil {
+		return false
+	}
+	snapshot := c.snapshot()
+	q.push(func() {
+		q.call("Message", c.id, func() { q.fns.Message(snapshot, payload, binary) })
+		c.shard.post(event{kind: eventResume, client: c})
+	})
+	return true
+}
+
+func (q *hookQueue) slow(c *client) {
+	if q.fns.Slow == nil || c.slowQueued.Swap(true) {
+		return
+	}
+	snapshot := c.snapshot()
+	q.push(func() {
+		c.slowQueued.Store(false)
+		q.call("Slow", c.id, func() { q.fns.Slow(snapshot) })
+	})
+}
+
+func (q *hookQueue) drop(c *client, n int) {
+	if q.fns.Drop == nil || c.unreported.Add(uint64(n)) != uint64(n) {
+		return // the call that is queued tells these too
+	}
+	snapshot := c.snapshot()
+	q.push(func() {
+		dropped := c.unreported.Swap(0)
+		q.call("Drop", c.id, func() { q.fns.Drop(snapshot, dropped) })
+	})
+}

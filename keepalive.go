@@ -1,0 +1,60 @@
+package mesherstream
+
+import (
+	"errors"
+	"time"
+)
+
+var errIdle = errors.New("the client gave no sign of life")
+
+// wheelSlots is over how many moments of a turn the clients are spread.
+const wheelSlots = 32
+
+// wheel says whose turn it is: each beat visits the clients of one slot, so that in one turn of the wheel each client is
+// visited once, and not all in one instant. A client stays in its slot.
+type wheel struct {
+	slots [wheelSlots][]*client
+	next  int
+}
+
+// slot spreads the clients that the shards have dealt among themselves by their IDs.
+func (c *client) slot() int { return int(uint64(c.id) / uint64(c.shard.cfg.shards) % wheelSlots) }
+
+func (w *wheel) add(c *client) {
+	slot := &w.slots[c.slot()]
+	c.inWheel = len(*slot)
+	*slot = append(*slot, c)
+}
+
+func (w *wheel) remove(c *client) {
+	slot := &w.slots[c.slot()]
+	*slot = swapOut(*slot, c.inWheel, func(moved *client) { moved.inWheel = c.inWheel })
+}
+
+// beatInterval is how long the wheel rests on a slot, or 0 where there is nothing to do for it. A turn takes a quarter
+// of the ping interval, so that an idle client is noticed soon after its timeout.
+func (c *config) beatInterval() time.Duration {
+	turn := c.pingInterval
+	if turn == 0 {
+		turn = c.idleTimeout
+	}
+	return turn / 4 / wheelSlots
+}
+
+// beat pings the clients of the next slot that are due, and removes those that have been silent for too long.
+func (s *shard) beat(now time.Time) {
+	slot := s.wheel.slots[s.wheel.next]
+	s.wheel.next = (s.wheel.next + 1) % wheelSlots
+	for i := len(slot) - 1; i >= 0; i-- { // backwards: a client that is removed gives its place to a later one
+		c := slot[i]
+		if s.cfg.idleTimeout > 0 && now.UnixNano()-c.seen.Load() >= int64(s.cfg.idleTimeout) {
+			s.remove(c, errIdle)
+			continue
+		}
+		if s.cfg.pingInterval > 0 && !now.Before(c.pingAt) {
+			c.pingAt = c.pingAt.Add(s.cfg.pingInterval)
+			c.ping = pingFrame
+			s.drainControl(c)
+		}
+	}
+}

@@ -1,0 +1,254 @@
+package mesherstream
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+)
+
+// A run is the time from a start of the manager to its shutdown.
+type run struct {
+	stop    chan struct{}  // closed when the ticker has to end
+	ended   chan struct{}  // closed when the run is over
+	closing bool           // guarded by Manager.mu
+	actors  sync.WaitGroup // shards
+	rest    sync.WaitGroup // ticker, hook queues, calls of Serve
+	hooks   []*hookQueue
+}
+
+// Shutdown accepts nothing more, sends each client what is buffered for it, closes it with code 1001, and ends every
+// goroutine. Clients are flushed and closed at the same time. Where ctx has no deadline, [WithShutdownTimeout] sets one.
+// When three quarters of the time have passed, clients that still have messages waiting are closed without them; at the
+// end of the time, those that haven't answered are cut off, and hooks that still run are left alone; then it returns the
+// error of the context. [WithApp] calls it when the app shuts down.
+//
+// After Shutdown has begun, calls return [ErrClosed] and new clients get 503, until the app listens again. It is safe to
+// call it before the manager has started, more than once, and at the same time: all calls wait for the same end. A hook
+// must not call it.
+func (m *Manager) Shutdown(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, m.cfg.shutdownTimeout)
+		defer cancel()
+	}
+	m.mu.Lock()
+	m.closed = true
+	r := m.current
+	first := r != nil && !r.closing
+	if first {
+		r.closing = true
+	}
+	m.mu.Unlock()
+
+	switch {
+	case r == nil:
+		for _, s := range m.shards {
+			s.close(false) // so that what is published now is refused
+		}
+		return nil
+	case first:
+		return m.end(ctx, r)
+	}
+	select {
+	case <-r.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("mesherstream: wait for shutdown: %w", ctx.Err())
+	}
+}
+
+// end runs once for each run.
+func (m *Manager) end(ctx context.Context, r *run) error {
+	for _, s := range m.shards {
+		s.close(true)
+	}
+	gone := closedAfter(&r.actors)
+
+	deadline, _ := ctx.Deadline()
+	flush := time.NewTimer(time.Until(deadline) * 3 / 4)
+	defer flush.Stop()
+	var cutOff error
+	select {
+	case <-gone:
+	case <-ctx.Done():
+	case <-flush.C:
+		for _, s := range m.shards {
+			s.close(false)
+		}
+		select {
+		case <-gone:
+		case <-ctx.Done():
+		}
+	}
+	if cutOff = ctx.Err(); cutOff != nil {
+		for _, s := range m.shards {
+			s.cut()
+		}
+	}
+	<-gone // a shard without clients ends by itself
+
+	close(r.stop)
+	for _, q := range r.hooks {
+		q.close()
+	}
+	// A hook may never return. The run is then over without it.
+	rest := closedAfter(&r.rest)
+	select {
+	case <-rest:
+	default:
+		select {
+		case <-rest:
+		case <-ctx.Done():
+			cutOff = ctx.Err()
+		}
+	}
+	m.mu.Lock()
+	m.current = nil
+	m.mu.Unlock()
+	close(r.ended)
+	if cutOff != nil {
+		return fmt.Errorf("mesherstream: shutdown: %w", cutOff)
+	}
+	return nil
+}
+
+func closedAfter(wg *sync.WaitGroup) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	return done
+}
+
+// attach registers the hooks of the app. It must happen at set-up: while a shutdown holds the app's lock, registering
+// one from inside of a request would block for ever.
+func (m *Manager) attach(app *fiber.App) {
+	app.Hooks().OnListen(func(fiber.ListenData) error {
+		m.start(true)
+		return nil
+	})
+	app.Hooks().OnShutdown(func() error {
+		return m.Shutdown(context.Background())
+	})
+	m.warnOfPrefork(app)
+}
+
+func (m *Manager) warnOfPrefork(app *fiber.App) {
+	if app.Config().Prefork {
+		m.cfg.logger.Warn("mesherstream: Prefork is on, and a broadcast reaches only the clients of its own process")
+	}
+}
+
+// start begins a run, unless one is on already. The first client does it too, since not every app listens by itself: a
+// Prefork child doesn't run its OnListen hooks, and under an adaptor nothing listens at all. But only listening ends
+// what Shutdown has begun.
+func (m *Manager) start(listening bool) error {
+	started, err := m.startRun(listening)
+	if started {
+		m.cfg.logger.Info("mesherstream: drain ticker started", "interval", m.cfg.drainInterval)
+	}
+	return err
+}
+
+func (m *Manager) startRun(listening bool) (started bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for listening && m.current != nil && m.current.closing {
+		ended := m.current.ended
+		m.mu.Unlock()
+		<-ended
+		m.mu.Lock()
+	}
+	if listening {
+		m.closed = false
+	}
+	switch {
+	case m.closed:
+		return false, ErrClosed
+	case m.current != nil:
+		return false, nil
+	}
+	r := &run{stop: make(chan struct{}), ended: make(chan struct{})}
+	for _, s := range m.shards {
+		q := newHookQueue(m.cfg.hooks, m.cfg.logger, m.hookPanicked)
+		r.hooks = append(r.hooks, q)
+		r.rest.Go(q.loop)
+		s.start(q)
+		r.actors.Go(s.loop)
+	}
+	r.rest.Go(func() { m.runTicker(r.stop) })
+	m.current = r
+	return true, nil
+}
+
+func (m *Manager) isClosed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closed
+}
+
+// A capError says which cap is reached.
+type capError struct{ perIP bool }
+
+func (e capError) Error() string { return ErrTooManyClients.Error() }
+func (e capError) Unwrap() error { return ErrTooManyClients }
+
+// admit says whether there is a place for one more client of that address.
+func (m *Manager) admit(ip string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.admitLocked(ip)
+}
+
+func (m *Manager) admitLocked(ip string) error {
+	switch {
+	case m.closed:
+		return ErrClosed
+	case m.cfg.maxClients > 0 && m.clients >= m.cfg.maxClients:
+		return capError{}
+	case m.cfg.maxClientsPerIP > 0 && m.perIP[ip] >= m.cfg.maxClientsPerIP:
+		return capError{perIP: true}
+	}
+	return nil
+}
+
+// enter takes a place for a client. Where it returns no error, release gives the place back, and leave must be called
+// before the handler returns.
+func (m *Manager) enter(ip string) (leave func(), err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.admitLocked(ip); err != nil {
+		return nil, err
+	}
+	if m.current == nil {
+		return nil, ErrClosed
+	}
+	m.clients++
+	if m.cfg.maxClientsPerIP > 0 {
+		m.perIP[ip]++
+	}
+	m.current.rest.Add(1)
+	return m.current.rest.Done, nil
+}
+
+func (m *Manager) release(c *client) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.clients--
+	if m.cfg.maxClientsPerIP == 0 {
+		return
+	}
+	if m.perIP[c.remoteAddr]--; m.perIP[c.remoteAddr] == 0 {
+		delete(m.perIP, c.remoteAddr)
+	}
+}
+
+// hookPanicked closes the client whose hook has panicked. It may have gone already.
+func (m *Manager) hookPanicked(id ClientID) {
+	m.hookPanics.Add(1)
+	_ = m.Disconnect(id, codeInternalError, "")
+}

@@ -1,0 +1,210 @@
+package mesherstream
+
+import (
+	"fmt"
+	"iter"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unicode/utf8"
+)
+
+// Message is one event. A field that is empty is one that every client accepts: without a level and an environment it
+// reaches all clients of the project, whatever their filters, and without a project those of all projects.
+type Message struct {
+	Project     string
+	Level       string
+	Environment string
+	Data        []byte // UTF-8 unless Binary
+	Binary      bool   // sent as a binary message, and otherwise as text
+}
+
+// Manager streams messages to its clients. All its methods are safe for concurrent use, and none of them waits for a
+// client.
+type Manager struct {
+	// Read-only after construction.
+	cfg    config
+	shards []*shard
+
+	// Atomic.
+	lastID     atomic.Uint64
+	broadcasts atomic.Uint64
+	hookPanics atomic.Uint64
+
+	// Guarded by mu.
+	mu      sync.Mutex
+	current *run // nil where nothing runs
+	closed  bool // Shutdown has been called, and no listen since
+	clients int  // places that are taken
+	perIP   map[string]int
+}
+
+// NewManager returns a manager for those who publish from outside of handlers; mount its [Manager.Handler]. Its error
+// joins one error for each invalid option, each of which wraps [ErrInvalidOption] and names the option, its value and
+// its bounds. Nothing runs until the app listens (see [WithApp]) or the first client connects.
+func NewManager(opts ...Option) (*Manager, error) {
+	cfg, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	cfg.shards = runtime.GOMAXPROCS(0)
+	m := &Manager{cfg: cfg, perIP: make(map[string]int)}
+	for range cfg.shards {
+		m.shards = append(m.shards, newShard(&m.cfg, m.release))
+	}
+	if cfg.app != nil {
+		m.attach(cfg.app)
+	}
+	return m, nil
+}
+
+// Broadcast sends msg to every client whose subscription it matches. A client that can take it gets it at once; for one
+// that is slow it is buffered, and its oldest messages are dropped where that is more than the buffer holds.
+//
+// Broadcast never waits for a client. It waits for the CPU of a shard at most, when messages come faster than they can
+// be written. Data and the strings are copied before it returns. Messages that one goroutine publishes reach each client
+// in that order.
+//
+// It returns [ErrTooLarge], [ErrInvalidUTF8] or [ErrClosed], and then nobody got the message; nil says nothing about how
+// many clients there were.
+func (m *Manager) Broadcast(msg Message) error {
+	if err := m.check(msg.Data, msg.Binary); err != nil {
+		return err
+	}
+	var shared *message // made when the first shard wants it: most projects have no viewer at most times
+	for _, s := range m.shards {
+		if !s.follows(msg.Project) {
+			continue
+		}
+		if shared == nil {
+			shared = newMessage(&msg)
+		}
+		if err := s.publish(shared); err != nil {
+			return err
+		}
+	}
+	if shared == nil && m.isClosed() {
+		return ErrClosed
+	}
+	m.broadcasts.Add(1)
+	return nil
+}
+
+// BufferMessage puts a text message for one client into its buffer, whatever the client's filter is. It goes out with
+// the next drain, or in front of the next broadcast to that client. Where the buffer is full, its oldest message is
+// dropped. It waits as Broadcast does. data is copied.
+//
+// For an ID that names no streaming client it changes nothing and returns [ErrUnknownClient]; it also returns
+// [ErrTooLarge], [ErrInvalidUTF8] and [ErrClosed].
+func (m *Manager) BufferMessage(id ClientID, data []byte) error {
+	if err := m.check(data, false); err != nil {
+		return err
+	}
+	s := m.shardOf(id)
+	if !s.isMember(id) {
+		return m.errNoClient()
+	}
+	msg := newMessage(&Message{Data: data})
+	return s.cast(id, len(msg.frame), func(c *client) { s.buffer(c, msg) })
+}
+
+// SetFilter replaces the filter of one client, as the client could do itself: for what is published from now on, and
+// within what it was granted, or else with [ErrNotGranted]. The client isn't told. It also returns [ErrInvalidFilter],
+// [ErrUnknownClient] and [ErrClosed], and waits as Broadcast does. f is copied.
+func (m *Manager) SetFilter(id ClientID, f Filter) error {
+	f, err := f.normalize()
+	if err != nil {
+		return err
+	}
+	s := m.shardOf(id)
+	grant, ok := s.grantOf(id)
+	if !ok {
+		return m.errNoClient()
+	}
+	if f, err = f.within(grant); err != nil {
+		return err
+	}
+	return s.cast(id, 0, func(c *client) { s.setFilter(c, f) })
+}
+
+// Disconnect closes one client with a close code and a reason, and gives up what is buffered for it. It returns at once:
+// the client is no streaming client any more when the call's turn comes in its shard, and has two seconds to answer.
+//
+// code is one that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999. reason is UTF-8 of at most 123 bytes.
+// Otherwise it returns [ErrInvalidClose]; it also returns [ErrUnknownClient] and [ErrClosed].
+func (m *Manager) Disconnect(id ClientID, code int, reason string) error {
+	if !isSendableCode(code) || len(reason) > maxControlPayload-2 || !utf8.ValidString(reason) {
+		return fmt.Errorf("%w: %d %.123q", ErrInvalidClose, code, reason)
+	}
+	s := m.shardOf(id)
+	reason = strings.Clone(reason) // it may be a view of a request
+	return s.cast(id, 0, func(c *client) { s.shut(c, code, reason) })
+}
+
+// IsStreamClient says whether id names a client that is connected and isn't being closed.
+func (m *Manager) IsStreamClient(id ClientID) bool {
+	return m.shardOf(id).isMember(id)
+}
+
+// Client returns a snapshot of one client, and false if id names none. What the calling goroutine published before is
+// in the numbers. It waits for a turn of one shard, never for a client.
+func (m *Manager) Client(id ClientID) (snapshot Client, ok bool) {
+	s := m.shardOf(id)
+	if !s.isMember(id) {
+		return Client{}, false
+	}
+	s.ask(func() {
+		if c := s.find(id); c != nil {
+			snapshot, ok = c.snapshot(), true
+		}
+	})
+	return snapshot, ok
+}
+
+// Clients yields a snapshot of each client, in no order. No lock is held meanwhile, and the loop may call the manager;
+// clients that come or go during it may be missing or be gone. It waits for a turn of each shard, never for a client.
+func (m *Manager) Clients() iter.Seq[Client] {
+	return func(yield func(Client) bool) {
+		for _, s := range m.shards {
+			var list []Client
+			s.ask(func() { list = s.snapshots() })
+			for _, c := range list {
+				if !yield(c) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Stats returns the totals over all clients. What the calling goroutine published before is in them. It waits for a turn
+// of each shard, never for a client.
+func (m *Manager) Stats() Stats {
+	t := Stats{Broadcasts: m.broadcasts.Load(), HookPanics: m.hookPanics.Load()}
+	for _, s := range m.shards {
+		s.ask(func() { t.add(s.stats()) })
+	}
+	return t
+}
+
+func (m *Manager) check(data []byte, binary bool) error {
+	switch {
+	case len(data) > m.cfg.maxBufferBytes:
+		return fmt.Errorf("%w: %d bytes, and the most is %d", ErrTooLarge, len(data), m.cfg.maxBufferBytes)
+	case !binary && !utf8.Valid(data):
+		return ErrInvalidUTF8
+	}
+	return nil
+}
+
+func (m *Manager) shardOf(id ClientID) *shard {
+	return m.shards[uint64(id)%uint64(len(m.shards))]
+}
+
+func (m *Manager) errNoClient() error {
+	if m.isClosed() {
+		return ErrClosed
+	}
+	return ErrUnknownClient
+}

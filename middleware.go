@@ -1,0 +1,319 @@
+package mesherstream
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gofiber/contrib/websocket"
+	"github.com/gofiber/fiber/v2"
+)
+
+// maxProjectBytes bounds a project's name in the path.
+const maxProjectBytes = 128
+
+// managerKey is the key of the manager among a request's locals.
+type managerKey struct{}
+
+// New returns the middleware, ready for app.Use: it is [NewManager] and [Manager.Handler] in one. It panics at set-up if
+// an option is invalid, with the error that NewManager returns.
+func New(opts ...Option) fiber.Handler {
+	m, err := NewManager(opts...)
+	if err != nil {
+		panic(err)
+	}
+	return m.Handler()
+}
+
+// From returns the manager whose middleware c has passed, and nil where it has passed none.
+func From(c *fiber.Ctx) *Manager {
+	m, _ := c.Locals(managerKey{}).(*Manager)
+	return m
+}
+
+// Handler returns the handler that upgrades the clients. Mount it with app.Use, with or without a prefix, in a group, or
+// in an app that is mounted itself: the stream is at [WithPath] and the project's segment, below where the handler is
+// mounted. Or give it to app.Get with a route that has a parameter :project_id, and the stream is there.
+//
+// On that path, a GET is answered by 400 if the project is empty, over 128 bytes, or has a slash, a control character or
+// broken percent-encoding, 426 if it asks for no upgrade, 403 if its origin isn't allowed or its filter isn't granted,
+// 503 and 429 if a cap is reached, 503 after Shutdown, and by what the error of [WithAuthorize] says. The query's level
+// and environment, each repeated or with commas, are the first filter. Everything else goes to the next handler, for
+// which [From] returns m.
+func (m *Manager) Handler() fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		c.Locals(managerKey{}, m)
+		project, ours := m.projectOf(c)
+		if !ours || c.Method() != fiber.MethodGet {
+			return c.Next()
+		}
+		sub, grant, err := m.screen(c, project)
+		if err != nil {
+			return err
+		}
+		return m.upgrade(c, sub, grant)
+	}
+}
+
+// Serve streams to a client on an own route, whose handler has upgraded the connection itself. It hands conn over: the
+// caller must not have read from it or written to it, and returns without touching it as soon as Serve returns, which
+// may be at once, with the client living on. Compression must not have been agreed on.
+//
+// sub is what the client is granted; over the wire it can narrow its filter within it. Origin and authorization are the
+// caller's. The error is [ErrInvalidFilter], or [ErrClosed] or [ErrTooManyClients], which the client has been told with
+// code 1001 or 1013; a client that leaves is no error.
+func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
+	filter, err := sub.normalize()
+	if err != nil {
+		refuse(conn, codeInternalError, "")
+		return err
+	}
+	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter}
+	return m.serve(conn, sub, filter, strings.Clone(conn.IP()))
+}
+
+func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, ip string) error {
+	if err := m.start(false); err != nil {
+		refuse(conn, codeGoingAway, reasonShutdown)
+		return err
+	}
+	leave, err := m.enter(ip)
+	switch {
+	case errors.Is(err, ErrTooManyClients):
+		refuse(conn, codeTryAgainLater, "too many clients")
+		return err
+	case err != nil:
+		refuse(conn, codeGoingAway, reasonShutdown)
+		return err
+	}
+	defer leave()
+
+	link := newPortableLink(conn, m.cfg.idleTimeout)
+	id := ClientID(m.lastID.Add(1))
+	c := &client{
+		id:          id,
+		shard:       m.shardOf(id),
+		link:        link,
+		remoteAddr:  ip,
+		connectedAt: time.Now(),
+		grant:       grant,
+		sub:         sub,
+	}
+	c.markSeen(c.connectedAt)
+	link.client = c
+	limitUnsent(link.raw, m.cfg.unsentLimit)
+	if err := c.shard.register(c); err != nil {
+		m.release(c)
+		refuse(conn, codeGoingAway, reasonShutdown)
+		return err
+	}
+	link.serve()
+	return nil
+}
+
+// refuse closes a connection that no shard has seen, so that nobody else writes to it.
+func refuse(conn *websocket.Conn, code int, reason string) {
+	raw := rawConn(conn)
+	_ = raw.SetDeadline(time.Now().Add(closeGrace))
+	if _, err := raw.Write(closeFrame(code, reason)); err != nil {
+		return
+	}
+	// The close frame arrives only if nothing is left unread when the connection closes.
+	buf := make([]byte, 512)
+	for {
+		if _, err := conn.NetConn().Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's.
+func (m *Manager) projectOf(c *fiber.Ctx) (segment string, ours bool) {
+	route := c.Route()
+	mount, _, _ := strings.Cut(route.Path, "*")
+	rest := c.Path()
+	// A mount with parameters is as many segments long as its pattern.
+	for range strings.FieldsFuncSeq(mount, func(r rune) bool { return r == '/' }) {
+		rest = belowFirst(rest)
+	}
+	if rest == "" || rest == "/" {
+		for _, param := range route.Params {
+			if param == "project_id" {
+				return c.Params(param), true
+			}
+		}
+	}
+
+	prefix := m.cfg.path
+	if len(rest) < len(prefix) || !m.samePath(c, rest[:len(prefix)], prefix) {
+		return "", false
+	}
+	switch rest = rest[len(prefix):]; {
+	case rest == "":
+		return "", true
+	case rest[0] != '/':
+		return "", false
+	}
+	return rest[1:], true
+}
+
+// belowFirst returns path without its first segment.
+func belowFirst(path string) string {
+	path = strings.TrimPrefix(path, "/")
+	if i := strings.IndexByte(path, '/'); i >= 0 {
+		return path[i:]
+	}
+	return ""
+}
+
+// samePath compares as the app's router does.
+func (m *Manager) samePath(c *fiber.Ctx, a, b string) bool {
+	return a == b || !c.App().Config().CaseSensitive && strings.EqualFold(a, b)
+}
+
+// screen asks the questions that come before an upgrade, the cheap ones first.
+func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant Filter, err error) {
+	sub.Project, err = decodeProject(segment, c.App().Config().UnescapePath)
+	if err != nil {
+		return sub, grant, err
+	}
+	if !websocket.IsWebSocketUpgrade(c) {
+		c.Set(fiber.HeaderUpgrade, "websocket")
+		return sub, grant, fiber.ErrUpgradeRequired
+	}
+	if !m.originAllowed(c) {
+		return sub, grant, fiber.NewError(fiber.StatusForbidden, "origin not allowed")
+	}
+	asked, err := queryFilter(c)
+	if err != nil {
+		return sub, grant, fiber.NewError(fiber.StatusBadRequest, err.Error())
+	}
+	if err := m.admit(c.IP()); err != nil {
+		return sub, grant, admissionError(err)
+	}
+	if m.cfg.authorize != nil {
+		if err := m.callAuthorize(c, &sub); err != nil {
+			return sub, grant, err
+		}
+	}
+	sub.Project = strings.Clone(sub.Project)
+	if grant, err = sub.normalize(); err != nil {
+		m.cfg.logger.Error("mesherstream: WithAuthorize left an invalid filter", "error", err)
+		return sub, grant, fiber.ErrInternalServerError
+	}
+	if sub.Filter, err = asked.within(grant); err != nil {
+		return sub, grant, fiber.NewError(fiber.StatusForbidden, "filter not granted")
+	}
+	return sub, grant, nil
+}
+
+func (m *Manager) callAuthorize(c *fiber.Ctx, sub *Subscription) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			m.cfg.logger.Error("mesherstream: WithAuthorize panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = fiber.ErrInternalServerError
+		}
+	}()
+	return m.cfg.authorize(c, sub)
+}
+
+func admissionError(err error) error {
+	var full capError
+	switch {
+	case errors.As(err, &full) && full.perIP:
+		return fiber.NewError(fiber.StatusTooManyRequests, "too many streams from this address")
+	case errors.As(err, &full):
+		return fiber.NewError(fiber.StatusServiceUnavailable, "too many streams")
+	default:
+		return fiber.NewError(fiber.StatusServiceUnavailable, reasonShutdown)
+	}
+}
+
+// upgrade hands over to contrib, whose own questions have been answered. Everything that lives on is a copy: Fiber uses
+// the memory behind c again as soon as this returns.
+func (m *Manager) upgrade(c *fiber.Ctx, sub Subscription, grant Filter) error {
+	ip := strings.Clone(c.IP())
+	return websocket.New(func(conn *websocket.Conn) {
+		_ = m.serve(conn, sub, grant, ip) // the client has been told
+	}, websocket.Config{
+		RecoverHandler: m.recovered, // the default one tells the client what the panic said
+	})(c)
+}
+
+func (m *Manager) recovered(conn *websocket.Conn) {
+	if p := recover(); p != nil {
+		m.cfg.logger.Error("mesherstream: panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		refuse(conn, codeInternalError, "")
+	}
+}
+
+// decodeProject returns the project that a segment of the path names. It has bytes of its own.
+func decodeProject(segment string, decoded bool) (string, error) {
+	project := strings.Clone(segment)
+	if !decoded {
+		var err error
+		if project, err = url.PathUnescape(project); err != nil {
+			return "", fiber.NewError(fiber.StatusBadRequest, "project has broken percent-encoding")
+		}
+	}
+	switch {
+	case project == "":
+		return "", fiber.NewError(fiber.StatusBadRequest, "project is empty")
+	case len(project) > maxProjectBytes:
+		return "", fiber.NewError(fiber.StatusBadRequest, fmt.Sprintf("project is over %d bytes", maxProjectBytes))
+	case strings.Contains(project, "/"):
+		return "", fiber.NewError(fiber.StatusBadRequest, "project has a slash")
+	case !utf8.ValidString(project), strings.ContainsFunc(project, func(r rune) bool { return r < ' ' || r == 0x7F }):
+		return "", fiber.NewError(fiber.StatusBadRequest, "project has control characters or is not UTF-8")
+	}
+	return project, nil
+}
+
+// queryFilter reads ?level= and ?environment=, each repeated or with commas.
+func queryFilter(c *fiber.Ctx) (Filter, error) {
+	values := func(key string) (list []string) {
+		for _, v := range c.Context().QueryArgs().PeekMulti(key) {
+			list = append(list, strings.Split(string(v), ",")...)
+		}
+		return list
+	}
+	return Filter{Levels: values("level"), Environments: values("environment")}.normalize()
+}
+
+// originAllowed says whether the page that asks may: one of the same origin, one that WithOrigins names, or no page at
+// all.
+func (m *Manager) originAllowed(c *fiber.Ctx) bool {
+	origin := c.Get(fiber.HeaderOrigin)
+	if origin == "" {
+		return true
+	}
+	for _, allowed := range m.cfg.origins {
+		if allowed == "*" || strings.EqualFold(allowed, origin) {
+			return true
+		}
+	}
+	if !isOrigin(origin) {
+		return false
+	}
+	scheme, host, _ := strings.Cut(origin, "://")
+	if c.Protocol() == "https" && !strings.EqualFold(scheme, "https") {
+		return false
+	}
+	return strings.EqualFold(withPort(host, scheme), withPort(c.Hostname(), scheme))
+}
+
+// withPort names the port of a host also where the scheme implies it. Behind a proxy that ends TLS, only the origin
+// knows the scheme, so it speaks for both sides.
+func withPort(host, scheme string) string {
+	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+		return host
+	}
+	if strings.EqualFold(scheme, "https") {
+		return host + ":443"
+	}
+	return host + ":80"
+}

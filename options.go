@@ -1,0 +1,254 @@
+package mesherstream
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+)
+
+// Option configures a [Manager]. A later option wins over an earlier one of the same name, and a nil Option is skipped.
+type Option func(*config)
+
+// config is what the options set. It doesn't change after construction.
+type config struct {
+	shards          int // not an option: as many as GOMAXPROCS
+	app             *fiber.App
+	appSet          bool
+	path            string
+	maxBuffer       int
+	maxBufferBytes  int
+	drainInterval   time.Duration
+	unsentLimit     int
+	authorize       func(*fiber.Ctx, *Subscription) error
+	authorizeSet    bool
+	origins         []string
+	maxClients      int
+	maxClientsPerIP int
+	readLimit       int
+	pingInterval    time.Duration
+	idleTimeout     time.Duration
+	shutdownTimeout time.Duration
+	hooks           Hooks
+	logger          *slog.Logger
+}
+
+func defaultConfig() config {
+	return config{
+		path:            "/stream/projects",
+		maxBuffer:       100,
+		maxBufferBytes:  1 << 20,
+		drainInterval:   250 * time.Millisecond,
+		unsentLimit:     64 << 10,
+		readLimit:       4 << 10,
+		pingInterval:    25 * time.Second,
+		idleTimeout:     60 * time.Second,
+		shutdownTimeout: 5 * time.Second,
+		logger:          slog.Default(),
+	}
+}
+
+// WithApp hooks the manager into app: listening starts the shards and the ticker, and logs one line with the drain
+// interval; shutting the app down flushes the buffers and closes every client with code 1001. Listening again starts it
+// again. By default there is no app: the first client starts the manager and [Manager.Shutdown] ends it. A nil app is
+// invalid.
+//
+// Give the app that listens, not one that is mounted in it: Fiber runs the hooks of that one only.
+func WithApp(app *fiber.App) Option {
+	return func(c *config) { c.app, c.appSet = app, true }
+}
+
+// WithPath sets the path in front of the project, overriding the default "/stream/projects". It is relative to where
+// the handler is mounted; the project is the one path segment behind it. It must start with a slash, must not end with
+// one, and must not have parameters or wildcards.
+func WithPath(prefix string) Option {
+	return func(c *config) { c.path = prefix }
+}
+
+// WithMaxBuffer sets how many messages wait for one slow client at most, overriding the default of 100. From then on,
+// each new message drops the oldest one that waits. The bound is also how many broadcasts may wait for a shard. From 1
+// to 1,000,000 messages.
+func WithMaxBuffer(n int) Option {
+	return func(c *config) { c.maxBuffer = n }
+}
+
+// WithMaxBufferBytes sets how many bytes wait for one slow client at most, overriding the default of 1 MiB; whichever
+// of this bound and [WithMaxBuffer] is reached first drops the oldest. A message with more data than that is refused
+// with [ErrTooLarge]. From 1 byte to 1 GiB.
+func WithMaxBufferBytes(n int) Option {
+	return func(c *config) { c.maxBufferBytes = n }
+}
+
+// WithDrainInterval sets how often the ticker drains the buffers, overriding the default of 250 ms. A slow client that
+// has room again is drained at once, without the ticker; what [Manager.BufferMessage] queued waits for it. From 1 ms to
+// 1 h.
+func WithDrainInterval(d time.Duration) Option {
+	return func(c *config) { c.drainInterval = d }
+}
+
+// WithUnsentLimit sets how many bytes the kernel may hold for one client and not yet have sent, overriding the default
+// of 64 KiB. A lower limit shows earlier that a client is slow, and makes what it gets then fresher. It is the socket
+// option TCP_NOTSENT_LOWAT, set on Linux, behind TLS too; elsewhere it has no effect. 0 leaves it to the kernel;
+// otherwise from 1 KiB to 1 GiB.
+func WithUnsentLimit(bytes int) Option {
+	return func(c *config) { c.unsentLimit = bytes }
+}
+
+// WithAuthorize sets a function that is called for each client before its connection is upgraded, on the goroutine of
+// the request. By default everybody is let in. A nil function is invalid.
+//
+// The function gets the project of the path and an empty filter. What it leaves in sub is what the client is granted:
+// neither the query nor a message over the wire ever widens it, both can only narrow it. It may set another project.
+// Strings that it takes from c are copied before it returns to Fiber. An error is handed to Fiber's error handler
+// unchanged, and the client is not upgraded. A panic is logged and answered by 500.
+func WithAuthorize(fn func(c *fiber.Ctx, sub *Subscription) error) Option {
+	return func(c *config) { c.authorize, c.authorizeSet = fn, true }
+}
+
+// WithOrigins adds origins whose pages may connect, such as "https://app.example.com" or "http://localhost:5173", and
+// "*" for every origin. By default, and always, a page of the same origin may, and a client that sends no Origin header,
+// since that is no browser. Others get 403. An origin is a scheme and a host, with its port where that isn't the
+// scheme's own, and nothing else; no wildcards inside.
+func WithOrigins(origins ...string) Option {
+	return func(c *config) { c.origins = origins }
+}
+
+// WithMaxClients sets how many clients may be connected at a time, overriding the default of 0, which is no cap. Over
+// it, a request is answered by 503. Not negative.
+func WithMaxClients(n int) Option {
+	return func(c *config) { c.maxClients = n }
+}
+
+// WithMaxClientsPerIP sets how many clients of one address may be connected at a time, overriding the default of 0,
+// which is no cap. The address is that of Fiber's c.IP(), which knows ProxyHeader and trusted proxies. Over it, a
+// request is answered by 429. Not negative.
+func WithMaxClientsPerIP(n int) Option {
+	return func(c *config) { c.maxClientsPerIP = n }
+}
+
+// WithReadLimit sets how many bytes one message of a client may have, overriding the default of 4 KiB. A longer one
+// closes that client with code 1009, before it is read. From 128 bytes to 16 MiB.
+func WithReadLimit(bytes int) Option {
+	return func(c *config) { c.readLimit = bytes }
+}
+
+// WithPingInterval sets how often each client is pinged, overriding the default of 25 s; the clients take turns. 0 turns
+// pings off; otherwise from 10 ms to 24 h.
+func WithPingInterval(d time.Duration) Option {
+	return func(c *config) { c.pingInterval = d }
+}
+
+// WithIdleTimeout sets how long a client may neither send anything (a pong is something) nor take anything that waits
+// for it, overriding the default of 60 s. After that, noticed within a quarter of the ping interval, it is removed. 0
+// turns the timeout off; otherwise it must be longer than the ping interval, and from 10 ms to 24 h.
+func WithIdleTimeout(d time.Duration) Option {
+	return func(c *config) { c.idleTimeout = d }
+}
+
+// WithShutdownTimeout sets how long a shutdown may take that has no deadline of its own, overriding the default of 5 s:
+// flushing the buffers and closing the clients. From 1 ms to 1 h.
+func WithShutdownTimeout(d time.Duration) Option {
+	return func(c *config) { c.shutdownTimeout = d }
+}
+
+// WithHooks sets functions that are called when something happens to a client; see [Hooks]. By default there are none.
+// A later WithHooks replaces an earlier one.
+func WithHooks(hooks Hooks) Option {
+	return func(c *config) { c.hooks = hooks }
+}
+
+// WithLogger sets the logger, overriding the default of slog.Default() at the time of construction. The manager logs few
+// lines, never while a client waits; a handler that blocks delays nobody's messages and one that panics is survived. A
+// nil logger is invalid.
+func WithLogger(logger *slog.Logger) Option {
+	return func(c *config) { c.logger = logger }
+}
+
+func newConfig(opts []Option) (config, error) {
+	c := defaultConfig()
+	for _, opt := range opts {
+		if opt != nil {
+			opt(&c)
+		}
+	}
+	return c, c.validate()
+}
+
+// validate joins one error for each invalid option. Nothing is silently corrected.
+func (c *config) validate() error {
+	var errs []error
+	invalid := func(option string, value any, bounds string) {
+		errs = append(errs, fmt.Errorf("%w: %s(%v): must be %s", ErrInvalidOption, option, value, bounds))
+	}
+
+	for _, o := range []struct {
+		name        string
+		value       int
+		least, most int
+		orZero      bool
+	}{
+		{"WithMaxBuffer", c.maxBuffer, 1, 1_000_000, false},
+		{"WithMaxBufferBytes", c.maxBufferBytes, 1, 1 << 30, false},
+		{"WithUnsentLimit", c.unsentLimit, 1 << 10, 1 << 30, true},
+		{"WithMaxClients", c.maxClients, 1, 1<<31 - 1, true},
+		{"WithMaxClientsPerIP", c.maxClientsPerIP, 1, 1<<31 - 1, true},
+		{"WithReadLimit", c.readLimit, 128, 16 << 20, false},
+	} {
+		if (o.value < o.least || o.value > o.most) && !(o.orZero && o.value == 0) {
+			invalid(o.name, o.value, bounds(o.least, o.most, o.orZero))
+		}
+	}
+	for _, o := range []struct {
+		name        string
+		value       time.Duration
+		least, most time.Duration
+		orZero      bool
+	}{
+		{"WithDrainInterval", c.drainInterval, time.Millisecond, time.Hour, false},
+		{"WithPingInterval", c.pingInterval, 10 * time.Millisecond, 24 * time.Hour, true},
+		{"WithIdleTimeout", c.idleTimeout, 10 * time.Millisecond, 24 * time.Hour, true},
+		{"WithShutdownTimeout", c.shutdownTimeout, time.Millisecond, time.Hour, false},
+	} {
+		if (o.value < o.least || o.value > o.most) && !(o.orZero && o.value == 0) {
+			invalid(o.name, o.value, bounds(o.least, o.most, o.orZero))
+		}
+	}
+	if c.idleTimeout > 0 && c.idleTimeout <= c.pingInterval {
+		invalid("WithIdleTimeout", c.idleTimeout, fmt.Sprintf("longer than the ping interval of %v, or 0", c.pingInterval))
+	}
+
+	if len(c.path) < 2 || c.path[0] != '/' || c.path[len(c.path)-1] == '/' || strings.ContainsAny(c.path, ":*+?%#") {
+		invalid("WithPath", fmt.Sprintf("%q", c.path), "a path that starts with a slash, does not end with one, and has no parameters")
+	}
+	for _, origin := range c.origins {
+		if !isOrigin(origin) && origin != "*" {
+			invalid("WithOrigins", fmt.Sprintf("%q", origin), `"*" or a scheme and a host, such as "https://app.example.com:8443"`)
+		}
+	}
+	if c.appSet && c.app == nil {
+		invalid("WithApp", nil, "an app")
+	}
+	if c.authorizeSet && c.authorize == nil {
+		invalid("WithAuthorize", nil, "a function")
+	}
+	if c.logger == nil {
+		invalid("WithLogger", nil, "a logger")
+	}
+	return errors.Join(errs...)
+}
+
+func bounds[T int | time.Duration](least, most T, orZero bool) string {
+	if orZero {
+		return fmt.Sprintf("0, or from %v to %v", least, most)
+	}
+	return fmt.Sprintf("from %v to %v", least, most)
+}
+
+func isOrigin(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme != "" && u.Host != "" && u.Scheme+"://"+u.Host == strings.ToLower(s)
+}

@@ -1,0 +1,127 @@
+package mesherstream
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+)
+
+// The messages of the wire protocol that a client may send, and the answers. All are JSON text messages:
+//
+//	→ {"type":"subscribe","filters":{"level":"error","environment":["production","staging"]}}
+//	← {"type":"filters_updated","filters":{"level":"error","environment":["production","staging"]}}
+//	← {"type":"error","code":"invalid_filter","message":"…"}
+const (
+	typeSubscribe      = "subscribe"
+	typeFiltersUpdated = "filters_updated"
+	typeError          = "error"
+)
+
+// The codes of an error answer.
+const (
+	errorMalformed     = "malformed"
+	errorUnknownType   = "unknown_type"
+	errorInvalidFilter = "invalid_filter"
+	errorNotGranted    = "not_granted"
+)
+
+// maxRequestsPerSecond bounds what one client may ask of its shard. Over it, the client is closed with code 1008.
+const maxRequestsPerSecond = 20
+
+type errorAnswer struct {
+	Type    string `json:"type"`
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+type subscribeRequest struct {
+	Type    string      `json:"type"`
+	Filters wireFilters `json:"filters"`
+}
+
+type wireFilters struct {
+	Level       wireValues `json:"level"`
+	Environment wireValues `json:"environment"`
+}
+
+// wireValues is a list of strings that may be written as one string. It is written as it was read.
+type wireValues struct {
+	values []string
+	isList bool
+}
+
+func (v *wireValues) UnmarshalJSON(data []byte) error {
+	if data[0] == '[' {
+		v.isList = true
+		return json.Unmarshal(data, &v.values)
+	}
+	var s string
+	if err := json.Unmarshal(data, &s); err != nil {
+		return err
+	}
+	v.values = []string{s}
+	return nil
+}
+
+func (v wireValues) MarshalJSON() ([]byte, error) {
+	switch {
+	case len(v.values) > 1 || v.isList && len(v.values) == 1:
+		return json.Marshal(v.values)
+	case len(v.values) == 1:
+		return json.Marshal(v.values[0])
+	case v.isList:
+		return []byte(`[]`), nil
+	default:
+		return []byte(`""`), nil
+	}
+}
+
+// requestType returns the type of a client's message, or "" where it has none.
+func requestType(data []byte) (string, error) {
+	var r struct {
+		Type string `json:"type"`
+	}
+	err := json.Unmarshal(data, &r)
+	return r.Type, err
+}
+
+// parseSubscribe reads a subscribe message strictly: a name that is misspelt would otherwise widen the filter silently.
+func parseSubscribe(data []byte) (subscribeRequest, error) {
+	var r subscribeRequest
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return r, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return r, errors.New("more than one value")
+	}
+	return r, nil
+}
+
+// filter returns what the request asks for, normalized.
+func (r *subscribeRequest) filter() (Filter, error) {
+	return Filter{Levels: r.Filters.Level.values, Environments: r.Filters.Environment.values}.normalize()
+}
+
+// answer tells the filter that is in force now, written in the form of the request.
+func (r *subscribeRequest) answer(f Filter) []byte {
+	r.Type = typeFiltersUpdated
+	r.Filters.Level.values = f.Levels
+	r.Filters.Environment.values = f.Environments
+	return encodeAnswer(r)
+}
+
+func refusal(code, text string) []byte {
+	return encodeAnswer(errorAnswer{typeError, code, text})
+}
+
+// encodeAnswer returns v as a frame. Only types of this file come here, and they always encode.
+func encodeAnswer(v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return appendFrame(nil, opText, data)
+}

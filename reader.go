@@ -1,0 +1,195 @@
+package mesherstream
+
+import (
+	"encoding/binary"
+	"fmt"
+	"unicode/utf8"
+)
+
+// A closeError is what a client did wrong, as the close frame says it.
+type closeError struct {
+	code   int
+	reason string
+}
+
+func (e *closeError) Error() string { return fmt.Sprintf("close %d: %s", e.code, e.reason) }
+
+func protocolError(reason string) error { return &closeError{codeProtocolError, reason} }
+
+// A frameReader turns the bytes of a client into messages and control frames. It is fed as the bytes come, in any
+// pieces, and holds no buffer between messages.
+//
+// The reader of contrib's connection would not do: it answers a broken frame by writing to the socket itself, where a
+// data frame may be half written.
+type frameReader struct {
+	limit int // bytes of one message
+
+	header [14]byte // of the frame that is being read
+	have   int      // bytes of header read so far
+
+	inPayload bool
+	op        byte // of the frame that is being read
+	fin       bool
+	remaining int // bytes of payload that are still to come
+	mask      [4]byte
+	maskPos   int
+
+	messageOp byte // of the message that is being read; 0 between messages
+	message   []byte
+	control   []byte
+}
+
+// feed reads p and calls emit for each whole message and control frame, in order. It unmasks p in place. What emit gets
+// is valid until emit returns. The first error of feed is final: a *closeError, or what emit returned.
+func (r *frameReader) feed(p []byte, emit func(op byte, payload []byte) error) error {
+	for len(p) > 0 || r.inPayload && r.remaining == 0 {
+		if !r.inPayload {
+			n := copy(r.header[r.have:r.headerLen()], p)
+			r.have += n
+			p = p[n:]
+			if r.have >= 2 && r.header[1]&0x80 == 0 {
+				return protocolError("frame of a client is not masked")
+			}
+			if r.have == r.headerLen() {
+				if err := r.begin(); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		n := min(r.remaining, len(p))
+		r.take(p[:n])
+		p = p[n:]
+		if r.remaining > 0 {
+			break
+		}
+		if err := r.end(emit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// headerLen is how long the header is, mask included, as far as its first two bytes tell.
+func (r *frameReader) headerLen() int {
+	if r.have < 2 {
+		return 2
+	}
+	switch r.header[1] & 0x7F {
+	case 126:
+		return 2 + 2 + 4
+	case 127:
+		return 2 + 8 + 4
+	default:
+		return 2 + 4
+	}
+}
+
+// begin checks a whole header, before anything of the payload is read.
+func (r *frameReader) begin() error {
+	first := r.header[0]
+	r.fin, r.op = first&finBit != 0, first&0x0F
+	length := uint64(r.header[1] & 0x7F)
+	switch length {
+	case 126:
+		length = uint64(binary.BigEndian.Uint16(r.header[2:]))
+		if length < 126 {
+			return protocolError("payload length is not in its shortest form")
+		}
+	case 127:
+		length = binary.BigEndian.Uint64(r.header[2:])
+		if length <= 0xFFFF || length>>63 != 0 {
+			return protocolError("payload length is not in its shortest form")
+		}
+	}
+
+	switch {
+	case first&0x70 != 0:
+		return protocolError("reserved bits are set and no extension was agreed on")
+	case r.op&controlBit != 0:
+		if r.op > opPong {
+			return protocolError("reserved opcode")
+		}
+		if !r.fin || length > maxControlPayload {
+			return protocolError("control frame is fragmented or too long")
+		}
+	default:
+		switch {
+		case r.op > opBinary:
+			return protocolError("reserved opcode")
+		case r.op == opContinuation && r.messageOp == 0:
+			return protocolError("continuation of no message")
+		case r.op != opContinuation && r.messageOp != 0:
+			return protocolError("new message inside a fragmented one")
+		}
+		// Compared without adding, since a length of the client's choice may overflow.
+		if length > uint64(r.limit-len(r.message)) {
+			return &closeError{codeTooBig, fmt.Sprintf("message is over %d bytes", r.limit)}
+		}
+		if r.op != opContinuation {
+			r.messageOp = r.op
+		}
+	}
+
+	copy(r.mask[:], r.header[r.have-4:r.have])
+	r.remaining, r.maskPos, r.inPayload = int(length), 0, true
+	return nil
+}
+
+// take unmasks a piece of the payload and keeps it.
+func (r *frameReader) take(p []byte) {
+	for i := range p {
+		p[i] ^= r.mask[(r.maskPos+i)&3]
+	}
+	r.maskPos += len(p)
+	r.remaining -= len(p)
+	if r.op&controlBit != 0 {
+		r.control = append(r.control, p...)
+	} else {
+		r.message = append(r.message, p...)
+	}
+}
+
+// end hands over what the frame completed, if anything.
+func (r *frameReader) end(emit func(op byte, payload []byte) error) error {
+	r.inPayload, r.have = false, 0
+	if r.op&controlBit != 0 {
+		payload := r.control
+		r.control = nil
+		if r.op == opClose {
+			if err := checkClose(payload); err != nil {
+				return err
+			}
+		}
+		return emit(r.op, payload)
+	}
+	if !r.fin {
+		return nil
+	}
+	op, payload := r.messageOp, r.message
+	r.messageOp, r.message = 0, nil
+	if op == opText && !utf8.Valid(payload) {
+		return &closeError{codeInvalidPayload, "text is not valid UTF-8"}
+	}
+	return emit(op, payload)
+}
+
+func checkClose(payload []byte) error {
+	switch {
+	case len(payload) == 0:
+		return nil
+	case len(payload) == 1 || !isSendableCode(int(binary.BigEndian.Uint16(payload))):
+		return protocolError("close frame has no valid code")
+	case !utf8.Valid(payload[2:]):
+		return &closeError{codeInvalidPayload, "close reason is not valid UTF-8"}
+	}
+	return nil
+}
+
+// parseClose returns what a checked close frame says.
+func parseClose(payload []byte) (code int, reason string) {
+	if len(payload) < 2 {
+		return codeNoStatus, ""
+	}
+	return int(binary.BigEndian.Uint16(payload)), string(payload[2:])
+}

@@ -1,0 +1,333 @@
+package mesherstream
+
+import (
+	"errors"
+	"io"
+	"time"
+)
+
+// This file is the life of a client on its shard's goroutine: it joins, asks for things, and leaves.
+
+// closeGrace is how long a client may take to answer a close frame, which may have to wait for room itself.
+const closeGrace = 2 * time.Second
+
+const reasonShutdown = "the server is shutting down"
+
+func (s *shard) add(c *client) {
+	c.inSlow = -1
+	c.pingAt = c.connectedAt.Add(s.cfg.pingInterval)
+	s.totals.Clients++
+	s.totals.Connects++
+	s.enterGroup(c)
+	s.wheel.add(c)
+	s.hooks.connect(c)
+	if s.stopping {
+		s.shut(c, codeGoingAway, reasonShutdown)
+	}
+}
+
+func (s *shard) enterGroup(c *client) {
+	key := c.sub.key()
+	g := s.groups[key]
+	if g == nil {
+		g = &group{key: key, sub: c.sub}
+		s.groups[key] = g
+		s.projects[c.sub.Project] = append(s.projects[c.sub.Project], g)
+	}
+	c.group, c.inGroup = g, len(g.clients)
+	g.clients = append(g.clients, c)
+}
+
+// leaveGroup ends what the client is offered.
+func (s *shard) leaveGroup(c *client) {
+	g := c.group
+	if g == nil {
+		return
+	}
+	c.group = nil
+	g.clients = swapOut(g.clients, c.inGroup, func(moved *client) { moved.inGroup = c.inGroup })
+	if len(g.clients) > 0 {
+		return
+	}
+	delete(s.groups, g.key)
+	ofProject := s.projects[g.sub.Project]
+	for i := range ofProject {
+		if ofProject[i] == g {
+			ofProject = swapOut(ofProject, i, func(*group) {})
+			break
+		}
+	}
+	if s.projects[g.sub.Project] = ofProject; len(ofProject) == 0 {
+		delete(s.projects, g.sub.Project)
+	}
+}
+
+// swapOut takes the element at i out of list and puts the last one in its place, telling which one that is.
+func swapOut[T any](list []*T, i int, moved func(*T)) []*T {
+	last := len(list) - 1
+	list[i] = list[last]
+	moved(list[i])
+	list[last] = nil
+	return list[:last]
+}
+
+// handle does what an event asks for.
+func (s *shard) handle(e *event) {
+	c := e.client
+	if c.phase == phaseGone {
+		return
+	}
+	switch e.kind {
+	case eventWritable:
+		s.writable(c, e.n, e.err)
+	case eventReceived:
+		s.received(c, e.op, e.payload)
+	case eventResume:
+		c.link.resume()
+	case eventRefused:
+		var ce *closeError
+		errors.As(e.err, &ce)
+		s.shut(c, ce.code, ce.reason)
+	case eventEnded:
+		s.remove(c, e.err)
+	case eventCut:
+		s.remove(c, errors.New("the close handshake took too long"))
+	}
+}
+
+// received takes one message or control frame of the client, and has the link go on to the next one.
+func (s *shard) received(c *client, op byte, payload []byte) {
+	switch op {
+	case opPing:
+		c.pong = appendFrame(nil, opPong, payload) // only the newest ping needs an answer
+		c.link.resume()
+		s.drainControl(c)
+	case opPong:
+		c.link.resume()
+	case opClose:
+		code, reason := parseClose(payload)
+		c.closeReceived = true
+		c.link.resume()
+		s.shut(c, code, reason)
+		s.settle(c, nil) // it may have been the answer to ours
+	default:
+		if c.phase != phaseOpen {
+			c.link.resume()
+			return
+		}
+		s.receivedMessage(c, op, payload)
+	}
+}
+
+// drainControl sends what is due, without sending what BufferMessage has queued for the next tick.
+func (s *shard) drainControl(c *client) {
+	var err error
+	for !c.busy && err == nil {
+		frame := c.nextControl()
+		if frame == nil {
+			break
+		}
+		err = s.writeControl(c, frame)
+	}
+	s.settle(c, err)
+}
+
+func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
+	var kind string
+	var malformed error
+	if op == opText {
+		kind, malformed = requestType(payload)
+	}
+	switch {
+	case kind == typeSubscribe && malformed == nil:
+		s.answer(c, func() []byte { return s.subscribe(c, payload) })
+	case s.hooks.message(c, op == opBinary, payload):
+		// the link resumes when the hook has returned
+	case op == opBinary:
+		s.shut(c, codeUnsupportedData, "binary messages are not accepted here")
+	case malformed != nil:
+		s.answer(c, func() []byte { return refusal(errorMalformed, "not a JSON object with a type: "+malformed.Error()) })
+	default:
+		s.answer(c, func() []byte { return refusal(errorUnknownType, `the only type is "subscribe"`) })
+	}
+}
+
+// answer puts the reply to a request into its place in the stream: behind what is buffered now, and in front of what
+// will be. The link reads on when the reply is on its way, so there is never more than one.
+func (s *shard) answer(c *client, reply func() []byte) {
+	now := time.Now()
+	if now.Sub(c.requestsFrom) >= time.Second {
+		c.requests, c.requestsFrom = 0, now
+	}
+	if c.requests++; c.requests > maxRequestsPerSecond {
+		s.shut(c, codePolicyViolation, "too many requests in one second")
+		return
+	}
+	c.reply = reply()
+	c.replyAt = c.backlog.next
+	s.drain(c)
+}
+
+// subscribe changes the filter as the client asks, and returns the answer.
+func (s *shard) subscribe(c *client, data []byte) []byte {
+	request, err := parseSubscribe(data)
+	if err != nil {
+		return refusal(errorMalformed, err.Error())
+	}
+	filter, err := request.filter()
+	if err != nil {
+		return refusal(errorInvalidFilter, err.Error())
+	}
+	if filter, err = filter.within(c.grant); err != nil {
+		return refusal(errorNotGranted, err.Error())
+	}
+	s.setFilter(c, filter)
+	return request.answer(filter)
+}
+
+// setFilter puts a filter into force that is within the grant: for what is offered from now on.
+func (s *shard) setFilter(c *client, f Filter) {
+	if c.phase != phaseOpen {
+		return
+	}
+	s.leaveGroup(c)
+	c.sub.Filter = f
+	s.enterGroup(c)
+	s.totals.FilterSets++
+}
+
+// buffer puts m into the client's backlog, where it waits for the next drain.
+func (s *shard) buffer(c *client, m *message) {
+	c.offered++
+	s.totals.Offered++
+	if c.phase != phaseOpen {
+		c.abandoned++
+		s.totals.Abandoned++
+		return
+	}
+	s.batch = append(s.batch[:0], m)
+	s.enqueue(c, s.batch)
+	s.await(c)
+}
+
+// shut begins the end: what is buffered is given up, the close frame goes out as soon as a frame may start, and the
+// client has a moment to answer it.
+func (s *shard) shut(c *client, code int, reason string) {
+	if c.phase >= phaseClosing {
+		return
+	}
+	s.withdraw(c)
+	c.phase = phaseClosing
+	c.closeCode, c.closeReason = code, reason
+	c.closing = closeFrame(code, reason)
+	s.abandon(c)
+	if c.reply != nil {
+		c.reply = nil
+		c.link.resume()
+	}
+	c.cutTimer = time.AfterFunc(closeGrace, func() { s.post(event{kind: eventCut, client: c}) })
+	s.drain(c)
+}
+
+// withdraw takes the client out of sight: nothing more is offered to it, and the application can't name it any more.
+func (s *shard) withdraw(c *client) {
+	if c.phase != phaseOpen {
+		return
+	}
+	s.leaveGroup(c)
+	s.unregister(c)
+	s.leaving[c] = struct{}{}
+	s.totals.Clients--
+}
+
+// abandon gives up what is buffered for the client, but not what is in flight.
+func (s *shard) abandon(c *client) {
+	n := c.backlog.len()
+	c.backlog.discard(n)
+	c.abandoned += uint64(n)
+	s.totals.Abandoned += uint64(n)
+}
+
+// remove ends the client's life. cause is nil when the close handshake is complete.
+func (s *shard) remove(c *client, cause error) {
+	if c.phase == phaseGone {
+		return
+	}
+	s.withdraw(c)
+	c.phase = phaseGone
+	delete(s.leaving, c)
+	s.unawait(c)
+	s.wheel.remove(c)
+	if c.cutTimer != nil {
+		c.cutTimer.Stop()
+	}
+	c.link.close()
+
+	s.abandon(c)
+	c.abandoned += uint64(c.flight.messages)
+	s.totals.Abandoned += uint64(c.flight.messages)
+	c.flight = flight{}
+	s.totals.Disconnects++
+	if c.closeCode == 0 {
+		c.closeCode = codeAbnormal
+		if cause != nil && !errors.Is(cause, io.EOF) {
+			c.closeReason = cause.Error()
+		}
+	}
+	s.hooks.disconnect(c, s.release)
+}
+
+// shutAll closes every client: after it has got what it was offered, if flush is true, and otherwise as soon as a frame
+// may start.
+func (s *shard) shutAll(flush bool) {
+	for _, c := range s.everyone() {
+		if !flush || c.idle() {
+			s.shut(c, codeGoingAway, reasonShutdown)
+			continue
+		}
+		if c.phase == phaseOpen {
+			s.withdraw(c)
+			c.phase = phaseFlushing
+			s.drain(c)
+		}
+	}
+}
+
+func (s *shard) removeAll() {
+	for _, c := range s.everyone() {
+		s.remove(c, errors.New("the shutdown took too long"))
+	}
+}
+
+// everyone lists the clients, those that are leaving included.
+func (s *shard) everyone() []*client {
+	var all []*client
+	for _, g := range s.groups {
+		all = append(all, g.clients...)
+	}
+	for c := range s.leaving {
+		all = append(all, c)
+	}
+	return all
+}
+
+// snapshots lists the clients that are open.
+func (s *shard) snapshots() []Client {
+	list := make([]Client, 0, s.totals.Clients)
+	for _, g := range s.groups {
+		for _, c := range g.clients {
+			list = append(list, c.snapshot())
+		}
+	}
+	return list
+}
+
+// stats completes the running totals with what waits now.
+func (s *shard) stats() Stats {
+	t := s.totals
+	for _, c := range s.waiting {
+		t.Buffered += c.buffered()
+		t.BufferedBytes += int64(c.bufferedBytes())
+	}
+	return t
+}

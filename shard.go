@@ -1,0 +1,350 @@
+package mesherstream
+
+import (
+	"sync"
+	"time"
+)
+
+// A shard is an actor: one goroutine that owns some of the clients, and an inbox of what others want of them. Nobody
+// else touches a client's state, so nothing on the way of a message to a client takes a lock.
+//
+// One turn of the shard takes everything that waits in the inbox at once. The broadcasts among it leave in one write per
+// client.
+type shard struct {
+	// Read-only after construction.
+	cfg     *config
+	release func(*client) // gives back the client's place among the capped ones
+
+	// Guarded by mu.
+	mu        sync.Mutex
+	wake      sync.Cond            // the shard waits for work
+	room      sync.Cond            // publishers wait for room in the inbox
+	inbox     inbox                // what the next turn takes
+	members   map[ClientID]*client // whom the application can name
+	followers map[string]int       // how many members each project has
+	closed    bool                 // nothing is accepted from the application any more
+	running   bool                 // the goroutine lives, and owns what is below
+
+	// Owned by the goroutine; by mu where none is running.
+	hooks    *hookQueue // of this run
+	turn     inbox      // what this turn has taken
+	run      []*message
+	groups   map[string]*group
+	projects map[string][]*group
+	touched  []*group
+	waiting  []*client // those that a drain visits: they are busy, or something is buffered for them
+	wheel    wheel
+	joined   []byte     // the frames of a group's run
+	batch    []*message // what a drain takes out of a backlog
+	scratch  []byte     // the frames of batch
+	stopping bool
+	leaving  map[*client]struct{} // in their close handshake
+	totals   Stats
+}
+
+// inbox is what waits for a shard. Its casts are done in order; its events, which come from links, have no order with
+// the casts and go first.
+type inbox struct {
+	casts    []cast
+	events   []event
+	messages int // among the casts; with bytes, what is bounded
+	bytes    int
+	drain    bool
+	beat     bool
+}
+
+// A cast is a message for every client that it matches, or something else to do. do is called on the shard's goroutine.
+type cast struct {
+	message *message
+	do      func()
+}
+
+// An event is what a link tells its shard.
+type event struct {
+	kind    eventKind
+	op      byte
+	client  *client
+	n       int
+	payload []byte
+	err     error
+}
+
+type eventKind uint8
+
+const (
+	eventWritable eventKind = iota // n more held bytes have gone out, and the link can take more; or err
+	eventReceived                  // a message or a control frame of the client: op and payload
+	eventResume                    // the Message hook has returned
+	eventRefused                   // what the client sent is against the protocol: err is a *closeError
+	eventEnded                     // nothing more will come: err
+	eventCut                       // the client has not ended the close handshake in time
+)
+
+// A group is the clients of one project with one filter. A message is matched with the group, not with each client.
+type group struct {
+	key     string
+	sub     Subscription
+	clients []*client
+	run     []*message // of this turn, the messages for this group
+}
+
+func newShard(cfg *config, release func(*client)) *shard {
+	s := &shard{
+		cfg:       cfg,
+		release:   release,
+		members:   make(map[ClientID]*client),
+		followers: make(map[string]int),
+		groups:    make(map[string]*group),
+		projects:  make(map[string][]*group),
+		leaving:   make(map[*client]struct{}),
+	}
+	s.wake.L = &s.mu
+	s.room.L = &s.mu
+	return s
+}
+
+// start makes the shard accept casts. The caller then runs loop on a goroutine.
+func (s *shard) start(hooks *hookQueue) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hooks = hooks
+	s.closed, s.running, s.stopping = false, true, false
+}
+
+// publish casts a broadcast. It waits while the inbox is full, which is for the shard's CPU and never for a client: a
+// turn takes the whole inbox, and no turn waits for anybody. The bound makes sure that one turn never overflows a buffer
+// that was empty before it.
+func (s *shard) publish(m *message) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.followed(m.project) {
+		return s.stateLocked()
+	}
+	return s.castLocked(cast{message: m}, len(m.frame))
+}
+
+// follows says whether any client follows the project.
+func (s *shard) follows(project string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.followed(project)
+}
+
+func (s *shard) followed(project string) bool {
+	if project == "" {
+		return len(s.members) > 0
+	}
+	return s.followers[project] > 0
+}
+
+// cast has do called with the client of that ID, or with nil if it has left in the meantime. bytes is what do will add
+// to the client's buffer.
+func (s *shard) cast(id ClientID, bytes int, do func(*client)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.members[id]
+	if !ok {
+		if err := s.stateLocked(); err != nil {
+			return err
+		}
+		return ErrUnknownClient
+	}
+	return s.castLocked(cast{do: func() { do(c) }}, bytes)
+}
+
+func (s *shard) castLocked(c cast, bytes int) error {
+	for !s.closed && s.inbox.messages > 0 &&
+		(s.inbox.messages >= s.cfg.maxBuffer || s.inbox.bytes+bytes > s.cfg.maxBufferBytes) {
+		s.room.Wait()
+	}
+	if err := s.stateLocked(); err != nil {
+		return err
+	}
+	s.inbox.casts = append(s.inbox.casts, c)
+	s.inbox.messages++
+	s.inbox.bytes += bytes
+	s.wake.Signal()
+	return nil
+}
+
+func (s *shard) stateLocked() error {
+	if s.closed {
+		return ErrClosed
+	}
+	return nil
+}
+
+// ask runs fn where it may read what the goroutine owns, and waits for it. What the caller cast before is done before.
+func (s *shard) ask(fn func()) {
+	s.mu.Lock()
+	if !s.running {
+		fn()
+		s.mu.Unlock()
+		return
+	}
+	done := make(chan struct{})
+	s.doLocked(func() { fn(); close(done) })
+	s.mu.Unlock()
+	<-done
+}
+
+// tell runs fn on the shard's goroutine, or not at all where that has ended.
+func (s *shard) tell(fn func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running {
+		s.doLocked(fn)
+	}
+}
+
+func (s *shard) doLocked(fn func()) {
+	s.inbox.casts = append(s.inbox.casts, cast{do: fn})
+	s.wake.Signal()
+}
+
+// post delivers an event. It never blocks; a link never has more than a few events under way.
+func (s *shard) post(e event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running {
+		return // and no client is left
+	}
+	s.inbox.events = append(s.inbox.events, e)
+	s.wake.Signal()
+}
+
+// tick asks for a drain, a keepalive beat, or both. Ticks that wait together are one.
+func (s *shard) tick(drain, beat bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running {
+		s.inbox.drain = s.inbox.drain || drain
+		s.inbox.beat = s.inbox.beat || beat
+		s.wake.Signal()
+	}
+}
+
+// register makes c one of the shard's clients. What is published after it returned, c gets.
+func (s *shard) register(c *client) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || !s.running {
+		return ErrClosed
+	}
+	s.members[c.id] = c
+	s.followers[c.sub.Project]++
+	s.doLocked(func() { s.add(c) })
+	return nil
+}
+
+// unregister ends what register began, as far as the application can see it.
+func (s *shard) unregister(c *client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.members, c.id)
+	if s.followers[c.sub.Project]--; s.followers[c.sub.Project] == 0 {
+		delete(s.followers, c.sub.Project)
+	}
+}
+
+// find returns the client of that ID, or nil.
+func (s *shard) find(id ClientID) *client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.members[id]
+}
+
+func (s *shard) isMember(id ClientID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.members[id] != nil
+}
+
+// grantOf returns what the client of that ID was granted.
+func (s *shard) grantOf(id ClientID) (grant Filter, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.members[id]; ok {
+		return c.grant, true
+	}
+	return Filter{}, false
+}
+
+// close stops accepting anything from the application and has every client closed: first flushed, if flush is true,
+// and otherwise at once. The goroutine ends with its last client.
+func (s *shard) close(flush bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.room.Broadcast()
+	if s.running {
+		s.doLocked(func() { s.stopping = true; s.shutAll(flush) })
+	}
+}
+
+// cut removes every client that is still there, with what is still buffered for it.
+func (s *shard) cut() {
+	s.tell(s.removeAll)
+}
+
+// loop is the shard's goroutine. It ends when the shard has been closed and its last client is gone.
+func (s *shard) loop() {
+	for s.take() {
+		s.takeTurn()
+	}
+}
+
+// take waits for work, and moves the inbox into the turn. It returns false at the end of the shard's life.
+func (s *shard) take() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.inbox.isEmpty() {
+		if s.stopping && len(s.members) == 0 && len(s.leaving) == 0 {
+			s.running = false
+			return false
+		}
+		s.wake.Wait()
+	}
+	s.inbox, s.turn = s.turn, s.inbox
+	s.room.Broadcast()
+	return true
+}
+
+func (in *inbox) isEmpty() bool {
+	return len(in.casts) == 0 && len(in.events) == 0 && !in.drain && !in.beat
+}
+
+// reset empties the inbox and keeps its memory for the next turn but one, unless a storm has made it large.
+func (in *inbox) reset() {
+	clear(in.casts)
+	clear(in.events)
+	*in = inbox{casts: in.casts[:0], events: in.events[:0]}
+	if cap(in.events) > 1<<12 {
+		in.events = nil
+	}
+	if cap(in.casts) > 1<<12 {
+		in.casts = nil
+	}
+}
+
+func (s *shard) takeTurn() {
+	for i := range s.turn.events {
+		s.handle(&s.turn.events[i])
+	}
+	for _, c := range s.turn.casts {
+		if c.message != nil {
+			s.run = append(s.run, c.message)
+			continue
+		}
+		s.deliverRun() // so that casts keep their order
+		c.do()
+	}
+	s.deliverRun()
+	if s.turn.drain {
+		s.drainAll()
+	}
+	if s.turn.beat {
+		s.beat(time.Now())
+	}
+	s.turn.reset()
+}

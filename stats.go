@@ -1,0 +1,62 @@
+package mesherstream
+
+import "time"
+
+// ClientID names one connection of a client. IDs are not used again while the process lives.
+type ClientID uint64
+
+// Client is a snapshot of one client: a value that doesn't change any more. Its numbers agree with each other:
+// Offered == Sent + Dropped + Abandoned + Buffered.
+type Client struct {
+	ID           ClientID  `json:"id"`
+	Subscription           // the project, and the filter that is in force
+	RemoteAddr   string    `json:"remote_addr"` // what Fiber's c.IP() said
+	ConnectedAt  time.Time `json:"connected_at"`
+
+	Offered       uint64 `json:"offered"`        // messages that matched the client's subscription, or were meant for it alone
+	Sent          uint64 `json:"sent"`           // handed to the kernel whole
+	Dropped       uint64 `json:"dropped"`        // left the buffer for newer ones
+	Abandoned     uint64 `json:"abandoned"`      // still buffered when the client left; 0 until then
+	Buffered      int    `json:"buffered"`       // wait now
+	BufferedBytes int    `json:"buffered_bytes"` // the frames of those
+
+	// Slow says that the client has kept messages waiting for a whole drain interval, or has lost some, and hasn't
+	// caught up since.
+	Slow bool `json:"slow"`
+}
+
+// Stats is a snapshot of a [Manager]: a value that doesn't change any more. What it counts, it counts since
+// construction, over all restarts. Offered == Sent + Dropped + Abandoned + Buffered at every moment, since each shard
+// counts between two of its turns; Broadcasts is counted by the publishers and may be ahead.
+type Stats struct {
+	Clients       int   `json:"clients"`        // connected now
+	Slow          int   `json:"slow"`           // of those, the slow ones
+	Buffered      int   `json:"buffered"`       // messages that wait now, over all clients
+	BufferedBytes int64 `json:"buffered_bytes"` // the frames of those, counted for each client, though clients share them
+
+	Broadcasts  uint64 `json:"broadcasts"`  // calls of Broadcast that were accepted
+	Offered     uint64 `json:"offered"`     // messages times the clients that they were for
+	Sent        uint64 `json:"sent"`        // handed to the kernel whole
+	Dropped     uint64 `json:"dropped"`     // left a buffer for newer ones
+	Abandoned   uint64 `json:"abandoned"`   // still buffered when their client left
+	Connects    uint64 `json:"connects"`    // clients that came
+	Disconnects uint64 `json:"disconnects"` // clients that went
+	FilterSets  uint64 `json:"filter_sets"` // filters changed, over the wire or by SetFilter
+	HookPanics  uint64 `json:"hook_panics"` // panics of hooks that were recovered
+}
+
+func (s *Stats) add(o Stats) {
+	s.Clients += o.Clients
+	s.Slow += o.Slow
+	s.Buffered += o.Buffered
+	s.BufferedBytes += o.BufferedBytes
+	s.Broadcasts += o.Broadcasts
+	s.Offered += o.Offered
+	s.Sent += o.Sent
+	s.Dropped += o.Dropped
+	s.Abandoned += o.Abandoned
+	s.Connects += o.Connects
+	s.Disconnects += o.Disconnects
+	s.FilterSets += o.FilterSets
+	s.HookPanics += o.HookPanics
+}

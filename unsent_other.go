@@ -1,0 +1,8 @@
+//go:build !linux
+
+package mesherstream
+
+import "net"
+
+// limitUnsent does nothing where the socket option doesn't exist.
+func limitUnsent(net.Conn, int) {}
