@@ -107,8 +107,10 @@ func (l *portableLink) send() {
 		var n int
 		n, err = l.raw.Write(p[done:min(len(p), done+chunkBytes)])
 		done += n
-		if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) && !l.closed.Load() {
-			err = nil
+		if errors.Is(err, os.ErrDeadlineExceeded) && !l.closed.Load() {
+			if err = errIdle; n > 0 {
+				err = nil
+			}
 		}
 		if n > 0 {
 			l.client.markSeen(time.Now())

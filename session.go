@@ -21,9 +21,6 @@ func (s *shard) add(c *client) {
 	s.enterGroup(c)
 	s.wheel.add(c)
 	s.hooks.connect(c)
-	if s.stopping {
-		s.shut(c, codeGoingAway, reasonShutdown)
-	}
 }
 
 func (s *shard) enterGroup(c *client) {
@@ -78,6 +75,8 @@ func (s *shard) handle(e *event) {
 		return
 	}
 	switch e.kind {
+	case eventJoined:
+		s.add(c)
 	case eventWritable:
 		s.writable(c, e.n, e.err)
 	case eventReceived:

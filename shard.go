@@ -72,7 +72,8 @@ type event struct {
 type eventKind uint8
 
 const (
-	eventWritable eventKind = iota // n more held bytes have gone out, and the link can take more; or err
+	eventJoined   eventKind = iota // the first one of each client
+	eventWritable                  // n more held bytes have gone out, and the link can take more; or err
 	eventReceived                  // a message or a control frame of the client: op and payload
 	eventResume                    // the Message hook has returned
 	eventRefused                   // what the client sent is against the protocol: err is a *closeError
@@ -233,7 +234,9 @@ func (s *shard) register(c *client) error {
 	}
 	s.members[c.id] = c
 	s.followers[c.sub.Project]++
-	s.doLocked(func() { s.add(c) })
+	// An event and not a cast, since all that the link will tell of the client are events, and they keep their order.
+	s.inbox.events = append(s.inbox.events, event{kind: eventJoined, client: c})
+	s.wake.Signal()
 	return nil
 }
 

@@ -1,0 +1,427 @@
+package mesherstream
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fasthttp/websocket"
+	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
+)
+
+func TestMain(m *testing.M) {
+	// Starts fasthttp's process-wide clock outside of every synctest bubble, none of which could end otherwise.
+	var h fasthttp.ResponseHeader
+	_ = h.Header()
+
+	code := m.Run()
+	if code == 0 && leaked() {
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leaked reports goroutines of this package that outlive all tests.
+func leaked() bool {
+	var stacks bytes.Buffer
+	for range 200 {
+		stacks.Reset()
+		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
+		if !strings.Contains(stacks.String(), "mesherstream.(*") {
+			return false
+		}
+		time.Sleep(10 * time.Millisecond) // they may be on their way out
+	}
+	fmt.Fprintf(os.Stderr, "goroutines leaked:\n%s", &stacks)
+	return true
+}
+
+// A transport is a way for bytes between a viewer and the app. Every scenario runs over each of them.
+type transport struct {
+	name   string
+	bubble bool // in a synctest bubble, where time is exact
+	listen func(*testing.T) (net.Listener, func(network, addr string) (net.Conn, error))
+}
+
+var transports = []transport{
+	{"tcp", false, listenTCP},
+	{"tls", false, listenTLS},
+	{"pipe", true, listenPipe},
+}
+
+// overTransports runs a scenario over every transport, and checks the accounts and the shutdown after it.
+func overTransports(t *testing.T, scenario func(w *world)) {
+	for _, tr := range transports {
+		t.Run(tr.name, func(t *testing.T) {
+			if tr.bubble {
+				synctest.Test(t, func(t *testing.T) { (&world{T: t, transport: tr}).play(scenario) })
+				return
+			}
+			t.Parallel()
+			(&world{T: t, transport: tr}).play(scenario)
+		})
+	}
+}
+
+// world is an app with a manager, and the viewers that watch it.
+type world struct {
+	*testing.T
+	transport transport
+
+	app     *fiber.App
+	m       *Manager
+	started time.Time
+	logs    logBuffer
+	dial    func(network, addr string) (net.Conn, error)
+	serving chan error
+	viewers []*viewer
+}
+
+func (w *world) play(scenario func(w *world)) {
+	defer func() {
+		if w.m == nil {
+			return
+		}
+		w.checkAccounts()
+		for _, v := range w.viewers {
+			v.close()
+		}
+		w.stop()
+		w.checkAccounts()
+		if s := w.m.Stats(); s.Clients != 0 || s.Buffered != 0 || s.Slow != 0 || s.Connects != s.Disconnects {
+			w.Errorf("Stats() after shutdown: got %+v, want no client and nothing buffered", s)
+		}
+		if w.transport.bubble {
+			time.Sleep(11 * time.Second) // fasthttp's worker pool looks every ten seconds whether it may end
+		}
+	}()
+	scenario(w)
+}
+
+// start builds the app and listens.
+func (w *world) start(opts ...Option) {
+	w.Helper()
+	w.app = fiber.New(fiber.Config{DisableStartupMessage: true})
+	opts = append([]Option{WithApp(w.app), WithLogger(slog.New(slog.NewTextHandler(&w.logs, nil)))}, opts...)
+	m, err := NewManager(opts...)
+	if err != nil {
+		w.Fatalf("NewManager: %v", err)
+	}
+	w.m = m
+	w.app.Use(m.Handler())
+	w.listen()
+}
+
+// listen serves until stop.
+func (w *world) listen() {
+	w.Helper()
+	ln, dial := w.transport.listen(w.T)
+	w.dial = dial
+	listening := make(chan struct{})
+	w.app.Hooks().OnListen(func(fiber.ListenData) error {
+		select {
+		case <-listening:
+		default:
+			w.started = time.Now()
+			close(listening)
+		}
+		return nil
+	})
+	w.serving = make(chan error, 1)
+	go func() { w.serving <- w.app.Listener(ln) }()
+	<-listening
+}
+
+func (w *world) stop() {
+	w.Helper()
+	if w.serving == nil {
+		return
+	}
+	if err := w.app.ShutdownWithTimeout(5 * time.Second); err != nil {
+		w.Errorf("app.Shutdown: %v", err)
+	}
+	if err := <-w.serving; err != nil {
+		w.Errorf("app.Listener: %v", err)
+	}
+	w.serving = nil
+}
+
+// checkAccounts checks that nothing was lost without being counted.
+func (w *world) checkAccounts() {
+	w.Helper()
+	s := w.m.Stats()
+	if got := s.Sent + s.Dropped + s.Abandoned + uint64(s.Buffered); got != s.Offered {
+		w.Errorf("accounts: Sent+Dropped+Abandoned+Buffered = %d, want Offered = %d: %+v", got, s.Offered, s)
+	}
+	if s.Buffered < 0 || s.BufferedBytes < 0 || s.Slow < 0 || s.Clients < 0 {
+		w.Errorf("accounts: a gauge is negative: %+v", s)
+	}
+	for c := range w.m.Clients() {
+		if got := c.Sent + c.Dropped + c.Abandoned + uint64(c.Buffered); got != c.Offered {
+			w.Errorf("accounts of a client: Sent+Dropped+Abandoned+Buffered = %d, want Offered = %d: %+v", got, c.Offered, c)
+		}
+	}
+}
+
+// eventually waits for a condition. In a bubble, its time is fake.
+func (w *world) eventually(what string, cond func() bool) {
+	w.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !cond(); {
+		if time.Now().After(deadline) {
+			w.Fatalf("still not: %s; %+v", what, w.m.Stats())
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// client returns a viewer's snapshot.
+func (w *world) client(v *viewer) Client {
+	w.Helper()
+	c, ok := w.m.Client(v.id)
+	if !ok {
+		w.Fatalf("Client(%d): got none", v.id)
+	}
+	return c
+}
+
+// broadcast publishes messages of project "shop" that begin with the numbers from first to end-1. They are large enough
+// for a few hundred to overflow the kernel's buffers, and are held back for the viewers that are meant to lose none.
+func (w *world) broadcast(first, end int, healthy ...*viewer) {
+	w.Helper()
+	for i := first; i < end; i++ {
+		data := fmt.Appendf(nil, "%d %s", i, filler)
+		if err := w.m.Broadcast(Message{Project: "shop", Level: "error", Environment: "production", Data: data}); err != nil {
+			w.Fatalf("Broadcast(%d): %v", i, err)
+		}
+		if i%min(20, w.m.cfg.maxBuffer) == 0 {
+			for _, v := range healthy {
+				w.eventually("a healthy viewer has taken all", func() bool { return w.client(v).Buffered == 0 })
+			}
+		}
+	}
+}
+
+var filler = strings.Repeat("x", 4<<10)
+
+// viewer is a client, which reads only when it is told to.
+type viewer struct {
+	w    *world
+	ws   *websocket.Conn
+	id   ClientID
+	done chan struct{} // closed when collect has ended
+
+	mu       sync.Mutex
+	messages []string
+	err      error
+}
+
+// connect adds a viewer at a path such as "shop?level=error".
+func (w *world) connect(path string) *viewer {
+	w.Helper()
+	before := w.m.Stats().Connects
+	d := websocket.Dialer{NetDial: w.dial, HandshakeTimeout: 10 * time.Second, ReadBufferSize: 1 << 10}
+	ws, resp, err := d.Dial("ws://app.test/stream/projects/"+path, nil)
+	if err != nil {
+		w.Fatalf("connect(%q): %v, response %v", path, err, resp)
+	}
+	v := &viewer{w: w, ws: ws}
+	w.viewers = append(w.viewers, v)
+	w.eventually("connected", func() bool { return w.m.Stats().Connects > before })
+	v.id = ClientID(w.m.lastID.Load())
+	return v
+}
+
+// next returns the next message.
+func (v *viewer) next() string {
+	v.w.Helper()
+	_ = v.ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_, data, err := v.ws.ReadMessage()
+	if err != nil {
+		v.w.Fatalf("read of viewer %d: %v", v.id, err)
+	}
+	return string(data)
+}
+
+// closeError reads until the connection ends and returns what ended it, after the messages it still got.
+func (v *viewer) closeError() (messages []string, err error) {
+	_ = v.ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for {
+		_, data, err := v.ws.ReadMessage()
+		if err != nil {
+			return messages, err
+		}
+		messages = append(messages, string(data))
+	}
+}
+
+// collect reads from now on, on a goroutine of its own.
+func (v *viewer) collect() *viewer {
+	v.done = make(chan struct{})
+	_ = v.ws.SetReadDeadline(time.Time{})
+	go func() {
+		defer close(v.done)
+		for {
+			_, data, err := v.ws.ReadMessage()
+			v.mu.Lock()
+			if err != nil {
+				v.err = err
+				v.mu.Unlock()
+				return
+			}
+			v.messages = append(v.messages, string(data))
+			v.mu.Unlock()
+		}
+	}()
+	return v
+}
+
+func (v *viewer) collected() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.messages
+}
+
+// numbers returns the numbers that the collected messages begin with.
+func (v *viewer) numbers() []int {
+	v.w.Helper()
+	var list []int
+	for _, m := range v.collected() {
+		var n int
+		if _, err := fmt.Sscan(m, &n); err != nil {
+			v.w.Fatalf("viewer %d got %.40q, want a number", v.id, m)
+		}
+		list = append(list, n)
+	}
+	return list
+}
+
+func (v *viewer) send(text string) {
+	v.w.Helper()
+	if err := v.ws.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
+		v.w.Fatalf("send of viewer %d: %v", v.id, err)
+	}
+}
+
+func (v *viewer) close() {
+	_ = v.ws.Close()
+	if v.done != nil {
+		<-v.done
+	}
+}
+
+// logBuffer keeps what is logged.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) count(s string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Count(b.buf.String(), s)
+}
+
+func listenTCP(t *testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	return ln, func(string, string) (net.Conn, error) {
+		d := net.Dialer{Control: narrow}
+		return d.DialContext(context.Background(), "tcp", addr)
+	}
+}
+
+func listenTLS(t *testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
+	ln, dial := listenTCP(t)
+	ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{certificate()}})
+	return ln, func(network, addr string) (net.Conn, error) {
+		conn, err := dial(network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return tls.Client(conn, &tls.Config{InsecureSkipVerify: true}), nil
+	}
+}
+
+var certificate = sync.OnceValue(func() tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"app.test"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	if err != nil {
+		panic(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+})
+
+// pipeListener accepts ends of net.Pipe, on which a write waits for its reader.
+type pipeListener struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func listenPipe(*testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
+	ln := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	return ln, func(string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		select {
+		case ln.conns <- server:
+			return client, nil
+		case <-ln.done:
+			return nil, net.ErrClosed
+		}
+	}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
+func (l *pipeListener) Addr() net.Addr { return pipeAddr{} }
+
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "127.0.0.1:0" }
+
+// onLinux skips what only Linux can do.
+func onLinux(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("needs socket options of Linux")
+	}
+}

@@ -1,0 +1,120 @@
+package mesherstream
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// inBubble plays a scenario whose times are exact.
+func inBubble(t *testing.T, scenario func(w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		(&world{T: t, transport: transports[2]}).play(scenario)
+	})
+}
+
+func TestPingsComeAtTheirIntervalAndNotAllAtOnce(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.start(WithPingInterval(25 * time.Second))
+		pings := make([][]time.Duration, 20)
+		for i := range pings {
+			v := w.connect("shop")
+			v.ws.SetPingHandler(func(string) error {
+				pings[i] = append(pings[i], time.Since(w.started))
+				return v.ws.WriteControl(10, nil, time.Now().Add(time.Second))
+			})
+			v.collect()
+		}
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+
+		var firsts []time.Duration
+		for i, at := range pings {
+			if len(at) < 11 {
+				w.Fatalf("client %d: got %d pings in 5 minutes, want 11 or 12", i, len(at))
+			}
+			for j := range at[1:] {
+				if got := at[j+1] - at[j]; got != 25*time.Second {
+					w.Errorf("client %d: got %v between two pings, want 25s", i, got)
+				}
+			}
+			firsts = append(firsts, at[0])
+		}
+		slices.Sort(firsts)
+		for i, first := range firsts {
+			if at := slices.Index(firsts, first); i-at >= len(w.m.shards) {
+				w.Errorf("more than one client of a shard was pinged at %v", first)
+			}
+		}
+		if got := w.m.Stats().Clients; got != 20 {
+			w.Errorf("clients that answer: got %d, want all 20", got)
+		}
+	})
+}
+
+func TestAClientThatAnswersNoPingIsRemoved(t *testing.T) {
+	for _, buffered := range []bool{false, true} {
+		inBubble(t, func(w *world) {
+			gone := make(chan string, 1)
+			w.start(WithHooks(Hooks{Disconnect: func(_ Client, code int, reason string) { gone <- reason }}))
+			v := w.connect("shop") // never reads again
+			if buffered {
+				w.broadcast(0, 10)
+			}
+			begin := time.Now()
+			for w.m.IsStreamClient(v.id) && time.Since(begin) < 2*time.Minute {
+				time.Sleep(time.Second)
+			}
+			if took := time.Since(begin); took < 59*time.Second || took > 68*time.Second {
+				w.Errorf("buffered %v: removed after %v, want 60s to 60s + 25s/4", buffered, took)
+			}
+			if got := <-gone; got != errIdle.Error() {
+				w.Errorf("Disconnect hook: got reason %q, want %q", got, errIdle)
+			}
+		})
+	}
+}
+
+func TestASlowClientThatMakesProgressStays(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.start()
+		v := w.connect("shop")
+		v.ws.SetPingHandler(func(string) error { return nil }) // it answers nothing
+		w.broadcast(0, 30)
+		for range 20 {
+			time.Sleep(30 * time.Second)
+			v.next()
+			if !w.m.IsStreamClient(v.id) {
+				w.Fatal("a client that takes a message every 30 s was removed")
+			}
+		}
+	})
+}
+
+func TestPingsOfAClientAreAnswered(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start()
+		v := w.connect("shop")
+		pong := make(chan string, 1)
+		v.ws.SetPongHandler(func(data string) error { pong <- data; return nil })
+		v.collect()
+		if err := v.ws.WriteControl(9, []byte("are you there"), time.Now().Add(time.Second)); err != nil {
+			w.Fatal(err)
+		}
+		if got := <-pong; got != "are you there" {
+			w.Errorf("pong: got %q, want the ping's text", got)
+		}
+	})
+}
+
+func TestASilentClientStaysWithoutATimeout(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.start(WithPingInterval(0), WithIdleTimeout(0))
+		v := w.connect("shop")
+		time.Sleep(24 * time.Hour)
+		if !w.m.IsStreamClient(v.id) {
+			w.Error("it was removed")
+		}
+	})
+}

@@ -1,0 +1,363 @@
+package mesherstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+)
+
+func TestBroadcastNeverWaitsForAHundredStalledClients(t *testing.T) {
+	overTransports(t, func(w *world) {
+		const stalled, all = 100, 300
+		w.start(WithUnsentLimit(16 << 10))
+		for range stalled {
+			w.connect("shop")
+		}
+		healthy := w.connect("shop").collect()
+
+		// Nobody reads on the stalled ones until the test is over. A Broadcast that waited for one of them would never
+		// return, so that these return is the proof; how long they take is the scheduler's affair.
+		w.broadcast(0, all, healthy)
+		w.eventually("the healthy client has everything", func() bool { return len(healthy.collected()) == all })
+		if got := healthy.numbers(); !slices.IsSorted(got) {
+			w.Errorf("the healthy client got its messages in another order: %v", got)
+		}
+		w.eventually("the stalled ones are slow", func() bool { return w.m.Stats().Slow == stalled })
+		s := w.m.Stats()
+		if s.Clients != stalled+1 || s.Dropped == 0 {
+			w.Errorf("Stats(): got %+v, want %d clients, and drops", s, stalled+1)
+		}
+		if most := int64(stalled) * int64(w.m.cfg.maxBufferBytes+chunkBytes); s.BufferedBytes > most {
+			w.Errorf("BufferedBytes: got %d, want at most %d", s.BufferedBytes, most)
+		}
+	})
+}
+
+func TestTheByteBoundDropsTheOldestToo(t *testing.T) {
+	overTransports(t, func(w *world) {
+		const bound = 64 << 10
+		w.start(WithMaxBufferBytes(bound), WithUnsentLimit(16<<10))
+		v := w.connect("shop")
+		w.broadcast(0, 300)
+		c := w.client(v)
+		if c.Dropped == 0 || c.BufferedBytes > bound+chunkBytes || c.Buffered > (bound+chunkBytes)/len(filler) {
+			w.Errorf("a stalled client: got %+v, want drops, and at most %d bytes and a chunk buffered", c, bound)
+		}
+		if err := w.m.Broadcast(Message{Data: make([]byte, bound)}); err != nil {
+			w.Errorf("Broadcast of exactly the bound: got %v", err)
+		}
+		if err := w.m.Broadcast(Message{Data: make([]byte, bound+1)}); !errors.Is(err, ErrTooLarge) {
+			w.Errorf("Broadcast over the bound: got %v, want ErrTooLarge", err)
+		}
+		if err := w.m.BufferMessage(v.id, make([]byte, bound+1)); !errors.Is(err, ErrTooLarge) {
+			w.Errorf("BufferMessage over the bound: got %v, want ErrTooLarge", err)
+		}
+	})
+}
+
+func TestTheAnswerToAFilterStandsInOrderWithTheStream(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithUnsentLimit(16 << 10))
+		v := w.connect("shop")
+		w.broadcast(0, 150) // "error"; more than the kernel takes
+		w.eventually("something is buffered", func() bool { return w.client(v).Buffered > 0 })
+		v.send(`{"type":"subscribe","filters":{"level":["fatal"]}}`)
+		w.eventually("the filter is changed", func() bool { return w.m.Stats().FilterSets == 1 })
+		w.broadcast(150, 200) // which the new filter holds back
+		for i := range 50 {   // dropping the older ones does not drop the answer
+			if err := w.m.Broadcast(Message{Project: "shop", Level: "fatal", Data: fmt.Append(nil, "fatal ", i)}); err != nil {
+				w.Fatal(err)
+			}
+		}
+
+		answered, last := false, -1
+		for {
+			text := v.next()
+			switch {
+			case strings.Contains(text, "filters_updated"):
+				if text != `{"type":"filters_updated","filters":{"level":["fatal"],"environment":""}}` || answered {
+					w.Errorf("got %s, want one answer", text)
+				}
+				answered = true
+			case strings.HasPrefix(text, "fatal "):
+				if !answered {
+					w.Fatalf("got %q in front of the answer", text)
+				}
+			default:
+				var n int
+				if _, err := fmt.Sscan(text, &n); err != nil || n <= last || n >= 150 || answered {
+					w.Fatalf("got %.20q after %d, answered: %v", text, last, answered)
+				}
+				last = n
+			}
+			if text == "fatal 49" {
+				break
+			}
+		}
+	})
+}
+
+func TestShutdownFlushesBuffersBeforeClosing(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithDrainInterval(time.Hour))
+		var viewers []*viewer
+		for range 10 {
+			v := w.connect("shop")
+			for i := range 20 {
+				if err := w.m.BufferMessage(v.id, fmt.Append(nil, i)); err != nil {
+					w.Fatal(err)
+				}
+			}
+			viewers = append(viewers, v)
+		}
+		stalled := w.connect("shop")
+		w.broadcast(0, 0)
+
+		for _, v := range viewers {
+			v.collect()
+		}
+		stalled.collect()
+		if err := w.m.Shutdown(w.Context()); err != nil {
+			w.Errorf("Shutdown: %v", err)
+		}
+		for _, v := range viewers {
+			<-v.done
+			if !websocket.IsCloseError(v.err, websocket.CloseGoingAway) || len(v.messages) != 20 {
+				w.Errorf("viewer %d: got %d messages and %v, want 20 and close 1001", v.id, len(v.messages), v.err)
+			}
+		}
+		for name, err := range map[string]error{
+			"Broadcast":     w.m.Broadcast(Message{Project: "shop"}),
+			"BufferMessage": w.m.BufferMessage(viewers[0].id, nil),
+			"SetFilter":     w.m.SetFilter(viewers[0].id, Filter{}),
+			"Disconnect":    w.m.Disconnect(viewers[0].id, 1000, ""),
+		} {
+			if !errors.Is(err, ErrClosed) {
+				w.Errorf("%s after Shutdown: got %v, want ErrClosed", name, err)
+			}
+		}
+		d := websocket.Dialer{NetDial: w.dial}
+		if _, resp, err := d.Dial("ws://app.test/stream/projects/shop", nil); err == nil || resp == nil || resp.StatusCode != 503 {
+			w.Errorf("a client after Shutdown: got %v %v, want status 503", resp, err)
+		}
+	})
+}
+
+func TestShutdownIsBoundedByItsDeadlineWhenClientsStall(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithUnsentLimit(16 << 10))
+		stalled, healthy := w.connect("shop"), w.connect("shop").collect()
+		w.broadcast(0, 200, healthy)
+		w.eventually("it is slow", func() bool { return w.client(stalled).Slow })
+
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		if err := w.m.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			w.Errorf("Shutdown with a stalled client: got %v, want DeadlineExceeded", err)
+		}
+		if took := time.Since(begin); w.transport.bubble && took != time.Second {
+			w.Errorf("Shutdown took %v, want exactly 1s", took)
+		}
+		<-healthy.done
+		if !websocket.IsCloseError(healthy.err, websocket.CloseGoingAway) {
+			w.Errorf("the healthy client: got %v, want close 1001", healthy.err)
+		}
+		if s := w.m.Stats(); s.Abandoned == 0 || s.Buffered != 0 {
+			w.Errorf("Stats(): got %+v, want what was buffered abandoned", s)
+		}
+	})
+}
+
+func TestHooksTellInOrderWhatHappensToAClient(t *testing.T) {
+	overTransports(t, func(w *world) {
+		var mu sync.Mutex
+		happened := map[ClientID][]string{}
+		dropped := map[ClientID]uint64{}
+		note := func(id ClientID, what string) {
+			mu.Lock()
+			defer mu.Unlock()
+			happened[id] = append(happened[id], what)
+		}
+		w.start(WithUnsentLimit(16<<10), WithHooks(Hooks{
+			Connect:    func(c Client) { note(c.ID, "connect "+c.Project) },
+			Disconnect: func(c Client, code int, _ string) { note(c.ID, fmt.Sprint("disconnect ", code)) },
+			Slow:       func(c Client) { note(c.ID, "slow") },
+			Message: func(c Client, data []byte, binary bool) {
+				note(c.ID, fmt.Sprintf("message %s %v", data, binary))
+				if err := w.m.BufferMessage(c.ID, append([]byte("echo "), data...)); err != nil { // a hook may call the manager
+					w.Errorf("BufferMessage in a hook: %v", err)
+				}
+			},
+			Drop: func(c Client, n uint64) {
+				mu.Lock()
+				defer mu.Unlock()
+				dropped[c.ID] += n
+			},
+		}))
+		v := w.connect("shop")
+		v.send("hello")
+		if got := v.next(); got != "echo hello" {
+			w.Errorf("got %q, want the hook's echo", got)
+		}
+		w.broadcast(0, 300)
+		w.eventually("drops are told", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return dropped[v.id] > 0 && dropped[v.id] == w.client(v).Dropped
+		})
+		v.collect()
+		w.eventually("it has caught up", func() bool { return w.client(v).Buffered == 0 })
+		if err := w.m.Disconnect(v.id, 1000, ""); err != nil {
+			w.Fatal(err)
+		}
+		<-v.done
+		want := []string{"connect shop", "message hello false", "slow", "disconnect 1000"}
+		w.eventually("the hooks have run", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(happened[v.id]) >= len(want)
+		})
+		mu.Lock()
+		defer mu.Unlock()
+		if !slices.Equal(happened[v.id], want) {
+			w.Errorf("hooks: got %q, want %q", happened[v.id], want)
+		}
+	})
+}
+
+func TestAPanicInAHookClosesThatClientWithoutTellingItMore(t *testing.T) {
+	boom := func() { panic("the secret text") }
+	for name, hooks := range map[string]Hooks{
+		"Connect": {Connect: func(c Client) {
+			if c.Project == "cursed" {
+				boom()
+			}
+		}},
+		"Message":    {Message: func(Client, []byte, bool) { boom() }},
+		"Slow":       {Slow: func(Client) { boom() }},
+		"Drop":       {Drop: func(Client, uint64) { boom() }},
+		"Disconnect": {Disconnect: func(Client, int, string) { boom() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			overTransports(t, func(w *world) {
+				w.start(WithHooks(hooks), WithUnsentLimit(16<<10))
+				bystander := w.connect("shop").collect()
+				v := w.connect("cursed")
+				switch name {
+				case "Message":
+					v.send("not for us")
+				case "Slow", "Drop":
+					for i := range 300 {
+						if err := w.m.Broadcast(Message{Project: "cursed", Data: fmt.Append(nil, i, filler)}); err != nil {
+							w.Fatal(err)
+						}
+					}
+				case "Disconnect":
+					_ = v.ws.Close()
+				}
+				w.eventually("the panic is logged", func() bool { return w.logs.count("the secret text") > 0 })
+				if w.logs.count("scenarios_test.go") == 0 {
+					w.Error("the log has no stack")
+				}
+				if name != "Disconnect" { // who has left can't be told
+					if _, err := v.closeError(); !websocket.IsCloseError(err, websocket.CloseInternalServerErr) || strings.Contains(err.Error(), "secret") {
+						w.Errorf("the client: got %v, want close 1011 without the text", err)
+					}
+				}
+				w.broadcast(0, 20, bystander)
+				w.eventually("the other client gets everything", func() bool { return len(bystander.numbers()) == 20 })
+				if got := w.m.Stats().HookPanics; got == 0 {
+					w.Error("HookPanics: got 0")
+				}
+			})
+		})
+	}
+}
+
+// TestAccountsBalanceInAStorm lets everything happen at once: publishers, viewers that come, stall, change their filter
+// and go with and without a word, disconnects, drains, and questions.
+func TestAccountsBalanceInAStorm(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithMaxBuffer(20), WithDrainInterval(5*time.Millisecond), WithPingInterval(20*time.Millisecond), WithIdleTimeout(2*time.Second))
+		var storm sync.WaitGroup
+		stop := make(chan struct{})
+		running := func() bool {
+			select {
+			case <-stop:
+				return false
+			case <-time.After(time.Millisecond):
+				return true
+			}
+		}
+		projects, levels := []string{"a", "b", ""}, []string{"error", "debug", ""}
+		pick := func(list []string) string { return list[rand.IntN(len(list))] }
+		anyClient := func() ClientID { return ClientID(rand.IntN(60) + 1) }
+
+		for range 3 {
+			storm.Go(func() {
+				for running() {
+					for range rand.IntN(30) {
+						data := fmt.Append(nil, filler[:rand.IntN(len(filler))])
+						if err := w.m.Broadcast(Message{Project: pick(projects), Level: pick(levels), Data: data}); err != nil {
+							w.Errorf("Broadcast: %v", err)
+						}
+					}
+					_ = w.m.BufferMessage(anyClient(), []byte("for you"))
+					_ = w.m.SetFilter(anyClient(), Filter{Levels: []string{pick(levels)}})
+				}
+			})
+		}
+		storm.Go(func() {
+			for running() {
+				w.m.DrainBuffers()
+				w.checkAccounts()
+				if rand.IntN(10) == 0 {
+					_ = w.m.Disconnect(anyClient(), 4000, "out")
+				}
+			}
+		})
+		for range 6 {
+			storm.Go(func() {
+				for running() {
+					d := websocket.Dialer{NetDial: w.dial}
+					ws, _, err := d.Dial("ws://app.test/stream/projects/"+pick(projects[:2])+"?level="+pick(levels), nil)
+					if err != nil {
+						w.Errorf("dial: %v", err)
+						return
+					}
+					_ = ws.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+					_ = ws.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+					for range rand.IntN(200) {
+						if rand.IntN(20) == 0 {
+							text := fmt.Sprintf(`{"type":"subscribe","filters":{"level":%q}}`, pick(levels))
+							_ = ws.WriteMessage(websocket.TextMessage, []byte(text))
+						}
+						if _, _, err := ws.ReadMessage(); err != nil {
+							break
+						}
+					}
+					if rand.IntN(2) == 0 {
+						_ = ws.WriteControl(websocket.CloseMessage, nil, time.Now().Add(50*time.Millisecond))
+					}
+					_ = ws.Close()
+				}
+			})
+		}
+		time.Sleep(700 * time.Millisecond)
+		close(stop)
+		storm.Wait()
+		w.eventually("all have left", func() bool { return w.m.Stats().Clients == 0 })
+		if s := w.m.Stats(); s.Sent == 0 || s.Abandoned == 0 {
+			w.Errorf("Stats(): got %+v, want a storm that sends and abandons something", s)
+		}
+	})
+}
