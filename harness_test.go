@@ -13,7 +13,6 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"runtime"
 	"runtime/pprof"
 	"strings"
 	"sync"
@@ -417,11 +416,3 @@ type pipeAddr struct{}
 
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "127.0.0.1:0" }
-
-// onLinux skips what only Linux can do.
-func onLinux(t *testing.T) {
-	t.Helper()
-	if runtime.GOOS != "linux" {
-		t.Skip("needs socket options of Linux")
-	}
-}

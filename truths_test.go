@@ -206,6 +206,7 @@ func TestTruth6TheTickerStartsWithTheAppAndAgainExactlyOnce(t *testing.T) {
 			if got := v.next(); got != "tick" {
 				w.Errorf("got %q, want the ticker to bring %q", got, "tick")
 			}
+			v.collect() // it answers the close frame
 			w.stop()
 			if err := w.m.Broadcast(Message{}); !errors.Is(err, ErrClosed) {
 				w.Errorf("Broadcast after the shutdown: got %v, want ErrClosed", err)

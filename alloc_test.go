@@ -1,0 +1,92 @@
+//go:build !race
+
+package mesherstream
+
+import (
+	"io"
+	"log/slog"
+	"testing"
+)
+
+// sink is a link that takes everything at once.
+type sink struct{}
+
+func (sink) write(p []byte) (sent, held int, err error) { return len(p), 0, nil }
+func (sink) resume()                                    {}
+func (sink) close()                                     {}
+
+// wall is a link that takes nothing.
+type wall struct{ sink }
+
+func (wall) write([]byte) (sent, held int, err error) { return 0, 0, nil }
+
+// newTestShard returns a shard without a goroutine, whose turns the caller takes, with n clients.
+func newTestShard(tb testing.TB, n int, l link) *shard {
+	tb.Helper()
+	m, err := NewManager(WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := m.shards[0]
+	s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}))
+	for i := range n {
+		c := &client{id: ClientID(i * len(m.shards)), shard: s, link: l, sub: Subscription{Project: "shop"}}
+		if err := s.register(c); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	s.take()
+	s.takeTurn()
+	return s
+}
+
+// publishTurn publishes m times and takes one turn.
+func publishTurn(tb testing.TB, s *shard, m *message, times int) {
+	for range times {
+		if err := s.publish(m); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	s.take()
+	s.takeTurn()
+}
+
+func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
+	m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})
+	for name, l := range map[string]link{"fast": sink{}, "slow": wall{}} {
+		for _, broadcasts := range []int{1, 10} {
+			s := newTestShard(t, 100, l)
+			publishTurn(t, s, m, 100) // buffers grow once
+			if got := testing.AllocsPerRun(100, func() { publishTurn(t, s, m, broadcasts) }); got != 0 {
+				t.Errorf("%s clients, %d broadcasts in one turn to 100 clients: got %v allocations, want 0", name, broadcasts, got)
+			}
+		}
+	}
+}
+
+func TestABroadcastAllocatesTwice(t *testing.T) {
+	data := make([]byte, 512)
+	if got := testing.AllocsPerRun(100, func() {
+		newMessage(&Message{Project: "shop", Level: "error", Environment: "production", Data: data})
+	}); got > 2 {
+		t.Errorf("a message: got %v allocations, want at most 2", got)
+	}
+}
+
+func TestABroadcastThatNobodyFollowsAllocatesNothing(t *testing.T) {
+	m, err := NewManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 512)
+	if got := testing.AllocsPerRun(100, func() { _ = m.Broadcast(Message{Project: "shop", Data: data}) }); got != 0 {
+		t.Errorf("Broadcast without clients: got %v allocations, want 0", got)
+	}
+}
+
+func TestADrainWithNothingBufferedAllocatesNothing(t *testing.T) {
+	s := newTestShard(t, 100, sink{})
+	if got := testing.AllocsPerRun(100, func() { s.tick(true, false); s.take(); s.takeTurn() }); got != 0 {
+		t.Errorf("a drain of 100 clients with empty buffers: got %v allocations, want 0", got)
+	}
+}

@@ -1,0 +1,79 @@
+//go:build !race
+
+package mesherstream
+
+import (
+	"fmt"
+	"testing"
+)
+
+func BenchmarkDeliver(b *testing.B) {
+	for _, clients := range []int{1, 100, 1000} {
+		for name, l := range map[string]link{"fast": sink{}, "slow": wall{}} {
+			for _, together := range []int{1, 100} {
+				b.Run(fmt.Sprintf("clients=%d/%s/together=%d", clients, name, together), func(b *testing.B) {
+					m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})
+					s := newTestShard(b, clients, l)
+					publishTurn(b, s, m, 100)
+					b.ReportAllocs()
+					for b.Loop() {
+						publishTurn(b, s, m, together)
+					}
+					b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*together*clients), "ns/delivery")
+				})
+			}
+		}
+	}
+}
+
+func BenchmarkNewMessage(b *testing.B) {
+	for _, size := range []int{64, 512, 16 << 10} {
+		b.Run(fmt.Sprint("size=", size), func(b *testing.B) {
+			msg := Message{Project: "shop", Level: "error", Environment: "production", Data: make([]byte, size)}
+			b.ReportAllocs()
+			for b.Loop() {
+				newMessage(&msg)
+			}
+		})
+	}
+}
+
+func BenchmarkMatch(b *testing.B) {
+	f := Filter{Levels: []string{"error", "fatal", "warning"}, Environments: []string{"production", "staging"}}
+	m := newMessage(&Message{Project: "shop", Level: "warning", Environment: "staging"})
+	for b.Loop() {
+		f.matches(m)
+	}
+}
+
+func BenchmarkBacklog(b *testing.B) {
+	m := newMessage(&Message{Data: make([]byte, 512)})
+	var ring backlog
+	b.ReportAllocs()
+	for b.Loop() {
+		ring.push(m, 100, 1<<20)
+	}
+}
+
+func BenchmarkFrameReader(b *testing.B) {
+	frame := appendMasked(nil, opText, []byte(`{"type":"subscribe","filters":{"level":"error"}}`))
+	reader := frameReader{limit: 4 << 10}
+	b.ReportAllocs()
+	for b.Loop() {
+		p := append([]byte(nil), frame...)
+		_ = reader.feed(p, func(byte, []byte) error { return nil })
+	}
+}
+
+// appendMasked appends a frame as a client sends it.
+func appendMasked(dst []byte, op byte, payload []byte) []byte {
+	start := len(dst)
+	dst = appendFrame(dst, op, nil)
+	dst[start+1] = 0x80 | byte(len(payload))
+	mask := [4]byte{1, 2, 3, 4}
+	dst = append(dst, mask[:]...)
+	for i, c := range payload {
+		dst = append(dst, c^mask[i&3])
+	}
+	return dst
+}
