@@ -12,6 +12,8 @@ import (
 type sink struct{}
 
 func (sink) write(p []byte) (sent, held int, err error) { return len(p), 0, nil }
+func (sink) begin()                                     {}
+func (sink) ready(uint32)                               {}
 func (sink) resume()                                    {}
 func (sink) close()                                     {}
 
@@ -28,7 +30,7 @@ func newTestShard(tb testing.TB, n int, l link) *shard {
 		tb.Fatal(err)
 	}
 	s := m.shards[0]
-	s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}))
+	s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}), nil)
 	for i := range n {
 		c := &client{id: ClientID(i * len(m.shards)), shard: s, link: l, sub: Subscription{Project: "shop"}}
 		if err := s.register(c); err != nil {

@@ -61,19 +61,6 @@ func BenchmarkFrameReader(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		p := append([]byte(nil), frame...)
-		_ = reader.feed(p, func(byte, []byte) error { return nil })
+		_, _ = reader.feed(p, func(byte, []byte) error { return nil })
 	}
-}
-
-// appendMasked appends a frame as a client sends it.
-func appendMasked(dst []byte, op byte, payload []byte) []byte {
-	start := len(dst)
-	dst = appendFrame(dst, op, nil)
-	dst[start+1] = 0x80 | byte(len(payload))
-	mask := [4]byte{1, 2, 3, 4}
-	dst = append(dst, mask[:]...)
-	for i, c := range payload {
-		dst = append(dst, c^mask[i&3])
-	}
-	return dst
 }

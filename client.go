@@ -23,6 +23,7 @@ type client struct {
 	inSlow  int // index in shard.waiting, or -1
 	inWheel int // index in its slot of shard.wheel
 
+	again   bool    // is in shard.again
 	busy    bool    // the link can't take more until it says so
 	flight  flight  // goes out before anything else, and can't be dropped
 	backlog backlog // waits behind it, and can

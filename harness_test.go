@@ -59,8 +59,10 @@ type transport struct {
 	listen func(*testing.T) (net.Listener, func(network, addr string) (net.Conn, error))
 }
 
+// On Linux, tcp is the one where the shard owns the socket; the others have the portable link.
 var transports = []transport{
 	{"tcp", false, listenTCP},
+	{"wrapped", false, listenWrapped},
 	{"tls", false, listenTLS},
 	{"pipe", true, listenPipe},
 }
@@ -355,6 +357,26 @@ func listenTCP(t *testing.T) (net.Listener, func(network, addr string) (net.Conn
 	}
 }
 
+// wrapped is a connection that is no socket to look at, as fasthttp and listeners of others make them.
+type wrapped struct{ net.Conn }
+
+func (c wrapped) NetConn() net.Conn { return c.Conn }
+
+type wrappedListener struct{ net.Listener }
+
+func (l wrappedListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return wrapped{conn}, nil
+}
+
+func listenWrapped(t *testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
+	ln, dial := listenTCP(t)
+	return wrappedListener{ln}, dial
+}
+
 func listenTLS(t *testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
 	ln, dial := listenTCP(t)
 	ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{certificate()}})
@@ -416,3 +438,16 @@ type pipeAddr struct{}
 
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "127.0.0.1:0" }
+
+// appendMasked appends a frame as a client sends it.
+func appendMasked(dst []byte, op byte, payload []byte) []byte {
+	start := len(dst)
+	dst = appendFrame(dst, op, nil)
+	dst[start+1] = 0x80 | byte(len(payload))
+	mask := [4]byte{1, 2, 3, 4}
+	dst = append(dst, mask[:]...)
+	for i, c := range payload {
+		dst = append(dst, c^mask[i&3])
+	}
+	return dst
+}

@@ -10,7 +10,7 @@ import (
 // inBubble plays a scenario whose times are exact.
 func inBubble(t *testing.T, scenario func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
-		(&world{T: t, transport: transports[2]}).play(scenario)
+		(&world{T: t, transport: transports[len(transports)-1]}).play(scenario)
 	})
 }
 

@@ -15,7 +15,7 @@ type run struct {
 	ended   chan struct{}  // closed when the run is over
 	closing bool           // guarded by Manager.mu
 	actors  sync.WaitGroup // shards
-	rest    sync.WaitGroup // ticker, hook queues, calls of Serve
+	rest    sync.WaitGroup // ticker, hook queues, pollers, calls of Serve
 	hooks   []*hookQueue
 }
 
@@ -177,7 +177,7 @@ func (m *Manager) startRun(listening bool) (started bool, err error) {
 		q := newHookQueue(m.cfg.hooks, m.cfg.logger, m.hookPanicked)
 		r.hooks = append(r.hooks, q)
 		r.rest.Go(q.loop)
-		s.start(q)
+		s.start(q, r.rest.Go)
 		r.actors.Go(s.loop)
 	}
 	r.rest.Go(func() { m.runTicker(r.stop) })

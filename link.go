@@ -15,6 +15,9 @@ import (
 // A link is how a shard reaches one client's socket. The shard's goroutine calls its methods, and none of them blocks.
 // What happens on the socket, the link tells by events: received, writable, ended.
 type link interface {
+	// begin is called once, when the client has joined.
+	begin()
+
 	// write starts to send p, which is whole frames or the rest of one, and says how much of it is out of the shard's
 	// hands: the kernel has taken the first sent bytes, and the link goes on to send the held bytes behind them by
 	// itself, and refers to them until then. Where sent is less than len(p), the link can't take more until it says
@@ -24,6 +27,9 @@ type link interface {
 
 	// resume asks for the next message of the client. After each one, the link waits for this call.
 	resume()
+
+	// ready tells a link what it has asked for: another turn, or what its poller said.
+	ready(events uint32)
 
 	// close ends the connection in both directions, and whatever the link still does. It may be called twice.
 	close()
@@ -65,6 +71,14 @@ func newPortableLink(conn *websocket.Conn, limit time.Duration) *portableLink {
 	return l
 }
 
+// connectPortably gives the client a link that works everywhere. Its handler has to stay.
+func (c *client) connectPortably(conn *websocket.Conn) (stay func()) {
+	l := newPortableLink(conn, c.shard.cfg.idleTimeout)
+	l.client = c
+	c.link = l
+	return l.serve
+}
+
 // rawConn returns the connection under the one that fasthttp has wrapped, whose Close does nothing.
 func rawConn(conn *websocket.Conn) net.Conn {
 	raw := conn.NetConn()
@@ -73,6 +87,9 @@ func rawConn(conn *websocket.Conn) net.Conn {
 	}
 	return raw
 }
+
+func (l *portableLink) begin()       {}
+func (l *portableLink) ready(uint32) {}
 
 func (l *portableLink) write(p []byte) (sent, held int, err error) {
 	held = len(p)
@@ -151,7 +168,7 @@ func (l *portableLink) read() error {
 		n, err := l.conn.Read(buf)
 		if n > 0 {
 			l.client.markSeen(time.Now())
-			if broken := reader.feed(buf[:n], l.emit); broken != nil {
+			if _, broken := reader.feed(buf[:n], l.emit); broken != nil {
 				return l.refuse(broken, buf)
 			}
 		}

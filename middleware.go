@@ -92,26 +92,25 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, ip
 	}
 	defer leave()
 
-	link := newPortableLink(conn, m.cfg.idleTimeout)
 	id := ClientID(m.lastID.Add(1))
 	c := &client{
 		id:          id,
 		shard:       m.shardOf(id),
-		link:        link,
 		remoteAddr:  ip,
 		connectedAt: time.Now(),
 		grant:       grant,
 		sub:         sub,
 	}
 	c.markSeen(c.connectedAt)
-	link.client = c
-	limitUnsent(link.raw, m.cfg.unsentLimit)
+	limitUnsent(rawConn(conn), m.cfg.unsentLimit)
+	stay := c.connect(conn)
 	if err := c.shard.register(c); err != nil {
+		c.link.close()
 		m.release(c)
 		refuse(conn, codeGoingAway, reasonShutdown)
 		return err
 	}
-	link.serve()
+	stay()
 	return nil
 }
 

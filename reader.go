@@ -39,20 +39,22 @@ type frameReader struct {
 	control   []byte
 }
 
-// feed reads p and calls emit for each whole message and control frame, in order. It unmasks p in place. What emit gets
-// is valid until emit returns. The first error of feed is final: a *closeError, or what emit returned.
-func (r *frameReader) feed(p []byte, emit func(op byte, payload []byte) error) error {
+// feed reads p and calls emit for each whole message and control frame, in order. It unmasks p in place; what emit gets
+// is its to keep. Where emit returns an error, feed returns it and how much of p was read, and may go on from there. A
+// *closeError is final.
+func (r *frameReader) feed(p []byte, emit func(op byte, payload []byte) error) (n int, err error) {
+	all := len(p)
 	for len(p) > 0 || r.inPayload && r.remaining == 0 {
 		if !r.inPayload {
 			n := copy(r.header[r.have:r.headerLen()], p)
 			r.have += n
 			p = p[n:]
 			if r.have >= 2 && r.header[1]&0x80 == 0 {
-				return protocolError("frame of a client is not masked")
+				return all - len(p), protocolError("frame of a client is not masked")
 			}
 			if r.have == r.headerLen() {
 				if err := r.begin(); err != nil {
-					return err
+					return all - len(p), err
 				}
 			}
 			continue
@@ -64,10 +66,10 @@ func (r *frameReader) feed(p []byte, emit func(op byte, payload []byte) error) e
 			break
 		}
 		if err := r.end(emit); err != nil {
-			return err
+			return all - len(p), err
 		}
 	}
-	return nil
+	return all, nil
 }
 
 // headerLen is how long the header is, mask included, as far as its first two bytes tell.

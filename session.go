@@ -21,6 +21,7 @@ func (s *shard) add(c *client) {
 	s.enterGroup(c)
 	s.wheel.add(c)
 	s.hooks.connect(c)
+	c.link.begin()
 }
 
 func (s *shard) enterGroup(c *client) {
@@ -77,6 +78,8 @@ func (s *shard) handle(e *event) {
 	switch e.kind {
 	case eventJoined:
 		s.add(c)
+	case eventReady:
+		c.link.ready(uint32(e.n))
 	case eventWritable:
 		s.writable(c, e.n, e.err)
 	case eventReceived:

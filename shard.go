@@ -24,6 +24,8 @@ type shard struct {
 	followers map[string]int       // how many members each project has
 	closed    bool                 // nothing is accepted from the application any more
 	running   bool                 // the goroutine lives, and owns what is below
+	spawn     func(func())         // starts a goroutine of this run
+	poller    *poller              // nil until a link of this run needs it
 
 	// Owned by the goroutine; by mu where none is running.
 	hooks    *hookQueue // of this run
@@ -32,6 +34,7 @@ type shard struct {
 	groups   map[string]*group
 	projects map[string][]*group
 	touched  []*group
+	again    []*client // their links have asked for another turn
 	waiting  []*client // those that a drain visits: they are busy, or something is buffered for them
 	wheel    wheel
 	joined   []byte     // the frames of a group's run
@@ -74,6 +77,7 @@ type eventKind uint8
 const (
 	eventJoined   eventKind = iota // the first one of each client
 	eventWritable                  // n more held bytes have gone out, and the link can take more; or err
+	eventReady                     // the link's poller has a hint for it: n
 	eventReceived                  // a message or a control frame of the client: op and payload
 	eventResume                    // the Message hook has returned
 	eventRefused                   // what the client sent is against the protocol: err is a *closeError
@@ -105,10 +109,10 @@ func newShard(cfg *config, release func(*client)) *shard {
 }
 
 // start makes the shard accept casts. The caller then runs loop on a goroutine.
-func (s *shard) start(hooks *hookQueue) {
+func (s *shard) start(hooks *hookQueue, spawn func(func())) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.hooks = hooks
+	s.hooks, s.spawn = hooks, spawn
 	s.closed, s.running, s.stopping = false, true, false
 }
 
@@ -203,14 +207,14 @@ func (s *shard) doLocked(fn func()) {
 	s.wake.Signal()
 }
 
-// post delivers an event. It never blocks; a link never has more than a few events under way.
-func (s *shard) post(e event) {
+// post delivers events. It never blocks; a link never has more than a few events under way.
+func (s *shard) post(events ...event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.running {
 		return // and no client is left
 	}
-	s.inbox.events = append(s.inbox.events, e)
+	s.inbox.events = append(s.inbox.events, events...)
 	s.wake.Signal()
 }
 
@@ -301,9 +305,13 @@ func (s *shard) loop() {
 func (s *shard) take() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.inbox.isEmpty() {
+	for s.inbox.isEmpty() && len(s.again) == 0 {
 		if s.stopping && len(s.members) == 0 && len(s.leaving) == 0 {
 			s.running = false
+			if s.poller != nil {
+				s.poller.close()
+				s.poller = nil
+			}
 			return false
 		}
 		s.wake.Wait()
@@ -350,4 +358,25 @@ func (s *shard) takeTurn() {
 		s.beat(time.Now())
 	}
 	s.turn.reset()
+	s.goOn()
+}
+
+// later gives a client's link another turn: it has more to do, but others wait too.
+func (s *shard) later(c *client) {
+	if !c.again {
+		c.again = true
+		s.again = append(s.again, c)
+	}
+}
+
+// goOn gives those another turn that asked for it before this one.
+func (s *shard) goOn() {
+	n := len(s.again)
+	for _, c := range s.again[:n] {
+		c.again = false
+		if c.phase != phaseGone {
+			c.link.ready(0)
+		}
+	}
+	s.again = append(s.again[:0], s.again[n:]...)
 }
