@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/gofiber/fiber/v2"
+)
+
+const (
+	defaultProject = "demo"
+
+	maxBodyBytes    = 32 << 10
+	maxMessageBytes = 2000
+	maxServiceBytes = 64
+	maxTags         = 20
+	maxTagBytes     = 256
+
+	nameRule = "1 to 64 letters, digits, dots, dashes or underscores"
+)
+
+// levels are the levels of events, the least important first.
+var levels = []string{"debug", "info", "warning", "error", "fatal"}
+
+var isName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`).MatchString
+
+// event is what the pages get for each event.
+type event struct {
+	stamp
+	fields
+}
+
+// fields are what the sender of an event says about it.
+type fields struct {
+	Project     string            `json:"project"`
+	Level       string            `json:"level"`
+	Environment string            `json:"environment"`
+	Service     string            `json:"service,omitempty"`
+	Message     string            `json:"message"`
+	Tags        map[string]string `json:"tags,omitempty"`
+	Data        json.RawMessage   `json:"data,omitempty"`
+}
+
+// postEvent takes one event and broadcasts it.
+func (f *feed) postEvent(c *fiber.Ctx) error {
+	in, err := parseEvent(c.BodyRaw())
+	if err != nil {
+		return fiber.NewError(fiber.StatusBadRequest, err.Error())
+	}
+	id, err := f.publishEvent(in)
+	if err != nil {
+		return err
+	}
+	return c.Status(fiber.StatusAccepted).JSON(fiber.Map{"id": id})
+}
+
+func (f *feed) publishEvent(in fields) (id string, err error) {
+	e := event{fields: in}
+	err = f.publish("event", in.Project, in.Level, in.Environment, &e.stamp, &e)
+	return e.ID, err
+}
+
+// parseEvent reads an event strictly: a name that is misspelt would otherwise be lost silently. It keeps nothing of body.
+func parseEvent(body []byte) (fields, error) {
+	e := fields{Project: defaultProject, Level: "info", Environment: "production"}
+	if !utf8.Valid(body) {
+		return e, errors.New("the body is not valid UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&e); err != nil {
+		return e, fmt.Errorf("bad JSON: %s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return e, errors.New("bad JSON: more than one value")
+	}
+	return e, e.validate()
+}
+
+func (e *fields) validate() error {
+	switch {
+	case !isName(e.Project):
+		return errors.New("project must be " + nameRule)
+	case !slices.Contains(levels, e.Level):
+		return fmt.Errorf("level must be one of %s", strings.Join(levels, ", "))
+	case !isName(e.Environment):
+		return errors.New("environment must be " + nameRule)
+	case strings.TrimSpace(e.Message) == "":
+		return errors.New("message is missing")
+	case len(e.Message) > maxMessageBytes:
+		return fmt.Errorf("message has more than %d bytes", maxMessageBytes)
+	case len(e.Service) > maxServiceBytes:
+		return fmt.Errorf("service has more than %d bytes", maxServiceBytes)
+	case len(e.Tags) > maxTags:
+		return fmt.Errorf("there are more than %d tags", maxTags)
+	}
+	for k, v := range e.Tags {
+		if len(k) > maxTagBytes || len(v) > maxTagBytes {
+			return fmt.Errorf("a tag has more than %d bytes", maxTagBytes)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,114 @@
+// Command example is a live dashboard of the events of an application: what is posted to /api/v1/events, or read from
+// standard input, arrives in every browser that has the page open, and a browser that is slow misses some without
+// delaying the others.
+//
+//	go run ./example                           # then post events, see http://127.0.0.1:3000
+//	go run ./example -demo 200                 # 200 invented events a second
+//	journalctl -f | go run ./example -stdin    # each line is an event
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
+)
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:3000", "`address` to listen on")
+	project := flag.String("project", defaultProject, "project of the events of -stdin and -demo")
+	environment := flag.String("environment", "local", "environment of the events of -stdin")
+	stdin := flag.Bool("stdin", false, "stream each line of standard input as an event")
+	demo := flag.Float64("demo", 0, "make `n` invented events a second")
+	flag.Parse()
+
+	if err := run(*addr, *project, *environment, *stdin, *demo); err != nil {
+		fmt.Fprintln(os.Stderr, "example:", err)
+		os.Exit(1)
+	}
+}
+
+func run(addr, project, environment string, stdin bool, demo float64) error {
+	if !isName(project) || !isName(environment) {
+		return errors.New("-project and -environment take " + nameRule)
+	}
+	if !(demo >= 0 && demo <= maxDemoRate) {
+		return fmt.Errorf("-demo takes a rate from 0 to %d", maxDemoRate)
+	}
+	app, feed, err := newApp()
+	if err != nil {
+		return err
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	go feed.totalsLoop(ctx, time.Second)
+	if stdin {
+		go streamLines(ctx, os.Stdin, feed, fields{Project: project, Environment: environment})
+	}
+	if demo > 0 {
+		go streamDemo(ctx, feed, project, demo)
+	}
+	app.Hooks().OnListen(func(l fiber.ListenData) error {
+		slog.Info("open http://" + net.JoinHostPort(l.Host, l.Port) + "/?project=" + project)
+		return nil
+	})
+
+	failed := make(chan error, 1)
+	go func() { failed <- app.Listen(addr) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		stop() // a second signal ends the process at once
+		return app.ShutdownWithTimeout(10 * time.Second)
+	}
+}
+
+// newApp mounts the stream and the API. The feed publishes from outside of handlers.
+func newApp() (*fiber.App, *feed, error) {
+	app := fiber.New(fiber.Config{
+		BodyLimit:             maxBodyBytes,
+		ReadTimeout:           10 * time.Second,
+		DisableStartupMessage: true,
+		ErrorHandler:          jsonError,
+	})
+	// A low unsent limit shows earlier that a browser is slow, which is what this example is for.
+	m, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithUnsentLimit(16<<10))
+	if err != nil {
+		return nil, nil, err
+	}
+	feed := newFeed(m)
+
+	app.Use(m.Handler())
+	app.Get("/", servePage)
+	app.Get("/stats", serveStats)
+	app.Post("/api/v1/events", feed.postEvent)
+	app.Post("/api/v1/issues/:id/:action", feed.postIssue)
+	return app, feed, nil
+}
+
+func serveStats(c *fiber.Ctx) error {
+	return c.JSON(mesherstream.From(c).Stats())
+}
+
+// jsonError answers every error with its status and a reason.
+func jsonError(c *fiber.Ctx, err error) error {
+	status := fiber.StatusInternalServerError
+	if e, ok := errors.AsType[*fiber.Error](err); ok {
+		status = e.Code
+	}
+	if errors.Is(err, mesherstream.ErrClosed) || errors.Is(err, errTooManySeries) {
+		status = fiber.StatusServiceUnavailable
+	}
+	return c.Status(status).JSON(fiber.Map{"error": err.Error()})
+}
