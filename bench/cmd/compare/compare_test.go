@@ -1,0 +1,160 @@
+package main
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mesher/mesherstream/bench/internal/control"
+)
+
+// TestEveryMessageIsAccountedFor runs real servers and a real load client, with few clients and for a short time.
+func TestEveryMessageIsAccountedFor(t *testing.T) {
+	binaries, err := build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(binaries.remove)
+	z := size{clients: 20, rate: 100, bytes: 512, idle: 20, window: time.Second, settle: 10 * time.Millisecond}
+	for _, run := range []struct {
+		server string
+		make   func(size) scenario
+	}{
+		{"syscalls", paced}, {"joined", burst}, {"gws", paced}, {"mesherstream", filtered}, {"syscalls", churn}, {"gws", idle},
+	} {
+		sc := run.make(z)
+		t.Run(sc.name+"/"+run.server, func(t *testing.T) {
+			t.Parallel()
+			// The last pass is the one that the scenario is named after.
+			p := sc.passes[len(sc.passes)-1]
+			r := runner{binaries: binaries, server: run.server, pass: p, warmUp: 100 * time.Millisecond}
+			result := r.run(t.Context())
+			if result.Error != "" || result.Froze {
+				t.Fatalf("froze %v, error %q", result.Froze, result.Error)
+			}
+			if p.idle {
+				if result.After.Clients != 20 || result.After.ResidentBytes == 0 {
+					t.Errorf("got %+v, want 20 clients that weigh something", result.After)
+				}
+				return
+			}
+			got := result.Load
+			if got.Expected == 0 || got.Expected != got.Received+got.Lost || got.Lost != 0 || got.Repeated != 0 || got.Stray != 0 {
+				t.Errorf("got %+v, want all that was expected, once each", got)
+			}
+			if result.Measure.CPU == 0 || result.Measure.Publish.Running || got.P50 == 0 {
+				t.Errorf("got %+v and a p50 of %v, want CPU time, an end and latencies", result.Measure, got.P50)
+			}
+			if p.churn > 0 && got.Reconnects < 100 {
+				t.Errorf("got %d reconnects, want about 200", got.Reconnects)
+			}
+		})
+	}
+}
+
+func TestMedian(t *testing.T) {
+	for _, test := range []struct {
+		values []float64
+		want   float64
+	}{{[]float64{3}, 3}, {[]float64{9, 1, 4}, 4}, {[]float64{4, 1, 2, 9}, 3}} {
+		if got := median(test.values); got != test.want {
+			t.Errorf("median(%v) = %v, want %v", test.values, got, test.want)
+		}
+	}
+	if got := median(nil); !math.IsNaN(got) {
+		t.Errorf("median(nil) = %v, want NaN", got)
+	}
+}
+
+func TestFiguresAreWrittenWithThreeDigits(t *testing.T) {
+	for v, want := range map[float64]string{
+		12: "12 ns", 1234: "1.23 µs", 12_345: "12.3 µs", 123_456: "123 µs", 4_567_000: "4.57 ms", 2.5e9: "2.50 s",
+	} {
+		if got := formatDuration(v); got != want {
+			t.Errorf("formatDuration(%v) = %q, want %q", v, got, want)
+		}
+	}
+	for v, want := range map[float64]string{0: "0", 999: "999", 1000: "1,000", 9_800_000: "9,800,000", -1234: "-1,234"} {
+		if got := formatCount(v); got != want {
+			t.Errorf("formatCount(%v) = %q, want %q", v, got, want)
+		}
+	}
+}
+
+// bookOfThree is a paced comparison of three rounds in which gws costs 2, 3 and 4 × syscalls, and melody froze.
+func bookOfThree() *book {
+	sc := paced(size{clients: 10, rate: 100, bytes: 512, window: time.Second})
+	b := &book{scenarios: []scenario{sc}, servers: []string{"gws", "melody", "syscalls"}, rounds: 3}
+	for i := range 3 {
+		base := time.Duration(i+1) * time.Millisecond
+		for server, factor := range map[string]time.Duration{"gws": time.Duration(i + 2), "syscalls": 1} {
+			b.add(result{
+				Scenario: "paced", Pass: "paced", Server: server, Round: i,
+				Measure: control.MeasureReport{CPU: base * factor},
+				Load:    control.ReceivedReport{Received: 1000, Expected: 1000},
+			})
+		}
+		b.add(result{Scenario: "paced", Pass: "paced", Server: "melody", Round: i, Froze: true})
+	}
+	return b
+}
+
+func TestRatiosAreTakenWithinARound(t *testing.T) {
+	b := bookOfThree()
+	sc := b.scenarios[0]
+	b.rounds = 2 // of medians the ratio would be 4 ms / 1.5 ms
+	if got := b.median(&sc, &sc.columns[1], "gws"); got != 2.5 {
+		t.Errorf("got a ratio of %v, want 2.5, between the rounds' 2 and 3", got)
+	}
+}
+
+func TestAFrozenServerHasANoteInsteadOfFigures(t *testing.T) {
+	b := bookOfThree()
+	text := b.table(b.scenarios[0]).text()
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "melody") {
+			if !strings.Contains(line, "froze (3 of 3 rounds)") || !strings.Contains(line, "–") {
+				t.Errorf("got %q, want dashes and a note", line)
+			}
+			return
+		}
+	}
+	t.Errorf("no line for melody in\n%s", text)
+}
+
+func TestFilesCanBeRead(t *testing.T) {
+	b := bookOfThree()
+	chart, err := b.chart()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for decoder := xml.NewDecoder(strings.NewReader(string(chart))); ; {
+		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatalf("the chart is no XML: %v", err)
+		}
+	}
+	if _, err := json.Marshal(b); err != nil {
+		t.Errorf("the results are no JSON: %v", err)
+	}
+	tables, err := b.markdown()
+	if err != nil || !strings.Contains(string(tables), "| gws |") {
+		t.Errorf("got %v and\n%s", err, tables)
+	}
+}
+
+func TestEveryScenarioCanBeChosen(t *testing.T) {
+	all, err := scenarios("all", size{clients: 1000, rate: 100, bytes: 512, idle: 10, window: time.Second})
+	if err != nil || len(all) != len(allScenarios) {
+		t.Errorf("got %d scenarios, %v, want %d", len(all), err, len(allScenarios))
+	}
+	if _, err := scenarios("paced,naps", size{clients: 1000, rate: 100}); err == nil {
+		t.Error("got no error for an unknown scenario")
+	}
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/mesher/mesherstream/bench/internal/control"
+)
+
+// none is the figure of a run that has none.
+var none = math.NaN()
+
+// runs are one server's runs of one round, by pass.
+type runs map[string]result
+
+// round is every server's runs of one round.
+type round map[string]runs
+
+// figure takes one number out of a server's runs.
+type figure func(runs) float64
+
+// column is one figure of a table.
+type column struct {
+	title  string
+	value  func(r round, server string) float64
+	format func(float64) string
+}
+
+// of makes a figure of one pass. A run that froze or failed has no figures, except where a figure asks for it itself.
+func of(pass string, take func(*result) float64) figure {
+	return func(r runs) float64 {
+		result, there := r[pass]
+		if !there || result.Froze || result.Error != "" {
+			return none
+		}
+		return take(&result)
+	}
+}
+
+func own(title string, f figure, format func(float64) string) column {
+	return column{title: title, format: format, value: func(r round, server string) float64 { return f(r[server]) }}
+}
+
+// against divides by what the reference needed in the same round.
+func against(title string, f figure, reference string) column {
+	return column{title: title, format: times, value: func(r round, server string) float64 { return f(r[server]) / f(r[reference]) }}
+}
+
+// ratio divides two figures of the same server and round.
+func ratio(title string, above, below figure) column {
+	return own(title, func(r runs) float64 { return above(r) / below(r) }, times)
+}
+
+func duration(title string, f figure) column  { return own(title, f, formatDuration) }
+func count(title string, f figure) column     { return own(title, f, formatCount) }
+func mebibytes(title string, f figure) column { return own(title, f, formatMebibytes) }
+func percent(title string, f figure) column {
+	return own(title, f, func(v float64) string { return fmt.Sprintf("%.2f %%", 100*v) })
+}
+
+func decimal(title string, f figure) column {
+	return own(title, f, func(v float64) string { return fmt.Sprintf("%.3f", v) })
+}
+
+func cpuColumn(pass string) column { return duration("CPU/delivery", cpu(pass)) }
+
+func cpu(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Measure.CPU) / float64(r.Load.Received) })
+}
+
+func cpuPerBroadcast(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Measure.CPU) / broadcasts(r) })
+}
+
+func broadcasts(r *result) float64 { return float64(r.Measure.Publish.Broadcasts) }
+
+func allocsPerDelivery(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Measure.Allocations) / float64(r.Load.Received) })
+}
+
+func allocsPerBroadcast(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Measure.Allocations) / broadcasts(r) })
+}
+
+func p50(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Load.P50) })
+}
+
+func p99(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Load.P99) })
+}
+
+func p999(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Load.P999) })
+}
+
+func longestLatency(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Load.Max) })
+}
+
+// longest has a figure for a run that froze too: as long as it was watched.
+func longest(pass string) figure {
+	return func(r runs) float64 {
+		result := r[pass]
+		if took := result.Measure.Publish.LongestBroadcast; took > 0 {
+			return float64(took)
+		}
+		return none
+	}
+}
+
+func peak(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Measure.PeakResidentBytes) })
+}
+
+func residentGrowth(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Measure.PeakResidentBytes - r.Measure.ResidentBytes) })
+}
+
+func heapGrowth(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.After.HeapBytes - r.Before.HeapBytes) })
+}
+
+func lost(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Load.Lost) })
+}
+
+func lostShare(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Load.Lost) / float64(r.Load.Expected) })
+}
+
+func closedByServer(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Load.Clients - r.Measure.Clients) })
+}
+
+func reconnects(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Load.Reconnects) })
+}
+
+// throughput is deliveries a second, from the first Broadcast to the last arrival, or to the last Broadcast where nobody was left to get it.
+func throughput(pass string) figure {
+	return of(pass, func(r *result) float64 {
+		elapsed := max(time.Duration(r.Load.LastNanos-r.Measure.Publish.StartedNanos), r.Measure.Publish.Elapsed)
+		return float64(r.Load.Received) / elapsed.Seconds()
+	})
+}
+
+// perConnection is what the idle scenario's clients add to a server without clients.
+func perConnection(weight func(*control.MemoryReport) float64) figure {
+	return of("idle", func(r *result) float64 {
+		return (weight(&r.After) - weight(&r.Empty)) / float64(r.After.Clients)
+	})
+}
+
+func residentOf(m *control.MemoryReport) float64   { return float64(m.ResidentBytes) }
+func heapOf(m *control.MemoryReport) float64       { return float64(m.HeapBytes) }
+func stackOf(m *control.MemoryReport) float64      { return float64(m.StackBytes) }
+func goroutinesOf(m *control.MemoryReport) float64 { return float64(m.Goroutines) }
+
+func times(v float64) string { return fmt.Sprintf("%.2f", v) }
+
+func formatMebibytes(v float64) string { return fmt.Sprintf("%.1f MiB", v/(1<<20)) }
+
+// formatDuration writes nanoseconds with three digits.
+func formatDuration(v float64) string {
+	for _, unit := range []struct {
+		name  string
+		nanos float64
+	}{{"s", 1e9}, {"ms", 1e6}, {"µs", 1e3}} {
+		if scaled := v / unit.nanos; scaled >= 1 {
+			return fmt.Sprintf("%.*f %s", max(0, 2-int(math.Log10(scaled))), scaled, unit.name)
+		}
+	}
+	return fmt.Sprintf("%.0f ns", v)
+}
+
+// formatCount writes a whole number with thousands apart.
+func formatCount(v float64) string {
+	digits := fmt.Sprintf("%.0f", math.Abs(v))
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	if v < 0 {
+		return "-" + digits
+	}
+	return digits
+}

@@ -1,0 +1,135 @@
+// Command compare runs the same work through several servers, in rounds that alternate them, and prints what it cost each, beside what
+// the bare system calls cost in the same round.
+//
+//	go run ./bench/cmd/compare -scenario paced -servers mesherstream,gws,syscalls
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// settings is what the flags say.
+type settings struct {
+	scenarios []scenario
+	servers   []string
+	rounds    int
+	warmUp    time.Duration
+	cpus      int
+
+	markdown, json, svg string
+}
+
+// allServers is the default, the limits last.
+var allServers = []string{
+	"mesherstream", "fiberhub", "socketio", "melody", "gorilla", "coder", "gws", "gobwas", "centrifuge", "syscalls", "joined",
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	s, err := parse()
+	if err != nil {
+		slog.Error("bad flags", "error", err)
+		os.Exit(2)
+	}
+	if err := s.run(ctx); err != nil {
+		slog.Error("compare failed", "error", err)
+		os.Exit(1)
+	}
+}
+
+func parse() (settings, error) {
+	var (
+		s       settings
+		z       = size{}
+		names   = flag.String("scenario", "paced", "`scenarios`, by comma: "+strings.Join(scenarioNames(), ", ")+", or all")
+		servers = flag.String("servers", strings.Join(allServers, ","), "`servers`, by comma; syscalls and joined are what ratios refer to")
+	)
+	flag.IntVar(&s.rounds, "rounds", 3, "rounds; figures are medians over them")
+	flag.DurationVar(&z.window, "seconds", 10*time.Second, "how long a window publishes: a `duration`, such as 10s")
+	flag.DurationVar(&s.warmUp, "warmup", time.Second, "publishing before the window")
+	flag.IntVar(&z.clients, "clients", 1000, "connections where the scenario does not say")
+	flag.IntVar(&z.rate, "rate", 100, "messages a second; a machine that can't keep up measures its queues instead of its servers")
+	flag.IntVar(&z.bytes, "size", 512, "bytes of a message")
+	flag.IntVar(&z.idle, "idle", 10_000, "connections of the idle scenario")
+	flag.DurationVar(&z.settle, "settle", 12*time.Second, "rest before idle connections are weighed; pools and worker goroutines need about ten seconds to give up")
+	flag.IntVar(&s.cpus, "cpus", 0, "GOMAXPROCS of the servers; 0 leaves it to Go")
+	flag.StringVar(&s.markdown, "markdown", "", "write the tables to this `file`")
+	flag.StringVar(&s.json, "json", "", "write every run's raw figures to this `file`")
+	flag.StringVar(&s.svg, "svg", "", "write a chart of CPU per delivery × syscalls to this `file`")
+	flag.Parse()
+
+	s.servers = strings.Split(*servers, ",")
+	for _, server := range s.servers {
+		if !slices.Contains(allServers, server) {
+			return s, fmt.Errorf("unknown server %q, known are %s", server, strings.Join(allServers, ", "))
+		}
+	}
+	if s.rounds < 1 || z.clients < 10 || z.rate < 1 || z.window <= 0 {
+		return s, fmt.Errorf("%d rounds of %v with %d clients and %d messages a second: want at least 1, more than 0, 10 and 1",
+			s.rounds, z.window, z.clients, z.rate)
+	}
+	var err error
+	if s.scenarios, err = scenarios(*names, z); err != nil {
+		return s, err
+	}
+	drawn := slices.ContainsFunc(s.scenarios, func(sc scenario) bool { return slices.Contains(charted, sc.name) })
+	if s.svg != "" && !(drawn && slices.Contains(s.servers, "syscalls")) {
+		return s, fmt.Errorf("a chart needs the server syscalls and one of the scenarios %s", strings.Join(charted, ", "))
+	}
+	return s, nil
+}
+
+func (s *settings) run(ctx context.Context) error {
+	binaries, err := build(ctx)
+	if err != nil {
+		return err
+	}
+	defer binaries.remove()
+
+	book := newBook(s, binaries)
+	for _, sc := range s.scenarios {
+		for round := range s.rounds {
+			for i := range s.servers {
+				// Every round begins with another server, so that none always runs behind the same one.
+				server := s.servers[(i+round)%len(s.servers)]
+				for _, p := range sc.passes {
+					if err := ctx.Err(); err != nil {
+						return err
+					}
+					r := runner{binaries: binaries, server: server, pass: p, warmUp: s.warmUp, cpus: s.cpus}
+					result := r.run(ctx)
+					result.Scenario, result.Server, result.Pass, result.Round = sc.name, server, p.name, round
+					book.add(result)
+					progress(s, result)
+				}
+			}
+		}
+		fmt.Print(book.table(sc).text(), "\n")
+		// Written after every scenario, so that a long comparison that is interrupted leaves what it has.
+		if err := book.write(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func progress(s *settings, r result) {
+	state := "ok"
+	switch {
+	case r.Froze:
+		state = "froze"
+	case r.Error != "":
+		state = r.Error
+	}
+	slog.Info("run", "scenario", r.Scenario, "pass", r.Pass, "server", r.Server, "round", fmt.Sprintf("%d/%d", r.Round+1, s.rounds), "state", state)
+}

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// book holds every result of a comparison.
+type book struct {
+	Date     time.Time
+	Command  string
+	Machine  string
+	Go       string
+	Versions map[string]string
+	Results  []result
+
+	scenarios []scenario
+	servers   []string
+	rounds    int
+}
+
+func newBook(s *settings, b *binaries) *book {
+	k := &book{
+		Date: time.Now().UTC(), Machine: machine(), scenarios: s.scenarios, servers: s.servers, rounds: s.rounds,
+		Command: command(),
+	}
+	k.Go, k.Versions = b.versions()
+	return k
+}
+
+// command returns how this was called, without the files that it was to write.
+func command() string {
+	words := []string{"go run ./bench/cmd/compare"}
+	flag.Visit(func(f *flag.Flag) {
+		if !slices.Contains([]string{"markdown", "json", "svg"}, f.Name) {
+			words = append(words, "-"+f.Name, f.Value.String())
+		}
+	})
+	return strings.Join(words, " ")
+}
+
+// machine describes processor, cores and kernel.
+func machine() string {
+	model := runtime.GOARCH
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(info)) {
+			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+				model = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	var name unix.Utsname
+	_ = unix.Uname(&name) // an unknown kernel is an empty word below
+	release := strings.SplitN(unix.ByteSliceToString(name.Release[:]), ".", 3)
+	return fmt.Sprintf("%s, %d cores, Linux %s", model, runtime.NumCPU(), strings.Join(release[:min(2, len(release))], "."))
+}
+
+func (b *book) add(r result) { b.Results = append(b.Results, r) }
+
+// round returns one round of a scenario.
+func (b *book) round(scenario string, number int) round {
+	out := make(round)
+	for _, r := range b.Results {
+		if r.Scenario != scenario || r.Round != number {
+			continue
+		}
+		if out[r.Server] == nil {
+			out[r.Server] = make(runs)
+		}
+		out[r.Server][r.Pass] = r
+	}
+	return out
+}
+
+// median returns the column's median over the rounds that have the figure, or NaN.
+func (b *book) median(sc *scenario, c *column, server string) float64 {
+	var values []float64
+	for i := range b.rounds {
+		if v := c.value(b.round(sc.name, i), server); !math.IsNaN(v) && !math.IsInf(v, 0) {
+			values = append(values, v)
+		}
+	}
+	return median(values)
+}
+
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return none
+	}
+	slices.Sort(values)
+	middle := len(values) / 2
+	if len(values)%2 == 1 {
+		return values[middle]
+	}
+	return (values[middle-1] + values[middle]) / 2
+}
+
+// notes says what the figures don't.
+func (b *book) notes(scenario, server string) string {
+	var froze, failed, incomplete, repeated int
+	var reason string
+	for _, r := range b.Results {
+		if r.Scenario != scenario || r.Server != server {
+			continue
+		}
+		switch {
+		case r.Froze:
+			froze++
+		case r.Error != "":
+			failed++
+			reason, _, _ = strings.Cut(r.Error, "\n")
+		case r.Load.Repeated > 0:
+			repeated++
+		case r.Load.ClosedByIt > 0 && r.Load.Lost > 0:
+			incomplete++
+		}
+	}
+	var notes []string
+	for _, n := range []struct {
+		count int
+		text  string
+	}{{froze, "froze"}, {failed, "void: " + reason}, {repeated, "repeated messages"}, {incomplete, "closed clients that read"}} {
+		if n.count > 0 {
+			notes = append(notes, fmt.Sprintf("%s (%d of %d rounds)", n.text, n.count, b.rounds))
+		}
+	}
+	return strings.Join(notes, "; ")
+}
+
+// table is a scenario's figures as text.
+type table struct {
+	title string
+	rows  [][]string // the first is the header
+}
+
+func (b *book) table(sc scenario) table {
+	t := table{title: fmt.Sprintf("%s: %s (medians of %d)", sc.name, sc.about, b.rounds)}
+	header := []string{"server"}
+	for _, c := range sc.columns {
+		header = append(header, c.title)
+	}
+	t.rows = append(t.rows, append(header, "notes"))
+	for _, server := range b.servers {
+		row := []string{server}
+		for _, c := range sc.columns {
+			cell := "–"
+			if v := b.median(&sc, &c, server); !math.IsNaN(v) {
+				cell = c.format(v)
+			}
+			row = append(row, cell)
+		}
+		t.rows = append(t.rows, append(row, b.notes(sc.name, server)))
+	}
+	return t
+}
+
+func (t table) text() string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "\n%s\n\n", t.title)
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	for _, row := range t.rows {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	_ = w.Flush() // into memory
+	return out.String()
+}
+
+func (t table) markdown() string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "### %s\n\n", t.title)
+	for i, row := range t.rows {
+		fmt.Fprintf(&out, "| %s |\n", strings.Join(row, " | "))
+		if i == 0 {
+			fmt.Fprintf(&out, "|---|%s---|\n", strings.Repeat("---:|", len(row)-2))
+		}
+	}
+	return out.String() + "\n"
+}
+
+// write writes the files that the flags ask for, with the scenarios that have results.
+func (b *book) write(s *settings) error {
+	for _, output := range []struct {
+		file string
+		make func() ([]byte, error)
+	}{
+		{s.markdown, b.markdown},
+		{s.json, func() ([]byte, error) { return json.MarshalIndent(b, "", "\t") }},
+		{s.svg, b.chart},
+	} {
+		if output.file == "" {
+			continue
+		}
+		content, err := output.make()
+		if err != nil {
+			return fmt.Errorf("make %s: %w", output.file, err)
+		}
+		if content == nil {
+			continue
+		}
+		if err := os.WriteFile(output.file, content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finished returns the scenarios that have results.
+func (b *book) finished() (done []scenario) {
+	for _, sc := range b.scenarios {
+		if slices.ContainsFunc(b.Results, func(r result) bool { return r.Scenario == sc.name }) {
+			done = append(done, sc)
+		}
+	}
+	return done
+}
+
+// measured are the modules whose versions a table names.
+var measured = []string{
+	"github.com/gofiber/fiber/v2", "github.com/gofiber/contrib/websocket", "github.com/gofiber/contrib/socketio", "github.com/valyala/fasthttp",
+	"github.com/olahol/melody", "github.com/gorilla/websocket", "github.com/coder/websocket", "github.com/lxzan/gws", "github.com/gobwas/ws",
+	"github.com/centrifugal/centrifuge",
+}
+
+func (b *book) markdown() ([]byte, error) {
+	var out strings.Builder
+	fmt.Fprintf(&out, "%s, %s, %s.\n\n    %s\n\n", b.Date.Format(time.DateOnly), b.Machine, b.Go, b.Command)
+	var versions []string
+	for _, path := range measured {
+		if version, used := b.Versions[path]; used {
+			versions = append(versions, strings.TrimPrefix(path, "github.com/")+" "+version)
+		}
+	}
+	fmt.Fprintf(&out, "%s.\n\n", strings.Join(versions, ", "))
+	for _, sc := range b.finished() {
+		out.WriteString(b.table(sc).markdown())
+	}
+	return []byte(out.String()), nil
+}

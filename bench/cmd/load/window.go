@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/mesher/mesherstream/bench/internal/clock"
+	"github.com/mesher/mesherstream/bench/internal/control"
+)
+
+// begin opens the window: messages from first on count.
+func (l *load) begin(first uint64) {
+	l.first = first
+	for i := range l.clients {
+		if c := &l.clients[i]; !c.churns && !c.stalled {
+			c.account.begin(first)
+		}
+	}
+	if l.churners > 0 {
+		l.reconnectAt = clock.Now()
+	}
+	user, system := clock.CPU()
+	l.cpu = user + system
+}
+
+// end says which message was the last, and so how many are still to come.
+func (l *load) end(last uint64) {
+	l.ending, l.last, l.endAsked = true, last, clock.Now()
+	l.reconnectAt = 0
+	for i := range l.clients {
+		c := &l.clients[i]
+		switch {
+		case c.churns && !c.account.begun:
+			// It is about to come, or has come too late to see anything: there is nothing to wait for, and what it might still
+			// begin with is not part of what is owed.
+			l.leave(c)
+		case c.stage == open:
+			l.owed += c.account.owed(last)
+		default:
+			c.account.end(last, &l.tally)
+		}
+	}
+}
+
+// finished reports whether everything has come, or nothing does any more.
+func (l *load) finished(now int64) bool {
+	return l.owed == 0 ||
+		now-max(l.lastArrival, l.endAsked) > int64(l.quiet) ||
+		now-l.endAsked > int64(l.patience)
+}
+
+// report closes the window and says what was counted.
+func (l *load) report() error {
+	l.reported = true
+	user, system := clock.CPU()
+	r := control.ReceivedReport{
+		Clients:    len(l.clients),
+		Stalled:    l.stalled,
+		Complete:   l.owed == 0,
+		Other:      l.other,
+		Pings:      l.pings,
+		ClosedByIt: l.closed,
+		Reconnects: l.reconnects,
+		Expected:   l.expected,
+		P50:        l.latency.Quantile(0.50),
+		P99:        l.latency.Quantile(0.99),
+		P999:       l.latency.Quantile(0.999),
+		Max:        l.latency.Max(),
+		CPU:        user + system - l.cpu,
+		// A run in which nothing arrived still has an end.
+		LastNanos: max(l.lastArrival, l.endAsked-int64(time.Hour)),
+	}
+	for i := range l.clients {
+		c := &l.clients[i]
+		switch {
+		case c.stalled:
+			continue
+		case c.churns:
+			c.account.end(l.last, &l.tally)
+			r.Expected += c.account.expected()
+		default:
+			c.account.end(l.last, &l.tally)
+			// From the plan, not from the account, so that the sum below can fail.
+			r.Expected += c.account.audience.Rank(l.last) - c.account.audience.Rank(l.first-1)
+		}
+	}
+	r.Received, r.Lost, r.Repeated, r.Stray = l.received, l.lost, l.repeated, l.stray
+	if err := l.answer(control.Answer{Say: control.Received, Receive: &r}); err != nil {
+		return err
+	}
+	if r.Expected != r.Received+r.Lost || r.Stray > 0 {
+		return fmt.Errorf("the run is void: expected %d, but received %d + lost %d, strays %d", r.Expected, r.Received, r.Lost, r.Stray)
+	}
+	return nil
+}

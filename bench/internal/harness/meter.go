@@ -1,0 +1,83 @@
+package harness
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/mesher/mesherstream/bench/internal/clock"
+	"github.com/mesher/mesherstream/bench/internal/control"
+)
+
+// meter measures what the process uses in a window.
+type meter struct {
+	began        time.Time
+	user, system time.Duration
+	memory       runtime.MemStats
+	resident     int64
+}
+
+func (m *meter) start() {
+	// Writing 5 sets VmHWM back to what is resident now; without it the handshakes' peak would be the window's.
+	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
+	m.resident = status("VmRSS:")
+	runtime.ReadMemStats(&m.memory)
+	m.user, m.system = clock.CPU()
+	m.began = time.Now()
+}
+
+func (m *meter) stop() *control.MeasureReport {
+	user, system := clock.CPU()
+	wall := time.Since(m.began)
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	return &control.MeasureReport{
+		CPU:               user + system - m.user - m.system,
+		User:              user - m.user,
+		System:            system - m.system,
+		Wall:              wall,
+		Allocations:       memory.Mallocs - m.memory.Mallocs,
+		AllocatedBytes:    memory.TotalAlloc - m.memory.TotalAlloc,
+		Collections:       memory.NumGC - m.memory.NumGC,
+		ResidentBytes:     m.resident,
+		PeakResidentBytes: status("VmHWM:"),
+		Goroutines:        runtime.NumGoroutine(),
+	}
+}
+
+// settle gives back what garbage collection and the pools that it empties can give back (sync.Pool takes two collections), and
+// reports the rest.
+func settle() *control.MemoryReport {
+	for range 3 {
+		debug.FreeOSMemory()
+	}
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	return &control.MemoryReport{
+		ResidentBytes: status("VmRSS:"),
+		HeapBytes:     int64(memory.HeapAlloc),
+		StackBytes:    int64(memory.StackInuse),
+		Goroutines:    runtime.NumGoroutine(),
+	}
+}
+
+// status returns a line of /proc/self/status in bytes, and 0 where there is none.
+func status(key string) int64 {
+	content, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	lines := bufio.NewScanner(bytes.NewReader(content))
+	for lines.Scan() {
+		fields := bytes.Fields(lines.Bytes())
+		if len(fields) > 1 && string(fields[0]) == key {
+			kibibytes, _ := strconv.ParseInt(string(fields[1]), 10, 64)
+			return kibibytes << 10
+		}
+	}
+	return 0
+}
