@@ -138,9 +138,11 @@ func (m *Manager) attach(app *fiber.App) {
 }
 
 func (m *Manager) warnOfPrefork(app *fiber.App) {
-	if app.Config().Prefork {
-		m.cfg.logger.Warn("mesherstream: Prefork is on, and a broadcast reaches only the clients of its own process")
-	}
+	m.prefork.Do(func() {
+		if app.Config().Prefork {
+			m.cfg.logger.Warn("mesherstream: Prefork is on, and a broadcast reaches only the clients of its own process")
+		}
+	})
 }
 
 // start begins a run, unless one is on already. The first client does it too, since not every app listens by itself: a

@@ -3,6 +3,7 @@ package mesherstream
 import (
 	"fmt"
 	"iter"
+	"log/slog"
 	"runtime"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ type Manager struct {
 
 	// Atomic.
 	lastID     atomic.Uint64
+	prefork    sync.Once // the warning
 	broadcasts atomic.Uint64
 	hookPanics atomic.Uint64
 
@@ -49,6 +51,7 @@ func NewManager(opts ...Option) (*Manager, error) {
 		return nil, err
 	}
 	cfg.shards = runtime.GOMAXPROCS(0)
+	cfg.logger = slog.New(survivor{cfg.logger.Handler()})
 	m := &Manager{cfg: cfg, perIP: make(map[string]int)}
 	for range cfg.shards {
 		m.shards = append(m.shards, newShard(&m.cfg, m.release))

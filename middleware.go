@@ -171,7 +171,7 @@ func belowFirst(path string) string {
 
 // samePath compares as the app's router does.
 func (m *Manager) samePath(c *fiber.Ctx, a, b string) bool {
-	return a == b || !c.App().Config().CaseSensitive && strings.EqualFold(a, b)
+	return a == b || strings.EqualFold(a, b) && !c.App().Config().CaseSensitive
 }
 
 // screen asks the questions that come before an upgrade, the cheap ones first.
@@ -235,6 +235,7 @@ func admissionError(err error) error {
 // upgrade hands over to contrib, whose own questions have been answered. Everything that lives on is a copy: Fiber uses
 // the memory behind c again as soon as this returns.
 func (m *Manager) upgrade(c *fiber.Ctx, sub Subscription, grant Filter) error {
+	m.warnOfPrefork(c.App())
 	ip := strings.Clone(c.IP())
 	return websocket.New(func(conn *websocket.Conn) {
 		_ = m.serve(conn, sub, grant, ip) // the client has been told

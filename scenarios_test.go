@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -359,5 +361,26 @@ func TestAccountsBalanceInAStorm(t *testing.T) {
 		if s := w.m.Stats(); s.Sent == 0 || s.Abandoned == 0 {
 			w.Errorf("Stats(): got %+v, want a storm that sends and abandons something", s)
 		}
+	})
+}
+
+// angryHandler is a log handler that panics.
+type angryHandler struct{ slog.Handler }
+
+func (angryHandler) Handle(context.Context, slog.Record) error { panic("the log is full") }
+
+func TestAPanicOfTheLogHandlerIsSurvived(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(
+			WithLogger(slog.New(angryHandler{slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug})})),
+			WithHooks(Hooks{Message: func(Client, []byte, bool) { panic("and so am I") }}),
+		)
+		bystander, v := w.connect("shop").collect(), w.connect("shop")
+		v.send("hello")
+		if _, err := v.closeError(); !websocket.IsCloseError(err, websocket.CloseInternalServerErr) {
+			w.Errorf("the client whose hook panics: got %v, want close 1011", err)
+		}
+		w.broadcast(0, 20, bystander)
+		w.eventually("the other client gets everything", func() bool { return len(bystander.numbers()) == 20 })
 	})
 }
