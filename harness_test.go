@@ -2,15 +2,8 @@ package mesherstream
 
 import (
 	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"runtime/pprof"
@@ -50,21 +43,6 @@ func leaked() bool {
 	}
 	fmt.Fprintf(os.Stderr, "goroutines leaked:\n%s", &stacks)
 	return true
-}
-
-// A transport is a way for bytes between a viewer and the app. Every scenario runs over each of them.
-type transport struct {
-	name   string
-	bubble bool // in a synctest bubble, where time is exact
-	listen func(*testing.T) (net.Listener, func(network, addr string) (net.Conn, error))
-}
-
-// On Linux, tcp is the one where the shard owns the socket; the others have the portable link.
-var transports = []transport{
-	{"tcp", false, listenTCP},
-	{"wrapped", false, listenWrapped},
-	{"tls", false, listenTLS},
-	{"pipe", true, listenPipe},
 }
 
 // overTransports runs a scenario over every transport, and checks the accounts and the shutdown after it.
@@ -344,100 +322,6 @@ func (b *logBuffer) count(s string) int {
 	defer b.mu.Unlock()
 	return strings.Count(b.buf.String(), s)
 }
-
-func listenTCP(t *testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	return ln, func(string, string) (net.Conn, error) {
-		d := net.Dialer{Control: narrow}
-		return d.DialContext(context.Background(), "tcp", addr)
-	}
-}
-
-// wrapped is a connection that is no socket to look at, as fasthttp and listeners of others make them.
-type wrapped struct{ net.Conn }
-
-func (c wrapped) NetConn() net.Conn { return c.Conn }
-
-type wrappedListener struct{ net.Listener }
-
-func (l wrappedListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return wrapped{conn}, nil
-}
-
-func listenWrapped(t *testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
-	ln, dial := listenTCP(t)
-	return wrappedListener{ln}, dial
-}
-
-func listenTLS(t *testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
-	ln, dial := listenTCP(t)
-	ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{certificate()}})
-	return ln, func(network, addr string) (net.Conn, error) {
-		conn, err := dial(network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return tls.Client(conn, &tls.Config{InsecureSkipVerify: true}), nil
-	}
-}
-
-var certificate = sync.OnceValue(func() tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	template := x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"app.test"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
-	if err != nil {
-		panic(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-})
-
-// pipeListener accepts ends of net.Pipe, on which a write waits for its reader.
-type pipeListener struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func listenPipe(*testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
-	ln := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
-	return ln, func(string, string) (net.Conn, error) {
-		client, server := net.Pipe()
-		select {
-		case ln.conns <- server:
-			return client, nil
-		case <-ln.done:
-			return nil, net.ErrClosed
-		}
-	}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.conns:
-		return conn, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
-func (l *pipeListener) Addr() net.Addr { return pipeAddr{} }
-
-type pipeAddr struct{}
-
-func (pipeAddr) Network() string { return "pipe" }
-func (pipeAddr) String() string  { return "127.0.0.1:0" }
 
 // appendMasked appends a frame as a client sends it.
 func appendMasked(dst []byte, op byte, payload []byte) []byte {

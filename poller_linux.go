@@ -26,8 +26,11 @@ type poller struct {
 func (s *shard) poll() (*poller, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.poller != nil || !s.running {
-		return s.poller, s.stateLocked()
+	switch {
+	case !s.running:
+		return nil, ErrClosed
+	case s.poller != nil:
+		return s.poller, nil
 	}
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {

@@ -101,9 +101,12 @@ func (s *shard) handle(e *event) {
 func (s *shard) received(c *client, op byte, payload []byte) {
 	switch op {
 	case opPing:
-		c.pong = appendFrame(nil, opPong, payload) // only the newest ping needs an answer
+		// Only the newest ping needs an answer (RFC 6455, section 5.5.3), and a flood of them gets one in a turn.
+		if c.pong == nil {
+			s.pinged = append(s.pinged, c)
+		}
+		c.pong = appendFrame(nil, opPong, payload)
 		c.link.resume()
-		s.drainControl(c)
 	case opPong:
 		c.link.resume()
 	case opClose:
@@ -119,6 +122,16 @@ func (s *shard) received(c *client, op byte, payload []byte) {
 		}
 		s.receivedMessage(c, op, payload)
 	}
+}
+
+func (s *shard) sendPongs() {
+	for _, c := range s.pinged {
+		if c.phase != phaseGone {
+			s.drainControl(c)
+		}
+	}
+	clear(s.pinged)
+	s.pinged = s.pinged[:0]
 }
 
 // drainControl sends what is due, without sending what BufferMessage has queued for the next tick.

@@ -1,6 +1,7 @@
 package mesherstream
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -34,6 +35,7 @@ type shard struct {
 	groups   map[string]*group
 	projects map[string][]*group
 	touched  []*group
+	pinged   []*client // they get a pong at the end of the turn
 	again    []*client // their links have asked for another turn
 	waiting  []*client // those that a drain visits: they are busy, or something is buffered for them
 	wheel    wheel
@@ -359,6 +361,7 @@ func (s *shard) takeTurn() {
 	}
 	s.turn.reset()
 	s.goOn()
+	s.sendPongs()
 }
 
 // later gives a client's link another turn: it has more to do, but others wait too.
@@ -378,5 +381,5 @@ func (s *shard) goOn() {
 			c.link.ready(0)
 		}
 	}
-	s.again = append(s.again[:0], s.again[n:]...)
+	s.again = slices.Delete(s.again, 0, n)
 }
