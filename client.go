@@ -24,6 +24,7 @@ type client struct {
 	inWheel int // index in its slot of shard.wheel
 
 	again   bool    // is in shard.again
+	inHook  bool    // its message is with the Message hook, and nothing is read meanwhile
 	busy    bool    // the link can't take more until it says so
 	flight  flight  // goes out before anything else, and can't be dropped
 	backlog backlog // waits behind it, and can

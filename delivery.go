@@ -54,6 +54,12 @@ func (s *shard) deliverGroup(g *group) {
 	joined := join(&s.joined, g.run)
 	for i := len(g.clients) - 1; i >= 0; i-- {
 		c := g.clients[i]
+		if !c.busy && c.backlog.len() > 0 && !s.fits(c, g.run) {
+			s.drain(c) // what BufferMessage has queued, before it would be dropped for no reason
+			if c.phase == phaseGone {
+				continue
+			}
+		}
 		c.offered += uint64(len(g.run))
 		s.totals.Offered += uint64(len(g.run))
 		if c.idle() {
@@ -63,9 +69,6 @@ func (s *shard) deliverGroup(g *group) {
 			}
 			s.settle(c, err)
 			continue
-		}
-		if !c.busy && !s.fits(c, g.run) {
-			s.drain(c) // what BufferMessage has queued, before it would be dropped for no reason
 		}
 		s.enqueue(c, g.run)
 		s.drain(c)
@@ -142,10 +145,6 @@ func (s *shard) writable(c *client, n int, err error) {
 		var sent int
 		sent, _, err = c.link.write(f.bytes[f.done:])
 		f.done += sent
-		n += sent
-	}
-	if n > 0 {
-		c.markSeen(time.Now()) // who takes what waited is alive, if slow
 	}
 	if err != nil {
 		_, messages := wholeFrames(f.bytes, f.done)
@@ -279,10 +278,7 @@ func (s *shard) await(c *client) {
 
 // unawait takes the client out from among those that a drain visits. An episode of slowness ends here.
 func (s *shard) unawait(c *client) {
-	if c.slow {
-		c.slow = false
-		s.totals.Slow--
-	}
+	s.unmarkSlow(c)
 	if c.inSlow < 0 {
 		return
 	}
@@ -294,9 +290,16 @@ func (s *shard) unawait(c *client) {
 }
 
 func (s *shard) markSlow(c *client) {
-	if !c.slow {
+	if !c.slow && c.phase == phaseOpen {
 		c.slow = true
 		s.totals.Slow++
 		s.hooks.slow(c)
+	}
+}
+
+func (s *shard) unmarkSlow(c *client) {
+	if c.slow {
+		c.slow = false
+		s.totals.Slow--
 	}
 }

@@ -12,7 +12,8 @@ import (
 // Each shard calls the hooks of its clients one after the other, on a goroutine beside its own: for one client in the
 // order in which things happened, and for different clients perhaps at the same time. So hooks must be safe for
 // concurrent use. They may call the manager, except for [Manager.Shutdown], which waits for them. A slow hook delays
-// other hooks, and the reading from clients whose messages wait for it, but never a delivery. A panic is logged with its
+// other hooks, and the reading from clients whose messages wait for it, but never a delivery; calls for clients that come
+// and go meanwhile wait, and [WithMaxClients] bounds how many. A panic is logged with its
 // stack, and the client concerned is closed with code 1011.
 type Hooks struct {
 	// Connect is called when a client has connected.
@@ -36,8 +37,8 @@ type Hooks struct {
 	Drop func(c Client, dropped uint64)
 }
 
-// hookQueue runs the hooks of one shard's clients, in order, beside the shard. What it holds is bounded by the clients:
-// for each one a Connect, one Message, one Slow, one Drop and one Disconnect.
+// hookQueue runs the hooks of one shard's clients, in order, beside the shard. What it holds is bounded by the places
+// that clients take: for each one a Connect, one Message, one Slow, one Drop and one Disconnect.
 type hookQueue struct {
 	// Read-only after construction.
 	fns     Hooks

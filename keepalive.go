@@ -47,12 +47,14 @@ func (s *shard) beat(now time.Time) {
 	s.wheel.next = (s.wheel.next + 1) % wheelSlots
 	for i := len(slot) - 1; i >= 0; i-- { // backwards: a client that is removed gives its place to a later one
 		c := slot[i]
-		if s.cfg.idleTimeout > 0 && now.UnixNano()-c.seen.Load() >= int64(s.cfg.idleTimeout) {
+		if s.cfg.idleTimeout > 0 && !c.inHook && now.UnixNano()-c.seen.Load() >= int64(s.cfg.idleTimeout) {
 			s.remove(c, errIdle)
 			continue
 		}
 		if s.cfg.pingInterval > 0 && !now.Before(c.pingAt) {
-			c.pingAt = c.pingAt.Add(s.cfg.pingInterval)
+			if c.pingAt = c.pingAt.Add(s.cfg.pingInterval); c.pingAt.Before(now) {
+				c.pingAt = now.Add(s.cfg.pingInterval) // the machine has slept
+			}
 			c.ping = pingFrame
 			s.drainControl(c)
 		}

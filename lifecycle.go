@@ -38,16 +38,19 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 	m.closed = true
 	r := m.current
 	first := r != nil && !r.closing
-	if first {
+	switch {
+	case first:
 		r.closing = true
+	case r == nil:
+		// So that what is published now is refused. Under the lock, or a start could come in between.
+		for _, s := range m.shards {
+			s.close(false)
+		}
 	}
 	m.mu.Unlock()
 
 	switch {
 	case r == nil:
-		for _, s := range m.shards {
-			s.close(false) // so that what is published now is refused
-		}
 		return nil
 	case first:
 		return m.end(ctx, r)
@@ -68,7 +71,7 @@ func (m *Manager) end(ctx context.Context, r *run) error {
 	gone := closedAfter(&r.actors)
 
 	deadline, _ := ctx.Deadline()
-	flush := time.NewTimer(time.Until(deadline) * 3 / 4)
+	flush := time.NewTimer(time.Until(deadline) / 4 * 3)
 	defer flush.Stop()
 	var cutOff error
 	select {

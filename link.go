@@ -28,8 +28,8 @@ type link interface {
 	// resume asks for the next message of the client. After each one, the link waits for this call.
 	resume()
 
-	// ready tells a link what it has asked for: another turn, or what its poller said.
-	ready(events uint32)
+	// ready gives the link the turn that it, or its poller, has asked for.
+	ready()
 
 	// close ends the connection in both directions, and whatever the link still does. It may be called twice.
 	close()
@@ -38,6 +38,10 @@ type link interface {
 // chunkBytes is how much the portable link takes at a time, and how much has to go out within one deadline. What it has
 // taken can't be dropped any more: more would be staler, less would be more wake-ups.
 const chunkBytes = 16 << 10
+
+// blockedFor is how long a write takes at least that had to wait for the client. That it ends is a sign of life. A write
+// that the kernel takes at once is none: it would take a ping to a machine that is long gone.
+const blockedFor = 10 * time.Millisecond
 
 // portableLink works on every connection that Fiber can upgrade: the handler's goroutine reads, and a goroutine that
 // lives only while there is something to send writes with deadlines.
@@ -88,8 +92,8 @@ func rawConn(conn *websocket.Conn) net.Conn {
 	return raw
 }
 
-func (l *portableLink) begin()       {}
-func (l *portableLink) ready(uint32) {}
+func (l *portableLink) begin() {}
+func (l *portableLink) ready() {}
 
 func (l *portableLink) write(p []byte) (sent, held int, err error) {
 	held = len(p)
@@ -105,7 +109,8 @@ func (l *portableLink) write(p []byte) (sent, held int, err error) {
 	return 0, held, nil
 }
 
-// send is the writer. Slow is not dead: each chunk has its own deadline, and one of which a part went out gets another.
+// send is the writer. Slow is not dead: each chunk has its own deadline, and one of which a part went out gets another
+// (but under TLS, where a write that has met its deadline can't be continued).
 func (l *portableLink) send() {
 	defer l.writer.Done()
 	p, done := l.out, 0
@@ -122,6 +127,7 @@ func (l *portableLink) send() {
 			break
 		}
 		var n int
+		begin := time.Now()
 		n, err = l.raw.Write(p[done:min(len(p), done+chunkBytes)])
 		done += n
 		if errors.Is(err, os.ErrDeadlineExceeded) && !l.closed.Load() {
@@ -129,8 +135,8 @@ func (l *portableLink) send() {
 				err = nil
 			}
 		}
-		if n > 0 {
-			l.client.markSeen(time.Now())
+		if now := time.Now(); n > 0 && now.Sub(begin) >= blockedFor {
+			l.client.markSeen(now)
 		}
 	}
 	l.client.shard.post(event{kind: eventWritable, client: l.client, n: done, err: err})

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,8 +30,9 @@ type linuxLink struct {
 	poller *poller
 	fd     int
 	reader frameReader
-	unread []byte // was read, but comes behind a message that is still being dealt with
-	ending bool   // the poller has seen the end of the stream, behind what is still to be read
+	hints  atomic.Uint32 // of the poller, that ready has not seen yet
+	unread []byte        // was read, but comes behind a message that is still being dealt with
+	ending bool          // the poller has seen the end of the stream, behind what is still to be read
 	state  linkState
 }
 
@@ -113,9 +115,13 @@ func (l *linuxLink) write(p []byte) (sent, held int, err error) {
 	}
 }
 
-// ready follows the poller's hint. Each client is told edges only, so everything that may be done is tried.
-func (l *linuxLink) ready(events uint32) {
+// ready follows the poller's hints. They tell edges only, so everything that may be done is tried.
+func (l *linuxLink) ready() {
+	events := l.hints.Swap(0)
 	if events&unix.EPOLLOUT != 0 {
+		if l.client.busy {
+			l.client.markSeen(time.Now()) // there was no room, and now there is: it takes what waits
+		}
 		l.client.shard.writable(l.client, 0, nil)
 	}
 	switch {

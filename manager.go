@@ -69,8 +69,8 @@ func NewManager(opts ...Option) (*Manager, error) {
 // be written. Data and the strings are copied before it returns. Messages that one goroutine publishes reach each client
 // in that order.
 //
-// It returns [ErrTooLarge], [ErrInvalidUTF8] or [ErrClosed], and then nobody got the message; nil says nothing about how
-// many clients there were.
+// It returns [ErrTooLarge] or [ErrInvalidUTF8], and then nobody got the message, or [ErrClosed], and then those may have
+// got it whose shard was not closed yet. nil says nothing about how many clients there were.
 func (m *Manager) Broadcast(msg Message) error {
 	if err := m.check(msg.Data, msg.Binary); err != nil {
 		return err
@@ -154,12 +154,13 @@ func (m *Manager) IsStreamClient(id ClientID) bool {
 // in the numbers. It waits for a turn of one shard, never for a client.
 func (m *Manager) Client(id ClientID) (snapshot Client, ok bool) {
 	s := m.shardOf(id)
-	if !s.isMember(id) {
+	c := s.find(id)
+	if c == nil {
 		return Client{}, false
 	}
 	s.ask(func() {
-		if c := s.find(id); c != nil {
-			snapshot, ok = c.snapshot(), true
+		if ok = c.phase == phaseOpen; ok {
+			snapshot = c.snapshot()
 		}
 	})
 	return snapshot, ok

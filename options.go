@@ -137,7 +137,8 @@ func WithReadLimit(bytes int) Option {
 }
 
 // WithPingInterval sets how often each client is pinged, overriding the default of 25 s; the clients take turns. 0 turns
-// pings off; otherwise from 10 ms to 24 h.
+// pings off, and then a browser gives no sign of life by itself: turn the idle timeout off too, or have pages send
+// something. Otherwise from 10 ms to 24 h.
 func WithPingInterval(d time.Duration) Option {
 	return func(c *config) { c.pingInterval = d }
 }
@@ -250,5 +251,5 @@ func bounds[T int | time.Duration](least, most T, orZero bool) string {
 
 func isOrigin(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && u.Scheme != "" && u.Host != "" && u.Scheme+"://"+u.Host == strings.ToLower(s)
+	return err == nil && u.Scheme != "" && u.Host != "" && strings.EqualFold(u.Scheme+"://"+u.Host, s)
 }

@@ -68,8 +68,9 @@ func (p *poller) loop() {
 		p.mu.Lock()
 		for _, e := range ready[:max(n, 0)] {
 			// A descriptor may belong to another client by now, so the event names the client too.
-			if l := p.links[e.Fd]; l != nil && uint32(l.client.id) == uint32(e.Pad) {
-				events = append(events, event{kind: eventReady, client: l.client, n: int(e.Events)})
+			l := p.links[e.Fd]
+			if l != nil && uint32(l.client.id) == uint32(e.Pad) && l.hints.Or(e.Events) == 0 {
+				events = append(events, event{kind: eventReady, client: l.client})
 			}
 		}
 		p.mu.Unlock()
@@ -103,7 +104,8 @@ func (p *poller) add(l *linuxLink) error {
 	return err
 }
 
-// remove ends that. Closing the descriptor takes it out of the kernel's set.
+// remove ends that. The kernel takes a socket out of the set when its last descriptor is closed; until then there may be
+// hints for nobody.
 func (p *poller) remove(l *linuxLink) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

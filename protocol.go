@@ -36,8 +36,8 @@ type errorAnswer struct {
 }
 
 type subscribeRequest struct {
-	Type    string      `json:"type"`
-	Filters wireFilters `json:"filters"`
+	Type    string       `json:"type"`
+	Filters *wireFilters `json:"filters"`
 }
 
 type wireFilters struct {
@@ -96,6 +96,9 @@ func parseSubscribe(data []byte) (subscribeRequest, error) {
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return r, errors.New("more than one value")
+	}
+	if r.Filters == nil {
+		return r, errors.New("filters is missing")
 	}
 	return r, nil
 }

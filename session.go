@@ -79,12 +79,14 @@ func (s *shard) handle(e *event) {
 	case eventJoined:
 		s.add(c)
 	case eventReady:
-		c.link.ready(uint32(e.n))
+		c.link.ready()
 	case eventWritable:
 		s.writable(c, e.n, e.err)
 	case eventReceived:
 		s.received(c, e.op, e.payload)
 	case eventResume:
+		c.inHook = false
+		c.markSeen(time.Now()) // what it sent meanwhile was not read
 		c.link.resume()
 	case eventRefused:
 		var ce *closeError
@@ -97,7 +99,8 @@ func (s *shard) handle(e *event) {
 	}
 }
 
-// received takes one message or control frame of the client, and has the link go on to the next one.
+// received takes one message or control frame of the client. Each call is followed by one resume, sooner or later, also
+// where it ends the client: the answer to a close frame wants to be read.
 func (s *shard) received(c *client, op byte, payload []byte) {
 	switch op {
 	case opPing:
@@ -157,8 +160,9 @@ func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 	case kind == typeSubscribe && malformed == nil:
 		s.answer(c, func() []byte { return s.subscribe(c, payload) })
 	case s.hooks.message(c, op == opBinary, payload):
-		// the link resumes when the hook has returned
+		c.inHook = true // the link resumes when the hook has returned
 	case op == opBinary:
+		c.link.resume()
 		s.shut(c, codeUnsupportedData, "binary messages are not accepted here")
 	case malformed != nil:
 		s.answer(c, func() []byte { return refusal(errorMalformed, "not a JSON object with a type: "+malformed.Error()) })
@@ -175,6 +179,7 @@ func (s *shard) answer(c *client, reply func() []byte) {
 		c.requests, c.requestsFrom = 0, now
 	}
 	if c.requests++; c.requests > maxRequestsPerSecond {
+		c.link.resume()
 		s.shut(c, codePolicyViolation, "too many requests in one second")
 		return
 	}
@@ -222,6 +227,7 @@ func (s *shard) buffer(c *client, m *message) {
 	}
 	s.batch = append(s.batch[:0], m)
 	s.enqueue(c, s.batch)
+	clear(s.batch)
 	s.await(c)
 }
 
@@ -250,6 +256,7 @@ func (s *shard) withdraw(c *client) {
 		return
 	}
 	s.leaveGroup(c)
+	s.unmarkSlow(c)
 	s.unregister(c)
 	s.leaving[c] = struct{}{}
 	s.totals.Clients--

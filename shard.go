@@ -79,7 +79,7 @@ type eventKind uint8
 const (
 	eventJoined   eventKind = iota // the first one of each client
 	eventWritable                  // n more held bytes have gone out, and the link can take more; or err
-	eventReady                     // the link's poller has a hint for it: n
+	eventReady                     // the link's poller has a hint for it
 	eventReceived                  // a message or a control frame of the client: op and payload
 	eventResume                    // the Message hook has returned
 	eventRefused                   // what the client sent is against the protocol: err is a *closeError
@@ -144,8 +144,8 @@ func (s *shard) followed(project string) bool {
 	return s.followers[project] > 0
 }
 
-// cast has do called with the client of that ID, or with nil if it has left in the meantime. bytes is what do will add
-// to the client's buffer.
+// cast has do called with the client of that ID, which may be on its way out by then. bytes is what do will add to the
+// client's buffer.
 func (s *shard) cast(id ClientID, bytes int, do func(*client)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -378,7 +378,7 @@ func (s *shard) goOn() {
 	for _, c := range s.again[:n] {
 		c.again = false
 		if c.phase != phaseGone {
-			c.link.ready(0)
+			c.link.ready()
 		}
 	}
 	s.again = slices.Delete(s.again, 0, n)

@@ -1,0 +1,249 @@
+package mesherstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+)
+
+// Tests of orders of events that have gone wrong once.
+
+func TestClientDoesNotHangWhereNothingRuns(t *testing.T) {
+	m, err := NewManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := m.shards[0]
+	c := &client{id: ClientID(len(m.shards)), shard: s}
+	s.members[c.id] = c // as it is when a run ends while Client asks
+	done := make(chan struct{})
+	go func() { m.Client(c.id); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("Client hangs with the shard's lock held")
+	}
+}
+
+func TestAShutdownAndAStartAtOnceLeaveOneOfTheTwo(t *testing.T) {
+	for round := range 2000 {
+		m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var both sync.WaitGroup
+		both.Go(func() { _ = m.Shutdown(t.Context()) })
+		both.Go(func() { _ = m.start(true) })
+		both.Wait()
+		m.mu.Lock()
+		running := !m.closed && m.current != nil && !m.current.closing
+		m.mu.Unlock()
+		for _, s := range m.shards {
+			s.mu.Lock()
+			closed := s.closed
+			s.mu.Unlock()
+			if running && closed {
+				t.Fatalf("round %d: the manager runs and a shard is closed", round)
+			}
+		}
+		if err := m.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// brokenLink fails at the first write.
+type brokenLink struct{}
+
+func (brokenLink) write([]byte) (sent, held int, err error) { return 0, 0, io.ErrClosedPipe }
+func (brokenLink) begin()                                   {}
+func (brokenLink) ready()                                   {}
+func (brokenLink) resume()                                  {}
+func (brokenLink) close()                                   {}
+
+func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
+	cfg := defaultConfig()
+	cfg.shards, cfg.maxBuffer = 1, 2
+	s := newShard(&cfg, func(*client) {})
+	s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), func(ClientID) {})
+	c := &client{id: 1, shard: s, link: brokenLink{}, sub: Subscription{Project: "p"}}
+	s.members[1] = c
+	s.followers["p"] = 1
+	s.add(c)
+	for i := range 2 {
+		s.buffer(c, newMessage(&Message{Data: fmt.Append(nil, i)}))
+	}
+	for i := range 3 {
+		s.run = append(s.run, newMessage(&Message{Data: fmt.Append(nil, i)}))
+	}
+	s.deliverRun()
+	st := s.stats()
+	if st.Offered != 2 || st.Abandoned != 2 || st.Slow != 0 || c.backlog.len() != 0 {
+		t.Errorf("stats: got %+v, %d in the backlog of the client that is gone, want 2 offered and abandoned", st, c.backlog.len())
+	}
+}
+
+func TestAClientThatGivesNoSignOfLifeIsRemovedWhateverTheKernelTakes(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithPingInterval(50*time.Millisecond), WithIdleTimeout(200*time.Millisecond))
+		v := w.connect("shop") // never reads, so it answers no ping, which the kernel takes all the same
+		w.eventually("it is removed", func() bool { return !w.m.IsStreamClient(v.id) })
+	})
+}
+
+func TestAClientThatReadsButAnswersNoPingIsRemoved(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.start()
+		v := w.connect("shop")
+		v.ws.SetPingHandler(func(string) error { return nil })
+		v.collect()
+		time.Sleep(2 * time.Minute)
+		if w.m.IsStreamClient(v.id) {
+			w.Error("two minutes without a pong, and still a client")
+		}
+	})
+}
+
+func TestAClientIsNotIdleWhileItsMessageIsWithAHook(t *testing.T) {
+	for _, tr := range transports {
+		if tr.bubble {
+			continue // nothing between the two ends holds a ping meanwhile
+		}
+		t.Run(tr.name, func(t *testing.T) {
+			t.Parallel()
+			(&world{T: t, transport: tr}).play(func(w *world) {
+				hooked := make(chan struct{})
+				w.start(WithPingInterval(20*time.Millisecond), WithIdleTimeout(100*time.Millisecond), WithHooks(Hooks{
+					Message: func(Client, []byte, bool) { <-hooked },
+				}))
+				v := w.connect("shop").collect()
+				v.send("work for a while")
+				other := w.connect("shop") // a clock: it answers nothing
+				w.eventually("others have gone idle", func() bool { return !w.m.IsStreamClient(other.id) })
+				if !w.m.IsStreamClient(v.id) {
+					w.Error("a client that waits for us was removed")
+				}
+				close(hooked)
+			})
+		})
+	}
+}
+
+func TestTheAnswerToACloseFrameIsReadWhateverCameBefore(t *testing.T) {
+	for _, kind := range []string{"binary", "rate", "disconnect"} {
+		t.Run(kind, func(t *testing.T) {
+			overTransports(t, func(w *world) {
+				gone := make(chan int, 1)
+				w.start(WithHooks(Hooks{Disconnect: func(_ Client, code int, _ string) { gone <- code }}))
+				v := w.connect("shop").collect()
+				switch kind {
+				case "binary":
+					_ = v.ws.WriteMessage(websocket.BinaryMessage, []byte("x"))
+				case "rate":
+					for range 25 {
+						_ = v.ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"subscribe","filters":{}}`))
+					}
+				case "disconnect":
+					_ = w.m.Disconnect(v.id, 1000, "")
+				}
+				<-v.done // it has got the close frame, and its library has answered
+				begin := time.Now()
+				if code, took := <-gone, time.Since(begin); took > closeGrace/2 {
+					w.Errorf("code %d: the server let go %v after the answer, want at once", code, took)
+				}
+			})
+		})
+	}
+}
+
+// TestNothingHangsInAStormOfRestarts adds hooks that call back, and shutdowns from all sides.
+func TestNothingHangsInAStormOfRestarts(t *testing.T) {
+	for _, tr := range transports {
+		if tr.bubble {
+			continue
+		}
+		t.Run(tr.name, func(t *testing.T) {
+			t.Parallel()
+			w := &world{T: t, transport: tr}
+			w.start(WithMaxBuffer(1), WithDrainInterval(time.Millisecond), WithPingInterval(10*time.Millisecond),
+				WithIdleTimeout(300*time.Millisecond), WithShutdownTimeout(150*time.Millisecond),
+				WithHooks(Hooks{
+					Connect: func(c Client) {
+						_ = w.m.SetFilter(c.ID, Filter{})
+						_ = w.m.BufferMessage(c.ID, []byte("hi"))
+					},
+					Message: func(c Client, data []byte, _ bool) {
+						_ = w.m.Broadcast(Message{Data: data, Binary: true})
+						w.m.Stats()
+						w.m.Client(c.ID)
+					},
+					Disconnect: func(c Client, _ int, _ string) { _ = w.m.Disconnect(c.ID, 1000, "") },
+					Slow:       func(c Client) { _ = w.m.Disconnect(c.ID, 1000, "") },
+					Drop:       func(Client, uint64) { w.m.Stats() },
+				}))
+			for round := range 3 {
+				if round > 0 {
+					w.listen()
+				}
+				w.stormUntilStopped()
+			}
+		})
+	}
+}
+
+func (w *world) stormUntilStopped() {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), 200*time.Millisecond)
+	defer cancel()
+	var storm sync.WaitGroup
+	for range 3 {
+		storm.Go(func() {
+			for ctx.Err() == nil {
+				if err := w.m.Broadcast(Message{Project: "shop", Data: []byte(filler)}); err != nil && !errors.Is(err, ErrClosed) {
+					w.Errorf("Broadcast: %v", err)
+				}
+			}
+		})
+	}
+	dial := w.dial
+	for i := range 5 {
+		storm.Go(func() {
+			for ctx.Err() == nil {
+				d := websocket.Dialer{NetDial: dial, HandshakeTimeout: time.Second}
+				ws, _, err := d.DialContext(ctx, "ws://app.test/stream/projects/shop", nil)
+				if err != nil {
+					continue
+				}
+				_ = ws.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+				_ = ws.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+				_ = ws.WriteMessage(websocket.BinaryMessage, []byte("hello"))
+				_ = ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"subscribe","filters":{"level":"x"}}`))
+				_ = ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))
+				for i%2 == 0 && err == nil {
+					_, _, err = ws.ReadMessage()
+				}
+				_ = ws.Close()
+			}
+		})
+	}
+	<-ctx.Done()
+	for range 3 {
+		storm.Go(func() { _ = w.m.Shutdown(context.Background()) })
+	}
+	w.stop()
+	storm.Wait()
+	w.checkAccounts()
+	w.eventually("all is given back", func() bool {
+		s := w.m.Stats()
+		w.m.mu.Lock()
+		defer w.m.mu.Unlock()
+		return s.Connects == s.Disconnects && s.Clients == 0 && s.Slow == 0 && s.Buffered == 0 && w.m.clients == 0
+	})
+}
