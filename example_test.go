@@ -1,0 +1,320 @@
+package mesherstream_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	fws "github.com/fasthttp/websocket"
+	"github.com/gofiber/contrib/websocket"
+	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
+)
+
+// server runs an example's app on a free port.
+type server struct {
+	app     *fiber.App
+	addr    string
+	served  chan error
+	clients []*fws.Conn
+}
+
+func newApp() *fiber.App { return fiber.New(fiber.Config{DisableStartupMessage: true}) }
+
+func serve(app *fiber.App) *server {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	s := &server{app: app, addr: ln.Addr().String(), served: make(chan error, 1)}
+	go func() { s.served <- app.Listener(ln) }()
+	return s
+}
+
+func (s *server) stop() {
+	for _, ws := range s.clients {
+		_ = ws.Close()
+	}
+	if err := s.app.ShutdownWithTimeout(5 * time.Second); err != nil {
+		fmt.Println(err)
+	}
+	<-s.served
+}
+
+// watch connects a client as a browser does. It asks for everything that it is granted; the answer tells that it is
+// connected.
+func (s *server) watch(path string, header http.Header) *fws.Conn {
+	ws, _, err := fws.DefaultDialer.Dial("ws://"+s.addr+path, header)
+	if err != nil {
+		panic(err)
+	}
+	s.clients = append(s.clients, ws)
+	send(ws, `{"type":"subscribe","filters":{}}`)
+	receive(ws)
+	return ws
+}
+
+func send(ws *fws.Conn, text string) {
+	if err := ws.WriteMessage(fws.TextMessage, []byte(text)); err != nil {
+		panic(err)
+	}
+}
+
+func receive(ws *fws.Conn) string {
+	_ = ws.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_, data, err := ws.ReadMessage()
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
+
+// One line mounts the stream at /stream/projects/:project_id. Handlers behind it publish.
+func ExampleNew() {
+	app := newApp()
+	app.Use(mesherstream.New(mesherstream.WithApp(app), mesherstream.WithMaxBuffer(100)))
+	app.Post("/api/v1/events", func(c *fiber.Ctx) error {
+		return mesherstream.From(c).Broadcast(mesherstream.Message{
+			Project: "shop", Level: "error", Environment: "production", Data: c.Body(),
+		})
+	})
+	s := serve(app)
+	defer s.stop()
+
+	browser := s.watch("/stream/projects/shop", nil)
+	resp, err := http.Post("http://"+s.addr+"/api/v1/events", "application/json", strings.NewReader(`{"message":"out of stock"}`))
+	if err != nil {
+		panic(err)
+	}
+	resp.Body.Close()
+	fmt.Println(receive(browser))
+
+	send(browser, `{"type":"subscribe","filters":{"level":["error","fatal"]}}`)
+	fmt.Println(receive(browser))
+	// Output:
+	// {"message":"out of stock"}
+	// {"type":"filters_updated","filters":{"level":["error","fatal"],"environment":""}}
+}
+
+// A handler behind the middleware finds the manager.
+func ExampleFrom() {
+	app := newApp()
+	app.Use(mesherstream.New(mesherstream.WithApp(app)))
+	app.Get("/viewers", func(c *fiber.Ctx) error {
+		return c.SendString(fmt.Sprint(mesherstream.From(c).Stats().Clients, " watching"))
+	})
+	s := serve(app)
+	defer s.stop()
+	s.watch("/stream/projects/shop", nil)
+
+	_, body, errs := fiber.Get("http://" + s.addr + "/viewers").String()
+	fmt.Println(body, errs)
+	// Output:
+	// 1 watching []
+}
+
+// Whoever publishes from outside of handlers makes the manager first.
+func ExampleNewManager() {
+	app := newApp()
+	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
+	if err != nil {
+		panic(err)
+	}
+	app.Use("/live", stream.Handler())
+	s := serve(app)
+	defer s.stop()
+	browser := s.watch("/live/stream/projects/shop", nil)
+
+	done := make(chan error)
+	go func() { // a worker, a consumer of a queue, …
+		done <- stream.Broadcast(mesherstream.Message{Project: "shop", Data: []byte("from a worker")})
+	}()
+	fmt.Println(<-done, receive(browser))
+
+	_, err = mesherstream.NewManager(mesherstream.WithMaxBuffer(0))
+	fmt.Println(err)
+	// Output:
+	// <nil> from a worker
+	// mesherstream: invalid option: WithMaxBuffer(0): must be from 1 to 1000000
+}
+
+// The handler also works as that of a single route.
+func ExampleManager_Handler() {
+	app := newApp()
+	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
+	if err != nil {
+		panic(err)
+	}
+	app.Get("/projects/:project_id/live", stream.Handler())
+	s := serve(app)
+	defer s.stop()
+
+	browser := s.watch("/projects/shop/live", nil)
+	fmt.Println(stream.Broadcast(mesherstream.Message{Project: "shop", Data: []byte("hello")}), receive(browser))
+	// Output:
+	// <nil> hello
+}
+
+// A route that upgrades by itself hands the connection over.
+func ExampleManager_Serve() {
+	app := newApp()
+	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
+	if err != nil {
+		panic(err)
+	}
+	app.Get("/errors/:project", websocket.New(func(conn *websocket.Conn) {
+		_ = stream.Serve(conn, mesherstream.Subscription{
+			Project: conn.Params("project"),
+			Filter:  mesherstream.Filter{Levels: []string{"error"}},
+		}) // and conn is not touched any more
+	}))
+	s := serve(app)
+	defer s.stop()
+
+	browser := s.watch("/errors/shop", nil)
+	_ = stream.Broadcast(mesherstream.Message{Project: "shop", Level: "debug", Data: []byte("held back")})
+	_ = stream.Broadcast(mesherstream.Message{Project: "shop", Level: "error", Data: []byte("let through")})
+	fmt.Println(receive(browser))
+	// Output:
+	// let through
+}
+
+// A message reaches the clients whose subscription it matches. A field that is empty matches all of them.
+func ExampleManager_Broadcast() {
+	app := newApp()
+	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
+	if err != nil {
+		panic(err)
+	}
+	app.Use(stream.Handler())
+	s := serve(app)
+	defer s.stop()
+	browser := s.watch("/stream/projects/shop", nil)
+	send(browser, `{"type":"subscribe","filters":{"level":"error"}}`)
+	receive(browser)
+
+	for _, msg := range []mesherstream.Message{
+		{Project: "other", Level: "error", Data: []byte("of another project")},
+		{Project: "shop", Level: "info", Data: []byte("of another level")},
+		{Project: "shop", Level: "error", Data: []byte("an error")},
+		{Project: "shop", Data: []byte("a notice, which no filter holds back")},
+	} {
+		if err := stream.Broadcast(msg); err != nil {
+			panic(err)
+		}
+	}
+	fmt.Println(receive(browser))
+	fmt.Println(receive(browser))
+	// Output:
+	// an error
+	// a notice, which no filter holds back
+}
+
+// What is meant for one client waits in its buffer, and goes out together with the next drain.
+func ExampleManager_BufferMessage() {
+	app := newApp()
+	stream, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithDrainInterval(50*time.Millisecond))
+	if err != nil {
+		panic(err)
+	}
+	app.Use(stream.Handler())
+	s := serve(app)
+	defer s.stop()
+	browser := s.watch("/stream/projects/shop", nil)
+
+	for c := range stream.Clients() {
+		fmt.Println(stream.BufferMessage(c.ID, []byte("welcome to "+c.Project)))
+	}
+	fmt.Println(receive(browser))
+	fmt.Println(stream.BufferMessage(12345, []byte("nobody")))
+	// Output:
+	// <nil>
+	// welcome to shop
+	// mesherstream: unknown client
+}
+
+// The application may narrow a client as the client could do itself.
+func ExampleManager_SetFilter() {
+	app := newApp()
+	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
+	if err != nil {
+		panic(err)
+	}
+	app.Use(stream.Handler())
+	s := serve(app)
+	defer s.stop()
+	browser := s.watch("/stream/projects/shop", nil)
+
+	for c := range stream.Clients() {
+		if err := stream.SetFilter(c.ID, mesherstream.Filter{Levels: []string{"fatal"}}); err != nil {
+			panic(err)
+		}
+	}
+	_ = stream.Broadcast(mesherstream.Message{Project: "shop", Level: "error", Data: []byte("an error")})
+	_ = stream.Broadcast(mesherstream.Message{Project: "shop", Level: "fatal", Data: []byte("a disaster")})
+	fmt.Println(receive(browser))
+	// Output:
+	// a disaster
+}
+
+// A client gets what WithAuthorize leaves in the subscription. Its query and its messages can only narrow that.
+func ExampleWithAuthorize() {
+	app := newApp()
+	app.Use(mesherstream.New(mesherstream.WithApp(app), mesherstream.WithAuthorize(
+		func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
+			if c.Get("Authorization") != "Bearer s3cret" {
+				return fiber.ErrUnauthorized
+			}
+			sub.Environments = []string{"production", "staging"}
+			return nil
+		},
+	)))
+	s := serve(app)
+	defer s.stop()
+
+	_, resp, err := fws.DefaultDialer.Dial("ws://"+s.addr+"/stream/projects/shop", nil)
+	fmt.Println(resp.StatusCode, err)
+
+	browser := s.watch("/stream/projects/shop", http.Header{"Authorization": {"Bearer s3cret"}})
+	send(browser, `{"type":"subscribe","filters":{"environment":["staging","development"]}}`)
+	fmt.Println(receive(browser))
+	send(browser, `{"type":"subscribe","filters":{"environment":"development"}}`)
+	fmt.Println(receive(browser))
+	// Output:
+	// 401 websocket: bad handshake
+	// {"type":"filters_updated","filters":{"level":"","environment":["staging"]}}
+	// {"type":"error","code":"not_granted","message":"mesherstream: filter is outside of what was granted"}
+}
+
+// Shutdown sends what is buffered and then closes the clients. With WithApp, shutting down the app does it.
+func ExampleManager_Shutdown() {
+	app := newApp()
+	stream, err := mesherstream.NewManager(mesherstream.WithDrainInterval(time.Hour))
+	if err != nil {
+		panic(err)
+	}
+	app.Use(stream.Handler())
+	s := serve(app)
+	defer s.stop()
+	browser := s.watch("/stream/projects/shop", nil)
+	for c := range stream.Clients() {
+		_ = stream.BufferMessage(c.ID, []byte("the last word"))
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	done := make(chan error)
+	go func() { done <- stream.Shutdown(ctx) }()
+	fmt.Println(receive(browser))
+	fmt.Println(receive(browser))
+	fmt.Println(<-done)
+	fmt.Println(stream.Broadcast(mesherstream.Message{Project: "shop"}))
+	// Output:
+	// the last word
+	// websocket: close 1001 (going away): the server is shutting down
+	// <nil>
+	// mesherstream: manager is closed
+}

@@ -1,0 +1,237 @@
+package mesherstream
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fasthttp/websocket"
+)
+
+// misbehaviour is what a client sends, and what becomes of it: an answer that holds some text, or a close code.
+type misbehaviour struct {
+	name   string
+	send   func(ws *websocket.Conn) error
+	answer string
+	code   int
+}
+
+func sendText(text string) func(*websocket.Conn) error {
+	return func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.TextMessage, []byte(text)) }
+}
+
+func sendRaw(p []byte) func(*websocket.Conn) error {
+	return func(ws *websocket.Conn) error { _, err := ws.NetConn().Write(p); return err }
+}
+
+var misbehaviours = []misbehaviour{
+	{"malformed", sendText(`{"type":"subscribe"`), `"code":"malformed"`, 0},
+	{"no object", sendText(`[1,2]`), `"code":"malformed"`, 0},
+	{"empty text", sendText(``), `"code":"malformed"`, 0},
+	{"no type", sendText(`{}`), `"code":"unknown_type"`, 0},
+	{"unknown type", sendText(`{"type":"publish","data":"x"}`), `"code":"unknown_type"`, 0},
+	{"unknown filter", sendText(`{"type":"subscribe","filters":{"levels":"error"}}`), `"code":"malformed"`, 0},
+	{"another project", sendText(`{"type":"subscribe","project":"other"}`), `"code":"malformed"`, 0},
+	{"no filters", sendText(`{"type":"subscribe"}`), `"code":"malformed"`, 0},
+	{"17 values", sendText(`{"type":"subscribe","filters":{"level":` + list(17, "a") + `}}`), `"code":"invalid_filter"`, 0},
+	{"value of 65 bytes", sendText(`{"type":"subscribe","filters":{"level":"` + strings.Repeat("x", 65) + `"}}`), `"code":"invalid_filter"`, 0},
+	{"binary without a hook", func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.BinaryMessage, []byte("x")) }, "", 1003},
+	{"not UTF-8", func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.TextMessage, []byte("a\xFF")) }, "", 1007},
+	{"over the read limit", sendText(strings.Repeat("x", 4<<10+1)), "", 1009},
+	{"a frame that says it is huge", sendRaw([]byte{finBit | opText, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4}), "", 1009},
+	{"unmasked", sendRaw(appendFrame(nil, opText, []byte(`{"type":"subscribe","filters":{}}`))), "", 1002},
+	{"reserved bits", sendRaw(masked(finBit|opText|0x40, "{}")), "", 1002},
+	{"a request of another protocol", sendRaw([]byte("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n")), "", 1002},
+	{"a close code that may not be sent", sendRaw(masked(finBit|opClose, "\x03\xED")), "", 1002},
+	{"more than 20 requests in a second", func(ws *websocket.Conn) error {
+		for range maxRequestsPerSecond + 1 {
+			if err := ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"subscribe","filters":{}}`)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, "", 1008},
+}
+
+func TestMisbehaviourIsAnsweredOrClosedAndCostsNobodyElseAnything(t *testing.T) {
+	for _, b := range misbehaviours {
+		t.Run(b.name, func(t *testing.T) {
+			t.Parallel()
+			overTransports(t, func(w *world) {
+				w.start()
+				bystander, v := w.connect("shop").collect(), w.connect("shop")
+				w.broadcast(0, 5, bystander)
+				for range 5 {
+					v.next()
+				}
+				var sending sync.WaitGroup // since a pipe takes nothing before the other end reads it
+				sending.Go(func() {
+					if err := b.send(v.ws); err != nil {
+						w.Errorf("send: %v", err)
+					}
+				})
+				if b.answer != "" {
+					if got := v.next(); !strings.HasPrefix(got, `{"type":"error",`) || !strings.Contains(got, b.answer) {
+						w.Errorf("got %q, want an error with %s", got, b.answer)
+					}
+					sending.Wait()
+					v.send(`{"type":"subscribe","filters":{"level":"error"}}`)
+					if got := v.next(); !strings.Contains(got, typeFiltersUpdated) {
+						w.Errorf("got %q, want the client to live on", got)
+					}
+				} else {
+					if _, err := v.closeError(); !websocket.IsCloseError(err, b.code) {
+						w.Errorf("got %v, want close %d", err, b.code)
+					}
+					sending.Wait()
+					w.eventually("it is no streaming client any more", func() bool { return !w.m.IsStreamClient(v.id) })
+				}
+				w.broadcast(5, 20, bystander)
+				w.eventually("the other client gets everything", func() bool { return len(bystander.numbers()) == 20 })
+				if got := bystander.numbers(); !slices.IsSorted(got) {
+					w.Errorf("the other client got %v", got)
+				}
+			})
+		})
+	}
+}
+
+func TestTwentyRequestsInASecondAreAnswered(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.start()
+		v := w.connect("shop")
+		for range 3 {
+			for range maxRequestsPerSecond {
+				v.send(`{"type":"subscribe","filters":{}}`)
+				if got := v.next(); !strings.Contains(got, typeFiltersUpdated) {
+					w.Fatalf("got %q, want filters_updated", got)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+// A client that the server closes answers at once, and then waits for the server to end the connection.
+func TestACloseHandshakeThatTheClientAnswersEndsAtOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		send func(w *world, v *viewer)
+	}{
+		{"1003", func(_ *world, v *viewer) { _ = v.ws.WriteMessage(websocket.BinaryMessage, []byte("x")) }},
+		{"1008", func(_ *world, v *viewer) {
+			for range maxRequestsPerSecond + 1 {
+				_ = v.ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"subscribe","filters":{}}`))
+			}
+		}},
+		{"Disconnect", func(w *world, v *viewer) {
+			if err := w.m.Disconnect(v.id, 1000, "enough"); err != nil {
+				w.Errorf("Disconnect: %v", err)
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				var took time.Duration
+				begin := time.Now()
+				w.start(WithHooks(Hooks{Disconnect: func(Client, int, string) { took = time.Since(begin) }}))
+				v := w.connect("shop").collect() // whose reader answers the close frame
+				begin = time.Now()
+				tt.send(w, v)
+				<-v.done
+				time.Sleep(5 * time.Second)
+				synctest.Wait()
+				if took > 100*time.Millisecond {
+					w.Errorf("the client answered the close frame at once, and was removed after %v", took)
+				}
+			})
+		})
+	}
+}
+
+func TestTheMessageHookGetsWhatIsNotOfTheProtocol(t *testing.T) {
+	overTransports(t, func(w *world) {
+		got := make(chan string, 10)
+		w.start(WithHooks(Hooks{Message: func(c Client, data []byte, binary bool) {
+			got <- fmt.Sprintf("%d %v %s", c.ID, binary, data)
+		}}))
+		v := w.connect("shop")
+		other := w.connect("shop").collect()
+		for _, text := range []string{"hello", `{"type":"chat"}`, `{}`, ``} {
+			v.send(text)
+			if got, want := <-got, fmt.Sprintf("%d false %s", v.id, text); got != want {
+				w.Errorf("Message hook: got %q, want %q", got, want)
+			}
+		}
+		if err := v.ws.WriteMessage(websocket.BinaryMessage, []byte("\xFF\x00")); err != nil {
+			w.Fatal(err)
+		}
+		if got, want := <-got, fmt.Sprintf("%d true \xFF\x00", v.id); got != want {
+			w.Errorf("Message hook: got %q, want %q", got, want)
+		}
+		v.send(`{"type":"subscribe","filters":{"level":"error"}}`) // not for the hook
+		if got := v.next(); !strings.Contains(got, typeFiltersUpdated) {
+			w.Errorf("subscribe beside a Message hook: got %q, want filters_updated", got)
+		}
+		w.broadcast(0, 5, other)
+		w.eventually("the other client gets everything", func() bool { return len(other.numbers()) == 5 })
+		if len(got) != 0 {
+			w.Errorf("Message hook: got %q too", <-got)
+		}
+	})
+}
+
+func TestAMessageInManyFragmentsAndPiecesIsOne(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start()
+		v := w.connect("shop")
+		request := `{"type":"subscribe","filters":{"level":"error"}}`
+		var frames []byte
+		for i := range len(request) {
+			first := byte(opContinuation)
+			if i == 0 {
+				first = opText
+			}
+			if i == len(request)-1 {
+				first |= finBit
+			}
+			frames = append(frames, masked(first, request[i:i+1])...)
+			if i == 20 {
+				frames = append(frames, masked(finBit|opPong, "unasked for")...)
+			}
+		}
+		for p := range slices.Chunk(frames, 11) {
+			if _, err := v.ws.NetConn().Write(p); err != nil {
+				w.Fatal(err)
+			}
+		}
+		if got := v.next(); got != `{"type":"filters_updated","filters":{"level":"error","environment":""}}` {
+			w.Errorf("got %q, want filters_updated", got)
+		}
+	})
+}
+
+func TestWhatIsBroadcastMustBeUTF8UnlessBinary(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start()
+		v := w.connect("shop")
+		if err := w.m.Broadcast(Message{Project: "shop", Data: []byte("\xFF")}); !errors.Is(err, ErrInvalidUTF8) {
+			w.Errorf("Broadcast of text that is no UTF-8: got %v, want ErrInvalidUTF8", err)
+		}
+		if err := w.m.BufferMessage(v.id, []byte("\xFF")); !errors.Is(err, ErrInvalidUTF8) {
+			w.Errorf("BufferMessage of text that is no UTF-8: got %v, want ErrInvalidUTF8", err)
+		}
+		if err := w.m.Broadcast(Message{Project: "shop", Data: []byte("\xFF"), Binary: true}); err != nil {
+			w.Fatalf("Broadcast of binary: got %v, want nil", err)
+		}
+		_ = v.ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if kind, data, err := v.ws.ReadMessage(); kind != websocket.BinaryMessage || string(data) != "\xFF" || err != nil {
+			w.Errorf("got %d %q, %v, want binary", kind, data, err)
+		}
+	})
+}

@@ -1,0 +1,178 @@
+package mesherstream
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func list(n int, value string) string {
+	return "[" + strings.TrimSuffix(strings.Repeat(`"`+value+`",`, n), ",") + "]"
+}
+
+func TestASubscribeMessageIsReadStrictly(t *testing.T) {
+	levels := func(v ...string) Filter { return Filter{Levels: v} }
+	const head, tail = `{"type":"subscribe","filters":`, `}`
+	for _, tt := range []struct {
+		name, in string
+		want     Filter
+		answer   string // of the filters
+		bad      bool
+		invalid  bool // is read, but no valid filter
+	}{
+		{name: "string", in: head + `{"level":"error"}` + tail, want: levels("error"), answer: `{"level":"error","environment":""}`},
+		{
+			name: "both", in: head + `{"level":"error","environment":"production"}` + tail,
+			want: Filter{Levels: []string{"error"}, Environments: []string{"production"}}, answer: `{"level":"error","environment":"production"}`,
+		},
+		{name: "list", in: head + `{"level":["fatal","error"]}` + tail, want: levels("error", "fatal"), answer: `{"level":["error","fatal"],"environment":""}`},
+		{name: "list of one", in: head + `{"level":["error"]}` + tail, want: levels("error"), answer: `{"level":["error"],"environment":""}`},
+		{name: "repetitions", in: head + `{"level":["a","a","","a"]}` + tail, want: levels("a"), answer: `{"level":["a"],"environment":""}`},
+		{name: "empty list", in: head + `{"level":[]}` + tail, answer: `{"level":[],"environment":""}`},
+		{name: "list of an empty string", in: head + `{"level":[""]}` + tail, answer: `{"level":[],"environment":""}`},
+		{name: "empty string", in: head + `{"level":""}` + tail, answer: `{"level":"","environment":""}`},
+		{name: "null value", in: head + `{"level":null}` + tail, answer: `{"level":"","environment":""}`},
+		{name: "null in a list", in: head + `{"level":[null]}` + tail, answer: `{"level":[],"environment":""}`},
+		{name: "empty filters", in: head + `{}` + tail, answer: `{"level":"","environment":""}`},
+		{name: "white space around", in: " \n" + head + `{}` + tail + "\t\r\n ", answer: `{"level":"","environment":""}`},
+		{name: "characters that JSON escapes", in: head + `{"level":"a\"\\\u00fc"}` + tail, want: levels(`a"\ü`), answer: `{"level":"a\"\\ü","environment":""}`},
+		{name: "16 values", in: head + `{"level":` + list(16, "a") + `}` + tail, want: levels("a"), answer: `{"level":["a"],"environment":""}`},
+		{name: "64 bytes", in: head + `{"level":"` + strings.Repeat("x", 64) + `"}` + tail, want: levels(strings.Repeat("x", 64)), answer: `{"level":"` + strings.Repeat("x", 64) + `","environment":""}`},
+
+		{name: "17 values", in: head + `{"level":` + list(17, "a") + `}` + tail, invalid: true},
+		{name: "17 environments", in: head + `{"environment":` + list(17, "a") + `}` + tail, invalid: true},
+		{name: "65 bytes", in: head + `{"level":"` + strings.Repeat("x", 65) + `"}` + tail, invalid: true},
+		{name: "65 bytes in a list", in: head + `{"level":["a","` + strings.Repeat("x", 65) + `"]}` + tail, invalid: true},
+
+		{name: "null filters", in: head + `null` + tail, bad: true}, // or a mistake would widen the filter
+		{name: "no filters", in: `{"type":"subscribe"}`, bad: true},
+		{name: "unknown filter", in: head + `{"lvl":"error"}` + tail, bad: true},
+		{name: "unknown field", in: `{"type":"subscribe","filters":{},"project":"other"}`, bad: true},
+		{name: "number", in: head + `{"level":5}` + tail, bad: true},
+		{name: "number in a list", in: head + `{"level":["a",5]}` + tail, bad: true},
+		{name: "list in a list", in: head + `{"level":[["a"]]}` + tail, bad: true},
+		{name: "object", in: head + `{"level":{"a":"b"}}` + tail, bad: true},
+		{name: "true", in: head + `{"level":true}` + tail, bad: true},
+		{name: "filters as a list", in: head + `["error"]` + tail, bad: true},
+		{name: "filters as a string", in: head + `"error"` + tail, bad: true},
+		{name: "another value behind", in: head + `{}` + tail + `{}`, bad: true},
+		{name: "garbage behind", in: head + `{}` + tail + `x`, bad: true},
+		{name: "a bracket behind", in: head + `{}` + tail + `}`, bad: true},
+		{name: "cut off", in: head + `{"level":"er`, bad: true},
+		{name: "nothing", in: ``, bad: true},
+		{name: "a list", in: `[]`, bad: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := parseSubscribe([]byte(tt.in))
+			if (err != nil) != tt.bad {
+				t.Fatalf("parseSubscribe(%s): got %v, want an error: %v", tt.in, err, tt.bad)
+			}
+			if tt.bad {
+				return
+			}
+			got, err := r.filter()
+			if errors.Is(err, ErrInvalidFilter) != tt.invalid {
+				t.Fatalf("filter of %s: got %v, want ErrInvalidFilter: %v", tt.in, err, tt.invalid)
+			}
+			if tt.invalid {
+				return
+			}
+			if !slices.Equal(got.Levels, tt.want.Levels) || !slices.Equal(got.Environments, tt.want.Environments) {
+				t.Errorf("filter of %s: got %+v, want %+v", tt.in, got, tt.want)
+			}
+			want := string(appendFrame(nil, opText, []byte(`{"type":"filters_updated","filters":`+tt.answer+`}`)))
+			if got := string(r.answer(got)); got != want {
+				t.Errorf("answer to %s: got %q, want %q", tt.in, got, want)
+			}
+		})
+	}
+}
+
+func TestTheTypeOfARequest(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"type":"subscribe"}`:                "subscribe",
+		`{"filters":{},"type":"subscribe"}`:   "subscribe",
+		`{"type":"x","other":[1,{"deep":2}]}`: "x",
+		`{"type":""}`:                         "",
+		`{"type":null}`:                       "",
+		`{}`:                                  "",
+	} {
+		if got, err := requestType([]byte(in)); got != want || err != nil {
+			t.Errorf("requestType(%s): got %q, %v, want %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{``, `{`, `{"type":5}`, `{"type":["subscribe"]}`, `[]`, `"subscribe"`, `5`, `{"type":"x"}{}`, `{type:"x"}`, "\x00"} {
+		if got, err := requestType([]byte(in)); err == nil {
+			t.Errorf("requestType(%q): got %q without an error", in, got)
+		}
+	}
+}
+
+func TestAnErrorAnswerIsOneJSONObject(t *testing.T) {
+	for _, text := range []string{"plain", `with "quotes"`, "with <html> & \u2028", "\xFF no UTF-8"} {
+		frame := refusal(errorMalformed, text)
+		var got map[string]string
+		if err := json.Unmarshal(frame[frameHeaderLen(len(frame)-2):], &got); err != nil {
+			t.Errorf("refusal(%q): got %q: %v", text, frame, err)
+			continue
+		}
+		if want := strings.ToValidUTF8(text, "\uFFFD"); len(got) != 3 || got["type"] != "error" || got["code"] != "malformed" || got["message"] != want {
+			t.Errorf("refusal(%q): got %v, want type error, code malformed and that message", text, got)
+		}
+	}
+}
+
+func TestAFilterIsNarrowedToItsGrant(t *testing.T) {
+	type l = []string
+	for _, tt := range []struct{ asked, granted, want l }{
+		{nil, nil, nil},
+		{l{"a"}, nil, l{"a"}},
+		{nil, l{"a"}, l{"a"}},
+		{l{"a", "b"}, l{"b", "c"}, l{"b"}},
+		{l{"a"}, l{"a"}, l{"a"}},
+	} {
+		for _, pair := range [][3]Filter{
+			{{Levels: tt.asked}, {Levels: tt.granted}, {Levels: tt.want}},
+			{{Environments: tt.asked}, {Environments: tt.granted}, {Environments: tt.want}},
+		} {
+			got, err := pair[0].within(pair[1])
+			if err != nil || fmt.Sprint(got) != fmt.Sprint(pair[2]) {
+				t.Errorf("%+v within %+v: got %+v, %v, want %+v", pair[0], pair[1], got, err, pair[2])
+			}
+		}
+	}
+	granted := Filter{Levels: l{"error"}, Environments: l{"production"}}
+	for _, asked := range []Filter{{Levels: l{"debug"}}, {Environments: l{"staging"}}, {Levels: l{"error"}, Environments: l{"staging"}}} {
+		if got, err := asked.within(granted); !errors.Is(err, ErrNotGranted) {
+			t.Errorf("%+v within %+v: got %+v, %v, want ErrNotGranted", asked, granted, got, err)
+		}
+	}
+}
+
+func TestTheKeyOfASubscriptionIsItsOwn(t *testing.T) {
+	type l = []string
+	seen := map[string]Subscription{}
+	for _, s := range []Subscription{
+		{},
+		{Project: "a"},
+		{Project: `a"`},
+		{Project: `a"|"b`},
+		{Project: "|"},
+		{Project: "a", Filter: Filter{Levels: l{"b"}}},
+		{Project: "a", Filter: Filter{Environments: l{"b"}}},
+		{Project: "a", Filter: Filter{Levels: l{"b", "c"}}},
+		{Project: "a", Filter: Filter{Levels: l{`b""c`}}},
+		{Project: "a", Filter: Filter{Levels: l{"bc"}}},
+		{Project: "a", Filter: Filter{Levels: l{"b"}, Environments: l{"c"}}},
+		{Project: "\xFF"},
+		{Project: "\uFFFD"},
+	} {
+		if other, ok := seen[s.key()]; ok {
+			t.Errorf("key of %+v: got that of %+v", s, other)
+		}
+		seen[s.key()] = s
+	}
+}

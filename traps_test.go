@@ -1,0 +1,326 @@
+package mesherstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+	"github.com/gofiber/fiber/v2"
+)
+
+// What Fiber v2, contrib/websocket and fasthttp really do, where it would hurt this package. Each test fails if the
+// package falls into the trap that it names.
+
+// Trap 1: Close on a hijacked connection does nothing. The reader would stay blocked, and the client connected.
+func TestTrap01ConnCloseDoesNothingSoAClientThatDoesNotAnswerIsCutOff(t *testing.T) {
+	for _, tr := range sockets() {
+		t.Run(tr.name, func(t *testing.T) {
+			t.Parallel()
+			(&world{T: t, transport: tr}).play(func(w *world) {
+				w.start()
+				v := w.connect("shop")
+				conn := v.ws.NetConn() // read as bytes, so that no close frame is ever answered
+				_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+				ctx, cancel := context.WithTimeout(w.Context(), 200*time.Millisecond)
+				defer cancel()
+				if err := w.m.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+					w.Errorf("Shutdown with a client that does not answer: got %v, want DeadlineExceeded", err)
+				}
+				buf := make([]byte, 512)
+				for {
+					_, err := conn.Read(buf)
+					if isTimeout(err) {
+						w.Fatalf("the connection is still open after Shutdown: %v", err)
+					}
+					if err != nil {
+						break // the server has ended it
+					}
+				}
+				if s := w.m.Stats(); s.Disconnects != 1 {
+					w.Errorf("Stats().Disconnects: got %d, want 1", s.Disconnects)
+				}
+			})
+		})
+	}
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// Trap 2: contrib pools its Conn and fasthttp its hijacked connections. Who writes to one after its handler has returned
+// writes into another client's socket.
+func TestTrap02NothingForAClientThatLeftReachesTheOneThatGotItsPooledConn(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithDrainInterval(5 * time.Millisecond))
+		for i := range 20 {
+			first := w.connect("secret")
+			for range 5 { // some of which is still on its way when the client leaves
+				if err := w.m.BufferMessage(first.id, []byte("secret")); err != nil {
+					w.Fatalf("BufferMessage: %v", err)
+				}
+			}
+			_ = first.ws.NetConn().Close()
+
+			second := w.connect("public")
+			for range 5 {
+				if err := w.m.Broadcast(Message{Project: "secret", Data: []byte("secret")}); err != nil {
+					w.Fatalf("Broadcast: %v", err)
+				}
+				if err := w.m.BufferMessage(first.id, []byte("secret")); err != nil && !errors.Is(err, ErrUnknownClient) {
+					w.Fatalf("BufferMessage: %v", err)
+				}
+				_ = w.m.SetFilter(first.id, Filter{Levels: []string{"error"}})
+				w.m.DrainBuffers()
+			}
+			w.eventually("the first has left", func() bool { return !w.m.IsStreamClient(first.id) })
+			if err := w.m.BufferMessage(first.id, []byte("secret")); !errors.Is(err, ErrUnknownClient) {
+				w.Fatalf("BufferMessage for a client that left: got %v, want ErrUnknownClient", err)
+			}
+			if err := w.m.Disconnect(first.id, 1000, "secret"); !errors.Is(err, ErrUnknownClient) {
+				w.Fatalf("Disconnect of a client that left: got %v, want ErrUnknownClient", err)
+			}
+			public := fmt.Sprint("public ", i)
+			if err := w.m.Broadcast(Message{Project: "public", Data: []byte(public)}); err != nil {
+				w.Fatalf("Broadcast: %v", err)
+			}
+			if got := second.next(); got != public {
+				w.Fatalf("the client that came after: got %q, want %q", got, public)
+			}
+			second.close()
+		}
+	})
+}
+
+// Trap 3: what c.Params, c.Query, c.Get and c.Body return are views of memory that the next request overwrites.
+func TestTrap03LaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
+	app := quietApp(fiber.Config{ProxyHeader: "X-Forwarded-For"})
+	m := newTestManager(t, WithApp(app), WithDrainInterval(time.Hour), WithAuthorize(func(c *fiber.Ctx, sub *Subscription) error {
+		if env := c.Get("X-Environment"); env != "" {
+			sub.Environments = []string{env} // a view
+		}
+		if p := c.Query("as"); p != "" {
+			sub.Project = p // another
+		}
+		return nil
+	}))
+	app.Use(m.Handler())
+	app.Get("/events/:project_id", m.Handler())
+	app.Post("/publish/:project/:level", func(c *fiber.Ctx) error {
+		msg := Message{Project: c.Params("project"), Level: c.Params("level"), Environment: c.Get("X-Environment"), Data: c.Body()}
+		return From(c).Broadcast(msg)
+	})
+	app.Post("/buffer/:id", func(c *fiber.Ctx) error {
+		id, err := c.ParamsInt("id")
+		if err != nil {
+			return err
+		}
+		return From(c).BufferMessage(ClientID(id), c.Body())
+	})
+	s := newSite(t, app, m)
+
+	targets := []string{"/stream/projects/project-1?level=level-1", "/events/project-1?level=level-1", "/stream/projects/x?as=project-1&level=level-1"}
+	var clients []*websocket.Conn
+	var ids []ClientID
+	for _, target := range targets {
+		ws, id := s.connect(target, "X-Environment: environment-1", "X-Forwarded-For: 192.0.2.1")
+		clients, ids = append(clients, ws), append(ids, id)
+	}
+	request := func(i int, method, target, body string) {
+		t.Helper()
+		status, answer := ask(t, app, method, target, fmt.Sprint("Content-Length: ", len(body)), fmt.Sprint("X-Environment: environment-", i),
+			fmt.Sprint("X-Forwarded-For: 192.0.2.", i), "", body)
+		if status >= 500 {
+			t.Fatalf("%s %s: got %d %q", method, target, status, answer)
+		}
+	}
+	for i := 2; i < 200; i++ { // as long as the first, so that they fit into the same memory
+		request(i%8+2, "GET", fmt.Sprintf("/stream/projects/project-%d?level=level-%d", i%8+2, i%8+2), "")
+		request(i%8+2, "GET", fmt.Sprintf("/events/project-%d?level=level-%d", i%8+2, i%8+2), "")
+		request(i%8+2, "POST", fmt.Sprintf("/publish/project-%d/level-%d", i%8+2, i%8+2), "not for them")
+	}
+	for i, id := range ids {
+		want := Subscription{Project: "project-1", Filter: Filter{Levels: []string{"level-1"}, Environments: []string{"environment-1"}}}
+		if c, ok := m.Client(id); !ok || c.Subscription.key() != want.key() || c.RemoteAddr != "192.0.2.1" {
+			t.Errorf("Client(%d) of %s after many requests: got %+v, %v, want %+v from 192.0.2.1", id, targets[i], c, ok, want)
+		}
+	}
+	for i, id := range ids { // bodies that wait while other requests come
+		request(1, "POST", fmt.Sprint("/buffer/", id), fmt.Sprint("buffered ", i))
+		request(2, "POST", "/publish/project-2/level-2", "overwritten")
+	}
+	request(1, "POST", "/publish/project-1/level-1", "for them")
+	for i, ws := range clients {
+		s.gets(ws, fmt.Sprint("buffered ", i))
+		s.gets(ws, "for them")
+	}
+}
+
+// Trap 4: of a request's locals, only those with string keys survive the upgrade, and of its other parts, copies. What
+// decides about a client must have been read before.
+func TestTrap04AuthorizeReadsEverythingBeforeTheUpgrade(t *testing.T) {
+	type userKey struct{}
+	app := quietApp()
+	m := newTestManager(t, WithApp(app), WithAuthorize(func(c *fiber.Ctx, sub *Subscription) error {
+		user, _ := c.Locals(userKey{}).(string)
+		sub.Project = strings.Join([]string{user, c.Cookies("session"), c.Get("X-Tenant"), c.Query("q"), c.Params("tenant")}, ",")
+		return nil
+	}))
+	group := app.Group("/:tenant", func(c *fiber.Ctx) error {
+		c.Locals(userKey{}, "alice")
+		return c.Next()
+	})
+	group.Use(m.Handler())
+	s := newSite(t, app, m)
+	_, id := s.connect("/acme/stream/projects/shop?q=query", "Cookie: session=cookie", "X-Tenant: header")
+	if c, _ := m.Client(id); c.Project != "alice,cookie,header,query,acme" {
+		t.Errorf("Client(%d).Project: got %q, want what authorize read", id, c.Project)
+	}
+}
+
+// Trap 7: Fiber's timeouts, body limit and concurrency end at the upgrade. The manager has its own.
+func TestTrap07FibersLimitsDoNotApplyAndOurOwnDo(t *testing.T) {
+	for _, tr := range sockets() {
+		t.Run(tr.name, func(t *testing.T) {
+			t.Parallel()
+			app := quietApp(fiber.Config{
+				ReadTimeout: 50 * time.Millisecond, WriteTimeout: 50 * time.Millisecond, IdleTimeout: 50 * time.Millisecond,
+				BodyLimit: 64, Concurrency: 2,
+			})
+			m := newTestManager(t, WithApp(app), WithPingInterval(100*time.Millisecond), WithIdleTimeout(time.Second), WithMaxClients(4))
+			app.Use(m.Handler())
+			s := newSiteOver(t, app, m, tr)
+			var clients []*websocket.Conn
+			for range 3 { // more than Concurrency
+				ws, _ := s.connect("/stream/projects/shop")
+				clients = append(clients, ws)
+			}
+			_, silent := s.connect("/stream/projects/shop") // answers no ping; its kernel takes them all the same
+			if _, resp, err := s.dial("/stream/projects/shop"); err == nil || resp == nil || resp.StatusCode != 503 {
+				t.Errorf("dial over WithMaxClients: got %v, %v, want 503", resp, err)
+			}
+			answers := make(chan string, 10)
+			for _, ws := range clients {
+				var reading sync.WaitGroup
+				reading.Go(func() {
+					for {
+						_, data, err := ws.ReadMessage()
+						if err != nil {
+							return
+						}
+						answers <- string(data)
+					}
+				})
+				t.Cleanup(func() { _ = ws.Close(); reading.Wait() })
+			}
+			for end := time.Now().Add(5 * time.Second); m.IsStreamClient(silent); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("a client that answers no ping is still there after five times WithIdleTimeout")
+				}
+			}
+			if got := m.Stats().Clients; got != 3 {
+				t.Errorf("clients that answer pings, after Fiber's timeouts: got %d, want 3", got)
+			}
+			if err := clients[0].WriteMessage(websocket.TextMessage, []byte(`{"type":"`+strings.Repeat("x", 500)+`"}`)); err != nil {
+				t.Fatal(err)
+			}
+			if got := <-answers; !strings.Contains(got, errorUnknownType) {
+				t.Errorf("a message over BodyLimit and within WithReadLimit: got %q, want an answer", got)
+			}
+		})
+	}
+}
+
+// Trap 9: Fiber's Shutdown neither waits for WebSockets nor closes them.
+func TestTrap09ShuttingDownTheAppFlushesAndClosesWith1001(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithDrainInterval(time.Hour))
+		v := w.connect("shop").collect()
+		for i := range 20 {
+			if err := w.m.BufferMessage(v.id, fmt.Append(nil, i)); err != nil {
+				w.Fatal(err)
+			}
+		}
+		w.stop()
+		<-v.done
+		if !websocket.IsCloseError(v.err, websocket.CloseGoingAway) || len(v.messages) != 20 {
+			w.Errorf("the client: got %d messages and %v, want 20 and close 1001", len(v.messages), v.err)
+		}
+		if s := w.m.Stats(); s.Clients != 0 || s.Abandoned != 0 {
+			w.Errorf("Stats() when app.Shutdown has returned: got %+v, want no client and nothing abandoned", s)
+		}
+	})
+}
+
+// Trap 10: registering a hook of the app inside a request blocks for ever while a shutdown holds the app's lock.
+func TestTrap10AFirstClientThatComesDuringAShutdownDoesNotDeadlock(t *testing.T) {
+	asked := make(chan struct{})
+	app := quietApp()
+	m := newTestManager(t, WithApp(app), WithAuthorize(func(c *fiber.Ctx, _ *Subscription) error {
+		close(asked)
+		<-c.Context().Done() // the shutdown has begun, and waits for this request
+		return nil
+	}))
+	app.Use(m.Handler())
+	s := newSite(t, app, m)
+	var dialing sync.WaitGroup
+	dialing.Go(func() {
+		ws, resp, err := s.dial("/stream/projects/shop")
+		if err != nil {
+			t.Errorf("dial: got %v, %v, want to be let in", resp, err)
+			return
+		}
+		_ = ws.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, _, err := ws.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+			t.Errorf("the client: got %v, want close 1001", err)
+		}
+	})
+	<-asked
+	if err := app.ShutdownWithTimeout(10 * time.Second); err != nil {
+		t.Errorf("app.Shutdown: %v", err)
+	}
+	dialing.Wait()
+}
+
+func TestTrap10AShutdownThatRacesWithTheFirstClientsDoesNotDeadlock(t *testing.T) {
+	for round := range 10 {
+		app := quietApp()
+		m := newTestManager(t, WithApp(app))
+		app.Use(m.Handler())
+		s := newSite(t, app, m)
+		began := make(chan struct{}, 5)
+		var all sync.WaitGroup
+		for range 5 {
+			all.Go(func() {
+				began <- struct{}{}
+				ws, _, err := s.dial("/stream/projects/shop")
+				if err != nil {
+					return // too late
+				}
+				_ = ws.SetReadDeadline(time.Now().Add(10 * time.Second))
+				if _, _, err := ws.ReadMessage(); isTimeout(err) {
+					t.Error("a client that came during the shutdown was never closed")
+				}
+			})
+		}
+		all.Go(func() {
+			for range 1 + round%5 {
+				<-began
+			}
+			if err := app.ShutdownWithTimeout(10 * time.Second); err != nil {
+				t.Errorf("app.Shutdown: %v", err)
+			}
+		})
+		all.Wait()
+		if got := m.Stats(); got.Clients != 0 || got.Connects != got.Disconnects {
+			t.Errorf("Stats() after the shutdown: got %+v, want no client", got)
+		}
+	}
+}
