@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -133,18 +134,30 @@ func TestTrap03LaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
 		ws, id := s.connect(target, "X-Environment: environment-1", "X-Forwarded-For: 192.0.2.1")
 		clients, ids = append(clients, ws), append(ids, id)
 	}
+	// Through the server, one connection each, so that they get the memory that the clients' handshakes have given back.
+	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: s.net}}
 	request := func(i int, method, target, body string) {
 		t.Helper()
-		status, answer := ask(t, app, method, target, fmt.Sprint("Content-Length: ", len(body)), fmt.Sprint("X-Environment: environment-", i),
-			fmt.Sprint("X-Forwarded-For: 192.0.2.", i), "", body)
-		if status >= 500 {
-			t.Fatalf("%s %s: got %d %q", method, target, status, answer)
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://app.test"+target, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
 		}
+		req.Header.Set("X-Environment", fmt.Sprint("environment-", i))
+		req.Header.Set("X-Forwarded-For", fmt.Sprint("192.0.2.", i))
+		resp, err := web.Do(req)
+		if err != nil || resp.StatusCode >= 500 {
+			t.Fatalf("%s %s: got %v, %v", method, target, resp, err)
+		}
+		resp.Body.Close()
 	}
-	for i := 2; i < 200; i++ { // as long as the first, so that they fit into the same memory
-		request(i%8+2, "GET", fmt.Sprintf("/stream/projects/project-%d?level=level-%d", i%8+2, i%8+2), "")
-		request(i%8+2, "GET", fmt.Sprintf("/events/project-%d?level=level-%d", i%8+2, i%8+2), "")
-		request(i%8+2, "POST", fmt.Sprintf("/publish/project-%d/level-%d", i%8+2, i%8+2), "not for them")
+	for n := range 50 { // as long as the first, so that they fit into the same memory
+		i := n%8 + 2
+		target := fmt.Sprintf("project-%d?level=level-%d", i, i)
+		request(i, "GET", "/stream/projects/"+target, "")
+		request(i, "GET", "/events/"+target, "")
+		request(i, "POST", fmt.Sprintf("/publish/project-%d/level-%d", i, i), "not for them")
+		other, _ := s.connect("/stream/projects/"+target, fmt.Sprint("X-Environment: environment-", i), fmt.Sprint("X-Forwarded-For: 192.0.2.", i))
+		_ = other.Close()
 	}
 	for i, id := range ids {
 		want := Subscription{Project: "project-1", Filter: Filter{Levels: []string{"level-1"}, Environments: []string{"environment-1"}}}
