@@ -38,6 +38,7 @@ func From(c *fiber.Ctx) *Manager {
 // Handler returns the handler that upgrades the clients. Mount it with app.Use, with or without a prefix, in a group, or
 // in an app that is mounted itself: the stream is at [WithPath] and the project's segment, below where the handler is
 // mounted. Or give it to app.Get with a route that has a parameter :project_id, and the stream is there.
+// A prefix may have parameters, but none that is optional, and none called project_id.
 //
 // On that path, a GET is answered by 400 if the project is empty, over 128 bytes, or has a slash, a control character or
 // broken percent-encoding, 426 if it asks for no upgrade, 403 if its origin isn't allowed or its filter isn't granted,

@@ -135,7 +135,9 @@ func TestTrap03LaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
 		clients, ids = append(clients, ws), append(ids, id)
 	}
 	// Through the server, one connection each, so that they get the memory that the clients' handshakes have given back.
-	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: s.net}}
+	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
+		return s.net(network, addr)
+	}}}
 	request := func(i int, method, target, body string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://app.test"+target, strings.NewReader(body))
