@@ -10,41 +10,43 @@ type client struct {
 	// Read-only after construction.
 	id          ClientID
 	shard       *shard
-	link        link
 	remoteAddr  string
 	connectedAt time.Time
 	grant       Filter // what WithAuthorize, or the caller of Serve, allows
 
-	// Owned by the shard's goroutine.
-	sub     Subscription // Filter is the one in force, within grant
-	phase   phase
-	group   *group
-	inGroup int // index in group.clients
-	inSlow  int // index in shard.waiting, or -1
-	inWheel int // index in its slot of shard.wheel
-
-	again   bool    // is in shard.again
-	inHook  bool    // its message is with the Message hook, and nothing is read meanwhile
-	busy    bool    // the link can't take more until it says so
-	flight  flight  // goes out before anything else, and can't be dropped
-	backlog backlog // waits behind it, and can
+	// Owned by the shard's goroutine. First what each delivery touches, so that it lies together.
+	link          link
+	phase         phase
+	busy          bool // the link can't take more until it says so
+	slow          bool
+	closeSent     bool // the close frame is on its way
+	closeReceived bool
+	again         bool // is in shard.again
+	inHook        bool // its message is with the Message hook, and nothing is read meanwhile
+	inWaiting     int  // index in shard.waiting, or -1
+	offered, sent uint64
+	backlog       backlog // waits behind the flight, and can be dropped
+	flight        flight  // goes out before anything else, and can't
 
 	pong, ping, closing []byte // control frames that go out as soon as a frame may start
 	reply               []byte // the answer to the client's last request
 	replyAt             uint64 // the number of the message in the backlog that the answer stands before
-	closeSent           bool   // the close frame is on its way
-	closeReceived       bool
-	closeCode           int // what the Disconnect hook is told
-	closeReason         string
-	cutTimer            *time.Timer // ends a close handshake that the client does not
+
+	sub     Subscription // Filter is the one in force, within grant
+	group   *group
+	inGroup int // index in group.clients
+	inWheel int // index in its slot of shard.wheel
+
+	closeCode   int // what the Disconnect hook is told
+	closeReason string
+	cutTimer    *time.Timer // ends a close handshake that the client does not
 
 	pingAt       time.Time
 	waitingSince time.Time // when the backlog, empty before, got its first message
-	slow         bool
-	requests     int // in the second that began at requestsFrom
+	requests     int       // in the second that began at requestsFrom
 	requestsFrom time.Time
 
-	offered, sent, dropped, abandoned uint64
+	dropped, abandoned uint64
 
 	// Atomic.
 	seen       atomic.Int64  // when the client last gave a sign of life, in Unix nanoseconds

@@ -270,8 +270,8 @@ func (s *shard) drainAll() {
 
 // await puts the client among those that a drain visits.
 func (s *shard) await(c *client) {
-	if c.inSlow < 0 {
-		c.inSlow = len(s.waiting)
+	if c.inWaiting < 0 {
+		c.inWaiting = len(s.waiting)
 		s.waiting = append(s.waiting, c)
 	}
 }
@@ -279,14 +279,14 @@ func (s *shard) await(c *client) {
 // unawait takes the client out from among those that a drain visits. An episode of slowness ends here.
 func (s *shard) unawait(c *client) {
 	s.unmarkSlow(c)
-	if c.inSlow < 0 {
+	if c.inWaiting < 0 {
 		return
 	}
 	last := s.waiting[len(s.waiting)-1]
-	s.waiting[c.inSlow], last.inSlow = last, c.inSlow
+	s.waiting[c.inWaiting], last.inWaiting = last, c.inWaiting
 	s.waiting[len(s.waiting)-1] = nil
 	s.waiting = s.waiting[:len(s.waiting)-1]
-	c.inSlow = -1
+	c.inWaiting = -1
 }
 
 func (s *shard) markSlow(c *client) {

@@ -14,7 +14,7 @@ const closeGrace = 2 * time.Second
 const reasonShutdown = "the server is shutting down"
 
 func (s *shard) add(c *client) {
-	c.inSlow = -1
+	c.inWaiting = -1
 	c.pingAt = c.connectedAt.Add(s.cfg.pingInterval)
 	s.totals.Clients++
 	s.totals.Connects++

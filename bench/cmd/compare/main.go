@@ -24,6 +24,7 @@ type settings struct {
 	rounds    int
 	warmUp    time.Duration
 	cpus      int
+	profile   string
 
 	markdown, json, svg string
 }
@@ -62,6 +63,7 @@ func parse() (settings, error) {
 	flag.IntVar(&z.bytes, "size", 512, "bytes of a message")
 	flag.IntVar(&z.idle, "idle", 10_000, "connections of the idle scenario")
 	flag.DurationVar(&z.settle, "settle", 12*time.Second, "rest before idle connections are weighed; pools and worker goroutines need about ten seconds to give up")
+	flag.StringVar(&s.profile, "profile", "", "write each server's CPU profile to this `folder`; it costs the servers some time")
 	flag.IntVar(&s.cpus, "cpus", 0, "GOMAXPROCS of the servers; 0 leaves it to Go")
 	flag.StringVar(&s.markdown, "markdown", "", "write the tables to this `file`")
 	flag.StringVar(&s.json, "json", "", "write every run's raw figures to this `file`")
@@ -106,7 +108,7 @@ func (s *settings) run(ctx context.Context) error {
 					if err := ctx.Err(); err != nil {
 						return err
 					}
-					r := runner{binaries: binaries, server: server, pass: p, warmUp: s.warmUp, cpus: s.cpus}
+					r := runner{binaries: binaries, server: server, pass: p, warmUp: s.warmUp, cpus: s.cpus, profile: s.profile}
 					result := r.run(ctx)
 					result.Scenario, result.Server, result.Pass, result.Round = sc.name, server, p.name, round
 					book.add(result)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -37,6 +38,7 @@ type runner struct {
 	pass     pass
 	warmUp   time.Duration
 	cpus     int
+	profile  string // a folder, or ""
 }
 
 func (r *runner) run(ctx context.Context) result {
@@ -49,8 +51,11 @@ func (r *runner) run(ctx context.Context) result {
 
 // try starts both processes and ends both, whatever happens in between.
 func (r *runner) try(ctx context.Context, out *result) (err error) {
-	server, err := start(r.server, r.binaries.server,
-		"-server", r.server, "-cpus", strconv.Itoa(r.cpus), "-filtered="+strconv.FormatBool(r.pass.plan.Projects > 1))
+	args := []string{"-server", r.server, "-cpus", strconv.Itoa(r.cpus), "-filtered=" + strconv.FormatBool(r.pass.plan.Projects > 1)}
+	if r.profile != "" {
+		args = append(args, "-cpuprofile", filepath.Join(r.profile, r.pass.name+"-"+r.server+".pprof"))
+	}
+	server, err := start(r.server, r.binaries.server, args...)
 	if err != nil {
 		return err
 	}

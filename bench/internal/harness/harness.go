@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -48,6 +49,7 @@ func Main(servers map[string]New) {
 		filtered = flag.Bool("filtered", false, "clients want one project each, and perhaps one level or environment")
 		cpus     = flag.Int("cpus", 0, "GOMAXPROCS; 0 leaves it to Go")
 	)
+	profile := flag.String("cpuprofile", "", "write a CPU profile to this `file`")
 	flag.Parse()
 	if *cpus > 0 {
 		runtime.GOMAXPROCS(*cpus)
@@ -57,7 +59,19 @@ func Main(servers map[string]New) {
 		slog.Error("unknown server", "name", *name, "known", Names(servers))
 		os.Exit(2)
 	}
+	if *profile != "" {
+		file, err := os.Create(*profile)
+		if err == nil {
+			err = pprof.StartCPUProfile(file)
+		}
+		if err != nil {
+			slog.Error("profile", "error", err)
+			os.Exit(1)
+		}
+		defer pprof.StopCPUProfile()
+	}
 	if err := run(create, Config{Filtered: *filtered}, *address, os.Stdin, os.Stdout); err != nil {
+		pprof.StopCPUProfile()
 		slog.Error("server failed", "name", *name, "error", err)
 		os.Exit(1)
 	}
