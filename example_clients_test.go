@@ -52,7 +52,7 @@ func ExampleManager_Clients() {
 	fmt.Println(receive(browser))
 	// Output:
 	// <nil>
-	// websocket: close 1012 (service restart): moving to another node
+	// websocket: close 1012: moving to another node
 }
 
 // What is queued goes out with the ticker, or when the application says so.
