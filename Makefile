@@ -15,8 +15,8 @@ lint:
 	go vet work
 	go tool staticcheck work
 
-bench:          # every scenario against every peer; writes RESULTS.md's tables
-	go run ./bench/cmd/compare -scenario all
+bench:          # every scenario against every peer, for hours; RESULTS.md is made of what it writes
+	go run ./bench/cmd/compare -scenario all -markdown results.md -json results.json -svg results.svg
 
 fuzz:           # each target for a minute
 	for t in $$(go test -list '^Fuzz' . | grep ^Fuzz); do go test -run='^$$' -fuzz="^$$t$$" -fuzztime=1m . || exit 1; done

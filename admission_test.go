@@ -131,7 +131,13 @@ func TestCapsRefuseClientsAndPlacesAreGivenBack(t *testing.T) {
 		refused(503, from("192.0.2.1"))
 
 		_ = a.NetConn().Close() // without a word
-		s.eventually("its place is free", func() bool { return m.admit("192.0.2.1") == nil })
+		s.eventually("its place is free", func() bool {
+			p, err := m.reserve("192.0.2.1")
+			if err == nil {
+				p.release()
+			}
+			return err == nil
+		})
 		refused(429, from("192.0.2.2"))
 		_ = b.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""))
 		s.eventually("both places are free", func() bool {
@@ -149,7 +155,6 @@ func TestACapHoldsWhenManyComeAtOnce(t *testing.T) {
 	app.Use(m.Handler())
 	s := newSite(t, app, m)
 
-	// Between the question and the upgrade, another client may take the place. Who comes too late is closed with 1013.
 	var streaming, refused sync.Map
 	var all sync.WaitGroup
 	for i := range 20 {

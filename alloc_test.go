@@ -13,6 +13,7 @@ type sink struct{}
 
 func (sink) write(p []byte) (sent, held int, err error) { return len(p), 0, nil }
 func (sink) begin()                                     {}
+func (sink) progressed() bool                           { return false }
 func (sink) ready()                                     {}
 func (sink) resume()                                    {}
 func (sink) close()                                     {}

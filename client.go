@@ -11,6 +11,7 @@ type client struct {
 	id          ClientID
 	shard       *shard
 	remoteAddr  string
+	place       *place
 	connectedAt time.Time
 	grant       Filter // what WithAuthorize, or the caller of Serve, allows
 
@@ -41,6 +42,7 @@ type client struct {
 	closeReason string
 	cutTimer    *time.Timer // ends a close handshake that the client does not
 
+	watched      bool // was busy at the last beat
 	pingAt       time.Time
 	waitingSince time.Time // when the backlog, empty before, got its first message
 	requests     int       // in the second that began at requestsFrom

@@ -21,6 +21,9 @@
 // goes out with the next drain. Delivery is at most once: a message that the kernel has taken may still be lost with the
 // connection.
 //
+// A WebSocket is open a moment before the client is known here. A page that fetches a state and then applies the stream to
+// it sends a subscribe first: its answer says that the stream has begun.
+//
 // # Ordering
 //
 // Each client gets the messages that one goroutine publishes in the order of its calls, whether they were buffered or

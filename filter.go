@@ -15,7 +15,8 @@ const (
 )
 
 // Filter narrows what a client gets to some levels and some environments. A list that is empty, or holds only "",
-// accepts all, and a [Message] whose field is empty passes every list. Values are compared byte by byte.
+// accepts all, and a [Message] whose field is empty passes every list. Values are compared byte by byte. A list has at
+// most 16 values, and a value is UTF-8 of at most 64 bytes.
 type Filter struct {
 	Levels       []string `json:"levels,omitempty"`
 	Environments []string `json:"environments,omitempty"`

@@ -112,12 +112,11 @@ func (q *hookQueue) connect(c *client) {
 	q.push(func() { q.call("Connect", c.id, func() { q.fns.Connect(snapshot) }) })
 }
 
-// disconnect runs the Disconnect hook and then release, also where there is no hook: the place of a client is free
-// when all that is about it has been done.
-func (q *hookQueue) disconnect(c *client, release func(*client)) {
+// disconnect runs the Disconnect hook, and gives the client's place back after it.
+func (q *hookQueue) disconnect(c *client) {
 	snapshot, code, reason := c.snapshot(), c.closeCode, c.closeReason
 	q.push(func() {
-		defer release(c)
+		defer c.place.release()
 		q.log.Debug("mesherstream: client left", "client", uint64(c.id), "code", code, "reason", reason)
 		if q.fns.Disconnect != nil {
 			q.call("Disconnect", c.id, func() { q.fns.Disconnect(snapshot, code, reason) })

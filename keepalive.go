@@ -47,6 +47,7 @@ func (s *shard) beat(now time.Time) {
 	s.wheel.next = (s.wheel.next + 1) % wheelSlots
 	for i := len(slot) - 1; i >= 0; i-- { // backwards: a client that is removed gives its place to a later one
 		c := slot[i]
+		s.watchProgress(c, now)
 		if s.cfg.idleTimeout > 0 && !c.inHook && now.UnixNano()-c.seen.Load() >= int64(s.cfg.idleTimeout) {
 			s.remove(c, errIdle)
 			continue
@@ -59,4 +60,19 @@ func (s *shard) beat(now time.Time) {
 			s.drainControl(c)
 		}
 	}
+}
+
+// watchProgress takes it as a sign of life that a client which has no room any more takes some of what the kernel holds
+// for it. The kernel has room again only when much of that is gone, which at a few bytes a second is later than the idle
+// timeout; and the pongs of such a client come behind all of it. Without a full window, an acknowledgement is no sign of
+// life: the kernel of a machine whose browser is frozen gives it too.
+func (s *shard) watchProgress(c *client, now time.Time) {
+	if s.cfg.idleTimeout == 0 || !c.busy {
+		c.watched = false
+		return
+	}
+	if c.link.progressed() && c.watched {
+		c.markSeen(now)
+	}
+	c.watched = true
 }

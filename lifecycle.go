@@ -202,54 +202,56 @@ type capError struct{ perIP bool }
 func (e capError) Error() string { return ErrTooManyClients.Error() }
 func (e capError) Unwrap() error { return ErrTooManyClients }
 
-// admit says whether there is a place for one more client of that address.
-func (m *Manager) admit(ip string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.admitLocked(ip)
+// A place is what the caps count: a client's, from before its upgrade until nothing is left of it.
+type place struct {
+	m    *Manager
+	ip   string
+	free sync.Once
 }
 
-func (m *Manager) admitLocked(ip string) error {
+// reserve takes a place for a client of that address.
+func (m *Manager) reserve(ip string) (*place, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	switch {
 	case m.closed:
-		return ErrClosed
-	case m.cfg.maxClients > 0 && m.clients >= m.cfg.maxClients:
-		return capError{}
-	case m.cfg.maxClientsPerIP > 0 && m.perIP[ip] >= m.cfg.maxClientsPerIP:
-		return capError{perIP: true}
-	}
-	return nil
-}
-
-// enter takes a place for a client. Where it returns no error, release gives the place back, and leave must be called
-// before the handler returns.
-func (m *Manager) enter(ip string) (leave func(), err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.admitLocked(ip); err != nil {
-		return nil, err
-	}
-	if m.current == nil {
 		return nil, ErrClosed
+	case m.cfg.maxClients > 0 && m.clients >= m.cfg.maxClients:
+		return nil, capError{}
+	case m.cfg.maxClientsPerIP > 0 && m.perIP[ip] >= m.cfg.maxClientsPerIP:
+		return nil, capError{perIP: true}
 	}
 	m.clients++
 	if m.cfg.maxClientsPerIP > 0 {
 		m.perIP[ip]++
 	}
-	m.current.rest.Add(1)
-	return m.current.rest.Done, nil
+	return &place{m: m, ip: ip}, nil
 }
 
-func (m *Manager) release(c *client) {
+// release gives the place back. Further calls do nothing.
+func (p *place) release() {
+	p.free.Do(func() {
+		p.m.mu.Lock()
+		defer p.m.mu.Unlock()
+		p.m.clients--
+		if p.m.cfg.maxClientsPerIP == 0 {
+			return
+		}
+		if p.m.perIP[p.ip]--; p.m.perIP[p.ip] == 0 {
+			delete(p.m.perIP, p.ip)
+		}
+	})
+}
+
+// enter makes the run wait for a handler, which calls leave before it returns.
+func (m *Manager) enter() (leave func(), err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.clients--
-	if m.cfg.maxClientsPerIP == 0 {
-		return
+	if m.closed || m.current == nil || m.current.closing {
+		return nil, ErrClosed
 	}
-	if m.perIP[c.remoteAddr]--; m.perIP[c.remoteAddr] == 0 {
-		delete(m.perIP, c.remoteAddr)
-	}
+	m.current.rest.Add(1)
+	return m.current.rest.Done, nil
 }
 
 // hookPanicked closes the client whose hook has panicked. It may have gone already.

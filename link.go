@@ -25,6 +25,10 @@ type link interface {
 	// connection is of no use any more.
 	write(p []byte) (sent, held int, err error)
 
+	// progressed says whether the other end has acknowledged bytes since the last call, and false where that can't be
+	// known.
+	progressed() bool
+
 	// resume asks for the next message of the client. After each one, the link waits for this call.
 	resume()
 
@@ -56,6 +60,7 @@ type portableLink struct {
 	limit  time.Duration
 	run    func() // l.send, as a value: starting it allocates nothing
 
+	acked    uint64 // at the last call of progressed
 	out      []byte // handed from write to the writer
 	writer   sync.WaitGroup
 	resumed  chan struct{}
@@ -95,6 +100,18 @@ func rawConn(conn *websocket.Conn) net.Conn {
 func (l *portableLink) begin() {}
 func (l *portableLink) ready() {}
 
+// progressed gives a write that gets on more time: under TLS, one that meets its deadline can't be continued.
+func (l *portableLink) progressed() bool {
+	before := l.acked
+	if l.acked = ackedBytes(l.raw); l.acked <= before {
+		return false
+	}
+	if l.limit > 0 && !l.closed.Load() {
+		_ = l.raw.SetWriteDeadline(time.Now().Add(l.limit))
+	}
+	return true
+}
+
 func (l *portableLink) write(p []byte) (sent, held int, err error) {
 	held = len(p)
 	if held > chunkBytes {
@@ -109,8 +126,7 @@ func (l *portableLink) write(p []byte) (sent, held int, err error) {
 	return 0, held, nil
 }
 
-// send is the writer. Slow is not dead: each chunk has its own deadline, and one of which a part went out gets another
-// (but under TLS, where a write that has met its deadline can't be continued).
+// send is the writer. Slow is not dead: each chunk has its own deadline, and one of which a part went out gets another.
 func (l *portableLink) send() {
 	defer l.writer.Done()
 	p, done := l.out, 0

@@ -29,6 +29,7 @@ type linuxLink struct {
 	client *client
 	poller *poller
 	fd     int
+	acked  uint64 // at the last call of progressed
 	reader frameReader
 	hints  atomic.Uint32 // of the poller, that ready has not seen yet
 	unread []byte        // was read, but comes behind a message that is still being dealt with
@@ -195,6 +196,12 @@ func (l *linuxLink) emit(op byte, payload []byte) error {
 		l.state = linkWaiting
 	}
 	return errPaused
+}
+
+func (l *linuxLink) progressed() bool {
+	before := l.acked
+	l.acked = ackedBytesOf(l.fd)
+	return l.acked > before
 }
 
 func (l *linuxLink) resume() {

@@ -54,7 +54,7 @@ func NewManager(opts ...Option) (*Manager, error) {
 	cfg.logger = slog.New(survivor{cfg.logger.Handler()})
 	m := &Manager{cfg: cfg, perIP: make(map[string]int)}
 	for range cfg.shards {
-		m.shards = append(m.shards, newShard(&m.cfg, m.release))
+		m.shards = append(m.shards, newShard(&m.cfg))
 	}
 	if cfg.app != nil {
 		m.attach(cfg.app)
@@ -145,7 +145,8 @@ func (m *Manager) Disconnect(id ClientID, code int, reason string) error {
 	return s.cast(id, 0, func(c *client) { s.shut(c, code, reason) })
 }
 
-// IsStreamClient says whether id names a client that is connected and isn't being closed.
+// IsStreamClient says whether id names a client that is connected and isn't being closed. It doesn't block. After Shutdown
+// there is none, and Client and Clients find none either.
 func (m *Manager) IsStreamClient(id ClientID) bool {
 	return m.shardOf(id).isMember(id)
 }
@@ -182,7 +183,7 @@ func (m *Manager) Clients() iter.Seq[Client] {
 	}
 }
 
-// Stats returns the totals over all clients. What the calling goroutine published before is in them. It waits for a turn
+// Stats returns the totals over all clients, also after Shutdown. What the calling goroutine published before is in them. It waits for a turn
 // of each shard, never for a client.
 func (m *Manager) Stats() Stats {
 	t := Stats{Broadcasts: m.broadcasts.Load(), HookPanics: m.hookPanics.Load()}

@@ -16,6 +16,9 @@ import (
 // maxProjectBytes bounds a project's name in the path.
 const maxProjectBytes = 128
 
+// upgradeGrace is how long a place is kept for a client between its handshake and its first turn.
+const upgradeGrace = 10 * time.Second
+
 // managerKey is the key of the manager among a request's locals.
 type managerKey struct{}
 
@@ -42,7 +45,7 @@ func From(c *fiber.Ctx) *Manager {
 //
 // On that path, a GET is answered by 400 if the project is empty, over 128 bytes, or has a slash, a control character or
 // broken percent-encoding, 426 if it asks for no upgrade, 403 if its origin isn't allowed or its filter isn't granted,
-// 503 and 429 if a cap is reached, 503 after Shutdown, and by what the error of [WithAuthorize] says. The query's level
+// 503 or 429 if a cap is reached, 503 after Shutdown, and by what the error of [WithAuthorize] says. The query's level
 // and environment, each repeated or with commas, are the first filter. Everything else goes to the next handler, for
 // which [From] returns m.
 func (m *Manager) Handler() fiber.Handler {
@@ -52,11 +55,11 @@ func (m *Manager) Handler() fiber.Handler {
 		if !ours || c.Method() != fiber.MethodGet {
 			return c.Next()
 		}
-		sub, grant, err := m.screen(c, project)
+		sub, grant, p, err := m.screen(c, project)
 		if err != nil {
 			return err
 		}
-		return m.upgrade(c, sub, grant)
+		return m.upgrade(c, sub, grant, p)
 	}
 }
 
@@ -65,8 +68,8 @@ func (m *Manager) Handler() fiber.Handler {
 // may be at once, with the client living on. Compression must not have been agreed on.
 //
 // sub is what the client is granted; over the wire it can narrow its filter within it. Origin and authorization are the
-// caller's. The error is [ErrInvalidFilter], or [ErrClosed] or [ErrTooManyClients], which the client has been told with
-// code 1001 or 1013; a client that leaves is no error.
+// caller's. The error is [ErrInvalidFilter], [ErrClosed] or [ErrTooManyClients], which the client has been told with code
+// 1011, 1001 or 1013, and had two seconds to answer; a client that leaves is no error.
 func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 	filter, err := sub.normalize()
 	if err != nil {
@@ -74,22 +77,23 @@ func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 		return err
 	}
 	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter}
-	return m.serve(conn, sub, filter, strings.Clone(conn.IP()))
+	p, err := m.reserve(strings.Clone(conn.IP()))
+	if err != nil {
+		return tellRefusal(conn, err)
+	}
+	return m.serve(conn, sub, filter, p)
 }
 
-func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, ip string) error {
-	if err := m.start(false); err != nil {
-		refuse(conn, codeGoingAway, reasonShutdown)
-		return err
+// serve streams to a client that has its place, which serve gives back.
+func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p *place) error {
+	err := m.start(false)
+	var leave func()
+	if err == nil {
+		leave, err = m.enter()
 	}
-	leave, err := m.enter(ip)
-	switch {
-	case errors.Is(err, ErrTooManyClients):
-		refuse(conn, codeTryAgainLater, "too many clients")
-		return err
-	case err != nil:
-		refuse(conn, codeGoingAway, reasonShutdown)
-		return err
+	if err != nil {
+		p.release()
+		return tellRefusal(conn, err)
 	}
 	defer leave()
 
@@ -97,7 +101,8 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, ip
 	c := &client{
 		id:          id,
 		shard:       m.shardOf(id),
-		remoteAddr:  ip,
+		remoteAddr:  p.ip,
+		place:       p,
 		connectedAt: time.Now(),
 		grant:       grant,
 		sub:         sub,
@@ -107,12 +112,21 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, ip
 	stay := c.connect(conn)
 	if err := c.shard.register(c); err != nil {
 		c.link.close()
-		m.release(c)
-		refuse(conn, codeGoingAway, reasonShutdown)
-		return err
+		p.release()
+		return tellRefusal(conn, err)
 	}
 	stay()
 	return nil
+}
+
+// tellRefusal closes a connection that can't be served, and returns why.
+func tellRefusal(conn *websocket.Conn, err error) error {
+	if errors.Is(err, ErrTooManyClients) {
+		refuse(conn, codeTryAgainLater, "too many clients")
+	} else {
+		refuse(conn, codeGoingAway, reasonShutdown)
+	}
+	return err
 }
 
 // refuse closes a connection that no shard has seen, so that nobody else writes to it.
@@ -175,26 +189,35 @@ func (m *Manager) samePath(c *fiber.Ctx, a, b string) bool {
 	return a == b || strings.EqualFold(a, b) && !c.App().Config().CaseSensitive
 }
 
-// screen asks the questions that come before an upgrade, the cheap ones first.
-func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant Filter, err error) {
-	sub.Project, err = decodeProject(segment, c.App().Config().UnescapePath)
-	if err != nil {
-		return sub, grant, err
+// screen asks the questions that come before an upgrade, the cheap ones first. Where it returns no error, the client has
+// its place.
+func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant Filter, p *place, err error) {
+	if sub.Project, err = decodeProject(c, segment); err != nil {
+		return sub, grant, nil, err
 	}
 	if !websocket.IsWebSocketUpgrade(c) {
 		c.Set(fiber.HeaderUpgrade, "websocket")
-		return sub, grant, fiber.ErrUpgradeRequired
+		return sub, grant, nil, fiber.ErrUpgradeRequired
 	}
 	if !m.originAllowed(c) {
-		return sub, grant, fiber.NewError(fiber.StatusForbidden, "origin not allowed")
+		return sub, grant, nil, fiber.NewError(fiber.StatusForbidden, "origin not allowed")
 	}
 	asked, err := queryFilter(c)
 	if err != nil {
-		return sub, grant, fiber.NewError(fiber.StatusBadRequest, err.Error())
+		return sub, grant, nil, fiber.NewError(fiber.StatusBadRequest, err.Error())
 	}
-	if err := m.admit(c.IP()); err != nil {
-		return sub, grant, admissionError(err)
+	if p, err = m.reserve(strings.Clone(c.IP())); err != nil {
+		return sub, grant, nil, admissionError(err)
 	}
+	if sub, grant, err = m.grant(c, sub, asked); err != nil {
+		p.release()
+		return sub, grant, nil, err
+	}
+	return sub, grant, p, nil
+}
+
+// grant asks WithAuthorize what the client may get, and narrows that to what it asks for.
+func (m *Manager) grant(c *fiber.Ctx, sub Subscription, asked Filter) (_ Subscription, grant Filter, err error) {
 	if m.cfg.authorize != nil {
 		if err := m.callAuthorize(c, &sub); err != nil {
 			return sub, grant, err
@@ -235,14 +258,23 @@ func admissionError(err error) error {
 
 // upgrade hands over to contrib, whose own questions have been answered. Everything that lives on is a copy: Fiber uses
 // the memory behind c again as soon as this returns.
-func (m *Manager) upgrade(c *fiber.Ctx, sub Subscription, grant Filter) error {
+func (m *Manager) upgrade(c *fiber.Ctx, sub Subscription, grant Filter, p *place) error {
 	m.warnOfPrefork(c.App())
-	ip := strings.Clone(c.IP())
-	return websocket.New(func(conn *websocket.Conn) {
-		_ = m.serve(conn, sub, grant, ip) // the client has been told
+	// When the client is gone before it gets its 101, fasthttp never calls the function.
+	lost := time.AfterFunc(upgradeGrace, p.release)
+	err := websocket.New(func(conn *websocket.Conn) {
+		if !lost.Stop() {
+			refuse(conn, codeTryAgainLater, "the upgrade took too long")
+			return
+		}
+		_ = m.serve(conn, sub, grant, p) // the client has been told
 	}, websocket.Config{
 		RecoverHandler: m.recovered, // the default one tells the client what the panic said
 	})(c)
+	if err != nil && lost.Stop() {
+		p.release()
+	}
+	return err
 }
 
 func (m *Manager) recovered(conn *websocket.Conn) {
@@ -253,13 +285,19 @@ func (m *Manager) recovered(conn *websocket.Conn) {
 }
 
 // decodeProject returns the project that a segment of the path names. It has bytes of its own.
-func decodeProject(segment string, decoded bool) (string, error) {
+func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 	project := strings.Clone(segment)
+	written := project
+	decoded := c.App().Config().UnescapePath
+	if decoded { // which leaves what is broken as it is
+		written = string(c.Request().URI().PathOriginal())
+	}
+	plain, err := url.PathUnescape(written)
+	if err != nil {
+		return "", fiber.NewError(fiber.StatusBadRequest, "project has broken percent-encoding")
+	}
 	if !decoded {
-		var err error
-		if project, err = url.PathUnescape(project); err != nil {
-			return "", fiber.NewError(fiber.StatusBadRequest, "project has broken percent-encoding")
-		}
+		project = plain
 	}
 	switch {
 	case project == "":

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -63,8 +64,8 @@ func WithApp(app *fiber.App) Option {
 }
 
 // WithPath sets the path in front of the project, overriding the default "/stream/projects". It is relative to where
-// the handler is mounted; the project is the one path segment behind it. It must start with a slash, must not end with
-// one, and must not have parameters or wildcards.
+// the handler is mounted; the project is the one path segment behind it. It is made of segments of letters, digits and
+// -._~, each behind one slash: no parameters, no wildcards, no slash at the end.
 func WithPath(prefix string) Option {
 	return func(c *config) { c.path = prefix }
 }
@@ -103,8 +104,9 @@ func WithUnsentLimit(bytes int) Option {
 //
 // The function gets the project of the path and an empty filter. What it leaves in sub is what the client is granted:
 // neither the query nor a message over the wire ever widens it, both can only narrow it. It may set another project.
-// Strings that it takes from c are copied before it returns to Fiber. An error is handed to Fiber's error handler
-// unchanged, and the client is not upgraded. A panic is logged and answered by 500.
+// Strings that it takes from c are copied before it returns to Fiber. It must be safe for concurrent use, and may take
+// its time: nobody else waits for it. An error is handed to Fiber's error handler unchanged, and the client is not
+// upgraded. A panic, or a filter that is invalid (see [Filter]), is logged and answered by 500.
 func WithAuthorize(fn func(c *fiber.Ctx, sub *Subscription) error) Option {
 	return func(c *config) { c.authorize, c.authorizeSet = fn, true }
 }
@@ -222,8 +224,8 @@ func (c *config) validate() error {
 		invalid("WithIdleTimeout", c.idleTimeout, fmt.Sprintf("longer than the ping interval of %v, or 0", c.pingInterval))
 	}
 
-	if len(c.path) < 2 || c.path[0] != '/' || c.path[len(c.path)-1] == '/' || strings.ContainsAny(c.path, ":*+?%#") {
-		invalid("WithPath", fmt.Sprintf("%q", c.path), "a path that starts with a slash, does not end with one, and has no parameters")
+	if !pathPattern.MatchString(c.path) {
+		invalid("WithPath", fmt.Sprintf("%q", c.path), "a path of segments of letters, digits and -._~, each behind one slash")
 	}
 	for _, origin := range c.origins {
 		if !isOrigin(origin) && origin != "*" {
@@ -249,7 +251,9 @@ func bounds[T int | time.Duration](least, most T, orZero bool) string {
 	return fmt.Sprintf("from %v to %v", least, most)
 }
 
+var pathPattern = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
+
 func isOrigin(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && u.Scheme != "" && u.Host != "" && strings.EqualFold(u.Scheme+"://"+u.Host, s)
+	return err == nil && !strings.Contains(s, "*") && u.Scheme != "" && u.Host != "" && strings.EqualFold(u.Scheme+"://"+u.Host, s)
 }

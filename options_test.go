@@ -41,14 +41,14 @@ var optionRows = []optionRow{
 	},
 	{
 		name: "WithPath", typ: "string", def: "/stream/projects",
-		doc: []string{`default "/stream/projects"`, "must start with a slash, must not end with one, and must not have parameters or wildcards"},
+		doc: []string{`default "/stream/projects"`, "made of segments of letters, digits and -._~, each behind one slash"},
 		is:  "/stream/projects", get: func(c *config) any { return c.path },
 		good: []Option{WithPath("/x"), WithPath("/a/b-c/d_e")},
 		bad: []Option{
 			WithPath(""), WithPath("/"), WithPath("x"), WithPath("/x/"), WithPath("/:id"), WithPath("/*"), WithPath("/+"), WithPath("/x?"),
-			WithPath("/a%20b"), WithPath("/x#y"),
+			WithPath("/a%20b"), WithPath("/x#y"), WithPath("/a b"), WithPath("/a//b"),
 		},
-		values: []string{`""`, `"/"`, `"x"`, `"/x/"`, `"/:id"`, `"/*"`, `"/+"`, `"/x?"`, `"/a%20b"`, `"/x#y"`}, bounds: "a path that starts with a slash",
+		values: []string{`""`, `"/"`, `"x"`, `"/x/"`, `"/:id"`, `"/*"`, `"/+"`, `"/x?"`, `"/a%20b"`, `"/x#y"`, `"/a b"`, `"/a//b"`}, bounds: "a path of segments",
 	},
 	{
 		name: "WithMaxBuffer", typ: "int", def: "100", doc: []string{"default of 100.", "From 1 to 1,000,000 messages"},

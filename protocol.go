@@ -2,9 +2,13 @@ package mesherstream
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
+	"strings"
 )
 
 // The messages of the wire protocol that a client may send, and the answers. All are JSON text messages:
@@ -52,17 +56,21 @@ type wireValues struct {
 }
 
 func (v *wireValues) UnmarshalJSON(data []byte) error {
-	if data[0] == '[' {
-		v.isList = true
-		return json.Unmarshal(data, &v.values)
+	v.isList = data[0] == '['
+	if !v.isList {
+		data = append(append([]byte{'['}, data...), ']')
 	}
-	var s string
-	if err := json.Unmarshal(data, &s); err != nil {
-		return err
+	var list []*string // since null, which is no string, would read as one
+	if err := json.Unmarshal(data, &list); err != nil || slices.Contains(list, nil) {
+		return errNoStrings
 	}
-	v.values = []string{s}
+	for _, s := range list {
+		v.values = append(v.values, *s)
+	}
 	return nil
 }
+
+var errNoStrings = errors.New("a filter is a string or a list of strings")
 
 func (v wireValues) MarshalJSON() ([]byte, error) {
 	switch {
@@ -92,7 +100,7 @@ func parseSubscribe(data []byte) (subscribeRequest, error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return r, err
+		return r, plainly(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return r, errors.New("more than one value")
@@ -101,6 +109,14 @@ func parseSubscribe(data []byte) (subscribeRequest, error) {
 		return r, errors.New("filters is missing")
 	}
 	return r, nil
+}
+
+// plainly says what is wrong with a message in words of the protocol, and not of this program.
+func plainly(err error) error {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Errorf("%s must not be of type %s", cmp.Or(wrong.Field, "the message"), wrong.Value)
+	}
+	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 }
 
 // filter returns what the request asks for, normalized.

@@ -2,15 +2,18 @@ package mesherstream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/gofiber/fiber/v2"
 )
 
 // Tests of orders of events that have gone wrong once.
@@ -64,6 +67,7 @@ type brokenLink struct{}
 
 func (brokenLink) write([]byte) (sent, held int, err error) { return 0, 0, io.ErrClosedPipe }
 func (brokenLink) begin()                                   {}
+func (brokenLink) progressed() bool                         { return false }
 func (brokenLink) ready()                                   {}
 func (brokenLink) resume()                                  {}
 func (brokenLink) close()                                   {}
@@ -71,9 +75,10 @@ func (brokenLink) close()                                   {}
 func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
 	cfg := defaultConfig()
 	cfg.shards, cfg.maxBuffer = 1, 2
-	s := newShard(&cfg, func(*client) {})
+	s := newShard(&cfg)
 	s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), func(ClientID) {})
-	c := &client{id: 1, shard: s, link: brokenLink{}, sub: Subscription{Project: "p"}}
+	m := &Manager{cfg: cfg}
+	c := &client{id: 1, shard: s, link: brokenLink{}, place: &place{m: m}, sub: Subscription{Project: "p"}}
 	s.members[1] = c
 	s.followers["p"] = 1
 	s.add(c)
@@ -246,4 +251,90 @@ func (w *world) stormUntilStopped() {
 		defer w.m.mu.Unlock()
 		return s.Connects == s.Disconnects && s.Clients == 0 && s.Slow == 0 && s.Buffered == 0 && w.m.clients == 0
 	})
+}
+
+// TestACapHoldsBeforeTheUpgradeWhenAuthorizeTakesItsTime lets many ask while none has arrived yet.
+func TestACapHoldsBeforeTheUpgradeWhenAuthorizeTakesItsTime(t *testing.T) {
+	overTransports(t, func(w *world) {
+		const most, asking = 3, 20
+		w.start(WithMaxClients(most), WithAuthorize(func(*fiber.Ctx, *Subscription) error {
+			time.Sleep(50 * time.Millisecond)
+			return nil
+		}))
+		var all sync.WaitGroup
+		statuses := make(chan int, asking)
+		for range asking {
+			all.Go(func() {
+				d := websocket.Dialer{NetDial: w.dial}
+				ws, resp, err := d.Dial("ws://app.test/stream/projects/shop", nil)
+				if err == nil {
+					w.Cleanup(func() { _ = ws.Close() })
+				}
+				if resp != nil {
+					statuses <- resp.StatusCode
+				}
+			})
+		}
+		all.Wait()
+		got := map[int]int{}
+		for range len(statuses) {
+			got[<-statuses]++
+		}
+		if got[101] != most || got[503] != asking-most {
+			w.Errorf("statuses: got %v, want %d times 101 and %d times 503", got, most, asking-most)
+		}
+	})
+}
+
+func TestAPlaceIsFreeWhenItsClientSeesTheEnd(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithMaxClients(1))
+		for range 20 {
+			v := w.connect("shop")
+			if err := v.ws.WriteControl(websocket.CloseMessage, nil, time.Now().Add(time.Second)); err != nil {
+				w.Fatal(err)
+			}
+			if _, err := v.closeError(); err == nil {
+				w.Fatal("no close frame")
+			}
+			_, _ = io.Copy(io.Discard, v.ws.NetConn()) // to the very end
+			v.close()
+		}
+	})
+}
+
+// TestASlowClientThatReadsAFewBytesAtATimeStays is about a client so slow that the kernel has no room for it within the
+// idle timeout, and whose pongs are behind all that.
+func TestASlowClientThatReadsAFewBytesAtATimeStays(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells what the other end has acknowledged")
+	}
+	for _, tr := range transports {
+		if tr.bubble {
+			continue
+		}
+		t.Run(tr.name, func(t *testing.T) {
+			t.Parallel()
+			(&world{T: t, transport: tr}).play(func(w *world) {
+				w.start(WithIdleTimeout(500*time.Millisecond), WithPingInterval(100*time.Millisecond))
+				v := w.connect("shop")
+				w.broadcast(0, 200)
+				w.eventually("it is slow", func() bool { return w.client(v).Slow })
+				conn := v.ws.NetConn()
+				if secure, ok := conn.(*tls.Conn); ok {
+					conn = secure.NetConn() // which would read a record of 16 KiB at a time
+				}
+				buf := make([]byte, 400)
+				for range 150 { // 3 s at 20 KB/s
+					time.Sleep(20 * time.Millisecond)
+					if _, err := conn.Read(buf); err != nil {
+						w.Fatalf("read: %v", err)
+					}
+				}
+				if !w.m.IsStreamClient(v.id) {
+					w.Error("a client that reads all the time was removed")
+				}
+			})
+		})
+	}
 }

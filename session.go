@@ -165,7 +165,7 @@ func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 		c.link.resume()
 		s.shut(c, codeUnsupportedData, "binary messages are not accepted here")
 	case malformed != nil:
-		s.answer(c, func() []byte { return refusal(errorMalformed, "not a JSON object with a type: "+malformed.Error()) })
+		s.answer(c, func() []byte { return refusal(errorMalformed, "not a JSON object with a type") })
 	default:
 		s.answer(c, func() []byte { return refusal(errorUnknownType, `the only type is "subscribe"`) })
 	}
@@ -283,6 +283,9 @@ func (s *shard) remove(c *client, cause error) {
 	if c.cutTimer != nil {
 		c.cutTimer.Stop()
 	}
+	if s.hooks.fns.Disconnect == nil {
+		c.place.release() // before the client can know that it is gone, or one that comes back at once meets itself
+	}
 	c.link.close()
 
 	s.abandon(c)
@@ -296,7 +299,7 @@ func (s *shard) remove(c *client, cause error) {
 			c.closeReason = cause.Error()
 		}
 	}
-	s.hooks.disconnect(c, s.release)
+	s.hooks.disconnect(c)
 }
 
 // shutAll closes every client: after it has got what it was offered, if flush is true, and otherwise as soon as a frame

@@ -13,8 +13,7 @@ import (
 // client.
 type shard struct {
 	// Read-only after construction.
-	cfg     *config
-	release func(*client) // gives back the client's place among the capped ones
+	cfg *config
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -95,10 +94,9 @@ type group struct {
 	run     []*message // of this turn, the messages for this group
 }
 
-func newShard(cfg *config, release func(*client)) *shard {
+func newShard(cfg *config) *shard {
 	s := &shard{
 		cfg:       cfg,
-		release:   release,
 		members:   make(map[ClientID]*client),
 		followers: make(map[string]int),
 		groups:    make(map[string]*group),

@@ -31,7 +31,7 @@ func (m *Manager) runTicker(stop <-chan struct{}) {
 
 // DrainBuffers sends each client what is buffered for it, in order, as far as its connection takes it. The ticker calls
 // it at every [WithDrainInterval]; call it to have what [Manager.BufferMessage] queued go out earlier. It returns at
-// once and is safe for concurrent use.
+// once, is safe for concurrent use, and does nothing where nothing runs.
 func (m *Manager) DrainBuffers() {
 	for _, s := range m.shards {
 		s.tick(true, false)
