@@ -159,12 +159,17 @@ func (w *world) checkAccounts() {
 	}
 }
 
-// eventually waits for a condition. In a bubble, its time is fake.
 func (w *world) eventually(what string, cond func() bool) {
 	w.Helper()
+	eventually(w.T, w.m, what, cond)
+}
+
+// eventually waits for a condition. In a bubble, its time is fake.
+func eventually(t *testing.T, m *Manager, what string, cond func() bool) {
+	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !cond(); {
 		if time.Now().After(deadline) {
-			w.Fatalf("still not: %s; %+v", what, w.m.Stats())
+			t.Fatalf("still not: %s; %+v", what, m.Stats())
 		}
 		time.Sleep(time.Millisecond)
 	}

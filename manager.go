@@ -105,9 +105,6 @@ func (m *Manager) BufferMessage(id ClientID, data []byte) error {
 		return err
 	}
 	s := m.shardOf(id)
-	if !s.isMember(id) {
-		return m.errNoClient()
-	}
 	msg := newMessage(&Message{Data: data})
 	return s.cast(id, len(msg.frame), func(c *client) { s.buffer(c, msg) })
 }
@@ -121,12 +118,10 @@ func (m *Manager) SetFilter(id ClientID, f Filter) error {
 		return err
 	}
 	s := m.shardOf(id)
-	grant, ok := s.grantOf(id)
-	if !ok {
-		return m.errNoClient()
-	}
-	if f, err = f.within(grant); err != nil {
-		return err
+	if c := s.find(id); c != nil {
+		if f, err = f.within(c.grant); err != nil {
+			return err
+		}
 	}
 	return s.cast(id, 0, func(c *client) { s.setFilter(c, f) })
 }
@@ -148,7 +143,7 @@ func (m *Manager) Disconnect(id ClientID, code int, reason string) error {
 // IsStreamClient says whether id names a client that is connected and isn't being closed. It doesn't block. After Shutdown
 // there is none, and Client and Clients find none either.
 func (m *Manager) IsStreamClient(id ClientID) bool {
-	return m.shardOf(id).isMember(id)
+	return m.shardOf(id).find(id) != nil
 }
 
 // Client returns a snapshot of one client, and false if id names none. What the calling goroutine published before is
@@ -205,11 +200,4 @@ func (m *Manager) check(data []byte, binary bool) error {
 
 func (m *Manager) shardOf(id ClientID) *shard {
 	return m.shards[uint64(id)%uint64(len(m.shards))]
-}
-
-func (m *Manager) errNoClient() error {
-	if m.isClosed() {
-		return ErrClosed
-	}
-	return ErrUnknownClient
 }

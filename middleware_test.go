@@ -131,12 +131,7 @@ func (s *site) connect(target string, header ...string) (*websocket.Conn, Client
 
 func (s *site) eventually(what string, cond func() bool) {
 	s.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !cond(); {
-		if time.Now().After(deadline) {
-			s.Fatalf("still not: %s; %+v", what, s.m.Stats())
-		}
-		time.Sleep(time.Millisecond)
-	}
+	eventually(s.T, s.m, what, cond)
 }
 
 func (s *site) publish(msg Message) {

@@ -261,22 +261,6 @@ func (s *shard) find(id ClientID) *client {
 	return s.members[id]
 }
 
-func (s *shard) isMember(id ClientID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.members[id] != nil
-}
-
-// grantOf returns what the client of that ID was granted.
-func (s *shard) grantOf(id ClientID) (grant Filter, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c, ok := s.members[id]; ok {
-		return c.grant, true
-	}
-	return Filter{}, false
-}
-
 // close stops accepting anything from the application and has every client closed: first flushed, if flush is true,
 // and otherwise at once. The goroutine ends with its last client.
 func (s *shard) close(flush bool) {
