@@ -54,8 +54,8 @@ func (s *shard) deliverGroup(g *group) {
 	joined := join(&s.joined, g.run)
 	for i := len(g.clients) - 1; i >= 0; i-- {
 		c := g.clients[i]
-		if !c.busy && c.backlog.len() > 0 && !s.fits(c, g.run) {
-			s.drain(c) // what BufferMessage has queued, before it would be dropped for no reason
+		if c.backlog.len() > 0 && !s.fits(c, g.run) {
+			s.makeRoom(c)
 			if c.phase == phaseGone {
 				continue
 			}
@@ -166,6 +166,19 @@ func (s *shard) landed(c *client, messages int) {
 	c.flight.messages -= messages
 	c.sent += uint64(messages)
 	s.totals.Sent += uint64(messages)
+}
+
+// makeRoom sends what it can before a message would be dropped for no reason: what BufferMessage has queued, and what the
+// kernel has room for by now, though nobody has said so yet. In a flood, one turn brings as many messages as a buffer
+// holds, and the news of room may be a turn behind. A client that is slow already isn't tried again: that would be a
+// system call for each broadcast that it misses.
+func (s *shard) makeRoom(c *client) {
+	switch {
+	case !c.busy:
+		s.drain(c)
+	case !c.slow:
+		c.link.retry()
+	}
 }
 
 func (s *shard) fits(c *client, run []*message) bool {
