@@ -107,6 +107,10 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		grant:       grant,
 		sub:         sub,
 	}
+	if conn.Subprotocol() == Protocol {
+		c.v1 = newV1(&m.cfg)
+		c.backlog.gaps = &c.v1.gaps
+	}
 	c.markSeen(c.connectedAt)
 	limitUnsent(rawConn(conn), m.cfg.unsentLimit)
 	stay := c.connect(conn)
@@ -122,7 +126,7 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 // tellRefusal closes a connection that can't be served, and returns why.
 func tellRefusal(conn *websocket.Conn, err error) error {
 	if errors.Is(err, ErrTooManyClients) {
-		refuse(conn, codeTryAgainLater, "too many clients")
+		refuse(conn, codeTryAgainLater, reasonTooMany)
 	} else {
 		refuse(conn, codeGoingAway, reasonShutdown)
 	}
@@ -269,6 +273,7 @@ func (m *Manager) upgrade(c *fiber.Ctx, sub Subscription, grant Filter, p *place
 		}
 		_ = m.serve(conn, sub, grant, p) // the client has been told
 	}, websocket.Config{
+		Subprotocols:   []string{Protocol},
 		RecoverHandler: m.recovered, // the default one tells the client what the panic said
 	})(c)
 	if err != nil && lost.Stop() {

@@ -210,7 +210,7 @@ func TestAMessageInManyFragmentsAndPiecesIsOne(t *testing.T) {
 				w.Fatal(err)
 			}
 		}
-		if got := v.next(); got != `{"type":"filters_updated","filters":{"level":"error","environment":""}}` {
+		if got := v.next(); got != `{"type":"filters_updated","filters":{"level":"error","environment":""},"filtered":0}` {
 			w.Errorf("got %q, want filters_updated", got)
 		}
 	})

@@ -13,7 +13,8 @@ import (
 // client.
 type shard struct {
 	// Read-only after construction.
-	cfg *config
+	cfg    *config
+	limits limits
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -97,6 +98,7 @@ type group struct {
 func newShard(cfg *config) *shard {
 	s := &shard{
 		cfg:       cfg,
+		limits:    limits{cfg.maxBuffer, cfg.maxBufferBytes, cfg.overflow},
 		members:   make(map[ClientID]*client),
 		followers: make(map[string]int),
 		groups:    make(map[string]*group),
