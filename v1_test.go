@@ -196,6 +196,7 @@ func TestNothingIsWrittenBeyondTheWindow(t *testing.T) {
 		for _, m := range texts("error", 0, window-1) {
 			w.publish(m)
 			v.expect(string(m.Data))
+			time.Sleep(10 * time.Millisecond)
 		}
 		for _, m := range texts("error", window-1, 100) {
 			w.publish(m)
@@ -302,6 +303,7 @@ func (w *world) stall(v *pactViewer, window int) {
 	for _, m := range texts("filling", 0, window-1) {
 		w.publish(m)
 		v.next() // one by one: a pipe holds nothing
+		w.eventually("everybody has it", func() bool { return w.m.Stats().Buffered == 0 })
 	}
 	w.eventually("the window is full", func() bool { return w.client(v.viewer).Unacknowledged == window })
 }
