@@ -6,7 +6,7 @@
  * the filters of the options replace its level and environment.
  * @throws where an option is invalid, or the url; and in Node before 22 where no WebSocket is given.
  */
-export function connect(url: string | URL, options?: Options): Stream;
+export function connect(url: string | URLLike, options?: Options): Stream;
 
 /** Filters say what a stream gets. A field that is left out, "" and [] accept all. */
 export interface Filters {
@@ -161,16 +161,25 @@ export interface FilterError extends Error {
   code: "malformed" | "unknown_type" | "invalid_filter" | "not_granted" | "closed";
 }
 
-/** StreamMessageEvent is the WebSocket's event: the global MessageEvent, where the program's types have one. */
-export type StreamMessageEvent = typeof globalThis extends { MessageEvent: { prototype: infer E } }
-  ? E
-  : { readonly data: unknown };
+// The rest is what the stream uses of types that are not part of the language, so that a program may have those of a
+// page, of Node, or none.
+
+/** URLLike is what the stream uses of a URL. */
+export interface URLLike {
+  readonly href: string;
+  toString(): string;
+}
 
 /** AbortSignalLike is what the stream uses of an AbortSignal. */
 export interface AbortSignalLike {
   readonly aborted: boolean;
   addEventListener(type: "abort", listener: () => void, options?: any): void;
 }
+
+/** StreamMessageEvent is the WebSocket's event: a MessageEvent, where the program's types have one. */
+export type StreamMessageEvent = typeof globalThis extends { MessageEvent: { prototype: infer E } }
+  ? E
+  : { readonly data: unknown };
 
 /** WebSocketLike is what the stream uses of a WebSocket. */
 export interface WebSocketLike {
