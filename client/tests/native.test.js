@@ -12,11 +12,10 @@ const program = `
     filters: { level: "error" },
     minDelay: 1,
     onstate: (state, info) => seen.push([state, info?.code ?? 0]),
-    ongap: ({ dropped }) => seen.push(["gap", dropped]),
   });
   seen.push(await stream.setFilters({ environment: "production" }));
-  for await (const { data } of stream) {
-    seen.push(typeof data === "string" ? data : [...new Uint8Array(data)]);
+  for await (const { data, gap } of stream) {
+    seen.push(gap ? ["gap", gap.dropped] : typeof data === "string" ? data : [...new Uint8Array(data)]);
     if (seen.at(-1) === "last") stream.close(4000, "enough");
   }
   console.log(JSON.stringify(seen));
