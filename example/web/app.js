@@ -133,7 +133,6 @@ function drawList() {
 	$('resume').hidden = !held;
 	if (held) put($('resume'), waiting ? `${plural(waiting, 'new event')} ↓` : 'Back to live ↓');
 	if ($('pause').ariaPressed !== String(paused)) $('pause').ariaPressed = String(paused);
-	put($('pause'), paused ? 'Go on' : 'Pause');
 	if (list.shown) $('empty').hidden = true;
 }
 
@@ -192,7 +191,7 @@ function clear() {
 	drawEmpty();
 }
 
-const sample = {project, level: 'error', environment: 'production', service: 'payments', issue: 'SHOP-1', message: 'payment failed'};
+const sample = {project, level: 'error', issue: 'SHOP-1', message: 'payment failed'};
 $('curl').textContent = `curl ${location.origin}/api/v1/events \\\n  -d '${JSON.stringify(sample)}'`;
 $('emptyHint').textContent = `Post one to the project ${project}, and it shows up here:`;
 $('project').value = project;

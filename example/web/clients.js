@@ -55,7 +55,7 @@ function show(next) {
 	}
 	const {clients, slow, buffered, sent, dropped} = next.stats;
 	$('connected').textContent = number(clients);
-	$('slow').textContent = number(slow);
+	$('slowCount').textContent = number(slow);
 	$('slowBox').classList.toggle('some', slow > 0);
 	$('buffered').textContent = number(buffered);
 	$('sentRate').textContent = rate(perSecond(sent, before?.stats.sent ?? sent));

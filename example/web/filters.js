@@ -55,7 +55,7 @@ export class Filters {
 	// describe says what is chosen in words.
 	describe() {
 		const {level, environment} = this.chosen;
-		return `${level.join(', ') || 'all levels'} from ${environment.join(', ') || 'all environments'}`;
+		return `${level.join(', ') || 'all levels'} from ${environment.join(', ') || 'everywhere'}`;
 	}
 
 	// reset accepts everything again.
@@ -78,7 +78,7 @@ export class Filters {
 
 	#draw() {
 		this.#drawGroup('level', LEVELS, 'All levels');
-		this.#drawGroup('environment', this.#environments, 'All environments');
+		this.#drawGroup('environment', this.#environments, 'Everywhere');
 	}
 
 	#drawGroup(name, values, all) {

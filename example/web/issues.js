@@ -3,13 +3,15 @@ import { post } from './announce.js';
 import { number } from './format.js';
 
 const SHOWN = 50;
+const PAUSE = 2000; // ms between two loads: a page that is slow has many gaps
 
 export class Issues {
 	#project; #panel; #changed;
 	#issues = new Map();
 	#rows = new Map();
 	#dirty = new Set();
-	#loading = null;
+	#loading = 0; // the timer of the next load
+	#loaded = -PAUSE;
 
 	// changed is called with each issue that is not what it was, at most once a frame.
 	constructor(project, panel, changed) {
@@ -28,11 +30,13 @@ export class Issues {
 
 	// load fetches how all issues stand. A page does so when its stream has begun, so that no notice falls between the
 	// two, and again when notices were dropped. Of an issue that comes both ways, the newer revision counts.
-	async load() {
-		this.#loading ??= fetch(`/api/v1/issues?project=${encodeURIComponent(this.#project)}`)
-			.then(answer => answer.ok ? answer.json() : [], () => [])
-			.finally(() => { this.#loading = null; });
-		for (const issue of (await this.#loading).reverse()) this.apply(issue);
+	load() {
+		this.#loading ||= setTimeout(async () => {
+			this.#loading = 0;
+			this.#loaded = performance.now();
+			const answer = await fetch(`/api/v1/issues?project=${encodeURIComponent(this.#project)}`).catch(() => null);
+			if (answer?.ok) for (const issue of (await answer.json()).reverse()) this.apply(issue);
+		}, Math.max(0, this.#loaded + PAUSE - performance.now()));
 	}
 
 	// forget is for another process of the server, whose revisions begin again.

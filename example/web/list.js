@@ -147,7 +147,7 @@ export class List {
 		this.#drawn = performance.now();
 		if (!this.held) this.#take();
 		this.#resize();
-		const top = this.held ? this.#top : Math.max(0, this.#view.length * this.#rowHeight - this.#sight);
+		const top = this.held ? this.#top : this.#end();
 		this.#render(top);
 		if (!this.held) this.#scrollTo(top);
 		this.#on.drawn();
@@ -180,6 +180,10 @@ export class List {
 	#scrollTo(top) {
 		this.#scroller.scrollTop = top;
 		this.#top = this.#scroller.scrollTop;
+	}
+
+	#end() {
+		return Math.max(0, this.#view.length * this.#rowHeight - this.#sight);
 	}
 
 	#firstInSight() {
@@ -248,7 +252,10 @@ export class List {
 			this.draw();
 		}, {passive: true});
 		new ResizeObserver(() => {
-			this.#measure(); // narrow screens have higher rows, too
+			const before = this.#rowHeight; // narrow screens have higher rows
+			this.#measure();
+			this.#resize();
+			this.#scrollTo(this.held ? this.#top / before * this.#rowHeight : this.#end()); // before a scroll event tells of it
 			this.draw();
 		}).observe(scroller);
 

@@ -20,6 +20,7 @@ class Follower {
 	#slow = false;
 	#arrived = 0;
 	#leastAge = Infinity; // the smallest age seen stands for the difference of the two clocks
+	#wasOpen = false;
 	#lostAt = 0;
 
 	constructor(project, filters, on) {
@@ -48,8 +49,12 @@ class Follower {
 	async #read() {
 		let due = 0;
 		for await (const item of this.#stream) {
-			if (item.type === 'gap') this.#on.gap(item.gap);
-			else this.#receive(item.data);
+			try {
+				if (item.type === 'gap') this.#on.gap(item.gap);
+				else this.#receive(item.data);
+			} catch (error) {
+				reportError(error); // and read on
+			}
 			if (!this.pace) continue;
 			const now = performance.now();
 			due = Math.max(due, now - BREATH) + 1000 / this.pace;
@@ -70,10 +75,11 @@ class Follower {
 	#enter(state, info = {}) {
 		this.state = state;
 		this.info = {...info, retryAt: Date.now() + (info.delay ?? 0)};
-		if (state === 'waiting' || state === 'closed') this.#lostAt ||= Date.now();
-		if (state === 'open' && this.#lostAt) {
-			this.#on.lost(this.#lostAt, Date.now());
+		if (state === 'waiting' && this.#wasOpen) this.#lostAt ||= Date.now();
+		if (state === 'open') {
+			if (this.#lostAt) this.#on.lost(this.#lostAt, Date.now());
 			this.#lostAt = 0;
+			this.#wasOpen = true;
 		}
 		this.#on.state(state, this.info);
 	}
