@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
+	"regexp"
 	"time"
 )
 
@@ -24,9 +26,8 @@ func streamDemo(ctx context.Context, f *feed, project string, rate float64) {
 		}
 		for ; float64(made) < rate*time.Since(start).Seconds(); made++ {
 			var err error
-			if d.rand.Float64() < 1/(rate*15) { // one every 15 s or so
-				n := d.notice()
-				err = f.publishNotice(&n)
+			if known := f.issues.list(project); len(known) > 0 && d.rand.Float64() < 1/(rate*15) { // one every 15 s or so
+				err = d.act(f, known)
 			} else {
 				_, err = f.publishEvent(d.event())
 			}
@@ -82,7 +83,7 @@ func (d *demo) event() fields {
 		},
 	}
 	if s.level == "error" || s.level == "fatal" {
-		data["issue"] = d.issue()
+		e.Issue = issueOf(e.Service, e.Message)
 		data["stack"] = []string{
 			fmt.Sprintf("shop/%s.(*Handler).serve /src/%s/handler.go:%d", s.service, s.service, 40+d.rand.IntN(200)),
 			fmt.Sprintf("shop/%s.(*Store).do /src/%s/store.go:%d", s.service, s.service, 20+d.rand.IntN(300)),
@@ -95,20 +96,23 @@ func (d *demo) event() fields {
 	return e
 }
 
-func (d *demo) notice() notice {
-	n := notice{
-		Project: d.project,
-		Issue:   d.issue(),
-		Action:  pick(d.rand, "resolve", "resolve", "reopen", "assign", "ignore"),
-		By:      pick(d.rand, "ann", "ben", "cleo", "dev"),
-	}
-	if n.Action == "assign" {
-		n.To = pick(d.rand, "ann", "ben", "cleo", "dev")
-	}
-	return n
+// act does something to one of the issues that are known.
+func (d *demo) act(f *feed, known []issue) error {
+	action := pick(d.rand, "resolve", "resolve", "reopen", "assign", "ignore")
+	people := []string{"ann", "ben", "cleo", "dev"}
+	i := known[d.rand.IntN(len(known))]
+	_, err := f.publishAction(d.project, i.Issue, action, pick(d.rand, people...), pick(d.rand, people...))
+	return err
 }
 
-func (d *demo) issue() string { return fmt.Sprintf("SHOP-%d", 101+d.rand.IntN(40)) }
+var digits = regexp.MustCompile(`\d+`)
+
+// issueOf names the issue of an event, which is the same for messages that differ in their numbers only.
+func issueOf(service, message string) string {
+	h := fnv.New32a()
+	h.Write([]byte(service + digits.ReplaceAllString(message, "0")))
+	return fmt.Sprintf("SHOP-%d", 100+h.Sum32()%900)
+}
 
 // millis returns a duration that is mostly short and sometimes long.
 func (d *demo) millis() int { return int(20 + d.rand.ExpFloat64()*120) }

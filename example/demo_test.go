@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"testing"
@@ -11,7 +12,8 @@ import (
 func TestDemoEventsAreValidAndVaried(t *testing.T) {
 	d := demo{project: "p", rand: rand.New(rand.NewPCG(1, 2))}
 	seen := map[string]int{}
-	bytes := 0
+	issues := map[string]int{}
+	size := 0
 	for range 5000 {
 		e := d.event()
 		if err := e.validate(); err != nil {
@@ -19,7 +21,12 @@ func TestDemoEventsAreValidAndVaried(t *testing.T) {
 		}
 		seen[e.Level]++
 		seen[e.Environment]++
-		bytes += len(e.Data)
+		size += len(e.Data)
+		if severe := e.Level == "error" || e.Level == "fatal"; severe != (e.Issue != "") {
+			t.Errorf("got the issue %q for level %s", e.Issue, e.Level)
+		} else if severe {
+			issues[e.Issue]++
+		}
 	}
 	for i := 1; i < len(levels)-1; i++ {
 		if seen[levels[i]] <= seen[levels[i+1]] {
@@ -29,7 +36,10 @@ func TestDemoEventsAreValidAndVaried(t *testing.T) {
 	if seen["fatal"] == 0 || seen["production"] < seen["staging"] || seen["staging"] < seen["development"] {
 		t.Errorf("got %v", seen)
 	}
-	if mean := bytes / 5000; mean < 400 || mean > 2000 {
+	if len(issues) < 8 || len(issues) > 20 {
+		t.Errorf("got %d issues, want some that come again: %v", len(issues), issues)
+	}
+	if mean := size / 5000; mean < 400 || mean > 2000 {
 		t.Errorf("got %d bytes of data on average", mean)
 	}
 }
@@ -41,7 +51,13 @@ func TestStreamDemoKeepsItsRate(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second+10*time.Millisecond)
 			streamDemo(ctx, newFeed(out), "p", rate)
 			cancel()
-			if got, want := float64(len(out.messages)), rate*60; got < want-1 || got > want+1 {
+			made := 0 // events, and what is done to issues; the counts of issues come with events
+			for _, m := range out.messages {
+				if !bytes.Contains(m.Data, []byte(`"action":"count"`)) {
+					made++
+				}
+			}
+			if got, want := float64(made), rate*60; got < want-1 || got > want+1 {
 				t.Errorf("rate %v: got %v events in a minute, want %v", rate, got, want)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
 )
 
 const (
@@ -44,6 +45,7 @@ type fields struct {
 	Environment string            `json:"environment"`
 	Service     string            `json:"service,omitempty"`
 	Message     string            `json:"message"`
+	Issue       string            `json:"issue,omitempty"` // the issue that the event is an occurrence of
 	Tags        map[string]string `json:"tags,omitempty"`
 	Data        json.RawMessage   `json:"data,omitempty"`
 }
@@ -62,8 +64,14 @@ func (f *feed) postEvent(c *fiber.Ctx) error {
 }
 
 func (f *feed) publishEvent(in fields) (id string, err error) {
-	e := event{fields: in}
-	err = f.publish("event", in.Project, in.Level, in.Environment, &e.stamp, &e)
+	e := event{f.stamp("event"), in}
+	msg := mesherstream.Message{Project: e.Project, Level: e.Level, Environment: e.Environment}
+	if err := f.send(msg, &e); err != nil {
+		return "", err
+	}
+	if e.Issue != "" {
+		err = f.publishCount(&e)
+	}
 	return e.ID, err
 }
 
@@ -98,6 +106,8 @@ func (e *fields) validate() error {
 		return fmt.Errorf("message has more than %d bytes", maxMessageBytes)
 	case len(e.Service) > maxServiceBytes:
 		return fmt.Errorf("service has more than %d bytes", maxServiceBytes)
+	case e.Issue != "" && !isName(e.Issue):
+		return errors.New("issue must be " + nameRule)
 	case len(e.Tags) > maxTags:
 		return fmt.Errorf("there are more than %d tags", maxTags)
 	}

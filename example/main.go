@@ -44,14 +44,14 @@ func run(addr, project, environment string, stdin bool, demo float64) error {
 	if !(demo >= 0 && demo <= maxDemoRate) {
 		return fmt.Errorf("-demo takes a rate from 0 to %d", maxDemoRate)
 	}
-	app, feed, err := newApp()
+	app, m, feed, err := newApp()
 	if err != nil {
 		return err
 	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	go feed.totalsLoop(ctx, time.Second)
+	go streamClients(ctx, m, time.Second)
 	if stdin {
 		go streamLines(ctx, os.Stdin, feed, fields{Project: project, Environment: environment})
 	}
@@ -74,8 +74,8 @@ func run(addr, project, environment string, stdin bool, demo float64) error {
 	}
 }
 
-// newApp mounts the stream and the API. The feed publishes from outside of handlers.
-func newApp() (*fiber.App, *feed, error) {
+// newApp mounts the stream, the API and the pages. The feed publishes from outside of handlers.
+func newApp() (*fiber.App, *mesherstream.Manager, *feed, error) {
 	app := fiber.New(fiber.Config{
 		BodyLimit:             maxBodyBytes,
 		ReadTimeout:           10 * time.Second,
@@ -85,16 +85,22 @@ func newApp() (*fiber.App, *feed, error) {
 	// A low unsent limit shows earlier that a browser is slow, which is what this example is for.
 	m, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithUnsentLimit(16<<10))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	feed := newFeed(m)
 
 	app.Use(m.Handler())
-	app.Get("/", servePage)
+	app.Get("/", serveFile("index.html"))
+	app.Get("/clients", serveFile("clients.html"))
+	app.Get("/assets/:file", serveAsset)
 	app.Get("/stats", serveStats)
-	app.Post("/api/v1/events", feed.postEvent)
-	app.Post("/api/v1/issues/:id/:action", feed.postIssue)
-	return app, feed, nil
+
+	api := app.Group("/api/v1", sameOrigin)
+	api.Post("/events", feed.postEvent)
+	api.Get("/issues", feed.getIssues)
+	api.Post("/issues/:id/:action", feed.postIssue)
+	api.Post("/clients/:id/disconnect", postDisconnect)
+	return app, m, feed, nil
 }
 
 func serveStats(c *fiber.Ctx) error {
@@ -107,8 +113,11 @@ func jsonError(c *fiber.Ctx, err error) error {
 	if e, ok := errors.AsType[*fiber.Error](err); ok {
 		status = e.Code
 	}
-	if errors.Is(err, mesherstream.ErrClosed) || errors.Is(err, errTooManySeries) {
+	switch {
+	case errors.Is(err, mesherstream.ErrClosed):
 		status = fiber.StatusServiceUnavailable
+	case errors.Is(err, mesherstream.ErrUnknownClient):
+		status = fiber.StatusNotFound
 	}
 	return c.Status(status).JSON(fiber.Map{"error": err.Error()})
 }

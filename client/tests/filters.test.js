@@ -1,0 +1,254 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { follow, freeze, listen, reach, settled, TOKEN, turns } from "./server.js";
+
+test("setFilters resolves with what the server answers", async (t) => {
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  const connection = await server.accept({});
+  await reach(states, "open");
+  const change = stream.setFilters({ level: "error", environment: ["production", "", "staging"] });
+  assert.deepEqual(await connection.answer(12), { level: ["error"], environment: ["production", "staging"] });
+  assert.deepEqual(await change, {
+    filters: { level: ["error"], environment: ["production", "staging"] },
+    filtered: 12,
+  });
+});
+
+test("setFilters rejects with the server's code", async (t) => {
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  const connection = await server.accept({});
+  await reach(states, "open");
+  const change = assert.rejects(stream.setFilters({ level: "secret" }), {
+    name: "Error",
+    code: "not_granted",
+    message: "mesherstream: because",
+  });
+  await connection.refuse("not_granted");
+  await change;
+  assert.equal(stream.state, "open");
+});
+
+test("setFilters rejects filters that have another form, without asking", async (t) => {
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  const connection = await server.accept({});
+  await reach(states, "open");
+  const wrong = [{ levels: "error" }, { level: 1 }, { level: ["a", null] }, { environment: { a: 1 } }, null, undefined];
+  for (const filters of wrong) {
+    await assert.rejects(stream.setFilters(filters), (error) => error.code === "malformed" || error instanceof TypeError);
+  }
+  assert.equal(connection.received.length, 0);
+});
+
+test("setFilters doesn't hold on to the caller's lists", async (t) => {
+  const server = await listen(t);
+  const { stream } = follow(t, server.url);
+  const level = ["error"];
+  const change = stream.setFilters({ level });
+  level.push("debug");
+  const connection = await server.accept({});
+  assert.deepEqual((await connection.answer()).level, ["error"]);
+  await change;
+});
+
+test("quick calls become few requests, of which the last wins", async (t) => {
+  const tick = freeze(t);
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  const connection = await server.accept({});
+  await reach(states, "open");
+  const changes = [];
+  for (let i = 0; i < 100; i++) changes.push(stream.setFilters({ level: `l${i}` }));
+  await connection.answer(1);
+  assert.deepEqual((await changes[0]).filters.level, ["l0"]);
+  tick(99);
+  assert.equal(connection.received.length, 0);
+  tick(1);
+  await connection.answer(2);
+  for (const change of changes.slice(1)) assert.deepEqual((await change).filters.level, ["l99"]);
+});
+
+test("calls that are overtaken share the later one's refusal", async (t) => {
+  const tick = freeze(t);
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url, { filters: { level: "start" } });
+  const connection = await server.accept({});
+  await reach(states, "open");
+  const changes = ["a", "b", "c"].map((level) => settled(stream.setFilters({ level })));
+  await connection.answer();
+  await changes[0];
+  tick(100);
+  await connection.refuse("invalid_filter");
+  assert.equal(await changes[1], "invalid_filter");
+  assert.equal(await changes[2], "invalid_filter");
+
+  connection.lose(); // the one that was granted is still in force
+  await reach(states, "waiting");
+  tick(1000);
+  assert.equal((await server.accept()).query, "?level=a");
+});
+
+test("a loop of setFilters stays under twenty requests a second", async (t) => {
+  const tick = freeze(t);
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  const connection = await server.accept({});
+  await reach(states, "open");
+  let done = 0;
+  (async () => {
+    for (;;) {
+      await stream.setFilters({ level: `l${done}` });
+      done++;
+    }
+  })().catch(() => {});
+  for (let ms = 0; ms < 1000; ms += 100) {
+    await connection.answer();
+    while (done <= ms / 100) await turns();
+    await turns();
+    assert.equal(connection.received.length, 0);
+    tick(100);
+  }
+  assert.equal(done, 10);
+});
+
+test("an answer to an acknowledgement settles nothing", async (t) => {
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  const connection = await server.accept({});
+  await reach(states, "open");
+  const change = stream.setFilters({});
+  connection.send({ type: "error", stream: TOKEN, code: "invalid_ack", message: "" });
+  await connection.answer(3);
+  assert.equal((await change).filtered, 3);
+});
+
+test("new filters are kept over a reconnect, and replace those of the URL", async (t) => {
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url + "?token=1&level=debug&environment=x", { minDelay: 1 });
+  const connection = await server.accept({});
+  assert.equal(connection.query, "?token=1&level=debug&environment=x");
+  await reach(states, "open");
+  const change = stream.setFilters({ level: ["error", "fatal"] });
+  await connection.answer();
+  await change;
+  connection.lose();
+  const again = await server.accept({});
+  assert.equal(again.query, "?token=1&level=error%2Cfatal");
+  await reach(states, "open");
+  await turns();
+  assert.equal(again.received.length, 0);
+});
+
+// At each moment at which a connection may be lost, the change is asked for again, and settles.
+const moments = {
+  "before the first connection": async (server, { stream }) => [stream.setFilters({ level: "new" })],
+  "when the request is on its way": async (server, { stream, states }) => {
+    const connection = await server.accept({});
+    await reach(states, "open");
+    const changes = [stream.setFilters({ level: "new" })];
+    connection.lose();
+    return changes;
+  },
+  "when the request has arrived": async (server, { stream, states }) => {
+    const connection = await server.accept({});
+    await reach(states, "open");
+    const changes = [stream.setFilters({ level: "new" })];
+    await connection.received.take();
+    connection.lose();
+    return changes;
+  },
+  "when another one waits": async (server, { stream, states }) => {
+    const connection = await server.accept({});
+    await reach(states, "open");
+    const changes = ["old", "older", "new"].map((level) => stream.setFilters({ level }));
+    await connection.received.take();
+    connection.lose();
+    return changes;
+  },
+  "while it waits for the next attempt": async (server, { stream, states }) => {
+    (await server.accept({})).lose();
+    await reach(states, "waiting");
+    return [stream.setFilters({ level: "new" })];
+  },
+  "between the handshake and the hello": async (server, { stream }) => {
+    const connection = await server.accept();
+    const changes = [stream.setFilters({ level: "new" })];
+    connection.lose();
+    return changes;
+  },
+  "after two connections": async (server, { stream, states }) => {
+    const first = await server.accept({});
+    await reach(states, "open");
+    const changes = [stream.setFilters({ level: "older" })];
+    await first.received.take();
+    first.lose();
+    const second = await server.accept({});
+    await second.received.take();
+    changes.push(stream.setFilters({ level: "new" }));
+    second.lose();
+    return changes;
+  },
+};
+
+for (const [moment, arrive] of Object.entries(moments)) {
+  test(`setFilters settles ${moment}`, async (t) => {
+    const server = await listen(t);
+    const client = follow(t, server.url, { filters: { level: "first" }, minDelay: 1 });
+    const changes = await arrive(server, client);
+    let connection;
+    do connection = await server.accept(); while (connection.ws.readyState !== 1);
+    assert.equal(connection.query, "?level=first"); // the new ones might be refused, and the connection with them
+    connection.hello({});
+    assert.deepEqual((await connection.answer(5)).level, ["new"]);
+    for (const change of changes) {
+      assert.deepEqual(await change, { filters: { level: ["new"], environment: [] }, filtered: 5 });
+    }
+  });
+
+  test(`setFilters rejects when the stream is closed ${moment}`, async (t) => {
+    const server = await listen(t);
+    const client = follow(t, server.url, { minDelay: 1 });
+    const changes = (await arrive(server, client)).map(settled);
+    client.stream.close();
+    for (const change of changes) assert.equal(await change, "closed");
+    assert.equal(await settled(client.stream.setFilters({})), "closed");
+  });
+
+  test(`setFilters rejects when the server closes for good ${moment}`, async (t) => {
+    const server = await listen(t);
+    const client = follow(t, server.url, { minDelay: 1 });
+    const changes = (await arrive(server, client)).map(settled);
+    let connection;
+    do connection = await server.accept({}); while (connection.ws.readyState !== 1);
+    connection.ws.close(4000);
+    for (const change of changes) assert.equal(await change, "closed");
+  });
+}
+
+test("filters with commas are asked for first on every connection", async (t) => {
+  const server = await listen(t);
+  const filters = { level: ["a,b", "c"], environment: ["production"] };
+  const { states } = follow(t, server.url + "?level=debug", { filters, minDelay: 1 });
+  for (let i = 0; i < 2; i++) {
+    const connection = await server.accept({});
+    assert.equal(connection.query, "?environment=production");
+    await reach(states, "open");
+    assert.deepEqual(await connection.received.take(), { type: "subscribe", filters });
+    if (i) connection.send({ type: "filters_updated", stream: TOKEN, filters, filtered: 0 });
+    connection.lose();
+    await reach(states, "waiting");
+  }
+});
+
+test("a stream whose filters with commas are refused is closed", async (t) => {
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url, { filters: { level: "a,b" } });
+  const connection = await server.accept({});
+  const change = settled(stream.setFilters({ level: "c" }));
+  await connection.refuse("not_granted");
+  assert.deepEqual(await reach(states, "closed"), { state: "closed", code: 1008, reason: "not_granted" });
+  assert.equal(await change, "closed");
+  await connection.closed;
+});

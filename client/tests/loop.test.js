@@ -1,0 +1,248 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { follow, listen, reach, TOKEN, turns } from "./server.js";
+
+test("acknowledges each half of the window, whatever has arrived", async (t) => {
+  for (const [window, steps] of [
+    [1, [1, 2, 3, 4, 5, 6, 7]],
+    [2, [1, 2, 3, 4, 5, 6, 7]],
+    [5, [3, 6]],
+    [6, [3, 6]],
+    [7, [4]],
+    [100, []],
+    [0, []],
+  ]) {
+    const server = await listen(t);
+    const { stream, states, items } = follow(t, server.url);
+    const connection = await server.accept({ window }); // 1
+    await reach(states, "open");
+    connection.ws.send("text"); // 2
+    connection.ws.send(Buffer.from("binary")); // 3
+    connection.send({ type: "gap", stream: TOKEN, dropped: 1 }); // 4
+    connection.send({ type: "news", stream: TOKEN }); // 5
+    connection.ws.send('{"type":"event"}'); // 6
+    connection.ws.send("last"); // 7
+    while ((await items.take()) !== "last");
+    stream.close();
+    await connection.closed;
+    const acks = [];
+    while (connection.received.length) acks.push(await connection.received.take());
+    assert.deepEqual(acks, steps.map((n) => ({ type: "ack", n })), `window ${window}`);
+  }
+});
+
+test("counts from the start on each connection", async (t) => {
+  const server = await listen(t);
+  const { states } = follow(t, server.url, { minDelay: 1 });
+  for (let i = 0; i < 2; i++) {
+    const connection = await server.accept({ window: 4 });
+    await reach(states, "open");
+    connection.ws.send("a");
+    assert.deepEqual(await connection.received.take(), { type: "ack", n: 2 });
+    connection.lose();
+  }
+});
+
+test("a loop gets what the callbacks get, in order", async (t) => {
+  const server = await listen(t);
+  const { stream } = follow(t, server.url);
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  const connection = await server.accept({});
+  connection.ws.send("a");
+  connection.ws.send(Buffer.from([7]));
+  const time = "2026-11-25T18:00:00.000Z";
+  connection.send({ type: "gap", stream: TOKEN, dropped: 2, by_level: { debug: 2 }, since: time, until: time });
+  connection.ws.send("b");
+  assert.deepEqual((await first).value, { type: "message", data: "a" });
+  assert.deepEqual([...new Uint8Array((await loop.next()).value.data)], [7]);
+  const gap = { dropped: 2, byLevel: { debug: 2 }, since: new Date(time), until: new Date(time) };
+  assert.deepEqual((await loop.next()).value, { type: "gap", gap });
+  assert.deepEqual((await loop.next()).value, { type: "message", data: "b" });
+});
+
+test("a loop ends when the stream is closed and everything is taken", async (t) => {
+  const server = await listen(t);
+  for (const close of [(stream) => stream.close(), (stream, connection) => connection.ws.close(4000)]) {
+    const { stream, states, items } = follow(t, server.url);
+    const loop = stream[Symbol.asyncIterator]();
+    const first = loop.next();
+    const connection = await server.accept({});
+    for (const text of ["a", "b", "c"]) connection.ws.send(text);
+    while ((await items.take()) !== "c");
+    close(stream, connection);
+    await reach(states, "closed");
+    const got = [(await first).value.data];
+    for await (const item of loop) got.push(item.data);
+    assert.deepEqual(got, ["a", "b", "c"]);
+    for await (const item of stream) assert.fail(item);
+  }
+});
+
+test("a loop that waits ends when the stream is closed", async (t) => {
+  const server = await listen(t);
+  const { stream } = follow(t, server.url);
+  const end = (async () => {
+    for await (const item of stream) assert.fail(item);
+  })();
+  await server.accept({});
+  stream.close();
+  await end;
+});
+
+test("there is one loop at a time", async (t) => {
+  const server = await listen(t);
+  const { stream } = follow(t, server.url);
+  const connection = server.accept({});
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  await assert.rejects(stream[Symbol.asyncIterator]().next(), /another loop/);
+  (await connection).ws.send("a");
+  assert.equal((await first).value.data, "a");
+  await loop.return();
+
+  const second = stream[Symbol.asyncIterator]().next();
+  (await connection).ws.send("b");
+  assert.equal((await second).value.data, "b");
+  assert.equal(stream.state, "open");
+});
+
+test("what a loop has not taken is not acknowledged", async (t) => {
+  const server = await listen(t);
+  const { stream, items } = follow(t, server.url);
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  const connection = await server.accept({ window: 4 }); // 1
+  for (const text of ["a", "b", "c", "d"]) connection.ws.send(text); // 2 to 5
+  while ((await items.take()) !== "d");
+  await first; // a
+  assert.deepEqual(await connection.received.take(), { type: "ack", n: 2 });
+  await loop.next(); // b
+  assert.equal(connection.received.length, 0);
+  await loop.next(); // c
+  assert.deepEqual(await connection.received.take(), { type: "ack", n: 4 });
+  connection.ws.send("e"); // 6
+  await items.take();
+  await loop.return(); // and so nothing waits for the loop any more
+  assert.deepEqual(await connection.received.take(), { type: "ack", n: 6 });
+});
+
+test("a slow loop makes the server hold back", async (t) => {
+  const window = 16;
+  const total = 2000;
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  let taken = 0;
+  let ahead = 0;
+  let sent = 0;
+  const slow = (async () => {
+    for await (const { data } of stream) {
+      assert.equal(data, String(taken++));
+      ahead = Math.max(ahead, sent - taken);
+      if (taken % 100 === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+      if (taken === total) break;
+    }
+  })();
+  const connection = await server.accept({ window });
+  await reach(states, "open");
+  let acked = 0;
+  while (sent < total) {
+    // As the server does: the hello counts too.
+    while (sent < total && sent + 1 - acked < window) connection.ws.send(String(sent++));
+    if (sent < total) acked = (await connection.received.take()).n;
+  }
+  await slow;
+  assert.ok(ahead > 0 && ahead < window, `the server was ${ahead} ahead`);
+});
+
+test("a loop that awaits setFilters gets its answer behind a full window", async (t) => {
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  const window = 8;
+  const got = [];
+  const loop = (async () => {
+    for await (const { data } of stream) {
+      got.push(data);
+      if (data === "0") await stream.setFilters({ level: "error" });
+      if (data === "19") break;
+    }
+  })();
+  const connection = await server.accept({ window });
+  await reach(states, "open");
+  let sent = 0;
+  let acked = 0;
+  let answer = null;
+  while (sent < 20 || answer) {
+    while (sent < 20 && sent + 1 - acked < window) connection.ws.send(String(sent++));
+    if (sent === 20) {
+      if (answer) connection.send(answer); // it stands behind all that was buffered
+      break;
+    }
+    const message = await connection.received.take();
+    if (message.type === "ack") acked = message.n;
+    else answer = { type: "filters_updated", stream: TOKEN, filters: {}, filtered: 0 };
+  }
+  assert.ok(answer);
+  await loop;
+  assert.deepEqual(got, [...Array(20).keys()].map(String));
+});
+
+test("without a window, a loop that stands still keeps the newest and is told of the others", async (t) => {
+  const server = await listen(t);
+  const { stream, items } = follow(t, server.url);
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  const connection = await server.accept({});
+  const since = new Date();
+  connection.ws.send("taken");
+  await first;
+  const time = "2026-11-25T18:00:00.000Z";
+  for (let i = 0; i < 1500; i++) {
+    connection.ws.send(String(i));
+    if (i === 9) connection.send(gap({ dropped: 5, by_level: { debug: 3, error: 1 }, since: time, until: time }));
+    if (i === 19) connection.send(gap({ dropped: 2, by_level: { debug: 2 }, since: time, until: time }));
+  }
+  while ((await items.take()) !== "1499");
+  const got = [];
+  for (let i = 0; i < 1000; i++) got.push((await loop.next()).value);
+  const [{ gap: missing }, ...messages] = got;
+  assert.deepEqual({ ...missing, since: 0, until: 0 }, {
+    dropped: 501 + 5 + 2,
+    byLevel: { debug: 5, error: 1 },
+    since: 0,
+    until: 0,
+  });
+  assert.ok(missing.since >= since && missing.until >= missing.since && missing.until <= new Date());
+  assert.deepEqual(messages.map(({ data }) => data), [...Array(999).keys()].map((i) => String(i + 501)));
+});
+
+test("connections that come and go leave a loop that stands still no more than its bound", async (t) => {
+  const window = 600;
+  const server = await listen(t);
+  const { stream, states, items } = follow(t, server.url, { minDelay: 1 });
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  for (let i = 0; i < 3; i++) {
+    const connection = await server.accept({ window });
+    await reach(states, "open");
+    for (let j = 1; j < window; j++) connection.ws.send(`${i} ${j}`);
+    while ((await items.take()) !== `${i} ${window - 1}`);
+    assert.equal(connection.received.length, i ? 0 : connection.received.length);
+    if (i < 2) connection.lose();
+    else {
+      // What older connections brought comes first, and is not acknowledged on this one.
+      await first;
+      const { value } = await loop.next();
+      assert.equal(value.gap.dropped, 3 * 599 - 1 - 999);
+      for (let k = 0; k < 400; k++) await loop.next();
+      await turns();
+      assert.equal(connection.received.length, 0);
+      for (let k = 0; k < 300; k++) await loop.next();
+      assert.deepEqual(await connection.received.take(), { type: "ack", n: 300 });
+    }
+  }
+});
+
+function gap(fields) {
+  return { type: "gap", stream: TOKEN, ...fields };
+}

@@ -1,0 +1,7 @@
+import { connect } from "mesherstream";
+
+export const stream = connect(new URL("https://example.org/"), { WebSocket, signal: new AbortController().signal });
+stream.onmessage = (_, event) => {
+  const same: MessageEvent = event;
+  same.origin.at(0);
+};

@@ -1,0 +1,291 @@
+// The live list: the newest items, of which only those in sight are elements. It follows the newest one, and stands still
+// while somebody reads.
+//
+// Items arrive whenever they like; the document changes once a frame.
+import { fillIssue, fillRow, makeRow } from './row.js';
+
+const KEEP = 5000;      // items that can be scrolled back to
+const SLACK = 1000;     // how many more there may be before the oldest go, so that few frames pay for it
+const MARGIN = 6;       // rows above and below those in sight
+const CALM = 500;       // ms between two frames, for those who want less motion
+const BUTTON_ROOM = 56; // px below the last row for the button that goes on
+
+const calm = matchMedia('(prefers-reduced-motion: reduce)');
+
+export class List {
+	cursor = null; // the item that is marked
+	waiting = 0;   // items that arrived while the list stands still
+
+	#scroller; #spacer;
+	#matches; #issueOf; #on;
+	#items = [];   // the oldest first
+	#view = [];    // those of them that match
+	#pending = []; // arrived, and not in the list yet
+	#rows = new Map(); // the rows in the document, by item
+	#spare = [];
+	#rowHeight = 0; // known, as the next two are, without asking the document, which would lay itself out to answer
+	#sight = 0;     // how high the part in sight is
+	#top = 0;       // where it begins
+	#scheduled = false;
+	#drawn = 0; // when the last frame was
+	#number = 0;
+
+	// Why the list stands still.
+	#paused = false;
+	#scrolledBack = false;
+	#pressed = false; // a pointer is down: what it points at must not move away
+
+	// matches says whether an item is shown, and issueOf finds how the issue of an event stands. on.drawn is called after
+	// each frame, and on.opened with an item whose details are wanted.
+	constructor(scroller, {matches, issueOf, on}) {
+		this.#scroller = scroller;
+		this.#matches = matches;
+		this.#issueOf = issueOf;
+		this.#on = on;
+		this.#spacer = document.createElement('div');
+		this.#spacer.className = 'rows';
+		this.#spacer.role = 'presentation';
+		scroller.append(this.#spacer);
+		this.#measure();
+		this.#listen();
+	}
+
+	get paused() { return this.#paused; }
+	get held() { return this.#paused || this.#scrolledBack || this.#pressed || this.cursor !== null; }
+	get size() { return this.#items.length; }
+	get shown() { return this.#view.length; }
+
+	add(item) {
+		item.n = ++this.#number;
+		this.#pending.push(item);
+		this.waiting++;
+		if (this.#pending.length > KEEP + SLACK) this.#pending.splice(0, SLACK); // as many would go from the list
+		this.draw();
+	}
+
+	// last returns the newest item, also while it waits.
+	last() {
+		return this.#pending.at(-1) ?? this.#items.at(-1);
+	}
+
+	pause() {
+		this.#paused = true;
+		this.draw();
+	}
+
+	// follow goes on with the newest.
+	follow() {
+		this.#paused = this.#scrolledBack = false;
+		this.mark(null);
+	}
+
+	clear() {
+		this.#items = [];
+		this.#view = [];
+		this.#pending = [];
+		this.waiting = 0;
+		this.follow();
+	}
+
+	// filter shows what matches now, with the marked row, or else the one at the top, where it is.
+	filter() {
+		const height = this.#rowHeight;
+		const anchor = this.cursor ?? this.#view[Math.floor(this.#top / height)];
+		const above = this.#top - this.#view.indexOf(anchor) * height;
+		this.#view = this.#items.filter(this.#matches);
+		if (this.cursor && !this.#view.includes(this.cursor)) this.cursor = null;
+		if (this.held && anchor) {
+			const at = this.#view.findIndex(item => item.n >= anchor.n);
+			this.#resize();
+			this.#scrollTo((at < 0 ? this.#view.length : at) * height + above);
+		}
+		this.draw();
+	}
+
+	// mark puts the cursor on an item, and with it the list stands still.
+	mark(item) {
+		this.cursor = item;
+		if (item) this.#reveal(this.#view.indexOf(item));
+		this.draw();
+	}
+
+	// move marks another item, by as many rows down as by says. Below the last one, the list goes on.
+	move(by) {
+		const at = this.#view.indexOf(this.cursor);
+		const last = this.#view.length - 1;
+		if (last < 0) return;
+		if (at < 0) return this.mark(this.#view[this.#scrolledBack ? this.#firstInSight() : last]);
+		if (at + by > last && at === last) return this.follow();
+		this.mark(this.#view[Math.min(last, Math.max(0, at + by))]);
+	}
+
+	// refresh shows how an issue stands now, in the rows in sight.
+	refresh(issue) {
+		for (const [item, row] of this.#rows) {
+			if (item.type === 'event' && item.issue === issue.issue) fillIssue(row, issue);
+		}
+	}
+
+	// rewrite shows an item that has changed.
+	rewrite(item) {
+		const row = this.#rows.get(item);
+		if (row) fillRow(row, item);
+	}
+
+	// draw asks for a frame.
+	draw() {
+		if (this.#scheduled) return;
+		this.#scheduled = true;
+		const wait = calm.matches && !this.held ? this.#drawn + CALM - performance.now() : 0;
+		if (wait > 0) setTimeout(() => requestAnimationFrame(() => this.#frame()), wait);
+		else requestAnimationFrame(() => this.#frame());
+	}
+
+	// In this order, the document lays itself out once in a frame.
+	#frame() {
+		this.#scheduled = false;
+		this.#drawn = performance.now();
+		if (!this.held) this.#take();
+		this.#resize();
+		const top = this.held ? this.#top : this.#end();
+		this.#render(top);
+		if (!this.held) this.#scrollTo(top);
+		this.#on.drawn();
+	}
+
+	// take moves what has arrived into the list, and the oldest out of it.
+	#take() {
+		for (const item of this.#pending) {
+			this.#items.push(item);
+			if (this.#matches(item)) this.#view.push(item);
+		}
+		this.#pending = [];
+		this.waiting = 0;
+		if (this.#items.length <= KEEP + SLACK) return;
+		this.#items.splice(0, this.#items.length - KEEP);
+		const oldest = this.#items[0].n;
+		const gone = this.#view.findIndex(item => item.n >= oldest);
+		this.#view.splice(0, gone < 0 ? this.#view.length : gone);
+	}
+
+	#measure() {
+		this.#rowHeight = parseFloat(getComputedStyle(this.#scroller).getPropertyValue('--row'));
+		this.#sight = this.#scroller.clientHeight;
+	}
+
+	#resize() {
+		this.#spacer.style.height = `${this.#view.length * this.#rowHeight + (this.held ? BUTTON_ROOM : 0)}px`;
+	}
+
+	#scrollTo(top) {
+		this.#scroller.scrollTop = top;
+		this.#top = this.#scroller.scrollTop;
+	}
+
+	#end() {
+		return Math.max(0, this.#view.length * this.#rowHeight - this.#sight);
+	}
+
+	#firstInSight() {
+		return Math.min(this.#view.length - 1, Math.ceil(this.#top / this.#rowHeight));
+	}
+
+	#reveal(index) {
+		const top = index * this.#rowHeight, below = top + this.#rowHeight - this.#sight + BUTTON_ROOM;
+		this.#resize();
+		if (top < this.#top) this.#scrollTo(top);
+		else if (below > this.#top) this.#scrollTo(below);
+	}
+
+	// render makes the rows in sight, in the order of the list, and takes the others away for use again.
+	#render(top) {
+		const height = this.#rowHeight;
+		const from = Math.max(0, Math.floor(top / height) - MARGIN);
+		const to = Math.min(this.#view.length, Math.ceil((top + this.#sight) / height) + MARGIN);
+		const wanted = new Set(this.#view.slice(from, to));
+		for (const [item, row] of this.#rows) {
+			if (wanted.has(item)) continue;
+			this.#rows.delete(item);
+			this.#spare.push(row);
+			row.remove();
+		}
+		let next = this.#spacer.firstChild;
+		let index = from;
+		for (const item of wanted) {
+			let row = this.#rows.get(item);
+			if (!row) {
+				row = this.#spare.pop() ?? makeRow();
+				row.item = item;
+				fillRow(row, item, this.#issueOf(item));
+				this.#rows.set(item, row);
+			}
+			if (row === next) next = next.nextSibling;
+			else this.#spacer.insertBefore(row, next);
+			this.#place(row, index++);
+			const selected = String(item === this.cursor);
+			if (row.ariaSelected !== selected) row.ariaSelected = selected;
+		}
+		const marked = this.#rows.get(this.cursor);
+		if (marked) this.#scroller.setAttribute('aria-activedescendant', marked.id);
+		else this.#scroller.removeAttribute('aria-activedescendant');
+	}
+
+	// place puts a row where it belongs: a row stays there while the list grows, so that only new ones are painted.
+	#place(row, index) {
+		const top = `${index * this.#rowHeight}px`;
+		if (row.style.top === top) return;
+		row.style.top = top;
+		row.ariaPosInSet = String(index + 1);
+	}
+
+	#listen() {
+		const scroller = this.#scroller;
+		// Whoever turns the wheel up wants the list to stand still now, before the first pixel.
+		scroller.addEventListener('wheel', e => { if (e.deltaY < 0) this.#hold(true); }, {passive: true});
+		scroller.addEventListener('scroll', () => {
+			const {scrollTop} = scroller;
+			if (scrollTop === this.#top) return; // this list's own
+			const atEnd = scrollTop + this.#sight >= this.#view.length * this.#rowHeight - 2;
+			if (scrollTop < this.#top - 1) this.#hold(true);
+			else if (atEnd) this.#hold(false);
+			this.#top = scrollTop;
+			this.draw();
+		}, {passive: true});
+		new ResizeObserver(() => {
+			const before = this.#rowHeight; // narrow screens have higher rows
+			this.#measure();
+			this.#resize();
+			this.#scrollTo(this.held ? this.#top / before * this.#rowHeight : this.#end()); // before a scroll event tells of it
+			this.draw();
+		}).observe(scroller);
+
+		scroller.addEventListener('pointerdown', () => { this.#pressed = true; });
+		const release = () => setTimeout(() => { // after the click
+			this.#pressed = false;
+			this.draw();
+		});
+		addEventListener('pointerup', release);
+		addEventListener('pointercancel', release);
+		scroller.addEventListener('click', e => {
+			const row = e.target.closest('.row');
+			if (!row || !getSelection().isCollapsed) return; // text is being selected
+			this.mark(row.item);
+			this.#on.opened(row.item);
+		});
+
+		scroller.addEventListener('keydown', e => {
+			const page = Math.max(1, Math.floor(this.#sight / this.#rowHeight) - 2);
+			const by = {ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page, Home: -Infinity, End: Infinity}[e.key];
+			if (by !== undefined) this.move(by);
+			else if (e.key === 'Enter' && this.cursor) this.#on.opened(this.cursor, true);
+			else return;
+			e.preventDefault();
+		});
+	}
+
+	#hold(on) {
+		if (on && this.#view.length * this.#rowHeight <= this.#sight) return; // nowhere to scroll to
+		this.#scrolledBack = on;
+		this.draw();
+	}
+}
