@@ -31,8 +31,8 @@ type life struct {
 // A kind is how a viewer behaves. Each of its functions may be nil.
 type kind struct {
 	narrow bool
-	begin func(ws *websocket.Conn, r *rand.Rand) (end func()) // once
-	each  func(f *fleet, v *viewer)                           // after each message
+	begin  func(ws *websocket.Conn, r *rand.Rand) (end func()) // once
+	each   func(f *fleet, v *viewer)                           // after each message
 }
 
 var kinds = []kind{
