@@ -44,7 +44,7 @@ func From(c *fiber.Ctx) *Manager {
 // A prefix may have parameters, but none that is optional, and none called project_id.
 //
 // On that path, a GET is answered by 400 if the project is empty, over 128 bytes, or has a slash, a control character or
-// broken percent-encoding, 426 if it asks for no upgrade, 403 if its origin isn't allowed or its filter isn't granted,
+// broken percent-encoding, or if the handshake has a body or wants its connection closed; 426 if it asks for no upgrade, 403 if its origin isn't allowed or its filter isn't granted,
 // 503 or 429 if a cap is reached, 503 after Shutdown, and by what the error of [WithAuthorize] says. The query's level
 // and environment, each repeated or with commas, are the first filter. Everything else goes to the next handler, for
 // which [From] returns m.
@@ -56,10 +56,15 @@ func (m *Manager) Handler() fiber.Handler {
 			return c.Next()
 		}
 		sub, grant, p, err := m.screen(c, project)
-		if err != nil {
-			return err
+		if err == nil {
+			err = m.upgrade(c, sub, grant, p)
 		}
-		return m.upgrade(c, sub, grant, p)
+		if err != nil {
+			// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
+			// the next request on it pass unseen.
+			c.Context().SetConnectionClose()
+		}
+		return err
 	}
 }
 
@@ -199,6 +204,9 @@ func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant 
 		c.Set(fiber.HeaderUpgrade, "websocket")
 		return sub, grant, nil, fiber.ErrUpgradeRequired
 	}
+	if !staysOpen(c) {
+		return sub, grant, nil, fiber.NewError(fiber.StatusBadRequest, "a handshake is HTTP/1.1, keeps its connection, and has no body")
+	}
 	if !m.originAllowed(c) {
 		return sub, grant, nil, fiber.NewError(fiber.StatusForbidden, "origin not allowed")
 	}
@@ -214,6 +222,13 @@ func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant 
 		return sub, grant, nil, err
 	}
 	return sub, grant, p, nil
+}
+
+// staysOpen says whether fasthttp leaves the connection to the client behind the 101. Where the request wants it closed,
+// the 101 would be its last; and a body that Fiber streams would be read as frames.
+func staysOpen(c *fiber.Ctx) bool {
+	h := &c.Request().Header
+	return !h.ConnectionClose() && len(h.Peek(fiber.HeaderTransferEncoding)) == 0 && h.ContentLength() <= 0
 }
 
 // grant asks WithAuthorize what the client may get, and narrows that to what it asks for.
