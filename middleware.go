@@ -354,10 +354,20 @@ func (m *Manager) originAllowed(c *fiber.Ctx) bool {
 		return false
 	}
 	scheme, host, _ := strings.Cut(origin, "://")
-	if c.Protocol() == "https" && !strings.EqualFold(scheme, "https") {
+	if secure := strings.EqualFold(scheme, "https"); !secure && (c.Protocol() == "https" || !strings.EqualFold(scheme, "http")) {
 		return false
 	}
-	return strings.EqualFold(withPort(host, scheme), withPort(c.Hostname(), scheme))
+	return strings.EqualFold(withPort(host, scheme), withPort(hostOf(c), scheme))
+}
+
+// hostOf returns the host that the request was sent to, as a trusted proxy or the Host header tells it. Not simply
+// c.Hostname(), which takes it out of a request target that begins with two slashes and has "://" somewhere: the page
+// chooses that one, and would choose its own host.
+func hostOf(c *fiber.Ctx) string {
+	if c.IsProxyTrusted() && c.Get(fiber.HeaderXForwardedHost) != "" {
+		return c.Hostname()
+	}
+	return string(c.Request().Header.Host())
 }
 
 // withPort names the port of a host also where the scheme implies it. Behind a proxy that ends TLS, only the origin
