@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/gofiber/contrib/websocket"
@@ -321,7 +322,7 @@ func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 		return "", fiber.NewError(fiber.StatusBadRequest, fmt.Sprintf("project is over %d bytes", maxProjectBytes))
 	case strings.Contains(project, "/"):
 		return "", fiber.NewError(fiber.StatusBadRequest, "project has a slash")
-	case !utf8.ValidString(project), strings.ContainsFunc(project, func(r rune) bool { return r < ' ' || r == 0x7F }):
+	case !utf8.ValidString(project), strings.ContainsFunc(project, unicode.IsControl):
 		return "", fiber.NewError(fiber.StatusBadRequest, "project has control characters or is not UTF-8")
 	}
 	return project, nil
