@@ -45,7 +45,7 @@ type Manager struct {
 	current *run // nil where nothing runs
 	closed  bool // Shutdown has been called, and no listen since
 	clients int  // places that are taken
-	perIP   map[string]int
+	perIP   map[string]int // by networkOf
 }
 
 // NewManager returns a manager for those who publish from outside of handlers; mount its [Manager.Handler]. Its error

@@ -174,8 +174,8 @@ func WithMaxClients(n int) Option {
 }
 
 // WithMaxClientsPerIP sets how many clients of one address may be connected at a time, overriding the default of 0,
-// which is no cap. The address is that of Fiber's c.IP(), which knows ProxyHeader and trusted proxies. Over it, a
-// request is answered by 429. Not negative.
+// which is no cap. The address is that of Fiber's c.IP(), which knows ProxyHeader and trusted proxies; an IPv6 network of
+// 64 bits counts as one address. Over it, a request is answered by 429. Not negative.
 func WithMaxClientsPerIP(n int) Option {
 	return func(c *config) { c.maxClientsPerIP = n }
 }

@@ -107,7 +107,7 @@ func (r *frameReader) begin() error {
 
 	switch {
 	case first&0x70 != 0:
-		return protocolError("reserved bits are set and no extension was agreed on")
+		return protocolError("reserved bits are set, and no extension or compression is supported")
 	case r.op&controlBit != 0:
 		if r.op > opPong {
 			return protocolError("reserved opcode")

@@ -34,9 +34,10 @@ func (s *shard) enterGroup(c *client) {
 	key := c.sub.key()
 	g := s.groups[key]
 	if g == nil {
-		g = &group{key: key, sub: c.sub}
+		ofProject := s.projects[c.sub.Project]
+		g = &group{key: key, sub: c.sub, inProject: len(ofProject)}
 		s.groups[key] = g
-		s.projects[c.sub.Project] = append(s.projects[c.sub.Project], g)
+		s.projects[c.sub.Project] = append(ofProject, g)
 	}
 	c.group, c.inGroup = g, len(g.clients)
 	g.clients = append(g.clients, c)
@@ -54,13 +55,7 @@ func (s *shard) leaveGroup(c *client) {
 		return
 	}
 	delete(s.groups, g.key)
-	ofProject := s.projects[g.sub.Project]
-	for i := range ofProject {
-		if ofProject[i] == g {
-			ofProject = swapOut(ofProject, i, func(*group) {})
-			break
-		}
-	}
+	ofProject := swapOut(s.projects[g.sub.Project], g.inProject, func(moved *group) { moved.inProject = g.inProject })
 	if s.projects[g.sub.Project] = ofProject; len(ofProject) == 0 {
 		delete(s.projects, g.sub.Project)
 	}
@@ -284,7 +279,7 @@ func (s *shard) remove(c *client, cause error) {
 	if c.cutTimer != nil {
 		c.cutTimer.Stop()
 	}
-	if s.hooks.fns.Disconnect == nil {
+	if s.hooks.fns.Disconnect == nil && s.hooks.keepsUp() {
 		c.place.release() // before the client can know that it is gone, or one that comes back at once meets itself
 	}
 	c.link.close()

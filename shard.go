@@ -89,10 +89,11 @@ const (
 
 // A group is the clients of one project with one filter. A message is matched with the group, not with each client.
 type group struct {
-	key     string
-	sub     Subscription
-	clients []*client
-	run     []*message // of this turn, the messages for this group
+	key       string
+	sub       Subscription
+	inProject int // index in its list of shard.projects
+	clients   []*client
+	run       []*message // of this turn, the messages for this group
 }
 
 func newShard(cfg *config) *shard {
