@@ -48,7 +48,7 @@ func (s *shard) beat(now time.Time) {
 	for i := len(slot) - 1; i >= 0; i-- { // backwards: a client that is removed gives its place to a later one
 		c := slot[i]
 		s.watchProgress(c, now)
-		if s.cfg.idleTimeout > 0 && !c.inHook && now.UnixNano()-c.seen.Load() >= int64(s.cfg.idleTimeout) {
+		if s.cfg.idleTimeout > 0 && !c.inHook && c.silence(now) >= s.cfg.idleTimeout {
 			s.remove(c, errIdle)
 			continue
 		}
