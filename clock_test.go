@@ -3,6 +3,7 @@ package mesherstream
 import (
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unsafe"
 )
@@ -63,4 +64,29 @@ func TestAWallClockThatIsSetRemovesNobodyAndSparesNobody(t *testing.T) {
 	if s.beatAll(stepped(t, time.Now().Add(s.cfg.idleTimeout+time.Second), -24*time.Hour)); c.phase != phaseGone {
 		t.Error("the clock was set to yesterday, and a client stays that is silent")
 	}
+}
+
+func TestAMachineThatSleptBlamesNoClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newQuietShard(t)
+		s.beatAll(time.Now())
+		time.Sleep(8 * time.Hour) // neither the ticker nor the client can do anything
+		s.beatAll(time.Now())
+		if c.phase != phaseOpen {
+			t.Fatal("the machine slept, and the client is gone")
+		}
+		if got := string(c.link.(*directLink).taken); got != string(pingFrame) {
+			t.Errorf("after the sleep: got %q, want one ping", got)
+		}
+		for awake := time.Duration(0); awake < s.cfg.idleTimeout; awake += time.Second {
+			if c.phase != phaseOpen {
+				t.Fatalf("removed %v after the sleep, want %v", awake, s.cfg.idleTimeout)
+			}
+			time.Sleep(time.Second)
+			s.beatAll(time.Now())
+		}
+		if c.phase != phaseGone {
+			t.Error("a client that gave no sign of life after the sleep either is still there")
+		}
+	})
 }

@@ -169,7 +169,9 @@ func (p *player) step() {
 		c.twin.room += room
 	case 16, 17:
 		request := pick(p, modelRequests...)
-		p.arrive(c, opText, []byte(request.text))
+		for range pick(p, 1, 1, 1, 12) { // the most in a second is 20
+			p.arrive(c, opText, []byte(request.text))
+		}
 	case 18:
 		p.arrive(c, opPing, []byte(pick(p, "", "a", "bb", strings.Repeat("c", maxControlPayload))))
 	case 19:
@@ -192,8 +194,13 @@ func (p *player) step() {
 		p.model.drain = true
 	case 27:
 		p.beat()
+		for range pick(p, 0, 0, 3, 6) { // long enough for a client to be idle
+			p.sleep(12 * time.Second)
+			p.beat()
+			p.turn()
+		}
 	case 28:
-		p.sleep(pick(p, 5*time.Millisecond, 30*time.Millisecond, 300*time.Millisecond, time.Second, 3*time.Second, 30*time.Second))
+		p.sleep(pick(p, 5*time.Millisecond, 30*time.Millisecond, 300*time.Millisecond, time.Second, 3*time.Second, 90*time.Second))
 	case 29:
 		if b := p.byte(); b%8 == 0 { // or most scripts would end early
 			p.shutdown(b%16 == 0)
@@ -359,16 +366,8 @@ func (p *player) arrive(c *playedClient, op byte, data []byte) {
 // beat is a whole turn of the wheel.
 func (p *player) beat() {
 	p.logf("beat")
-	p.s.tell(func() {
-		for range wheelSlots {
-			p.s.beat(time.Now())
-		}
-	})
-	p.model.casts = append(p.model.casts, modelCast{do: func() {
-		for _, c := range p.model.clients {
-			c.beat()
-		}
-	}})
+	p.s.tell(func() { p.s.beatAll(time.Now()) })
+	p.model.casts = append(p.model.casts, modelCast{do: p.model.beat})
 }
 
 func (p *player) sleep(d time.Duration) {

@@ -194,12 +194,22 @@ func (s *modelShard) shutAll(flush bool) {
 	}
 }
 
-// beat: a client that has been silent for too long is removed, and one whose ping is due is pinged.
-func (c *modelClient) beat() {
+// beat: a client that has been silent for too long, while nobody slept, is removed, and one whose ping is due is pinged.
+func (s *modelShard) beat() {
 	now := time.Now()
+	if now.Sub(s.beatAt) >= s.idle/4 {
+		s.awake = now
+	}
+	s.beatAt = now
+	for _, c := range s.clients {
+		c.beat(now)
+	}
+}
+
+func (c *modelClient) beat(now time.Time) {
 	switch {
 	case c.phase == phaseGone:
-	case now.Sub(c.seen) >= c.s.idle:
+	case min(now.Sub(c.seen), now.Sub(c.s.awake)) >= c.s.idle:
 		c.remove(codeAbnormal)
 	case !now.Before(c.pingAt):
 		if c.pingAt = c.pingAt.Add(c.s.ping); c.pingAt.Before(now) {

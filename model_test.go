@@ -17,6 +17,7 @@ type modelShard struct {
 	events              []func() // they come before the casts
 	casts               []modelCast
 	drain               bool
+	beatAt, awake       time.Time
 	pinged              []*modelClient
 }
 
