@@ -51,7 +51,7 @@ type client struct {
 	dropped, abandoned, filtered, conflated uint64
 
 	// Atomic.
-	seen       atomic.Int64  // when the client last gave a sign of life, in Unix nanoseconds
+	seen       atomic.Int64  // when the client last gave a sign of life, in nanoseconds since connectedAt
 	unreported atomic.Uint64 // drops that the Drop hook has not been told yet
 	slowQueued atomic.Bool   // the Slow hook's next call is queued
 }
@@ -98,7 +98,13 @@ func (c *client) idle() bool {
 	return !c.busy && c.backlog.len() == 0
 }
 
-func (c *client) markSeen(now time.Time) { c.seen.Store(now.UnixNano()) }
+func (c *client) markSeen(now time.Time) { c.seen.Store(int64(now.Sub(c.connectedAt))) }
+
+// silence is how long the client has given no sign of life. It counts from connectedAt, whose clock is the monotonic
+// one: by the wall clock, setting that would make all clients idle at once.
+func (c *client) silence(now time.Time) time.Duration {
+	return now.Sub(c.connectedAt) - time.Duration(c.seen.Load())
+}
 
 func (c *client) snapshot() Client {
 	return Client{

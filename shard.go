@@ -39,6 +39,8 @@ type shard struct {
 	again    []*client // their links have asked for another turn
 	waiting  []*client // those that a drain visits: they are busy, or something is buffered for them
 	wheel    wheel
+	beatAt   time.Time  // the last one
+	awake    time.Time  // since when beats have come as they should
 	joined   []byte     // the frames of a group's run
 	batch    []*message // what a drain takes out of a backlog
 	scratch  []byte     // the frames of batch
