@@ -103,6 +103,10 @@ func (s *shard) handle(e *event) {
 // received takes one message or control frame of the client. Each call is followed by one resume, sooner or later, also
 // where it ends the client: the answer to a close frame wants to be read.
 func (s *shard) received(c *client, op byte, payload []byte) {
+	if c.closeReceived {
+		c.link.resume() // what comes behind a close frame is discarded
+		return
+	}
 	switch op {
 	case opPing:
 		// Only the newest ping needs an answer (RFC 6455, section 5.5.3), and a flood of them gets one in a turn.
