@@ -19,6 +19,7 @@ func (s *shard) add(c *client) {
 	s.totals.Clients++
 	s.totals.Connects++
 	s.enterGroup(c)
+	s.regrouping.Add(-1)
 	s.wheel.add(c)
 	s.hooks.connect(c)
 	c.link.begin()
@@ -29,8 +30,10 @@ func (s *shard) enterGroup(c *client) {
 	g := s.groups[key]
 	if g == nil {
 		g = &group{key: key, sub: c.sub}
+		s.mu.Lock()
 		s.groups[key] = g
 		s.projects[c.sub.Project] = append(s.projects[c.sub.Project], g)
+		s.mu.Unlock()
 	}
 	c.group, c.inGroup = g, len(g.clients)
 	g.clients = append(g.clients, c)
@@ -47,6 +50,8 @@ func (s *shard) leaveGroup(c *client) {
 	if len(g.clients) > 0 {
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.groups, g.key)
 	ofProject := s.projects[g.sub.Project]
 	for i := range ofProject {
@@ -210,9 +215,11 @@ func (s *shard) setFilter(c *client, f Filter) {
 	if c.phase != phaseOpen {
 		return
 	}
+	s.regrouping.Add(1)
 	s.leaveGroup(c)
 	c.sub.Filter = f
 	s.enterGroup(c)
+	s.regrouping.Add(-1)
 	s.totals.FilterSets++
 }
 
