@@ -42,6 +42,13 @@
 // All methods of a [Manager] are safe for concurrent use. Clients are dealt among as many shards as GOMAXPROCS says; each
 // is one goroutine that owns its clients and never waits for any of them. [Hooks] run beside the shards.
 //
+// # Many nodes
+//
+// With [WithRelay], a broadcast on one node reaches the matching clients of all nodes; without, those of its own process.
+// Package natsrelay has a [Relay] over NATS. Local clients get it at once, the others through the relay: each at most once,
+// and what one node publishes to one project in order. A node gets only the projects that its own clients follow. Where
+// the relay is away, local streaming goes on.
+//
 // # Shutdown
 //
 // With [WithApp], shutting down the app flushes the buffers, closes every client with code 1001 and ends every goroutine,

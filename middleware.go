@@ -102,6 +102,10 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		return tellRefusal(conn, err)
 	}
 	defer leave()
+	registered := func() {}
+	if m.relaying != nil {
+		registered = m.relaying.follow(sub.Project)
+	}
 
 	id := ClientID(m.lastID.Add(1))
 	c := &client{
@@ -120,7 +124,9 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 	c.markSeen(c.connectedAt)
 	limitUnsent(rawConn(conn), m.cfg.unsentLimit)
 	stay := c.connect(conn)
-	if err := c.shard.register(c); err != nil {
+	err = c.shard.register(c)
+	registered()
+	if err != nil {
 		c.link.close()
 		p.release()
 		return tellRefusal(conn, err)

@@ -38,6 +38,8 @@ type config struct {
 	pingInterval    time.Duration
 	idleTimeout     time.Duration
 	shutdownTimeout time.Duration
+	relay           Relay
+	relaySet        bool
 	hooks           Hooks
 	logger          *slog.Logger
 }
@@ -212,6 +214,21 @@ func WithHooks(hooks Hooks) Option {
 	return func(c *config) { c.hooks = hooks }
 }
 
+// WithRelay sets what carries broadcasts between this manager and those of other nodes; see [Relay]. By default there is
+// none, and a broadcast reaches the clients of its own process. A nil relay is invalid. Several managers may share one.
+//
+// Local clients get a broadcast at once, and the others by the relay: each at most once, and what one node publishes to
+// one project in order. Broadcast never waits for the relay: up to 8,192 messages and 16 MiB wait in a queue, and the
+// oldest are dropped and counted beyond that. A node gets only the projects that its own clients follow, from the first
+// client until ten seconds after the last.
+//
+// A client is known to the manager when the relay has subscribed to its project, or after two seconds; an answer to its
+// subscribe comes after that, so what any node publishes later reaches it. That is not so where the relay is away or
+// takes longer, and where it is a cluster itself, as long as its parts haven't told each other.
+func WithRelay(relay Relay) Option {
+	return func(c *config) { c.relay, c.relaySet = relay, true }
+}
+
 // WithLogger sets the logger, overriding the default of slog.Default() at the time of construction. The manager logs few
 // lines, never while a client waits; a handler that blocks delays nobody's messages and one that panics is survived. A
 // nil logger is invalid.
@@ -295,6 +312,9 @@ func (c *config) validate() error {
 	}
 	if c.authorizeSet && c.authorize == nil {
 		invalid("WithAuthorize", nil, "a function")
+	}
+	if c.relaySet && c.relay == nil {
+		invalid("WithRelay", nil, "a relay")
 	}
 	if c.logger == nil {
 		invalid("WithLogger", nil, "a logger")

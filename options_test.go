@@ -142,6 +142,11 @@ var optionRows = []optionRow{
 		bad:  []Option{WithShutdownTimeout(0), WithShutdownTimeout(time.Hour + 1)}, values: []string{"0s", "1h0m0.000000001s"}, bounds: "from 1ms to 1h0m0s",
 	},
 	{
+		name: "WithRelay", typ: "Relay", def: "none", doc: []string{"By default there is none", "A nil relay is invalid"},
+		is: Relay(nil), get: func(c *config) any { return c.relay },
+		good: []Option{WithRelay(newExchange())}, bad: []Option{WithRelay(nil)}, values: []string{"<nil>"}, bounds: "a relay",
+	},
+	{
 		name: "WithHooks", typ: "Hooks", def: "none", doc: []string{"By default there are none"},
 		is: true, get: func(c *config) any { return reflect.ValueOf(c.hooks).IsZero() },
 		good: []Option{WithHooks(Hooks{})},
