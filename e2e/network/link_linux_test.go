@@ -14,6 +14,8 @@ import (
 
 // overBothWays runs a test with links of each kind that this kernel can make.
 func overBothWays(t *testing.T, test func(t *testing.T, link func(n *Network, h *Host, q Quality) *Link)) {
+	t.Parallel()
+	New(t)
 	t.Run("netem", func(t *testing.T) {
 		if netemErr != nil {
 			t.Skipf("skipped: no netem: %v", netemErr)
@@ -21,8 +23,8 @@ func overBothWays(t *testing.T, test func(t *testing.T, link func(n *Network, h 
 		test(t, (*Network).netemLink)
 	})
 	t.Run("tun", func(t *testing.T) {
-		if err := tryTUN(); err != nil {
-			t.Skipf("skipped: no TUN devices: %v", err)
+		if tunErr != nil {
+			t.Skipf("skipped: no TUN devices: %v", tunErr)
 		}
 		test(t, (*Network).tunLink)
 	})

@@ -71,9 +71,7 @@ func arrive() error {
 	if err := run("ip", "link", "set", "lo", "up"); err != nil {
 		return err
 	}
-	if netemErr = tryNetem(); netemErr != nil {
-		tunErr = tryTUN()
-	}
+	netemErr, tunErr = tryNetem(), tryTUN()
 	if netemErr != nil && tunErr != nil {
 		return fmt.Errorf("no way to make a bad link: %w", errors.Join(netemErr, tunErr))
 	}

@@ -1,12 +1,14 @@
 package network
 
 import (
+	"flag"
 	"io"
 	"net"
 	"testing"
 )
 
 func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "20") // they wait more than they work
 	Main(m, map[string]Program{"viewers": viewers, "echo": echo})
 }
 

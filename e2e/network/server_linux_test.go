@@ -1,12 +1,15 @@
 package network
 
 import (
+	"cmp"
 	"encoding/binary"
 	"flag"
 	"log/slog"
 	"net"
 	"net/netip"
-	"strconv"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +19,8 @@ import (
 )
 
 var long = flag.Bool("long", false, "run the networks at full size: 50 bad clients beside 200 good ones, the cable cut for 90 s")
+
+var sysctl = flag.String("sysctl", "", "settings of the server's kernel, such as net.ipv4.tcp_congestion_control=cubic, separated by commas")
 
 // eventBytes is how long an event is; frameBytes is how long it is on the wire.
 const (
@@ -41,6 +46,13 @@ type departure struct {
 
 func newServer(t *testing.T, opts ...mesherstream.Option) *server {
 	t.Helper()
+	for setting := range strings.SplitSeq(*sysctl, ",") {
+		if name, value, ok := strings.Cut(setting, "="); ok {
+			if err := os.WriteFile("/proc/sys/"+strings.ReplaceAll(name, ".", "/"), []byte(value), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	s := &server{t: t, gone: make(chan departure, 1000)}
 	app := fiber.New(fiber.Config{DisableStartupMessage: true})
 	opts = append([]mesherstream.Option{
@@ -82,6 +94,13 @@ func newServer(t *testing.T, opts ...mesherstream.Option) *server {
 
 // at returns where the server is for the host at the other end of a link.
 func (s *server) at(l *Link) string { return net.JoinHostPort(l.Server.String(), s.port) }
+
+func (s *server) atEach(links []*Link) (addrs []string) {
+	for _, l := range links {
+		addrs = append(addrs, s.at(l))
+	}
+	return addrs
+}
 
 // checkAccounts checks that nothing was lost without being counted.
 func (s *server) checkAccounts() {
@@ -145,17 +164,30 @@ func (f *feed) publish() int {
 	return number
 }
 
+// storm publishes bursts, in which the kernels learn that the clients are fast, and give them larger buffers.
+func (f *feed) storm(bursts int) {
+	for range bursts {
+		for range 400 {
+			f.publish()
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
 // start publishes so many events a second, until stop is called.
 func (f *feed) start(perSecond int) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tick := time.NewTicker(time.Second / time.Duration(perSecond))
+		beat := max(time.Second/time.Duration(perSecond), time.Millisecond)
+		tick := time.NewTicker(beat)
 		defer tick.Stop()
 		for {
 			select {
-			case <-tick.C:
-				f.publish()
+			case <-tick.C: // a beat that comes too late is not made up for: that would be a storm
+				for range perSecond / int(time.Second/beat) {
+					f.publish()
+				}
 			case <-done:
 				return
 			}
@@ -168,11 +200,10 @@ func (f *feed) start(perSecond int) (stop func()) {
 func (f *feed) newest(at time.Duration) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n := 0
-	for n < len(f.published) && f.published[n] <= at {
-		n++
-	}
-	return n - 1
+	after, _ := slices.BinarySearchFunc(f.published, at, func(published, at time.Duration) int {
+		return cmp.Or(cmp.Compare(published, at), -1)
+	})
+	return after - 1
 }
 
 func appendEvent(p []byte, number int, published time.Duration) []byte {
@@ -194,5 +225,3 @@ func inOrder(t *testing.T, who string, arrivals []Arrival) {
 		}
 	}
 }
-
-func bytesOf(n int) string { return strconv.Itoa(n>>10) + " KiB" }

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tunErr is why links can't be made of TUN devices, or nil, or it was not tried.
+// tunErr is why links can't be made of TUN devices, or nil.
 var tunErr error
 
 func tryTUN() error {
