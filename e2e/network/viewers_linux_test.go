@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/rpc"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/valyala/fasthttp"
 	"golang.org/x/sys/unix"
 )
 
@@ -178,4 +180,54 @@ func (g *group) take() (all []Seen) {
 func (g *group) close() {
 	g.t.Helper()
 	g.call("Close", struct{}{}, &struct{}{})
+}
+
+// TestViewersAcknowledgeEveryFewMessages tries the client of the tests by window against a server that speaks the
+// subprotocol and sends seven messages, one of which is no event.
+func TestViewersAcknowledgeEveryFewMessages(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	g := newGroup(t, n)
+	wire := n.Wire(g.Host)
+	ln, err := net.Listen("tcp4", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	acks := make(chan string, 10)
+	upgrader := websocket.FastHTTPUpgrader{Subprotocols: []string{subprotocol}}
+	go func() {
+		_ = fasthttp.Serve(ln, func(ctx *fasthttp.RequestCtx) {
+			_ = upgrader.Upgrade(ctx, func(conn *websocket.Conn) {
+				_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"filters_updated"}`))
+				for i := range 6 {
+					_ = conn.WriteMessage(websocket.BinaryMessage, appendEvent(nil, i, clock()))
+				}
+				for {
+					_, data, err := conn.ReadMessage()
+					if err != nil {
+						return
+					}
+					acks <- string(data)
+				}
+			})
+		})
+	}()
+	t.Cleanup(func() { _ = ln.Close() })
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	g.connectWithWindow(net.JoinHostPort(wire.Server.String(), port), 6)
+	for _, want := range []string{`{"type":"ack","n":3}`, `{"type":"ack","n":6}`} {
+		select {
+		case got := <-acks:
+			if got != want {
+				t.Errorf("acknowledgement: got %s, want %s", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("no acknowledgement, want %s", want)
+		}
+	}
+	arrived := 0
+	eventually(t, "the viewer has got the events", func() bool {
+		arrived += len(g.take()[0].Arrivals)
+		return arrived == 6
+	})
 }
