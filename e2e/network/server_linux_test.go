@@ -131,9 +131,10 @@ func (s *server) eventually(what string, cond func() bool) {
 	eventually(s.t, what, cond)
 }
 
+// eventually waits for a condition, longer than TCP's longest pause between two attempts, which is two minutes.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("still not: %s", what)
 		}
