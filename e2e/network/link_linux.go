@@ -69,12 +69,11 @@ func (l *Link) layVeth() error {
 	return run("ip", "link", "add", l.ends[0], "type", "veth", "peer", "name", l.ends[1], "netns", l.host.path())
 }
 
-// address gives both ends their addresses and brings them up. Without an address of IPv6 they have nothing to say by
-// themselves.
+// address gives both ends their addresses and brings them up.
 func (l *Link) address() error {
 	for end, addrs := range [2][2]netip.Addr{{l.Server, l.Client}, {l.Client, l.Server}} {
 		for _, args := range [][]string{
-			{"ip", "link", "set", l.ends[end], "mtu", fmt.Sprint(mtu), "addrgenmode", "none"},
+			{"ip", "link", "set", l.ends[end], "mtu", fmt.Sprint(mtu)},
 			{"ip", "addr", "add", addrs[0].String(), "peer", addrs[1].String(), "dev", l.ends[end]},
 			{"ip", "link", "set", l.ends[end], "up"},
 		} {
