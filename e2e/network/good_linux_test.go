@@ -30,16 +30,22 @@ func TestBadNetworksDelayNobodyElse(t *testing.T) {
 	s := newServer(t) // last, so that it is closed while its clients can still answer
 	f := &feed{t: t, servers: []*server{s}}
 	near.connect(slices.Repeat([]string{s.at(wire)}, good)...)
+	s.eventually("the good clients are connected", func() bool { return s.Stats().Clients == good })
 
 	stop := f.start(perSecond)
 	defer stop()
 	before := make([]int, good) // how many events each good client has got
 	var without, with []time.Duration
+	dropped := uint64(0)
 	for round := range rounds {
 		crowded := round%2 == 1
 		if crowded {
 			away.connect(s.atEach(links)...)
-			s.eventually("the bad clients are slow", func() bool { return s.Stats().Slow == bad })
+			s.eventually("the bad clients are slow, and have missed something", func() bool {
+				st := s.Stats()
+				return st.Slow == bad && st.Dropped > dropped
+			})
+			dropped = s.Stats().Dropped
 			away.take()
 		}
 		collect(t, near, before)
@@ -99,17 +105,15 @@ func TestBadNetworksDelayNobodyElse(t *testing.T) {
 			t.Errorf("a good client: got %+v, want all %d events and no drop", c, last+1)
 		}
 	}
-	if st.Dropped == 0 {
-		t.Errorf("Stats(): got %+v, want drops for the bad clients", st)
-	}
 	slices.Sort(without)
 	slices.Sort(with)
 	t.Logf("p99 of the good clients: median of the rounds %v without bad clients, %v with them, ratio %.2f; %+v",
 		without[len(without)/2], with[len(with)/2], with[len(with)/2].Seconds()/without[len(without)/2].Seconds(), st)
-	// One that waits for a bad client waits for its round trip at least. The best round shows it: others show how busy
-	// the machine was.
-	if rtt := 2 * far.Delay; with[0] > rtt {
-		t.Errorf("p99 of the good clients beside bad ones: got %v in the best round, want less than a round trip of the bad ones, %v", with[0], rtt)
+	// One that waits for a bad client waits for its round trip at least, and does so in every round. Rounds that are late
+	// for other reasons show how busy the machine is.
+	if rtt := 2 * far.Delay; with[0] > rtt && with[0] > 10*without[0] {
+		t.Errorf("p99 of the good clients: got %v in the best round with bad clients, and %v in the best without, want less than a round trip of the bad ones, %v",
+			with[0], without[0], rtt)
 	}
 }
 
