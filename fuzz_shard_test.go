@@ -388,7 +388,10 @@ func (p *player) shutdown(flush bool) {
 
 // turn has the shard take a turn, and the hooks run after it.
 func (p *player) turn() {
-	if p.s.inbox.isEmpty() && len(p.s.again) == 0 {
+	p.s.mu.Lock()
+	nothing := p.s.inbox.isEmpty() && len(p.s.again) == 0
+	p.s.mu.Unlock()
+	if nothing {
 		return
 	}
 	p.logf("turn")
