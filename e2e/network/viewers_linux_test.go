@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/mesher/mesherstream"
 	"github.com/valyala/fasthttp"
 	"golang.org/x/sys/unix"
 )
@@ -194,7 +195,7 @@ func TestViewersAcknowledgeEveryFewMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	acks := make(chan string, 10)
-	upgrader := websocket.FastHTTPUpgrader{Subprotocols: []string{subprotocol}}
+	upgrader := websocket.FastHTTPUpgrader{Subprotocols: []string{mesherstream.Protocol}}
 	go func() {
 		_ = fasthttp.Serve(ln, func(ctx *fasthttp.RequestCtx) {
 			_ = upgrader.Upgrade(ctx, func(conn *websocket.Conn) {

@@ -13,12 +13,7 @@ import (
 
 // An acknowledged window bounds what is on its way to one client, its own kernel and proxies included, and bounds by
 // that how much a client gets over a long round trip. These tests measure both, for the default to be chosen.
-const subprotocol = "mesherstream.v1"
-
 var windows = flag.String("windows", "", "measure these windows of unacknowledged messages, separated by commas; 0 is none")
-
-// withWindow is the option that sets the window. While it is nil, only 0 can be measured.
-var withWindow func(messages int) mesherstream.Option
 
 // eachWindow returns the windows to be measured, each with a server's options. It skips the test where there are none.
 func eachWindow(t *testing.T) (list []int, options map[int][]mesherstream.Option) {
@@ -34,10 +29,7 @@ func eachWindow(t *testing.T) (list []int, options map[int][]mesherstream.Option
 		}
 		options[w] = []mesherstream.Option{mesherstream.WithIdleTimeout(time.Hour)}
 		if w > 0 {
-			if withWindow == nil {
-				t.Skipf("skipped: a window of %d needs %s, which the server does not speak", w, subprotocol)
-			}
-			options[w] = append(options[w], withWindow(w))
+			options[w] = append(options[w], mesherstream.WithWindow(w))
 		}
 		list = append(list, w)
 	}
@@ -49,7 +41,7 @@ func (g *group) connectWithWindow(addr string, window int) {
 	g.t.Helper()
 	c := Connect{Addrs: []string{addr}}
 	if window > 0 {
-		c.Subprotocol, c.AckEvery = subprotocol, max(window/2, 1)
+		c.Subprotocol, c.AckEvery = mesherstream.Protocol, max(window/2, 1)
 	}
 	var chosen string
 	g.call("Connect", c, &chosen)
