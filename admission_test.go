@@ -312,8 +312,8 @@ func TestQueryAndWireOnlyNarrowTheGrant(t *testing.T) {
 	if c, _ := m.Client(id); !slices.Equal(c.Levels, []string{"error"}) {
 		t.Errorf("after a refusal: got levels %v, want what was in force", c.Levels)
 	}
-	say(`{"level":["fatal","debug"]}`, `{"type":"filters_updated","filters":{"level":["fatal"],"environment":""}}`)
-	say(`{}`, `{"type":"filters_updated","filters":{"level":["error","fatal"],"environment":""}}`)
+	say(`{"level":["fatal","debug"]}`, `{"type":"filters_updated","filters":{"level":["fatal"],"environment":""},"filtered":0}`)
+	say(`{}`, `{"type":"filters_updated","filters":{"level":["error","fatal"],"environment":""},"filtered":0}`)
 	s.publish(Message{Project: "shop", Level: "debug", Data: []byte("not granted")})
 	s.publish(Message{Project: "shop", Level: "fatal", Data: []byte("granted")})
 	s.gets(ws, "granted")

@@ -2,57 +2,7 @@
 
 package mesherstream
 
-import (
-	"io"
-	"log/slog"
-	"testing"
-)
-
-// sink is a link that takes everything at once.
-type sink struct{}
-
-func (sink) write(p []byte) (sent, held int, err error) { return len(p), 0, nil }
-func (sink) begin()                                     {}
-func (sink) progressed() bool                           { return false }
-func (sink) ready()                                     {}
-func (sink) resume()                                    {}
-func (sink) close()                                     {}
-
-// wall is a link that takes nothing.
-type wall struct{ sink }
-
-func (wall) write([]byte) (sent, held int, err error) { return 0, 0, nil }
-
-// newTestShard returns a shard without a goroutine, whose turns the caller takes, with n clients.
-func newTestShard(tb testing.TB, n int, l link) *shard {
-	tb.Helper()
-	m, err := NewManager(WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s := m.shards[0]
-	s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}), nil)
-	for i := range n {
-		c := &client{id: ClientID(i * len(m.shards)), shard: s, link: l, sub: Subscription{Project: "shop"}}
-		if err := s.register(c); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	s.take()
-	s.takeTurn()
-	return s
-}
-
-// publishTurn publishes m times and takes one turn.
-func publishTurn(tb testing.TB, s *shard, m *message, times int) {
-	for range times {
-		if err := s.publish(m); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	s.take()
-	s.takeTurn()
-}
+import "testing"
 
 func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
 	m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})

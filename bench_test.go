@@ -46,12 +46,35 @@ func BenchmarkMatch(b *testing.B) {
 	}
 }
 
+// BenchmarkBacklog pushes into a full backlog, in each way of making room.
 func BenchmarkBacklog(b *testing.B) {
-	m := newMessage(&Message{Data: make([]byte, 512)})
-	var ring backlog
-	b.ReportAllocs()
-	for b.Loop() {
-		ring.push(m, 100, 1<<20)
+	plain := newMessage(&Message{Level: "debug", Data: make([]byte, 512)})
+	keyed := newMessage(&Message{Level: "debug", Key: "issue 17", Data: make([]byte, 512)})
+	kept := newMessage(&Message{Level: "fatal", Data: make([]byte, 512)})
+	kept.keep = true
+	for _, bm := range []struct {
+		name     string
+		overflow Overflow
+		gaps     *gaps
+		cycle    []*message
+	}{
+		{"oldest", DropOldest, nil, []*message{plain}},
+		{"oldest,told", DropOldest, new(gaps), []*message{plain}},
+		{"newest", DropNewest, nil, []*message{plain}},
+		{"key", DropOldest, nil, []*message{keyed}},
+		{"kept=1/2", DropOldest, nil, []*message{plain, kept}},
+		{"kept=9/10", DropOldest, nil, []*message{plain, kept, kept, kept, kept, kept, kept, kept, kept, kept}},
+	} {
+		for _, size := range []int{100, 10_000} {
+			b.Run(fmt.Sprintf("%s/max=%d", bm.name, size), func(b *testing.B) {
+				ring := backlog{gaps: bm.gaps}
+				most := limits{size, 1 << 30, bm.overflow}
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					ring.push(bm.cycle[i%len(bm.cycle)], most)
+				}
+			})
+		}
 	}
 }
 

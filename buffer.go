@@ -1,49 +1,131 @@
 package mesherstream
 
+// limits is what a backlog may hold, and what happens beyond that.
+type limits struct {
+	messages, bytes int
+	overflow        Overflow
+}
+
 // backlog is the queue of messages that wait for one client: a ring with two bounds, a number of messages and a number
-// of bytes. When either is exceeded, the oldest messages leave.
+// of bytes. When either is exceeded, messages leave: the oldest ones, unless the application has asked for others.
 //
 // A channel would not do: it can't drop its oldest without a race between the reader and the one who drops, it can't
 // count bytes, and it takes its whole memory at once. The slots of this ring hold pointers to messages that all clients
 // share, they are made when the first message has to wait, and a ring that has grown gives them back when it is empty,
 // so that a client that keeps up costs nothing.
 //
+// A message may leave before its turn, and then its slot stays empty until the ring is full or filtered. That keeps every
+// other message's number, and so each push costs the same, however many wait.
+//
 // A backlog belongs to its shard's goroutine.
 type backlog struct {
-	slots []*message
-	first uint64 // the number of the oldest message; counts all that ever left
-	next  uint64 // the number that the next message gets; counts all that ever came
+	slots []*message // as many as a power of two; nil where a message has left before its turn
+	first uint64     // the number of the oldest message; all that wait have numbers from first to next-1
+	next  uint64     // the number that the next message gets
+	count int
 	bytes int
+
+	kept uint64            // every message before this number has a level that WithKeepLevels names
+	keys map[string]uint64 // the numbers of the messages that have a key
+	gaps *gaps             // where messages were dropped, for a client that is told so
 }
 
 // The ring starts with minSlots, and keeps up to that many when it is empty.
 const minSlots = 8
 
-func (b *backlog) len() int { return int(b.next - b.first) }
+func (b *backlog) len() int { return b.count }
 
-// push appends m and returns how many of the oldest messages had to leave for it. A message that is larger than
-// maxBytes alone is the caller's mistake (Broadcast refuses it).
-func (b *backlog) push(m *message, maxMessages, maxBytes int) (dropped int) {
-	for b.len() > 0 && (b.len() >= maxMessages || b.bytes+len(m.frame) > maxBytes) {
-		b.pop()
-		dropped++
-	}
-	if b.len() == len(b.slots) {
-		b.grow(maxMessages)
-	}
-	b.slots[b.next%uint64(len(b.slots))] = m
-	b.next++
-	b.bytes += len(m.frame)
-	return dropped
+// slot is where the message of that number is, or was.
+func (b *backlog) slot(number uint64) **message { return &b.slots[number&uint64(len(b.slots)-1)] }
+
+// fits says whether so many messages more, with so many bytes, exceed no bound.
+func (b *backlog) fits(messages, bytes int, most limits) bool {
+	return b.count+messages <= most.messages && b.bytes+bytes <= most.bytes
 }
 
-// peek appends the oldest messages to dst: at most n of them, at most limit bytes of frames, but at least one.
+// takes says whether m can come without another message's leaving.
+func (b *backlog) takes(m *message, most limits) bool {
+	if number, ok := b.keys[m.key]; ok {
+		old := *b.slot(number)
+		return b.fits(0, len(m.frame)-len(old.frame), most)
+	}
+	return b.count == 0 || b.fits(1, len(m.frame), most)
+}
+
+// push appends m, or puts it in the place of the message that waits with the same key. It returns how many messages had
+// to leave, of which the last may be m itself, and whether m has replaced one. A message that is larger than the bound
+// alone is the caller's mistake (Broadcast refuses it).
+func (b *backlog) push(m *message, most limits) (dropped int, replaced bool) {
+	if m.key != "" {
+		if number, ok := b.keys[m.key]; ok {
+			replaced = true
+			if b.replace(number, m, most.bytes) {
+				return 0, true
+			}
+		}
+	}
+	for b.count > 0 && !b.fits(1, len(m.frame), most) {
+		number, ok := b.victim(m, most.overflow)
+		dropped++
+		if !ok {
+			b.gaps.note(b.next, b.next, m)
+			return dropped, replaced
+		}
+		b.gaps.note(number, number+1, *b.slot(number))
+		b.take(number)
+	}
+	b.makeSlot()
+	*b.slot(b.next) = m
+	b.remember(m, b.next)
+	b.next++
+	b.count++
+	b.bytes += len(m.frame)
+	return dropped, replaced
+}
+
+// replace puts m in the place of an older message with the same key. Where m is too large for that, the older one leaves
+// all the same, and m is still to be appended: what is newest of a key must not be lost for a place.
+func (b *backlog) replace(number uint64, m *message, mostBytes int) (done bool) {
+	slot := b.slot(number)
+	if b.bytes-len((*slot).frame)+len(m.frame) > mostBytes {
+		b.take(number)
+		return false
+	}
+	b.bytes += len(m.frame) - len((*slot).frame)
+	*slot = m
+	b.remember(m, number) // the map's key too is of the newer message now, or it would keep the older one alive
+	if !m.keep {
+		b.kept = min(b.kept, number)
+	}
+	return true
+}
+
+// victim chooses the message that leaves so that m can come, or none, and then it is m. A message of a level that is kept
+// leaves for another one of such a level only.
+func (b *backlog) victim(m *message, overflow Overflow) (number uint64, ok bool) {
+	if overflow == DropNewest && !m.keep {
+		return 0, false
+	}
+	b.kept = max(b.kept, b.first)
+	for ; b.kept < b.next; b.kept++ {
+		if waiting := *b.slot(b.kept); waiting != nil && !waiting.keep {
+			return b.kept, true
+		}
+	}
+	return b.first, m.keep && overflow == DropOldest
+}
+
+// peek appends the oldest messages to dst, up to the next gap: at most n of them, at most limit bytes of frames, but at
+// least one.
 func (b *backlog) peek(dst []*message, n, limit int) []*message {
 	size := 0
-	for i := b.first; i < b.next && n > 0; i++ {
-		m := b.slots[i%uint64(len(b.slots))]
+	for number, end := b.first, min(b.next, b.gaps.after(b.first)); number < end && n > 0; number++ {
+		m := *b.slot(number)
+		if m == nil {
+			continue
+		}
 		size += len(m.frame)
-		if i > b.first && size > limit {
+		if number > b.first && size > limit {
 			break
 		}
 		dst = append(dst, m)
@@ -55,25 +137,82 @@ func (b *backlog) peek(dst []*message, n, limit int) []*message {
 // discard removes the n oldest messages.
 func (b *backlog) discard(n int) {
 	for range n {
-		b.pop()
+		b.take(b.first)
 	}
-	if b.len() == 0 && len(b.slots) > minSlots {
+	if b.count == 0 && len(b.slots) > minSlots {
 		b.slots = nil
 	}
 }
 
-func (b *backlog) pop() {
-	slot := &b.slots[b.first%uint64(len(b.slots))]
-	b.bytes -= len((*slot).frame)
-	*slot = nil // or a message would live for as long as the slot isn't used again
-	b.first++
+// filter takes out what accept refuses, and returns how many messages that was.
+func (b *backlog) filter(accept func(*message) bool) (taken int) {
+	for number := b.first; number < b.next; number++ {
+		if m := *b.slot(number); m != nil && !accept(m) {
+			b.take(number)
+			taken++
+		}
+	}
+	b.closeUp()
+	return taken
 }
 
-// grow doubles the slots. Each message moves to the place that its number has in the larger ring.
-func (b *backlog) grow(maxMessages int) {
-	slots := make([]*message, min(max(minSlots, 2*len(b.slots)), maxMessages))
-	for i := b.first; i < b.next; i++ {
-		slots[i%uint64(len(slots))] = b.slots[i%uint64(len(b.slots))]
+// take removes the message of that number.
+func (b *backlog) take(number uint64) {
+	slot := b.slot(number)
+	b.bytes -= len((*slot).frame)
+	b.count--
+	if key := (*slot).key; key != "" {
+		delete(b.keys, key)
 	}
-	b.slots = slots
+	*slot = nil // or a message would live for as long as the slot isn't used again
+	for b.first < b.next && *b.slot(b.first) == nil {
+		b.first++
+	}
+}
+
+func (b *backlog) remember(m *message, number uint64) {
+	if m.key == "" {
+		return
+	}
+	if b.keys == nil {
+		b.keys = make(map[string]uint64)
+	}
+	b.keys[m.key] = number
+}
+
+// makeSlot makes sure that the next message has a slot. A ring that is half empty is closed up instead of being grown, so
+// that it is never larger than what may wait, rounded up to a power of two, or twice that where messages leave before
+// their turn.
+func (b *backlog) makeSlot() {
+	switch {
+	case b.next-b.first < uint64(len(b.slots)):
+		return
+	case b.count > 0 && b.count <= len(b.slots)/2:
+		b.closeUp()
+		return
+	}
+	grown := backlog{slots: make([]*message, max(minSlots, 2*len(b.slots)))}
+	for number := b.first; number < b.next; number++ {
+		*grown.slot(number) = *b.slot(number)
+	}
+	b.slots = grown.slots
+}
+
+// closeUp gives the messages new numbers without holes between them.
+func (b *backlog) closeUp() {
+	to := b.first
+	renumber := b.gaps.renumber()
+	for number := b.first; number < b.next; number++ {
+		renumber(number, to)
+		m := *b.slot(number)
+		if m == nil {
+			continue
+		}
+		*b.slot(number) = nil
+		*b.slot(to) = m
+		b.remember(m, to)
+		to++
+	}
+	renumber(b.next, to)
+	b.next, b.kept = to, b.first
 }

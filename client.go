@@ -30,8 +30,8 @@ type client struct {
 	flight        flight  // goes out before anything else, and can't
 
 	pong, ping, closing []byte // control frames that go out as soon as a frame may start
-	reply               []byte // the answer to the client's last request
-	replyAt             uint64 // the number of the message in the backlog that the answer stands before
+	reply               []byte // the answer to the client's last request, which does too
+	v1                  *v1    // nil where the client hasn't agreed on the protocol
 
 	sub     Subscription // Filter is the one in force, within grant
 	group   *group
@@ -48,10 +48,10 @@ type client struct {
 	requests     int       // in the second that began at requestsFrom
 	requestsFrom time.Time
 
-	dropped, abandoned uint64
+	dropped, abandoned, filtered, conflated uint64
 
 	// Atomic.
-	seen       atomic.Int64  // when the client last gave a sign of life, in Unix nanoseconds
+	seen       atomic.Int64  // when the client last gave a sign of life, in nanoseconds since connectedAt
 	unreported atomic.Uint64 // drops that the Drop hook has not been told yet
 	slowQueued atomic.Bool   // the Slow hook's next call is queued
 }
@@ -70,8 +70,18 @@ const (
 // its beginning.
 type flight struct {
 	bytes    []byte
-	done     int // how many of the bytes the kernel has
-	messages int // how many of the frames are messages
+	done     int  // how many of the bytes the kernel has
+	messages int  // how many of the frames are messages
+	notice   bool // the first of the frames is a notice, and none of these
+}
+
+// landed returns how many messages of the flight the kernel has whole.
+func (f *flight) landed() int {
+	_, n := wholeFrames(f.bytes, f.done)
+	if f.notice && n > 0 {
+		n--
+	}
+	return min(n, f.messages) // an answer is no message either
 }
 
 func (c *client) buffered() int { return c.backlog.len() + c.flight.messages }
@@ -88,7 +98,13 @@ func (c *client) idle() bool {
 	return !c.busy && c.backlog.len() == 0
 }
 
-func (c *client) markSeen(now time.Time) { c.seen.Store(now.UnixNano()) }
+func (c *client) markSeen(now time.Time) { c.seen.Store(int64(now.Sub(c.connectedAt))) }
+
+// silence is how long the client has given no sign of life. It counts from connectedAt, whose clock is the monotonic
+// one: by the wall clock, setting that would make all clients idle at once.
+func (c *client) silence(now time.Time) time.Duration {
+	return now.Sub(c.connectedAt) - time.Duration(c.seen.Load())
+}
 
 func (c *client) snapshot() Client {
 	return Client{
@@ -100,8 +116,12 @@ func (c *client) snapshot() Client {
 		Sent:          c.sent,
 		Dropped:       c.dropped,
 		Abandoned:     c.abandoned,
+		Filtered:      c.filtered,
+		Conflated:     c.conflated,
 		Buffered:      c.buffered(),
 		BufferedBytes: c.bufferedBytes(),
 		Slow:          c.slow,
+
+		Unacknowledged: c.v1.unacknowledged(),
 	}
 }

@@ -8,6 +8,13 @@ import "time"
 // maxScratch is how large the buffer for joined frames may stay between turns.
 const maxScratch = 256 << 10
 
+// The reasons of code 1013 tell a client that is turned away when it may come back. A page that waits a little longer than that, each a
+// different time, doesn't come back with all the others.
+const (
+	reasonTooSlow = "too slow; retry_after_ms=1000"
+	reasonTooMany = "too many clients; retry_after_ms=5000"
+)
+
 // joinBytes is about how many bytes of frames one write drains from a backlog.
 const joinBytes = 64 << 10
 
@@ -54,8 +61,8 @@ func (s *shard) deliverGroup(g *group) {
 	joined := join(&s.joined, g.run)
 	for i := len(g.clients) - 1; i >= 0; i-- {
 		c := g.clients[i]
-		if !c.busy && c.backlog.len() > 0 && !s.fits(c, g.run) {
-			s.drain(c) // what BufferMessage has queued, before it would be dropped for no reason
+		if c.backlog.len() > 0 && !c.backlog.fits(len(g.run), len(joined), s.limits) {
+			s.makeRoom(c)
 			if c.phase == phaseGone {
 				continue
 			}
@@ -63,16 +70,31 @@ func (s *shard) deliverGroup(g *group) {
 		c.offered += uint64(len(g.run))
 		s.totals.Offered += uint64(len(g.run))
 		if c.idle() {
-			taken, err := s.write(c, joined, g.run, &s.joined)
-			if taken < len(g.run) {
-				s.enqueue(c, g.run[taken:])
-			}
-			s.settle(c, err)
+			s.writeThrough(c, joined, g.run)
 			continue
 		}
 		s.enqueue(c, g.run)
 		s.drain(c)
 	}
+}
+
+// writeThrough sends a run to a client for which nothing waits, as far as its window and its link take it. The rest
+// waits.
+func (s *shard) writeThrough(c *client, joined []byte, run []*message) {
+	now, p, buf := run, joined, &s.joined
+	if room := c.room(); room < len(run) {
+		now, buf = run[:room], &s.scratch
+		p = join(buf, now)
+	}
+	taken := 0
+	var err error
+	if len(now) > 0 {
+		taken, err = s.write(c, p, now, buf)
+	}
+	if taken < len(run) {
+		s.enqueue(c, run[taken:])
+	}
+	s.settle(c, err)
 }
 
 // join returns the frames of run as one stretch of bytes: the frame itself where there is only one, otherwise in buf,
@@ -102,16 +124,22 @@ func (s *shard) write(c *client, p []byte, run []*message, buf *[]byte) (taken i
 		end += len(run[taken].frame)
 		taken++
 	}
-	c.sent += uint64(taken)
-	s.totals.Sent += uint64(taken)
+	messages := taken
+	if taken > 0 && run[0].notice {
+		messages--
+	}
+	c.sent += uint64(messages)
+	s.totals.Sent += uint64(messages)
 	switch {
 	case !c.busy:
 	case held > 0:
-		c.flight = flight{bytes: p[sent : sent+held]}
+		c.flight = flight{bytes: p[sent : sent+held], notice: taken == 0 && run[0].notice}
 		for taken < len(run) && end+len(run[taken].frame) <= sent+held {
 			end += len(run[taken].frame)
+			if !run[taken].notice {
+				c.flight.messages++
+			}
 			taken++
-			c.flight.messages++
 		}
 		if len(run) > 1 {
 			*buf = nil // p is the link's now
@@ -119,8 +147,12 @@ func (s *shard) write(c *client, p []byte, run []*message, buf *[]byte) (taken i
 	case end < sent:
 		// A frame is torn. Its own bytes stand for the rest of it, so that p need not live on.
 		c.flight = flight{bytes: run[taken].frame, done: sent - end, messages: 1}
+		if run[taken].notice {
+			c.flight.messages = 0
+		}
 		taken++
 	}
+	c.v1.wrote(taken)
 	return taken, err
 }
 
@@ -130,6 +162,9 @@ func (s *shard) writeControl(c *client, frame []byte) error {
 	sent, _, err := c.link.write(frame)
 	if c.busy = sent < len(frame); c.busy {
 		c.flight = flight{bytes: frame, done: sent}
+	}
+	if frame[0]&controlBit == 0 {
+		c.v1.wrote(1)
 	}
 	return err
 }
@@ -147,8 +182,7 @@ func (s *shard) writable(c *client, n int, err error) {
 		f.done += sent
 	}
 	if err != nil {
-		_, messages := wholeFrames(f.bytes, f.done)
-		s.landed(c, messages)
+		s.landed(c, f.landed())
 		s.settle(c, err)
 		return
 	}
@@ -168,12 +202,17 @@ func (s *shard) landed(c *client, messages int) {
 	s.totals.Sent += uint64(messages)
 }
 
-func (s *shard) fits(c *client, run []*message) bool {
-	bytes := 0
-	for _, m := range run {
-		bytes += len(m.frame)
+// makeRoom sends what it can before a message would be dropped for no reason: what BufferMessage has queued, and what the
+// kernel has room for by now, though nobody has said so yet. In a flood, one turn brings as many messages as a buffer
+// holds, and the news of room may be a turn behind. A client that is slow already isn't tried again: that would be a
+// system call for each broadcast that it misses.
+func (s *shard) makeRoom(c *client) {
+	switch {
+	case !c.busy:
+		s.drain(c)
+	case !c.slow:
+		c.link.retry()
 	}
-	return c.backlog.len()+len(run) <= s.cfg.maxBuffer && c.backlog.bytes+bytes <= s.cfg.maxBufferBytes
 }
 
 // enqueue puts run into the client's backlog, and counts what had to leave for it.
@@ -182,8 +221,18 @@ func (s *shard) enqueue(c *client, run []*message) {
 		c.waitingSince = time.Now()
 	}
 	dropped := 0
-	for _, m := range run {
-		dropped += c.backlog.push(m, s.cfg.maxBuffer, s.cfg.maxBufferBytes)
+	for i, m := range run {
+		if s.limits.overflow == Disconnect && !c.backlog.takes(m, s.limits) {
+			s.countAbandoned(c, len(run)-i)
+			s.shut(c, codeTryAgainLater, reasonTooSlow)
+			return
+		}
+		left, replaced := c.backlog.push(m, s.limits)
+		dropped += left
+		if replaced {
+			c.conflated++
+			s.totals.Conflated++
+		}
 	}
 	if dropped > 0 {
 		c.dropped += uint64(dropped)
@@ -193,31 +242,48 @@ func (s *shard) enqueue(c *client, run []*message) {
 	}
 }
 
-// drain sends what waits for the client, in order, until the link can't take more.
+// drain sends what waits for the client, in order, until the link or the client's window can't take more. What was
+// dropped is told in its place, with the messages behind it.
 func (s *shard) drain(c *client) {
-	var err error
-	for !c.busy && err == nil && c.phase != phaseGone {
-		if frame := c.nextControl(); frame != nil {
-			err = s.writeControl(c, frame)
-			continue
+	err := s.sendControl(c)
+	for !c.busy && err == nil && c.phase < phaseClosing && c.room() > 0 {
+		s.batch = s.batch[:0]
+		gap := c.backlog.gaps.due(c.backlog.first)
+		if gap != nil {
+			s.batch = append(s.batch, gap.notice(c.v1.stream))
 		}
-		if c.backlog.len() == 0 {
+		s.batch = c.backlog.peek(s.batch, c.room(), joinBytes)
+		if len(s.batch) == 0 {
 			break
 		}
-		n := c.backlog.len()
-		if c.reply != nil {
-			n = int(c.replyAt - c.backlog.first)
-		}
-		s.batch = c.backlog.peek(s.batch[:0], n, joinBytes)
 		var taken int
 		taken, err = s.write(c, join(&s.scratch, s.batch), s.batch, &s.scratch)
+		if gap != nil && taken > 0 {
+			c.backlog.gaps.told()
+			taken--
+		}
 		c.backlog.discard(taken)
 		clear(s.batch)
 	}
 	s.settle(c, err)
 }
 
-// nextControl takes the frame that has to go out before the next message of the backlog, if any.
+// drainControl sends what is due besides messages, without what BufferMessage has queued for the next tick.
+func (s *shard) drainControl(c *client) { s.settle(c, s.sendControl(c)) }
+
+func (s *shard) sendControl(c *client) (err error) {
+	for !c.busy && err == nil && c.phase != phaseGone {
+		frame := c.nextControl()
+		if frame == nil {
+			break
+		}
+		err = s.writeControl(c, frame)
+	}
+	return err
+}
+
+// nextControl takes the frame that has to go out before the next message, if any. The answer to a change of the filter is
+// one: what waits and doesn't pass the new filter has been taken out, so everything behind the answer passes it.
 func (c *client) nextControl() (frame []byte) {
 	switch {
 	case c.closeSent:
@@ -227,7 +293,7 @@ func (c *client) nextControl() (frame []byte) {
 		frame, c.closing, c.closeSent = c.closing, nil, true
 	case c.ping != nil:
 		frame, c.ping = c.ping, nil
-	case c.reply != nil && c.replyAt <= c.backlog.first:
+	case c.reply != nil:
 		frame, c.reply = c.reply, nil
 		c.link.resume()
 	}

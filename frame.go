@@ -2,6 +2,7 @@ package mesherstream
 
 import (
 	"encoding/binary"
+	"time"
 	"unsafe"
 )
 
@@ -37,8 +38,12 @@ const (
 
 // A message is one published message as all clients share it: encoded once, never changed.
 type message struct {
-	project, level, environment string // views of the bytes behind the frame
-	frame                       []byte // what goes on the wire
+	project, level, environment, key string // views of the bytes behind the frame
+
+	frame  []byte // what goes on the wire
+	at     int64  // when it was published, in Unix nanoseconds
+	keep   bool   // its level is one that WithKeepLevels names
+	notice bool   // it is of the protocol and for one client, and no message to count
 }
 
 var pingFrame = appendFrame(nil, opPing, nil)
@@ -51,7 +56,7 @@ func newMessage(msg *Message) *message {
 		op = opBinary
 	}
 	frameLen := frameHeaderLen(len(msg.Data)) + len(msg.Data)
-	buf := make([]byte, 0, frameLen+len(msg.Project)+len(msg.Level)+len(msg.Environment))
+	buf := make([]byte, 0, frameLen+len(msg.Project)+len(msg.Level)+len(msg.Environment)+len(msg.Key))
 	buf = appendFrame(buf, op, msg.Data)
 	take := func(s string) string {
 		start := len(buf)
@@ -63,6 +68,8 @@ func newMessage(msg *Message) *message {
 		project:     take(msg.Project),
 		level:       take(msg.Level),
 		environment: take(msg.Environment),
+		key:         take(msg.Key),
+		at:          time.Now().UnixNano(),
 		frame:       buf[:frameLen:frameLen],
 	}
 }

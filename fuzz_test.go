@@ -14,79 +14,6 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// FuzzBacklog compares the ring with a slice. Each byte of ops is one step: a push of a frame as long as its low bits
-// say, a peek, or a discard.
-func FuzzBacklog(f *testing.F) {
-	f.Add(uint8(3), uint16(100), []byte{1, 2, 3, 4, 5, 0x80, 0xC1, 6, 0x81})
-	f.Add(uint8(1), uint16(1), []byte{0, 1, 0xC0, 1, 1})
-	f.Add(uint8(100), uint16(500), bytes.Repeat([]byte{9}, 300))
-	f.Add(uint8(17), uint16(9999), append(bytes.Repeat([]byte{63}, 40), 0xFF, 1, 1, 0xFF))
-	f.Fuzz(func(t *testing.T, maxMessages uint8, maxBytes uint16, ops []byte) {
-		most, mostBytes := max(1, int(maxMessages)), max(64, int(maxBytes)) // the longest frame fits, as Broadcast sees to
-		var b backlog
-		var model []*message
-		size := func(list []*message) (n int) {
-			for _, m := range list {
-				n += len(m.frame)
-			}
-			return n
-		}
-		var came, left uint64
-		for _, op := range ops {
-			n := int(op & 0x3F)
-			switch op >> 6 {
-			case 0, 1:
-				m := &message{frame: make([]byte, n)}
-				want := 0
-				for len(model) > 0 && (len(model) >= most || size(model)+n > mostBytes) {
-					model = model[1:]
-					want++
-				}
-				model = append(model, m)
-				came++
-				left += uint64(want)
-				if got := b.push(m, most, mostBytes); got != want {
-					t.Fatalf("push of %d bytes: got %d dropped, want %d", n, got, want)
-				}
-			case 2:
-				limit := 4 * n
-				want := model[:0:0]
-				for _, m := range model {
-					if len(want) == n || len(want) > 0 && size(want)+len(m.frame) > limit {
-						break
-					}
-					want = append(want, m)
-				}
-				prefix := []*message{nil}
-				if got := b.peek(prefix, n, limit); got[0] != nil || !slices.Equal(got[1:], want) {
-					t.Fatalf("peek(%d, %d): got %d messages, want %d", n, limit, len(got)-1, len(want))
-				}
-			case 3:
-				n = min(n, len(model))
-				model = model[n:]
-				left += uint64(n)
-				b.discard(n)
-			}
-			if b.len() != len(model) || b.bytes != size(model) || b.next != came || b.first != left {
-				t.Fatalf("backlog: got %d messages, %d bytes, numbers %d to %d, want %d, %d, %d to %d",
-					b.len(), b.bytes, b.first, b.next, len(model), size(model), left, came)
-			}
-			if got := b.peek(nil, b.len(), 1<<30); !slices.Equal(got, model) {
-				t.Fatalf("backlog: got other messages than the model")
-			}
-			held := 0
-			for _, m := range b.slots {
-				if m != nil {
-					held++
-				}
-			}
-			if held != len(model) || len(b.slots) > most || len(model) == 0 && op>>6 == 3 && len(b.slots) > minSlots {
-				t.Fatalf("ring: got %d slots of which %d hold something, want at most %d and %d", len(b.slots), held, most, len(model))
-			}
-		}
-	})
-}
-
 // FuzzFrameReader feeds arbitrary bytes in arbitrary pieces. The pieces must not matter, nor whether the reader has to
 // stop behind each message.
 func FuzzFrameReader(f *testing.F) {
@@ -152,16 +79,16 @@ func FuzzSubscribe(f *testing.F) {
 			t.Errorf("normalized again: got %+v, %v, want %+v", again, err, filter)
 		}
 
-		// The answer is a subscribe message but for its type, and means the same filter.
-		frame := r.answer(filter)
-		answer, err := parseSubscribe(frame[headerOf(frame):])
+		// The answer tells the same filter, in a form that could be sent back.
+		frame := r.answer(filter, "", 3)
+		answer, err := parseSubscribe(bytes.Replace(frame[headerOf(frame):], []byte(`,"filtered":3}`), []byte("}"), 1))
 		if err != nil || answer.Type != typeFiltersUpdated {
 			t.Fatalf("answer to %q: got %q: %v", in, frame, err)
 		}
 		if told, err := answer.filter(); err != nil || !slices.Equal(told.Levels, filter.Levels) || !slices.Equal(told.Environments, filter.Environments) {
 			t.Errorf("answer to %q: got %q, %v, want %+v in it", in, frame, err, filter)
 		}
-		if frame := refusal(errorMalformed, string(in)); !json.Valid(frame[headerOf(frame):]) {
+		if frame := refusal(&client{}, errorMalformed, string(in)); !json.Valid(frame[headerOf(frame):]) {
 			t.Errorf("refusal that quotes %q is no JSON", in)
 		}
 	})

@@ -146,15 +146,15 @@ func (w *world) stop() {
 func (w *world) checkAccounts() {
 	w.Helper()
 	s := w.m.Stats()
-	if got := s.Sent + s.Dropped + s.Abandoned + uint64(s.Buffered); got != s.Offered {
-		w.Errorf("accounts: Sent+Dropped+Abandoned+Buffered = %d, want Offered = %d: %+v", got, s.Offered, s)
+	if got := s.Sent + s.Dropped + s.Abandoned + s.Filtered + s.Conflated + uint64(s.Buffered); got != s.Offered {
+		w.Errorf("accounts: Sent+Dropped+Abandoned+Filtered+Conflated+Buffered = %d, want Offered = %d: %+v", got, s.Offered, s)
 	}
 	if s.Buffered < 0 || s.BufferedBytes < 0 || s.Slow < 0 || s.Clients < 0 {
 		w.Errorf("accounts: a gauge is negative: %+v", s)
 	}
 	for c := range w.m.Clients() {
-		if got := c.Sent + c.Dropped + c.Abandoned + uint64(c.Buffered); got != c.Offered {
-			w.Errorf("accounts of a client: Sent+Dropped+Abandoned+Buffered = %d, want Offered = %d: %+v", got, c.Offered, c)
+		if got := c.Sent + c.Dropped + c.Abandoned + c.Filtered + c.Conflated + uint64(c.Buffered); got != c.Offered {
+			w.Errorf("accounts of a client: Sent+Dropped+Abandoned+Filtered+Conflated+Buffered = %d, want Offered = %d: %+v", got, c.Offered, c)
 		}
 	}
 }
@@ -216,11 +216,11 @@ type viewer struct {
 	err      error
 }
 
-// connect adds a viewer at a path such as "shop?level=error".
-func (w *world) connect(path string) *viewer {
+// connect adds a viewer at a path such as "shop?level=error", which may offer subprotocols.
+func (w *world) connect(path string, subprotocols ...string) *viewer {
 	w.Helper()
 	before := w.m.Stats().Connects
-	d := websocket.Dialer{NetDial: w.dial, HandshakeTimeout: 10 * time.Second, ReadBufferSize: 1 << 10}
+	d := websocket.Dialer{NetDial: w.dial, HandshakeTimeout: 10 * time.Second, ReadBufferSize: 1 << 10, Subprotocols: subprotocols}
 	ws, resp, err := d.Dial("ws://app.test/stream/projects/"+path, nil)
 	if err != nil {
 		w.Fatalf("connect(%q): %v, response %v", path, err, resp)

@@ -38,7 +38,8 @@ type Hooks struct {
 }
 
 // hookQueue runs the hooks of one shard's clients, in order, beside the shard. What it holds is bounded by the places
-// that clients take: for each one a Connect, one Message, one Slow, one Drop and one Disconnect.
+// that clients take: for each one a Connect, one Message, one Slow, one Drop and one Disconnect. Clients that have given
+// their places back before their calls have run are no more than keepsUp allows.
 type hookQueue struct {
 	// Read-only after construction.
 	fns     Hooks
@@ -90,6 +91,14 @@ func (q *hookQueue) push(call func()) {
 	defer q.mu.Unlock()
 	q.queue = append(q.queue, call)
 	q.wake.Signal()
+}
+
+// keepsUp says whether so few calls wait that a client which leaves may give its place back at once. Otherwise its place
+// is kept until its calls have run: behind a hook that hangs, clients that come and go would fill the memory.
+func (q *hookQueue) keepsUp() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.queue) < 64
 }
 
 // call runs a hook, and survives its panic.

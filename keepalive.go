@@ -43,12 +43,17 @@ func (c *config) beatInterval() time.Duration {
 
 // beat pings the clients of the next slot that are due, and removes those that have been silent for too long.
 func (s *shard) beat(now time.Time) {
+	// A process that was stopped, or a machine that slept, has read nothing meanwhile, and its clients are not to blame.
+	if now.Sub(s.beatAt) >= s.cfg.idleTimeout/4 {
+		s.awake = now
+	}
+	s.beatAt = now
 	slot := s.wheel.slots[s.wheel.next]
 	s.wheel.next = (s.wheel.next + 1) % wheelSlots
 	for i := len(slot) - 1; i >= 0; i-- { // backwards: a client that is removed gives its place to a later one
 		c := slot[i]
 		s.watchProgress(c, now)
-		if s.cfg.idleTimeout > 0 && !c.inHook && now.UnixNano()-c.seen.Load() >= int64(s.cfg.idleTimeout) {
+		if s.cfg.idleTimeout > 0 && !c.inHook && min(c.silence(now), now.Sub(s.awake)) >= s.cfg.idleTimeout {
 			s.remove(c, errIdle)
 			continue
 		}

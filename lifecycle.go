@@ -3,6 +3,7 @@ package mesherstream
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -204,13 +205,32 @@ func (e capError) Unwrap() error { return ErrTooManyClients }
 
 // A place is what the caps count: a client's, from before its upgrade until nothing is left of it.
 type place struct {
-	m    *Manager
-	ip   string
-	free sync.Once
+	m       *Manager
+	ip      string
+	network string // what it counts for in Manager.perIP
+	free    sync.Once
+}
+
+// networkOf returns what WithMaxClientsPerIP counts as one address. Whoever has one IPv6 address has a network of 2^64
+// of them. What is no address, which an app without EnableIPValidation may take from its proxy, stands for itself.
+func networkOf(ip string) string {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return ip
+	}
+	if addr = addr.Unmap().WithZone(""); addr.Is4() {
+		return addr.String()
+	}
+	network, _ := addr.Prefix(64) // no IPv6 address is too short for that
+	return network.String()
 }
 
 // reserve takes a place for a client of that address.
 func (m *Manager) reserve(ip string) (*place, error) {
+	network := ip
+	if m.cfg.maxClientsPerIP > 0 {
+		network = networkOf(ip)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -218,14 +238,14 @@ func (m *Manager) reserve(ip string) (*place, error) {
 		return nil, ErrClosed
 	case m.cfg.maxClients > 0 && m.clients >= m.cfg.maxClients:
 		return nil, capError{}
-	case m.cfg.maxClientsPerIP > 0 && m.perIP[ip] >= m.cfg.maxClientsPerIP:
+	case m.cfg.maxClientsPerIP > 0 && m.perIP[network] >= m.cfg.maxClientsPerIP:
 		return nil, capError{perIP: true}
 	}
 	m.clients++
 	if m.cfg.maxClientsPerIP > 0 {
-		m.perIP[ip]++
+		m.perIP[network]++
 	}
-	return &place{m: m, ip: ip}, nil
+	return &place{m: m, ip: ip, network: network}, nil
 }
 
 // release gives the place back. Further calls do nothing.
@@ -237,8 +257,8 @@ func (p *place) release() {
 		if p.m.cfg.maxClientsPerIP == 0 {
 			return
 		}
-		if p.m.perIP[p.ip]--; p.m.perIP[p.ip] == 0 {
-			delete(p.m.perIP, p.ip)
+		if p.m.perIP[p.network]--; p.m.perIP[p.network] == 0 {
+			delete(p.m.perIP, p.network)
 		}
 	})
 }

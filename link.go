@@ -25,6 +25,9 @@ type link interface {
 	// connection is of no use any more.
 	write(p []byte) (sent, held int, err error)
 
+	// retry takes the link for writable without its having said so, where trying costs no more than a system call.
+	retry()
+
 	// progressed says whether the other end has acknowledged bytes since the last call, and false where that can't be
 	// known.
 	progressed() bool
@@ -99,6 +102,7 @@ func rawConn(conn *websocket.Conn) net.Conn {
 
 func (l *portableLink) begin() {}
 func (l *portableLink) ready() {}
+func (l *portableLink) retry() {} // its writer is still at work
 
 // progressed gives a write that gets on more time: under TLS, one that meets its deadline can't be continued.
 func (l *portableLink) progressed() bool {

@@ -116,6 +116,8 @@ func (l *linuxLink) write(p []byte) (sent, held int, err error) {
 	}
 }
 
+func (l *linuxLink) retry() { l.client.shard.writable(l.client, 0, nil) }
+
 // ready follows the poller's hints. They tell edges only, so everything that may be done is tried.
 func (l *linuxLink) ready() {
 	events := l.hints.Swap(0)

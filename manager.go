@@ -5,6 +5,7 @@ import (
 	"iter"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,11 @@ type Message struct {
 	Environment string
 	Data        []byte // UTF-8 unless Binary
 	Binary      bool   // sent as a binary message, and otherwise as text
+
+	// Key says what the message is the newest value of, such as "issue 17". While a message waits for a slow client, a
+	// newer one with the same key takes its place, so that the client gets the newest value only; that is counted as
+	// Conflated. "" is no key.
+	Key string
 }
 
 // Manager streams messages to its clients. All its methods are safe for concurrent use, and none of them waits for a
@@ -39,7 +45,7 @@ type Manager struct {
 	current *run // nil where nothing runs
 	closed  bool // Shutdown has been called, and no listen since
 	clients int  // places that are taken
-	perIP   map[string]int
+	perIP   map[string]int // by networkOf
 }
 
 // NewManager returns a manager for those who publish from outside of handlers; mount its [Manager.Handler]. Its error
@@ -82,6 +88,7 @@ func (m *Manager) Broadcast(msg Message) error {
 		}
 		if shared == nil {
 			shared = newMessage(&msg)
+			shared.keep = slices.Contains(m.cfg.keepLevels, msg.Level)
 		}
 		if err := s.publish(shared); err != nil {
 			return err
@@ -109,9 +116,10 @@ func (m *Manager) BufferMessage(id ClientID, data []byte) error {
 	return s.cast(id, len(msg.frame), func(c *client) { s.buffer(c, msg) })
 }
 
-// SetFilter replaces the filter of one client, as the client could do itself: for what is published from now on, and
-// within what it was granted, or else with [ErrNotGranted]. The client isn't told. It also returns [ErrInvalidFilter],
-// [ErrUnknownClient] and [ErrClosed], and waits as Broadcast does. f is copied.
+// SetFilter replaces the filter of one client, as the client could do itself: within what it was granted, or else with
+// [ErrNotGranted]. What waits in the client's buffer and doesn't pass the new filter is taken out and counted as
+// Filtered. The client isn't told. It also returns [ErrInvalidFilter], [ErrUnknownClient] and [ErrClosed], and waits as
+// Broadcast does. f is copied.
 func (m *Manager) SetFilter(id ClientID, f Filter) error {
 	f, err := f.normalize()
 	if err != nil {
@@ -123,7 +131,7 @@ func (m *Manager) SetFilter(id ClientID, f Filter) error {
 			return err
 		}
 	}
-	return s.cast(id, 0, func(c *client) { s.setFilter(c, f) })
+	return s.cast(id, 0, func(c *client) { s.setFilter(c, f); s.settle(c, nil) })
 }
 
 // Disconnect closes one client with a close code and a reason, and gives up what is buffered for it. It returns at once:

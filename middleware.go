@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/gofiber/contrib/websocket"
@@ -44,7 +45,7 @@ func From(c *fiber.Ctx) *Manager {
 // A prefix may have parameters, but none that is optional, and none called project_id.
 //
 // On that path, a GET is answered by 400 if the project is empty, over 128 bytes, or has a slash, a control character or
-// broken percent-encoding, 426 if it asks for no upgrade, 403 if its origin isn't allowed or its filter isn't granted,
+// broken percent-encoding, or if the handshake has a body or wants its connection closed; 426 if it asks for no upgrade, 403 if its origin isn't allowed or its filter isn't granted,
 // 503 or 429 if a cap is reached, 503 after Shutdown, and by what the error of [WithAuthorize] says. The query's level
 // and environment, each repeated or with commas, are the first filter. Everything else goes to the next handler, for
 // which [From] returns m.
@@ -56,10 +57,15 @@ func (m *Manager) Handler() fiber.Handler {
 			return c.Next()
 		}
 		sub, grant, p, err := m.screen(c, project)
-		if err != nil {
-			return err
+		if err == nil {
+			err = m.upgrade(c, sub, grant, p)
 		}
-		return m.upgrade(c, sub, grant, p)
+		if err != nil {
+			// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
+			// the next request on it pass unseen.
+			c.Context().SetConnectionClose()
+		}
+		return err
 	}
 }
 
@@ -107,6 +113,10 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		grant:       grant,
 		sub:         sub,
 	}
+	if conn.Subprotocol() == Protocol {
+		c.v1 = newV1(&m.cfg)
+		c.backlog.gaps = &c.v1.gaps
+	}
 	c.markSeen(c.connectedAt)
 	limitUnsent(rawConn(conn), m.cfg.unsentLimit)
 	stay := c.connect(conn)
@@ -122,7 +132,7 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 // tellRefusal closes a connection that can't be served, and returns why.
 func tellRefusal(conn *websocket.Conn, err error) error {
 	if errors.Is(err, ErrTooManyClients) {
-		refuse(conn, codeTryAgainLater, "too many clients")
+		refuse(conn, codeTryAgainLater, reasonTooMany)
 	} else {
 		refuse(conn, codeGoingAway, reasonShutdown)
 	}
@@ -199,6 +209,9 @@ func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant 
 		c.Set(fiber.HeaderUpgrade, "websocket")
 		return sub, grant, nil, fiber.ErrUpgradeRequired
 	}
+	if !staysOpen(c) {
+		return sub, grant, nil, fiber.NewError(fiber.StatusBadRequest, "a handshake is HTTP/1.1, keeps its connection, and has no body")
+	}
 	if !m.originAllowed(c) {
 		return sub, grant, nil, fiber.NewError(fiber.StatusForbidden, "origin not allowed")
 	}
@@ -214,6 +227,13 @@ func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant 
 		return sub, grant, nil, err
 	}
 	return sub, grant, p, nil
+}
+
+// staysOpen says whether fasthttp leaves the connection to the client behind the 101. Where the request wants it closed,
+// the 101 would be its last; and a body that Fiber streams would be read as frames.
+func staysOpen(c *fiber.Ctx) bool {
+	h := &c.Request().Header
+	return !h.ConnectionClose() && len(h.Peek(fiber.HeaderTransferEncoding)) == 0 && h.ContentLength() <= 0
 }
 
 // grant asks WithAuthorize what the client may get, and narrows that to what it asks for.
@@ -269,6 +289,7 @@ func (m *Manager) upgrade(c *fiber.Ctx, sub Subscription, grant Filter, p *place
 		}
 		_ = m.serve(conn, sub, grant, p) // the client has been told
 	}, websocket.Config{
+		Subprotocols:   []string{Protocol},
 		RecoverHandler: m.recovered, // the default one tells the client what the panic said
 	})(c)
 	if err != nil && lost.Stop() {
@@ -306,7 +327,7 @@ func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 		return "", fiber.NewError(fiber.StatusBadRequest, fmt.Sprintf("project is over %d bytes", maxProjectBytes))
 	case strings.Contains(project, "/"):
 		return "", fiber.NewError(fiber.StatusBadRequest, "project has a slash")
-	case !utf8.ValidString(project), strings.ContainsFunc(project, func(r rune) bool { return r < ' ' || r == 0x7F }):
+	case !utf8.ValidString(project), strings.ContainsFunc(project, unicode.IsControl):
 		return "", fiber.NewError(fiber.StatusBadRequest, "project has control characters or is not UTF-8")
 	}
 	return project, nil
@@ -339,10 +360,20 @@ func (m *Manager) originAllowed(c *fiber.Ctx) bool {
 		return false
 	}
 	scheme, host, _ := strings.Cut(origin, "://")
-	if c.Protocol() == "https" && !strings.EqualFold(scheme, "https") {
+	if secure := strings.EqualFold(scheme, "https"); !secure && (c.Protocol() == "https" || !strings.EqualFold(scheme, "http")) {
 		return false
 	}
-	return strings.EqualFold(withPort(host, scheme), withPort(c.Hostname(), scheme))
+	return strings.EqualFold(withPort(host, scheme), withPort(hostOf(c), scheme))
+}
+
+// hostOf returns the host that the request was sent to, as a trusted proxy or the Host header tells it. Not simply
+// c.Hostname(), which takes it out of a request target that begins with two slashes and has "://" somewhere: the page
+// chooses that one, and would choose its own host.
+func hostOf(c *fiber.Ctx) string {
+	if c.IsProxyTrusted() && c.Get(fiber.HeaderXForwardedHost) != "" {
+		return c.Hostname()
+	}
+	return string(c.Request().Header.Host())
 }
 
 // withPort names the port of a host also where the scheme implies it. Behind a proxy that ends TLS, only the origin

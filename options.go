@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,9 @@ type config struct {
 	path            string
 	maxBuffer       int
 	maxBufferBytes  int
+	overflow        Overflow
+	keepLevels      []string
+	window          int
 	drainInterval   time.Duration
 	unsentLimit     int
 	authorize       func(*fiber.Ctx, *Subscription) error
@@ -43,6 +47,7 @@ func defaultConfig() config {
 		path:            "/stream/projects",
 		maxBuffer:       100,
 		maxBufferBytes:  1 << 20,
+		window:          256,
 		drainInterval:   250 * time.Millisecond,
 		unsentLimit:     64 << 10,
 		readLimit:       4 << 10,
@@ -82,6 +87,49 @@ func WithMaxBuffer(n int) Option {
 // with [ErrTooLarge]. From 1 byte to 1 GiB.
 func WithMaxBufferBytes(n int) Option {
 	return func(c *config) { c.maxBufferBytes = n }
+}
+
+// Overflow says what happens when a message comes for a client whose buffer is full.
+type Overflow uint8
+
+const (
+	DropOldest Overflow = iota // the oldest messages that wait are dropped
+	DropNewest                 // the message that comes is dropped
+	Disconnect                 // the client is closed with code 1013, and what waits is given up
+)
+
+func (o Overflow) String() string {
+	switch o {
+	case DropOldest:
+		return "DropOldest"
+	case DropNewest:
+		return "DropNewest"
+	case Disconnect:
+		return "Disconnect"
+	default:
+		return fmt.Sprintf("Overflow(%d)", uint8(o))
+	}
+}
+
+// WithOverflow sets what happens when a client's buffer is full, overriding the default of [DropOldest]. Another value
+// than the three is invalid.
+func WithOverflow(o Overflow) Option {
+	return func(c *config) { c.overflow = o }
+}
+
+// WithKeepLevels sets the levels whose messages are dropped last: while any other message waits, the oldest of those
+// leaves first, and a message of another level never makes one of these leave. By default no level is kept. At most 16
+// levels, none of them empty, and not together with [Disconnect], which drops nothing.
+func WithKeepLevels(levels ...string) Option {
+	return func(c *config) { c.keepLevels = slices.Clone(levels) }
+}
+
+// WithWindow sets how many messages a client that has agreed on [Protocol] may leave unacknowledged, overriding the default
+// of 256. Beyond it nothing more is written, and the client's buffer takes over, so that what it gets after a pause is no
+// older than one window, whatever kernels and proxies hold. A window smaller than the messages of two round trips slows
+// the client down. 0 turns it off; otherwise to 1,000,000 messages.
+func WithWindow(messages int) Option {
+	return func(c *config) { c.window = messages }
 }
 
 // WithDrainInterval sets how often the ticker drains the buffers, overriding the default of 250 ms. A slow client that
@@ -126,8 +174,8 @@ func WithMaxClients(n int) Option {
 }
 
 // WithMaxClientsPerIP sets how many clients of one address may be connected at a time, overriding the default of 0,
-// which is no cap. The address is that of Fiber's c.IP(), which knows ProxyHeader and trusted proxies. Over it, a
-// request is answered by 429. Not negative.
+// which is no cap. The address is that of Fiber's c.IP(), which knows ProxyHeader and trusted proxies; an IPv6 network of
+// 64 bits counts as one address. Over it, a request is answered by 429. Not negative.
 func WithMaxClientsPerIP(n int) Option {
 	return func(c *config) { c.maxClientsPerIP = n }
 }
@@ -196,6 +244,7 @@ func (c *config) validate() error {
 	}{
 		{"WithMaxBuffer", c.maxBuffer, 1, 1_000_000, false},
 		{"WithMaxBufferBytes", c.maxBufferBytes, 1, 1 << 30, false},
+		{"WithWindow", c.window, 1, 1_000_000, true},
 		{"WithUnsentLimit", c.unsentLimit, 1 << 10, 1 << 30, true},
 		{"WithMaxClients", c.maxClients, 1, 1<<31 - 1, true},
 		{"WithMaxClientsPerIP", c.maxClientsPerIP, 1, 1<<31 - 1, true},
@@ -231,6 +280,15 @@ func (c *config) validate() error {
 		if !isOrigin(origin) && origin != "*" {
 			invalid("WithOrigins", fmt.Sprintf("%q", origin), `"*" or a scheme and a host, such as "https://app.example.com:8443"`)
 		}
+	}
+	if c.overflow > Disconnect {
+		invalid("WithOverflow", c.overflow, "DropOldest, DropNewest or Disconnect")
+	}
+	switch {
+	case len(c.keepLevels) > maxFilterValues || slices.Contains(c.keepLevels, ""):
+		invalid("WithKeepLevels", fmt.Sprintf("%q", c.keepLevels), fmt.Sprintf("at most %d levels, none of them empty", maxFilterValues))
+	case len(c.keepLevels) > 0 && c.overflow == Disconnect:
+		invalid("WithKeepLevels", fmt.Sprintf("%q", c.keepLevels), "without WithOverflow(Disconnect)")
 	}
 	if c.appSet && c.app == nil {
 		invalid("WithApp", nil, "an app")

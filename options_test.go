@@ -62,6 +62,24 @@ var optionRows = []optionRow{
 		bad:  []Option{WithMaxBufferBytes(0), WithMaxBufferBytes(1<<30 + 1)}, values: []string{"0", "1073741825"}, bounds: "from 1 to 1073741824",
 	},
 	{
+		name: "WithOverflow", typ: "Overflow", def: "DropOldest", doc: []string{"default of [DropOldest]", "Another value than the three is invalid"},
+		is: DropOldest, get: func(c *config) any { return c.overflow },
+		good: []Option{WithOverflow(DropOldest), WithOverflow(DropNewest), WithOverflow(Disconnect)}, bad: []Option{WithOverflow(3)},
+		values: []string{"Overflow(3)"}, bounds: "DropOldest, DropNewest or Disconnect",
+	},
+	{
+		name: "WithKeepLevels", typ: "...string", def: "none", doc: []string{"By default no level is kept", "At most 16 levels, none of them empty, and not together with [Disconnect]"},
+		is: []string(nil), get: func(c *config) any { return c.keepLevels },
+		good: []Option{WithKeepLevels(), WithKeepLevels("fatal", "error"), WithKeepLevels(strings.Split("abcdefghijklmnop", "")...)},
+		bad:  []Option{WithKeepLevels(""), WithKeepLevels(strings.Split("abcdefghijklmnopq", "")...)}, values: []string{`[""]`, `["a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q"]`}, bounds: "at most 16 levels, none of them empty",
+	},
+	{
+		name: "WithWindow", typ: "int", def: "256", doc: []string{"default of 256.", "0 turns it off", "to 1,000,000 messages"},
+		is: 256, get: func(c *config) any { return c.window },
+		good: []Option{WithWindow(0), WithWindow(1), WithWindow(1_000_000)},
+		bad:  []Option{WithWindow(-1), WithWindow(1_000_001)}, values: []string{"-1", "1000001"}, bounds: "0, or from 1 to 1000000",
+	},
+	{
 		name: "WithDrainInterval", typ: "time.Duration", def: "250 ms", doc: []string{"default of 250 ms.", "From 1 ms to 1 h"},
 		is: 250 * time.Millisecond, get: func(c *config) any { return c.drainInterval },
 		good: []Option{WithDrainInterval(time.Millisecond), WithDrainInterval(time.Hour)},

@@ -14,12 +14,15 @@ import (
 // The messages of the wire protocol that a client may send, and the answers. All are JSON text messages:
 //
 //	→ {"type":"subscribe","filters":{"level":"error","environment":["production","staging"]}}
-//	← {"type":"filters_updated","filters":{"level":"error","environment":["production","staging"]}}
+//	← {"type":"filters_updated","filters":{"level":"error","environment":["production","staging"]},"filtered":0}
 //	← {"type":"error","code":"invalid_filter","message":"…"}
 const (
 	typeSubscribe      = "subscribe"
 	typeFiltersUpdated = "filters_updated"
 	typeError          = "error"
+	typeHello          = "hello"
+	typeGap            = "gap"
+	typeAck            = "ack"
 )
 
 // The codes of an error answer.
@@ -28,6 +31,7 @@ const (
 	errorUnknownType   = "unknown_type"
 	errorInvalidFilter = "invalid_filter"
 	errorNotGranted    = "not_granted"
+	errorInvalidAck    = "invalid_ack"
 )
 
 // maxRequestsPerSecond bounds what one client may ask of its shard. Over it, the client is closed with code 1008.
@@ -35,6 +39,7 @@ const maxRequestsPerSecond = 20
 
 type errorAnswer struct {
 	Type    string `json:"type"`
+	Stream  string `json:"stream,omitempty"`
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
@@ -42,6 +47,13 @@ type errorAnswer struct {
 type subscribeRequest struct {
 	Type    string       `json:"type"`
 	Filters *wireFilters `json:"filters"`
+}
+
+type filtersUpdated struct {
+	Type     string       `json:"type"`
+	Stream   string       `json:"stream,omitempty"`
+	Filters  *wireFilters `json:"filters"`
+	Filtered int          `json:"filtered"`
 }
 
 type wireFilters struct {
@@ -124,19 +136,19 @@ func (r *subscribeRequest) filter() (Filter, error) {
 	return Filter{Levels: r.Filters.Level.values, Environments: r.Filters.Environment.values}.normalize()
 }
 
-// answer tells the filter that is in force now, written in the form of the request.
-func (r *subscribeRequest) answer(f Filter) []byte {
-	r.Type = typeFiltersUpdated
+// answer tells the filter that is in force now, written in the form of the request, and how many messages it has taken
+// out of the client's buffer.
+func (r *subscribeRequest) answer(f Filter, stream string, filtered int) []byte {
 	r.Filters.Level.values = f.Levels
 	r.Filters.Environment.values = f.Environments
-	return encodeAnswer(r)
+	return encodeAnswer(filtersUpdated{typeFiltersUpdated, stream, r.Filters, filtered})
 }
 
-func refusal(code, text string) []byte {
-	return encodeAnswer(errorAnswer{typeError, code, text})
+func refusal(c *client, code, text string) []byte {
+	return encodeAnswer(errorAnswer{typeError, c.v1.name(), code, text})
 }
 
-// encodeAnswer returns v as a frame. Only types of this file come here, and they always encode.
+// encodeAnswer returns v as a frame. Only types of this package come here, and they always encode.
 func encodeAnswer(v any) []byte {
 	data, err := json.Marshal(v)
 	if err != nil {

@@ -154,6 +154,26 @@ func TestACloseHandshakeThatTheClientAnswersEndsAtOnce(t *testing.T) {
 	}
 }
 
+// What comes behind a close frame is discarded (RFC 6455, section 1.4), also while the answer waits for room.
+func TestAPingBehindACloseFrameIsNotAnswered(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.start()
+		v := w.connect("shop")
+		w.broadcast(0, 1) // which a pipe takes only when it is read
+		synctest.Wait()
+		if _, err := v.ws.NetConn().Write(concat(masked(finBit|opClose, "\x03\xE8bye"), masked(finBit|opPing, "p"))); err != nil {
+			w.Fatal(err)
+		}
+		synctest.Wait()
+		pongs := 0
+		v.ws.SetPongHandler(func(string) error { pongs++; return nil })
+		messages, err := v.closeError()
+		if len(messages) != 1 || !websocket.IsCloseError(err, websocket.CloseNormalClosure) || pongs != 0 {
+			w.Errorf("got %d messages, %d pongs and %v, want 1, 0 and close 1000", len(messages), pongs, err)
+		}
+	})
+}
+
 func TestTheMessageHookGetsWhatIsNotOfTheProtocol(t *testing.T) {
 	overTransports(t, func(w *world) {
 		got := make(chan string, 10)
@@ -210,7 +230,7 @@ func TestAMessageInManyFragmentsAndPiecesIsOne(t *testing.T) {
 				w.Fatal(err)
 			}
 		}
-		if got := v.next(); got != `{"type":"filters_updated","filters":{"level":"error","environment":""}}` {
+		if got := v.next(); got != `{"type":"filters_updated","filters":{"level":"error","environment":""},"filtered":0}` {
 			w.Errorf("got %q, want filters_updated", got)
 		}
 	})

@@ -83,8 +83,8 @@ func TestASubscribeMessageIsReadStrictly(t *testing.T) {
 			if !slices.Equal(got.Levels, tt.want.Levels) || !slices.Equal(got.Environments, tt.want.Environments) {
 				t.Errorf("filter of %s: got %+v, want %+v", tt.in, got, tt.want)
 			}
-			want := string(appendFrame(nil, opText, []byte(`{"type":"filters_updated","filters":`+tt.answer+`}`)))
-			if got := string(r.answer(got)); got != want {
+			want := string(appendFrame(nil, opText, []byte(`{"type":"filters_updated","filters":`+tt.answer+`,"filtered":0}`)))
+			if got := string(r.answer(got, "", 0)); got != want {
 				t.Errorf("answer to %s: got %q, want %q", tt.in, got, want)
 			}
 		})
@@ -113,7 +113,7 @@ func TestTheTypeOfARequest(t *testing.T) {
 
 func TestAnErrorAnswerIsOneJSONObject(t *testing.T) {
 	for _, text := range []string{"plain", `with "quotes"`, "with <html> & \u2028", "\xFF no UTF-8"} {
-		frame := refusal(errorMalformed, text)
+		frame := refusal(&client{}, errorMalformed, text)
 		var got map[string]string
 		if err := json.Unmarshal(frame[frameHeaderLen(len(frame)-2):], &got); err != nil {
 			t.Errorf("refusal(%q): got %q: %v", text, frame, err)

@@ -67,6 +67,7 @@ type brokenLink struct{}
 
 func (brokenLink) write([]byte) (sent, held int, err error) { return 0, 0, io.ErrClosedPipe }
 func (brokenLink) begin()                                   {}
+func (brokenLink) retry()                                   {}
 func (brokenLink) progressed() bool                         { return false }
 func (brokenLink) ready()                                   {}
 func (brokenLink) resume()                                  {}
@@ -316,7 +317,7 @@ func TestASlowClientThatReadsAFewBytesAtATimeStays(t *testing.T) {
 		t.Run(tr.name, func(t *testing.T) {
 			t.Parallel()
 			(&world{T: t, transport: tr}).play(func(w *world) {
-				w.start(WithIdleTimeout(500*time.Millisecond), WithPingInterval(100*time.Millisecond))
+				w.start(WithIdleTimeout(2*time.Second), WithPingInterval(100*time.Millisecond))
 				v := w.connect("shop")
 				w.broadcast(0, 200)
 				w.eventually("it is slow", func() bool { return w.client(v).Slow })
@@ -325,7 +326,7 @@ func TestASlowClientThatReadsAFewBytesAtATimeStays(t *testing.T) {
 					conn = secure.NetConn() // which would read a record of 16 KiB at a time
 				}
 				buf := make([]byte, 400)
-				for range 150 { // 3 s at 20 KB/s
+				for range 300 { // 6 s at 20 KB/s
 					time.Sleep(20 * time.Millisecond)
 					if _, err := conn.Read(buf); err != nil {
 						w.Fatalf("read: %v", err)

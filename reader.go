@@ -14,6 +14,8 @@ type closeError struct {
 
 func (e *closeError) Error() string { return fmt.Sprintf("close %d: %s", e.code, e.reason) }
 
+var errNotUTF8 = &closeError{codeInvalidPayload, "text is not valid UTF-8"}
+
 func protocolError(reason string) error { return &closeError{codeProtocolError, reason} }
 
 // A frameReader turns the bytes of a client into messages and control frames. It is fed as the bytes come, in any
@@ -30,13 +32,14 @@ type frameReader struct {
 	inPayload bool
 	op        byte // of the frame that is being read
 	fin       bool
-	remaining int // bytes of payload that are still to come
+	messageOp byte // of the message that is being read; 0 between messages
 	mask      [4]byte
 	maskPos   int
+	remaining int // bytes of payload that are still to come
 
-	messageOp byte // of the message that is being read; 0 between messages
-	message   []byte
-	control   []byte
+	message []byte
+	checked int // how many bytes of a text are known to be UTF-8
+	control []byte
 }
 
 // feed reads p and calls emit for each whole message and control frame, in order. It unmasks p in place; what emit gets
@@ -62,6 +65,9 @@ func (r *frameReader) feed(p []byte, emit func(op byte, payload []byte) error) (
 		n := min(r.remaining, len(p))
 		r.take(p[:n])
 		p = p[n:]
+		if err := r.checkText(); err != nil {
+			return all - len(p), err
+		}
 		if r.remaining > 0 {
 			break
 		}
@@ -107,7 +113,7 @@ func (r *frameReader) begin() error {
 
 	switch {
 	case first&0x70 != 0:
-		return protocolError("reserved bits are set and no extension was agreed on")
+		return protocolError("reserved bits are set, and no extension or compression is supported")
 	case r.op&controlBit != 0:
 		if r.op > opPong {
 			return protocolError("reserved opcode")
@@ -152,6 +158,34 @@ func (r *frameReader) take(p []byte) {
 	}
 }
 
+// checkText refuses a text as soon as it can't become UTF-8 any more. A character that is still incomplete waits for its
+// rest.
+func (r *frameReader) checkText() error {
+	if r.op&controlBit != 0 || r.messageOp != opText {
+		return nil
+	}
+	fresh := r.message[r.checked:]
+	fresh = fresh[:len(fresh)-incomplete(fresh)]
+	if !utf8.Valid(fresh) {
+		return errNotUTF8
+	}
+	r.checked += len(fresh)
+	return nil
+}
+
+// incomplete returns how many bytes at the end of p begin a character that may still be completed.
+func incomplete(p []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(p); n++ {
+		if tail := p[len(p)-n:]; utf8.RuneStart(tail[0]) {
+			if utf8.FullRune(tail) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
 // end hands over what the frame completed, if anything.
 func (r *frameReader) end(emit func(op byte, payload []byte) error) error {
 	r.inPayload, r.have = false, 0
@@ -168,10 +202,10 @@ func (r *frameReader) end(emit func(op byte, payload []byte) error) error {
 	if !r.fin {
 		return nil
 	}
-	op, payload := r.messageOp, r.message
-	r.messageOp, r.message = 0, nil
-	if op == opText && !utf8.Valid(payload) {
-		return &closeError{codeInvalidPayload, "text is not valid UTF-8"}
+	op, payload, checked := r.messageOp, r.message, r.checked
+	r.messageOp, r.message, r.checked = 0, nil, 0
+	if op == opText && checked < len(payload) {
+		return errNotUTF8
 	}
 	return emit(op, payload)
 }

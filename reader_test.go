@@ -163,6 +163,24 @@ func TestTheFrameReader(t *testing.T) {
 	}
 }
 
+// Nobody has to send the rest of a text that can't become UTF-8 any more, so nobody waits for it.
+func TestTextThatCannotBecomeUTF8IsRefusedBeforeItsEnd(t *testing.T) {
+	for name, in := range map[string][]byte{
+		"an unfinished message":            concat(masked(opText, "\xCE\xBA"), masked(opContinuation, "\xF4\x90")),
+		"an unfinished frame":              masked(finBit|opText, "\xCE\xBA\xF4\x90 and so on")[:10],
+		"a character torn between two":     concat(masked(opText, "\xF4"), masked(opContinuation, "\x90")),
+		"a first byte that nothing begins": masked(opText, "\xFF"),
+	} {
+		for _, piece := range []int{len(in), 1} {
+			got, err := readFrames(t, in, 1<<10, piece, false)
+			ce, ok := errors.AsType[*closeError](err)
+			if !ok || ce.code != codeInvalidPayload || len(got) > 0 {
+				t.Errorf("%s, in pieces of %d: got %q, %v, want close 1007", name, piece, got, err)
+			}
+		}
+	}
+}
+
 func TestWhatTheFrameReaderEmitsIsTheCallersToKeep(t *testing.T) {
 	var kept [][]byte
 	r := frameReader{limit: 64}

@@ -21,6 +21,12 @@ func (s *shard) add(c *client) {
 	s.enterGroup(c)
 	s.wheel.add(c)
 	s.hooks.connect(c)
+	if c.v1 != nil {
+		if err := s.writeControl(c, c.v1.hello(c)); err != nil {
+			s.remove(c, err)
+			return
+		}
+	}
 	c.link.begin()
 }
 
@@ -28,9 +34,10 @@ func (s *shard) enterGroup(c *client) {
 	key := c.sub.key()
 	g := s.groups[key]
 	if g == nil {
-		g = &group{key: key, sub: c.sub}
+		ofProject := s.projects[c.sub.Project]
+		g = &group{key: key, sub: c.sub, inProject: len(ofProject)}
 		s.groups[key] = g
-		s.projects[c.sub.Project] = append(s.projects[c.sub.Project], g)
+		s.projects[c.sub.Project] = append(ofProject, g)
 	}
 	c.group, c.inGroup = g, len(g.clients)
 	g.clients = append(g.clients, c)
@@ -48,13 +55,7 @@ func (s *shard) leaveGroup(c *client) {
 		return
 	}
 	delete(s.groups, g.key)
-	ofProject := s.projects[g.sub.Project]
-	for i := range ofProject {
-		if ofProject[i] == g {
-			ofProject = swapOut(ofProject, i, func(*group) {})
-			break
-		}
-	}
+	ofProject := swapOut(s.projects[g.sub.Project], g.inProject, func(moved *group) { moved.inProject = g.inProject })
 	if s.projects[g.sub.Project] = ofProject; len(ofProject) == 0 {
 		delete(s.projects, g.sub.Project)
 	}
@@ -102,6 +103,10 @@ func (s *shard) handle(e *event) {
 // received takes one message or control frame of the client. Each call is followed by one resume, sooner or later, also
 // where it ends the client: the answer to a close frame wants to be read.
 func (s *shard) received(c *client, op byte, payload []byte) {
+	if c.closeReceived {
+		c.link.resume() // what comes behind a close frame is discarded
+		return
+	}
 	switch op {
 	case opPing:
 		// Only the newest ping needs an answer (RFC 6455, section 5.5.3), and a flood of them gets one in a turn.
@@ -137,19 +142,6 @@ func (s *shard) sendPongs() {
 	s.pinged = s.pinged[:0]
 }
 
-// drainControl sends what is due, without sending what BufferMessage has queued for the next tick.
-func (s *shard) drainControl(c *client) {
-	var err error
-	for !c.busy && err == nil {
-		frame := c.nextControl()
-		if frame == nil {
-			break
-		}
-		err = s.writeControl(c, frame)
-	}
-	s.settle(c, err)
-}
-
 func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 	var kind string
 	var malformed error
@@ -159,20 +151,22 @@ func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 	switch {
 	case kind == typeSubscribe && malformed == nil:
 		s.answer(c, func() []byte { return s.subscribe(c, payload) })
+	case kind == typeAck && malformed == nil && c.v1 != nil:
+		s.acknowledged(c, payload)
 	case s.hooks.message(c, op == opBinary, payload):
 		c.inHook = true // the link resumes when the hook has returned
 	case op == opBinary:
 		c.link.resume()
 		s.shut(c, codeUnsupportedData, "binary messages are not accepted here")
 	case malformed != nil:
-		s.answer(c, func() []byte { return refusal(errorMalformed, "not a JSON object with a type") })
+		s.answer(c, func() []byte { return refusal(c, errorMalformed, "not a JSON object with a type") })
 	default:
-		s.answer(c, func() []byte { return refusal(errorUnknownType, `the only type is "subscribe"`) })
+		s.answer(c, func() []byte { return refusal(c, errorUnknownType, `the type for a request is "subscribe"`) })
 	}
 }
 
-// answer puts the reply to a request into its place in the stream: behind what is buffered now, and in front of what
-// will be. The link reads on when the reply is on its way, so there is never more than one.
+// answer sends the reply to a request, in front of what is buffered. The link reads on when the reply is on its way, so
+// there is never more than one.
 func (s *shard) answer(c *client, reply func() []byte) {
 	now := time.Now()
 	if now.Sub(c.requestsFrom) >= time.Second {
@@ -184,36 +178,39 @@ func (s *shard) answer(c *client, reply func() []byte) {
 		return
 	}
 	c.reply = reply()
-	c.replyAt = c.backlog.next
-	s.drain(c)
+	s.drainControl(c)
 }
 
 // subscribe changes the filter as the client asks, and returns the answer.
 func (s *shard) subscribe(c *client, data []byte) []byte {
 	request, err := parseSubscribe(data)
 	if err != nil {
-		return refusal(errorMalformed, err.Error())
+		return refusal(c, errorMalformed, err.Error())
 	}
 	filter, err := request.filter()
 	if err != nil {
-		return refusal(errorInvalidFilter, err.Error())
+		return refusal(c, errorInvalidFilter, err.Error())
 	}
 	if filter, err = filter.within(c.grant); err != nil {
-		return refusal(errorNotGranted, err.Error())
+		return refusal(c, errorNotGranted, err.Error())
 	}
-	s.setFilter(c, filter)
-	return request.answer(filter)
+	return request.answer(filter, c.v1.name(), s.setFilter(c, filter))
 }
 
-// setFilter puts a filter into force that is within the grant: for what is offered from now on.
-func (s *shard) setFilter(c *client, f Filter) {
+// setFilter puts a filter into force that is within the grant, takes out what waits and doesn't pass it, and returns how
+// many messages that was. What is in flight can't be taken back.
+func (s *shard) setFilter(c *client, f Filter) (filtered int) {
 	if c.phase != phaseOpen {
-		return
+		return 0
 	}
 	s.leaveGroup(c)
 	c.sub.Filter = f
 	s.enterGroup(c)
 	s.totals.FilterSets++
+	filtered = c.backlog.filter(f.matches)
+	c.filtered += uint64(filtered)
+	s.totals.Filtered += uint64(filtered)
+	return filtered
 }
 
 // buffer puts m into the client's backlog, where it waits for the next drain.
@@ -221,14 +218,13 @@ func (s *shard) buffer(c *client, m *message) {
 	c.offered++
 	s.totals.Offered++
 	if c.phase != phaseOpen {
-		c.abandoned++
-		s.totals.Abandoned++
+		s.countAbandoned(c, 1)
 		return
 	}
 	s.batch = append(s.batch[:0], m)
 	s.enqueue(c, s.batch)
 	clear(s.batch)
-	s.await(c)
+	s.settle(c, nil)
 }
 
 // shut begins the end: what is buffered is given up, the close frame goes out as soon as a frame may start, and the
@@ -266,6 +262,10 @@ func (s *shard) withdraw(c *client) {
 func (s *shard) abandon(c *client) {
 	n := c.backlog.len()
 	c.backlog.discard(n)
+	s.countAbandoned(c, n)
+}
+
+func (s *shard) countAbandoned(c *client, n int) {
 	c.abandoned += uint64(n)
 	s.totals.Abandoned += uint64(n)
 }
@@ -283,14 +283,13 @@ func (s *shard) remove(c *client, cause error) {
 	if c.cutTimer != nil {
 		c.cutTimer.Stop()
 	}
-	if s.hooks.fns.Disconnect == nil {
+	if s.hooks.fns.Disconnect == nil && s.hooks.keepsUp() {
 		c.place.release() // before the client can know that it is gone, or one that comes back at once meets itself
 	}
 	c.link.close()
 
 	s.abandon(c)
-	c.abandoned += uint64(c.flight.messages)
-	s.totals.Abandoned += uint64(c.flight.messages)
+	s.countAbandoned(c, c.flight.messages)
 	c.flight = flight{}
 	s.totals.Disconnects++
 	if c.closeCode == 0 {

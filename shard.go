@@ -13,7 +13,8 @@ import (
 // client.
 type shard struct {
 	// Read-only after construction.
-	cfg *config
+	cfg    *config
+	limits limits
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -38,6 +39,8 @@ type shard struct {
 	again    []*client // their links have asked for another turn
 	waiting  []*client // those that a drain visits: they are busy, or something is buffered for them
 	wheel    wheel
+	beatAt   time.Time  // the last one
+	awake    time.Time  // since when beats have come as they should
 	joined   []byte     // the frames of a group's run
 	batch    []*message // what a drain takes out of a backlog
 	scratch  []byte     // the frames of batch
@@ -88,15 +91,17 @@ const (
 
 // A group is the clients of one project with one filter. A message is matched with the group, not with each client.
 type group struct {
-	key     string
-	sub     Subscription
-	clients []*client
-	run     []*message // of this turn, the messages for this group
+	key       string
+	sub       Subscription
+	inProject int // index in its list of shard.projects
+	clients   []*client
+	run       []*message // of this turn, the messages for this group
 }
 
 func newShard(cfg *config) *shard {
 	s := &shard{
 		cfg:       cfg,
+		limits:    limits{cfg.maxBuffer, cfg.maxBufferBytes, cfg.overflow},
 		members:   make(map[ClientID]*client),
 		followers: make(map[string]int),
 		groups:    make(map[string]*group),

@@ -6,7 +6,7 @@ import "time"
 type ClientID uint64
 
 // Client is a snapshot of one client: a value that doesn't change any more. Its numbers agree with each other:
-// Offered == Sent + Dropped + Abandoned + Buffered.
+// Offered == Sent + Dropped + Abandoned + Filtered + Conflated + Buffered.
 type Client struct {
 	ID           ClientID  `json:"id"`
 	Subscription           // the project, and the filter that is in force
@@ -17,17 +17,23 @@ type Client struct {
 	Sent          uint64 `json:"sent"`           // handed to the kernel whole
 	Dropped       uint64 `json:"dropped"`        // left the buffer for newer ones
 	Abandoned     uint64 `json:"abandoned"`      // still buffered when the client left; 0 until then
+	Filtered      uint64 `json:"filtered"`       // left the buffer when the filter changed
+	Conflated     uint64 `json:"conflated"`      // left the buffer for newer ones with the same key
 	Buffered      int    `json:"buffered"`       // wait now
 	BufferedBytes int    `json:"buffered_bytes"` // the frames of those
 
 	// Slow says that the client has kept messages waiting for a whole drain interval, or has lost some, and hasn't
 	// caught up since.
 	Slow bool `json:"slow"`
+
+	// Unacknowledged is how many messages of any kind the client has been sent and hasn't acknowledged, where it has
+	// agreed on [Protocol], and 0 otherwise.
+	Unacknowledged int `json:"unacknowledged"`
 }
 
 // Stats is a snapshot of a [Manager]: a value that doesn't change any more. What it counts, it counts since
-// construction, over all restarts. Offered == Sent + Dropped + Abandoned + Buffered at every moment, since each shard
-// counts between two of its turns; Broadcasts is counted by the publishers and may be ahead.
+// construction, over all restarts. Offered == Sent + Dropped + Abandoned + Filtered + Conflated + Buffered at every
+// moment, since each shard counts between two of its turns; Broadcasts is counted by the publishers and may be ahead.
 type Stats struct {
 	Clients       int   `json:"clients"`        // connected now
 	Slow          int   `json:"slow"`           // of those, the slow ones
@@ -39,6 +45,8 @@ type Stats struct {
 	Sent        uint64 `json:"sent"`        // handed to the kernel whole
 	Dropped     uint64 `json:"dropped"`     // left a buffer for newer ones
 	Abandoned   uint64 `json:"abandoned"`   // still buffered when their client left
+	Filtered    uint64 `json:"filtered"`    // left a buffer when a filter changed
+	Conflated   uint64 `json:"conflated"`   // left a buffer for newer ones with the same key
 	Connects    uint64 `json:"connects"`    // clients that came
 	Disconnects uint64 `json:"disconnects"` // clients that went
 	FilterSets  uint64 `json:"filter_sets"` // filters changed, over the wire or by SetFilter
@@ -55,6 +63,8 @@ func (s *Stats) add(o Stats) {
 	s.Sent += o.Sent
 	s.Dropped += o.Dropped
 	s.Abandoned += o.Abandoned
+	s.Filtered += o.Filtered
+	s.Conflated += o.Conflated
 	s.Connects += o.Connects
 	s.Disconnects += o.Disconnects
 	s.FilterSets += o.FilterSets

@@ -242,7 +242,7 @@ func TestTruth7AClientNarrowsWhatItGetsAndMayChangeThat(t *testing.T) {
 		expect("shop/error/production", "shop/fatal/production")
 
 		v.send(`{"type":"subscribe","filters":{"level":"debug","environment":["staging","test"]}}`)
-		expect(`{"type":"filters_updated","filters":{"level":"debug","environment":["staging","test"]}}`)
+		expect(`{"type":"filters_updated","filters":{"level":"debug","environment":["staging","test"]},"filtered":0}`)
 		publish("shop/error/production", "shop/debug/test", "shop/debug/production", "other/debug/staging", "shop/debug/staging")
 		expect("shop/debug/test", "shop/debug/staging")
 		if got := w.client(v).Filter; !slices.Equal(got.Levels, []string{"debug"}) || !slices.Equal(got.Environments, []string{"staging", "test"}) {
@@ -250,7 +250,7 @@ func TestTruth7AClientNarrowsWhatItGetsAndMayChangeThat(t *testing.T) {
 		}
 
 		v.send(`{"type":"subscribe","filters":{"level":"","environment":""}}`)
-		expect(`{"type":"filters_updated","filters":{"level":"","environment":""}}`)
+		expect(`{"type":"filters_updated","filters":{"level":"","environment":""},"filtered":0}`)
 		publish("shop/error/production", "shop/x/y", "other/a/b", "shop//")
 		expect("shop/error/production", "shop/x/y", "shop//")
 	})

@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mesher/mesherstream/bench/internal/control"
 )
@@ -24,7 +28,11 @@ type process struct {
 	stderr   tail
 }
 
-func start(name, binary string, args ...string) (*process, error) {
+// serverNice makes every server yield to the load client, which stands for a thousand machines that have processors of their own.
+// Without it, a server that keeps both cores busy would starve its clients, and what they then lose would be counted against it.
+const serverNice = 10
+
+func start(name, binary string, nice int, args ...string) (*process, error) {
 	p := &process{name: name, command: exec.Command(binary, args...), answers: make(chan control.Answer, 16)}
 	p.command.Stderr = &p.stderr
 	stdin, err := p.command.StdinPipe()
@@ -35,7 +43,7 @@ func start(name, binary string, args ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.command.Start(); err != nil {
+	if err := startNice(p.command, nice); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	p.stdin, p.commands = stdin, json.NewEncoder(stdin)
@@ -50,6 +58,24 @@ func start(name, binary string, args ...string) (*process, error) {
 		}
 	}()
 	return p, nil
+}
+
+// startNice starts the command at a lower priority than this process has.
+func startNice(command *exec.Cmd, nice int) error {
+	if nice == 0 {
+		return command.Start()
+	}
+	started := make(chan error)
+	go func() {
+		// A child inherits the priority of the thread that starts it. This one is never unlocked, so it ends with the goroutine.
+		runtime.LockOSThread()
+		err := os.NewSyscallError("setpriority", unix.Setpriority(unix.PRIO_PROCESS, 0, nice))
+		if err == nil {
+			err = command.Start()
+		}
+		started <- err
+	}()
+	return <-started
 }
 
 var errLate = errors.New("no answer in time")

@@ -55,7 +55,7 @@ func (r *runner) try(ctx context.Context, out *result) (err error) {
 	if r.profile != "" {
 		args = append(args, "-cpuprofile", filepath.Join(r.profile, r.pass.name+"-"+r.server+".pprof"))
 	}
-	server, err := start(r.server, r.binaries.server, args...)
+	server, err := start(r.server, r.binaries.server, serverNice, args...)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (r *runner) try(ctx context.Context, out *result) (err error) {
 	}
 	out.Empty = *empty.Memory
 
-	load, err := start("load", r.binaries.load,
+	load, err := start("load", r.binaries.load, 0,
 		"-addr", listening.Address,
 		"-clients", strconv.Itoa(r.pass.clients), "-stalled", strconv.Itoa(r.pass.stalled), "-churn", strconv.Itoa(r.pass.churn),
 		"-projects", strconv.Itoa(r.pass.plan.Projects), "-filtered="+strconv.FormatBool(r.pass.plan.Filtered),

@@ -1,0 +1,187 @@
+package mesherstream
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"testing"
+)
+
+// queue is what a backlog should be: all that came, in order, and what became of it.
+type queue struct {
+	limits
+	entries []queueEntry
+}
+
+type queueEntry struct {
+	*message
+	left    bool
+	dropped bool
+}
+
+func (q *queue) waiting() (list []*message) {
+	for _, e := range q.entries {
+		if !e.left {
+			list = append(list, e.message)
+		}
+	}
+	return list
+}
+
+func (q *queue) size() (bytes int) {
+	for _, m := range q.waiting() {
+		bytes += len(m.frame)
+	}
+	return bytes
+}
+
+// oldest returns the index of the oldest message that waits and has that level's rank, or -1.
+func (q *queue) oldest(keep bool) int {
+	return slices.IndexFunc(q.entries, func(e queueEntry) bool { return !e.left && e.keep == keep })
+}
+
+func (q *queue) push(m *message) (dropped int, replaced bool) {
+	if i := slices.IndexFunc(q.entries, func(e queueEntry) bool { return !e.left && m.key != "" && e.key == m.key }); i >= 0 {
+		replaced = true
+		if q.size()-len(q.entries[i].frame)+len(m.frame) <= q.bytes {
+			q.entries[i].message = m
+			return 0, true
+		}
+		q.entries[i].left = true
+	}
+	for n := len(q.waiting()); n > 0 && (n+1 > q.messages || q.size()+len(m.frame) > q.bytes); n-- {
+		dropped++
+		victim := q.oldest(false)
+		switch {
+		case q.overflow == DropNewest && !m.keep, victim < 0 && (!m.keep || q.overflow == DropNewest):
+			q.entries = append(q.entries, queueEntry{m, true, true})
+			return dropped, replaced
+		case victim < 0:
+			victim = q.oldest(true)
+		}
+		q.entries[victim].left, q.entries[victim].dropped = true, true
+	}
+	q.entries = append(q.entries, queueEntry{message: m})
+	return dropped, replaced
+}
+
+func (q *queue) filter(accept func(*message) bool) (taken int) {
+	for i := range q.entries {
+		if e := &q.entries[i]; !e.left && !accept(e.message) {
+			e.left = true
+			taken++
+		}
+	}
+	return taken
+}
+
+// next returns what goes out next: how many were dropped in front of it, and the message, or nil at the end. It forgets
+// both.
+func (q *queue) next() (dropped int, m *message) {
+	for i, e := range q.entries {
+		switch {
+		case !e.left:
+			q.entries = q.entries[i+1:]
+			return dropped, e.message
+		case e.dropped:
+			dropped++
+		}
+	}
+	q.entries = nil
+	return dropped, nil
+}
+
+// FuzzBacklog compares the ring with a list of all that ever came. Each byte of ops is one step: a push of a message
+// whose length, level and key its low bits say, a filter, or a look at the oldest message.
+func FuzzBacklog(f *testing.F) {
+	f.Add(uint8(3), uint16(100), uint8(0), []byte{1, 2, 3, 4, 5, 0x80, 0xC1, 6, 0x81})
+	f.Add(uint8(1), uint16(1), uint8(1), []byte{0, 1, 0xC0, 1, 1})
+	f.Add(uint8(100), uint16(500), uint8(0), bytes.Repeat([]byte{9, 30, 55}, 300))
+	f.Add(uint8(17), uint16(9999), uint8(1), append(bytes.Repeat([]byte{63}, 40), 0xFF, 1, 1, 0xFF))
+	f.Add(uint8(5), uint16(700), uint8(0), []byte{32, 33, 34, 35, 0, 1, 2, 32, 0x8F, 16, 17, 48, 49, 16, 0xC0, 0xC0, 0xC0, 1, 0xC0})
+	f.Fuzz(func(t *testing.T, maxMessages uint8, maxBytes uint16, overflow uint8, ops []byte) {
+		most := limits{max(1, int(maxMessages)), max(64, int(maxBytes)), Overflow(overflow % 2)} // the longest frame fits, as Broadcast sees to
+		q := queue{limits: most}
+		b := backlog{gaps: new(gaps)}
+		for step, op := range ops {
+			switch low := int(op & 0x3F); op >> 6 {
+			case 0, 1:
+				m := &message{frame: make([]byte, low), level: fmt.Sprint("level ", low%3), keep: low&32 != 0, at: int64(step)}
+				if low&16 != 0 {
+					m.key = fmt.Sprint("key ", low%4)
+				}
+				wantDropped, wantReplaced := q.push(m)
+				if got, replaced := b.push(m, most); got != wantDropped || replaced != wantReplaced {
+					t.Fatalf("step %d: push of %d bytes: got %d dropped, replaced %v, want %d, %v", step, low, got, replaced, wantDropped, wantReplaced)
+				}
+			case 2:
+				accept := func(m *message) bool { return m.level != fmt.Sprint("level ", low%4) }
+				if got, want := b.filter(accept), q.filter(accept); got != want {
+					t.Fatalf("step %d: filter: got %d taken, want %d", step, got, want)
+				}
+			case 3:
+				checkNext(t, &b, &q)
+			}
+			checkRing(t, &b, &q)
+		}
+		for range len(ops) + 1 {
+			checkNext(t, &b, &q)
+		}
+		if b.len() != 0 || len(b.gaps.list) != 0 {
+			t.Fatalf("at the end: got %d messages and %d gaps, want none", b.len(), len(b.gaps.list))
+		}
+	})
+}
+
+// checkNext takes one message out of both.
+func checkNext(t *testing.T, b *backlog, q *queue) {
+	t.Helper()
+	dropped := 0
+	if gap := b.gaps.due(b.first); gap != nil {
+		levels := 0
+		for _, l := range gap.levels {
+			levels += l.n
+		}
+		if levels != gap.dropped || gap.since > gap.until {
+			t.Fatalf("gap: got %+v, want its levels to sum up", gap)
+		}
+		dropped = gap.dropped
+		b.gaps.told()
+	}
+	want, m := q.next()
+	got := b.peek(nil, 1, 0)
+	if dropped != want || (m == nil) != (len(got) == 0) || m != nil && got[0] != m {
+		t.Fatalf("next: got a gap of %d and %v, want %d and %v", dropped, got, want, m)
+	}
+	b.discard(len(got))
+}
+
+// checkRing compares everything that waits.
+func checkRing(t *testing.T, b *backlog, q *queue) {
+	t.Helper()
+	want := q.waiting()
+	if b.len() != len(want) || b.bytes != q.size() {
+		t.Fatalf("backlog: got %d messages of %d bytes, want %d of %d", b.len(), b.bytes, len(want), q.size())
+	}
+	var got []*message
+	held, keyed := 0, 0
+	for number := b.first; number < b.next; number++ {
+		if m := *b.slot(number); m != nil {
+			got = append(got, m)
+		}
+	}
+	for _, m := range b.slots {
+		if m != nil {
+			held++
+			if m.key != "" {
+				keyed++
+			}
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Fatal("backlog: got other messages, or in another order, than the list has")
+	}
+	if held != len(want) || keyed != len(b.keys) || len(b.slots) > max(minSlots, 4*q.messages) {
+		t.Fatalf("ring: got %d slots that hold %d messages, %d with a key, and %d keys; want %d messages", len(b.slots), held, keyed, len(b.keys), len(want))
+	}
+}

@@ -1,0 +1,18 @@
+package soak
+
+import "syscall"
+
+// narrow makes a socket as small as one far away. Loopback's segments of 64 KiB would hide that a viewer is slow, and
+// make it slower than it is.
+func narrow(_, _ string, c syscall.RawConn) error {
+	var err error
+	control := func(fd uintptr) {
+		if err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 1460); err == nil {
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10)
+		}
+	}
+	if err := c.Control(control); err != nil {
+		return err
+	}
+	return err
+}

@@ -1,0 +1,253 @@
+package mesherstream
+
+import (
+	"slices"
+	"time"
+)
+
+// This file is the model's life of a client: what it sends, how it leaves, and what time does to it.
+
+// read takes what the client has sent, the next message when the one before it has been dealt with.
+func (c *modelClient) read() {
+	for c.phase != phaseGone && !c.waits && !c.ended && len(c.incoming) > 0 {
+		next := c.incoming[0]
+		c.incoming = c.incoming[1:]
+		switch {
+		case next.op == frameEnd:
+			c.ended = true
+			c.s.events = append(c.s.events, func() { c.remove(codeAbnormal) })
+		case c.refused:
+		case next.op == frameBroken:
+			c.refused = true
+			c.seen = time.Now()
+			c.s.events = append(c.s.events, func() { c.shut(codeProtocolError, c.brokenReason()) })
+		default:
+			c.waits = true
+			c.seen = time.Now()
+			c.s.events = append(c.s.events, func() { c.received(next) })
+		}
+	}
+}
+
+func (c *modelClient) brokenReason() string {
+	if c.holds {
+		return "frame of a client is not masked"
+	}
+	return "scripted"
+}
+
+func (c *modelClient) received(a arrival) {
+	if c.phase == phaseGone {
+		return
+	}
+	switch a.op {
+	case opPing:
+		c.pong = appendFrame(nil, opPong, a.data)
+		c.s.pinged = append(c.s.pinged, c)
+		c.waits = false
+	case opPong:
+		c.waits = false
+	case opClose:
+		c.waits, c.closeReceived = false, true
+		code, reason := parseClose(a.data)
+		c.shut(code, reason)
+		c.settle()
+	default:
+		if c.phase != phaseOpen {
+			c.waits = false
+			return
+		}
+		i := slices.IndexFunc(modelRequests, func(r modelRequest) bool { return r.text == string(a.data) })
+		if i < 0 || a.op == opBinary {
+			c.waits = false
+			c.shut(codeUnsupportedData, "binary messages are not accepted here")
+			return
+		}
+		request := modelRequests[i]
+		c.answer(func() []byte {
+			if request.filter != nil {
+				c.setFilter(*request.filter)
+			}
+			return appendFrame(nil, opText, []byte(request.answer))
+		})
+	}
+}
+
+// modelRequest is something that clients send, with what they must be told.
+type modelRequest struct {
+	text, answer string
+	filter       *Filter // that is in force then
+}
+
+var modelRequests = []modelRequest{
+	{
+		`{"type":"subscribe","filters":{"level":"error"}}`,
+		`{"type":"filters_updated","filters":{"level":"error","environment":""}}`,
+		&Filter{Levels: []string{"error"}},
+	},
+	{
+		`{"type":"subscribe","filters":{"level":["info","error"],"environment":"live"}}`,
+		`{"type":"filters_updated","filters":{"level":["error","info"],"environment":"live"}}`,
+		&Filter{Levels: []string{"error", "info"}, Environments: []string{"live"}},
+	},
+	{
+		`{"type":"subscribe","filters":{}}`,
+		`{"type":"filters_updated","filters":{"level":"","environment":""}}`,
+		&Filter{},
+	},
+	{
+		`{"type":"subscribe"}`,
+		`{"type":"error","code":"malformed","message":"filters is missing"}`,
+		nil,
+	},
+	{
+		`hello`,
+		`{"type":"error","code":"malformed","message":"not a JSON object with a type"}`,
+		nil,
+	},
+	{
+		`{"type":"hello"}`,
+		`{"type":"error","code":"unknown_type","message":"the only type is \"subscribe\""}`,
+		nil,
+	},
+}
+
+// shut begins the end: what waits is given up, and the close frame goes out as soon as a frame may start.
+func (c *modelClient) shut(code int, reason string) {
+	if c.phase >= phaseClosing {
+		return
+	}
+	c.withdraw(phaseClosing)
+	c.code = code
+	c.closing = closeFrame(code, reason)
+	c.giveUp()
+	c.cutAt = time.Now().Add(closeGrace)
+	c.pump(everything)
+}
+
+func (c *modelClient) withdraw(to phase) {
+	c.phase, c.member, c.slow = to, false, false
+}
+
+func (c *modelClient) giveUp() {
+	for _, i := range take(&c.queue) {
+		if i.answer != nil {
+			c.waits = false
+			continue
+		}
+		c.abandoned++
+	}
+}
+
+func (c *modelClient) remove(code int) {
+	if c.phase == phaseGone {
+		return
+	}
+	c.withdraw(phaseGone)
+	c.giveUp()
+	c.abandoned += len(c.flying)
+	c.flight, c.flying, c.flightBytes, c.busy = nil, nil, 0, false
+	if c.code == 0 {
+		c.code = code
+	}
+	c.disconnects++
+}
+
+// settle: a client for which nothing waits has caught up, and takes the next step if it is on its way out.
+func (c *modelClient) settle() {
+	if c.phase == phaseGone || !c.idle() {
+		return
+	}
+	c.slow = false
+	switch {
+	case c.phase == phaseFlushing:
+		c.shut(codeGoingAway, reasonShutdown)
+	case c.closeSent && c.closeReceived:
+		c.remove(codeAbnormal)
+	}
+}
+
+func (c *modelClient) idle() bool { return !c.busy && c.messages() == 0 }
+
+func (c *modelClient) markSlow() {
+	if c.slow || c.phase != phaseOpen {
+		return
+	}
+	c.slow = true
+	if !c.slowQueued { // the hooks run between turns
+		c.slowQueued = true
+		c.slowCalls++
+	}
+}
+
+// shutAll is the shard's shutdown.
+func (s *modelShard) shutAll(flush bool) {
+	for _, c := range s.clients {
+		switch {
+		case c.phase == phaseGone:
+		case !flush || c.idle():
+			c.shut(codeGoingAway, reasonShutdown)
+		case c.phase == phaseOpen:
+			c.withdraw(phaseFlushing)
+			c.pump(everything)
+		}
+	}
+}
+
+// beat: a client that has been silent for too long, while nobody slept, is removed, and one whose ping is due is pinged.
+func (s *modelShard) beat() {
+	now := time.Now()
+	if now.Sub(s.beatAt) >= s.idle/4 {
+		s.awake = now
+	}
+	s.beatAt = now
+	for _, c := range s.clients {
+		c.beat(now)
+	}
+}
+
+func (c *modelClient) beat(now time.Time) {
+	switch {
+	case c.phase == phaseGone:
+	case min(now.Sub(c.seen), now.Sub(c.s.awake)) >= c.s.idle:
+		c.remove(codeAbnormal)
+	case !now.Before(c.pingAt):
+		if c.pingAt = c.pingAt.Add(c.s.ping); c.pingAt.Before(now) {
+			c.pingAt = now.Add(c.s.ping)
+		}
+		c.pinging = pingFrame
+		c.pump(onlyControl)
+	}
+}
+
+// pass is what has come due by now, after some time without a turn: a write without progress has failed, and one with
+// some has begun again; a close handshake was cut.
+func (c *modelClient) pass() {
+	now := time.Now()
+	if c.phase == phaseGone {
+		return
+	}
+	for c.holds && len(c.flight) > 0 {
+		due := c.pieceBegan.Add(c.s.idle)
+		c.cutBefore(due)
+		switch {
+		case now.Before(due):
+			return
+		case c.pieceGone == 0:
+			c.fail()
+		default:
+			c.seen = due
+			c.startPiece()
+			c.pieceBegan = due
+		}
+	}
+	c.cutBefore(now.Add(1))
+}
+
+// cutBefore cuts a close handshake that was to end before that moment, if it has come.
+func (c *modelClient) cutBefore(due time.Time) {
+	if now := time.Now(); !c.cutAt.IsZero() && !now.Before(c.cutAt) && c.cutAt.Before(due) {
+		c.cutAt = time.Time{}
+		c.s.events = append(c.s.events, func() { c.remove(codeAbnormal) })
+	}
+}

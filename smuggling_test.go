@@ -1,0 +1,205 @@
+package mesherstream
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+)
+
+// rawSite is a site that is spoken to byte by byte, and tells how many requests have reached the route /secret.
+type rawSite struct {
+	*site
+	secrets atomic.Int64
+}
+
+func newRawSite(t *testing.T, config ...fiber.Config) *rawSite {
+	t.Helper()
+	app := quietApp(config...)
+	m := newTestManager(t, WithApp(app))
+	s := &rawSite{}
+	app.Use(m.Handler())
+	app.All("/secret", func(c *fiber.Ctx) error {
+		s.secrets.Add(1)
+		return c.SendString("the secret")
+	})
+	s.site = newSite(t, app, m)
+	return s
+}
+
+// handshake is the bytes of one. header may replace the Host.
+func handshake(target string, header ...string) string {
+	if len(header) == 0 || !strings.HasPrefix(header[0], "Host:") {
+		header = append([]string{"Host: app.test"}, header...)
+	}
+	return "GET " + target + " HTTP/1.1\r\n" + strings.Join(append(header, upgrade...), "\r\n") + "\r\n\r\n"
+}
+
+// exchange sends p on a connection of its own, says good-bye, and returns everything that comes back.
+func (s *rawSite) exchange(p string) string {
+	s.Helper()
+	conn, err := s.net("tcp", "app.test")
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = conn.Write([]byte(p)) // the server may have enough before the end
+	// Half closed, so that a server that waits for more sees the end.
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	answers, err := io.ReadAll(conn)
+	if isTimeout(err) {
+		s.Fatalf("%.200q: no end after %.200q", p, answers)
+	}
+	return string(answers)
+}
+
+const secretRequest = "GET /secret HTTP/1.1\r\nHost: app.test\r\n\r\n"
+
+// What comes behind an upgrade is frames, whatever it looks like.
+func TestARequestBehindTheUpgradeIsNoRequest(t *testing.T) {
+	s := newRawSite(t)
+	answers := s.exchange(handshake("/stream/projects/shop") + secretRequest)
+	head, frames, _ := strings.Cut(answers, "\r\n\r\n")
+	if want := string(closeFrame(codeProtocolError, "frame of a client is not masked")); !strings.HasPrefix(head, "HTTP/1.1 101") || frames != want {
+		t.Errorf("got %q, want 101 and %q", answers, want)
+	}
+	// A body of no bytes ends where everybody thinks that it ends.
+	s.exchange(handshake("/stream/projects/shop", "Transfer-Encoding: chunked") + "0\r\n\r\n" + secretRequest)
+	s.exchange(handshake("/stream/projects/shop", "Content-Length: 0") + secretRequest)
+	if got := s.secrets.Load(); got != 0 {
+		t.Errorf("the route behind the upgrade got %d requests, want 0", got)
+	}
+}
+
+// Some proxies take any answer to a handshake for an upgrade, and from then on let everything on that connection pass.
+func TestARefusedHandshakeEndsItsConnection(t *testing.T) {
+	s := newRawSite(t)
+	ok := handshake("/stream/projects/shop")
+	for name, request := range map[string]string{
+		"wrong version": strings.Replace(ok, "Version: 13", "Version: 777", 1),
+		"no key":        strings.Replace(ok, "dGhlIHNhbXBsZSBub25jZQ==", "", 1),
+		"no upgrade":    "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\n\r\n",
+		"wrong origin":  handshake("/stream/projects/shop", "Origin: http://evil.test"),
+		"wrong project": handshake("/stream/projects/a%00b"),
+		"wrong filter":  handshake("/stream/projects/shop?level=%FF"),
+		"a body":        handshake("/stream/projects/shop", "Content-Length: 5") + "hello",
+	} {
+		t.Run(name, func(t *testing.T) {
+			answers := s.exchange(request + secretRequest)
+			if got := strings.Count(answers, "HTTP/1.1 "); got != 1 || !strings.Contains(answers, "HTTP/1.1 4") || !strings.Contains(answers, "Connection: close") {
+				t.Errorf("got %q, want one refusal that closes the connection", answers)
+			}
+			if got := s.secrets.Swap(0); got != 0 {
+				t.Errorf("the route behind the refusal got %d requests, want 0", got)
+			}
+		})
+	}
+}
+
+// A body would be a place to hide frames or requests in, wherever a proxy and this server disagree about its length.
+// With StreamRequestBody, fasthttp leaves it unread.
+func TestAHandshakeWithABodyIsRefused(t *testing.T) {
+	frame := string(masked(finBit|opText, `{"type":"subscribe","filters":{}}`))
+	chunked := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(frame), frame)
+	for _, config := range []fiber.Config{{}, {StreamRequestBody: true}} {
+		s := newRawSite(t, config)
+		for name, request := range map[string]string{
+			"length":             handshake("/stream/projects/shop", fmt.Sprint("Content-Length: ", len(frame))) + frame,
+			"length too short":   handshake("/stream/projects/shop", "Content-Length: 5") + frame,
+			"chunked":            handshake("/stream/projects/shop", "Transfer-Encoding: chunked") + chunked,
+			"chunked and length": handshake("/stream/projects/shop", "Transfer-Encoding: chunked", "Content-Length: 4") + chunked,
+			"length and chunked": handshake("/stream/projects/shop", "Content-Length: 4", "Transfer-Encoding: chunked") + chunked,
+			"two lengths":        handshake("/stream/projects/shop", "Content-Length: 0", "Content-Length: 5") + frame,
+			"unknown encoding":   handshake("/stream/projects/shop", "Transfer-Encoding: xchunked") + frame,
+			"expected":           handshake("/stream/projects/shop", "Expect: 100-continue", "Content-Length: 5") + "hello" + frame,
+		} {
+			t.Run(fmt.Sprintf("%s, streamed %v", name, config.StreamRequestBody), func(t *testing.T) {
+				answers := strings.TrimPrefix(s.exchange(request), "HTTP/1.1 100 Continue\r\n\r\n")
+				if !strings.HasPrefix(answers, "HTTP/1.1 4") || strings.Count(answers, "HTTP/1.1 ") != 1 || s.secrets.Load() != 0 {
+					t.Errorf("got %q and %d requests for the secret, want one refusal and none", answers, s.secrets.Load())
+				}
+			})
+		}
+		if got := s.m.Stats().Connects; got != 0 {
+			t.Errorf("clients that came of it: got %d, want 0", got)
+		}
+	}
+}
+
+// fasthttp ends the connection behind the 101 of such a request, and no client ever comes of it. It would hold a place.
+func TestAHandshakeThatClosesItsConnectionIsRefusedAndHoldsNoPlace(t *testing.T) {
+	s := newRawSite(t)
+	ok := handshake("/stream/projects/shop")
+	for name, request := range map[string]string{
+		"close in front": strings.Replace(ok, "Connection: Upgrade", "Connection: close, Upgrade", 1),
+		"close behind":   strings.Replace(ok, "Connection: Upgrade", "Connection: Upgrade, close", 1),
+		"close twice":    strings.Replace(ok, "Connection: Upgrade", "Connection: Upgrade\r\nConnection: close", 1),
+		"HTTP/1.0":       strings.Replace(ok, "HTTP/1.1", "HTTP/1.0", 1),
+	} {
+		answers := s.exchange(request)
+		lost := strings.Contains(answers, " 101 ") && strings.Contains(answers, "Connection: close")
+		if held := s.places(); lost || held != 0 && !strings.Contains(answers, " 101 ") {
+			t.Errorf("%s: got %q and %d places held, want a refusal or a stream", name, answers, held)
+		}
+		s.eventually("no place is held", func() bool { return s.places() == 0 })
+	}
+}
+
+// places returns how many are taken.
+func (s *rawSite) places() int {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	return s.m.clients
+}
+
+func TestGarbageInAHandshakeIsRefusedOrHarmless(t *testing.T) {
+	s := newRawSite(t)
+	ok := handshake("/stream/projects/shop")
+	const key = "dGhlIHNhbXBsZSBub25jZQ=="
+	for name, tt := range map[string]struct {
+		request string
+		let     bool
+	}{
+		"key that is short":         {strings.Replace(ok, key, "x", 1), true}, // contrib takes any key, and answers with its hash
+		"key of 3 KB":               {strings.Replace(ok, key, strings.Repeat("x", 3000), 1), true},
+		"key with control bytes":    {strings.Replace(ok, key, "a\x00b\x7f", 1), false},
+		"no key at all":             {strings.Replace(ok, key, "", 1), false},
+		"header over the limit":     {handshake("/stream/projects/shop", "X: "+strings.Repeat("x", 5000)), false},
+		"a thousand headers":        {handshake("/stream/projects/shop", slices.Repeat([]string{"A: b"}, 1000)...), false},
+		"project of 1 MB":           {handshake("/stream/projects/" + strings.Repeat("x", 1<<20)), false},
+		"project of 1 MB, encoded":  {handshake("/stream/projects/" + strings.Repeat("%78", 1<<20)), false},
+		"query of 1 MB":             {handshake("/stream/projects/shop?level=" + strings.Repeat("x,", 1<<19)), false},
+		"upgrade by another method": {strings.Replace(ok, "GET", "POST", 1), false},
+		"method override":           {strings.Replace(handshake("/stream/projects/shop", "X-HTTP-Method-Override: GET"), "GET", "POST", 1), false},
+		"space in front of a colon": {handshake("/stream/projects/shop", "Content-Length : 5") + "hello", false},
+		"header that is folded":     {handshake("/stream/projects/shop", "Origin:\r\n http://evil.test"), false},
+		"HTTP/2":                    {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false},
+		"TLS":                       {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", false},
+		"extensions, all at once":   {handshake("/stream/projects/shop", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-webkit-deflate-frame, bbf-usp-protocol"), true},
+		"subprotocols":              {handshake("/stream/projects/shop", "Sec-WebSocket-Protocol: evil, chat\tx"), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answers := s.exchange(tt.request)
+			if got := strings.HasPrefix(answers, "HTTP/1.1 101"); got != tt.let {
+				t.Errorf("got %.300q, want to be let in: %v", answers, tt.let)
+			}
+			for _, header := range []string{"Sec-Websocket-Extensions", "Sec-Websocket-Protocol"} {
+				if strings.Contains(answers, header) {
+					t.Errorf("got %.300q, want nothing agreed on", answers)
+				}
+			}
+		})
+	}
+	s.eventually("no place is held", func() bool { return s.places() == 0 })
+	ws, _ := s.connect("/stream/projects/shop")
+	s.publish(Message{Project: "shop", Data: []byte("after all that")})
+	s.gets(ws, "after all that")
+}

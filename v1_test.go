@@ -1,0 +1,409 @@
+package mesherstream
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+	"github.com/gofiber/fiber/v2"
+)
+
+// A pactViewer is a viewer that has agreed on the protocol.
+type pactViewer struct {
+	*viewer
+	hello struct {
+		Type, Stream string
+		ID           ClientID
+		Project      string
+		Filters      struct{ Level, Environment []string }
+		MaxBuffer    int `json:"max_buffer"`
+		Window       int
+	}
+	received uint64 // messages of any kind
+	gaps     []gapNotice
+}
+
+func (w *world) connectV1(path string) *pactViewer {
+	w.Helper()
+	v := &pactViewer{viewer: w.connect(path, "some.other", Protocol)}
+	if got := v.ws.Subprotocol(); got != Protocol {
+		w.Fatalf("subprotocol: got %q, want %q", got, Protocol)
+	}
+	text := v.viewer.next()
+	v.received++
+	if err := json.Unmarshal([]byte(text), &v.hello); err != nil || v.hello.Type != "hello" || len(v.hello.Stream) < 12 {
+		w.Fatalf("first message: got %s, want hello: %v", text, err)
+	}
+	return v
+}
+
+// next returns the next message of the application, and keeps the gaps in front of it.
+func (v *pactViewer) next() (text string) {
+	v.w.Helper()
+	for {
+		text = v.viewer.next()
+		v.received++
+		if !strings.Contains(text, v.hello.Stream) {
+			return text
+		}
+		var gap gapNotice
+		if err := json.Unmarshal([]byte(text), &gap); err != nil || gap.Type != "gap" {
+			v.w.Fatalf("got %s, want a gap: %v", text, err)
+		}
+		v.gaps = append(v.gaps, gap)
+	}
+}
+
+func (v *pactViewer) ack() { v.send(fmt.Sprintf(`{"type":"ack","n":%d}`, v.received)) }
+
+func (w *world) publish(messages ...Message) {
+	w.Helper()
+	for _, m := range messages {
+		m.Project = "shop"
+		if err := w.m.Broadcast(m); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+func texts(level string, first, end int) (list []Message) {
+	for i := first; i < end; i++ {
+		list = append(list, Message{Level: level, Data: fmt.Append(nil, level, " ", i)})
+	}
+	return list
+}
+
+func TestHelloComesFirstAndSaysWhatIsInForce(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithMaxBuffer(7), WithWindow(9), WithAuthorize(func(_ *fiber.Ctx, sub *Subscription) error {
+			sub.Levels = []string{"error", "fatal"}
+			return nil
+		}))
+		v, other := w.connectV1("shop?level=error&environment=b,a"), w.connectV1("shop")
+		h := v.hello
+		if h.ID != v.id || h.Project != "shop" || h.MaxBuffer != 7 || h.Window != 9 ||
+			!slices.Equal(h.Filters.Level, []string{"error"}) || !slices.Equal(h.Filters.Environment, []string{"a", "b"}) {
+			w.Errorf("hello: got %+v", h)
+		}
+		if other.hello.Stream == h.Stream {
+			w.Errorf("two clients have the same stream %q", h.Stream)
+		}
+
+		v.send(`{"type":"subscribe","filters":{"level":"fatal"}}`)
+		if got, want := v.viewer.next(), `{"type":"filters_updated","stream":"`+h.Stream+`","filters":{"level":"fatal","environment":""},"filtered":0}`; got != want {
+			w.Errorf("answer: got %s, want %s", got, want)
+		}
+		v.send(`{"type":"subscribe","filters":{"level":"debug"}}`)
+		if got := v.viewer.next(); !strings.HasPrefix(got, `{"type":"error","stream":"`+h.Stream+`","code":"not_granted"`) {
+			w.Errorf("error answer: got %s", got)
+		}
+	})
+}
+
+func TestAClientWithoutTheProtocolSeesTheApplicationsBytesOnly(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithUnsentLimit(16 << 10))
+		v := w.connect("shop", "some.other")
+		if got := v.ws.Subprotocol(); got != "" {
+			w.Errorf("subprotocol: got %q, want none", got)
+		}
+		w.broadcast(0, 300)
+		if c := w.client(v); c.Dropped == 0 || c.Unacknowledged != 0 {
+			w.Errorf("a stalled client: got %+v, want drops and no window", c)
+		}
+		for last := -1; last < 299; {
+			var n int
+			if text := v.next(); !strings.HasSuffix(text, filler) {
+				w.Fatalf("got %.40q, want a message of the application", text)
+			} else if _, err := fmt.Sscan(text, &n); err != nil || n <= last {
+				w.Fatalf("got message %d behind %d", n, last)
+			}
+			last = n
+		}
+		v.send(`{"type":"ack","n":1}`)
+		if got := v.next(); !strings.Contains(got, "unknown_type") {
+			w.Errorf("an ack without the protocol: got %s, want unknown_type", got)
+		}
+	})
+}
+
+// TestGapsAreExactAndInPosition: between any two messages, what is missing is what the gap there says; also where the link
+// and not the window holds the client up.
+func TestGapsAreExactAndInPosition(t *testing.T) {
+	for name, opts := range map[string][]Option{
+		"link":   {WithWindow(0), WithUnsentLimit(16 << 10), WithMaxBuffer(30)},
+		"window": {WithWindow(20), WithMaxBuffer(30)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			overTransports(t, func(w *world) {
+				w.start(opts...)
+				v := w.connectV1("shop")
+				begin := time.Now()
+				w.broadcast(0, 200)
+				w.eventually("something is dropped", func() bool { return w.client(v.viewer).Dropped > 0 })
+				stalled := time.Now()
+
+				expected, told := 0, 0
+				read := func(end int) {
+					for expected < end {
+						before := len(v.gaps)
+						text := v.next()
+						var n int
+						if _, err := fmt.Sscan(text, &n); err != nil {
+							w.Fatal(err)
+						}
+						missed := 0
+						for _, gap := range v.gaps[before:] {
+							missed += gap.Dropped
+							if gap.ByLevel["error"] != gap.Dropped || len(gap.ByLevel) != 1 || gap.Since.After(gap.Until) ||
+								gap.Since.Before(begin.Truncate(time.Millisecond)) || gap.Until.After(time.Now()) {
+								w.Errorf("gap: got %+v, want its messages from between %v and %v", gap, begin, stalled)
+							}
+						}
+						if n != expected+missed || len(v.gaps)-before > 1 {
+							w.Fatalf("got message %d behind %d and %+v, want one gap for what is missing", n, expected-1, v.gaps[before:])
+						}
+						expected, told = n+1, told+missed
+						if v.received%10 == 0 {
+							v.ack()
+						}
+					}
+				}
+				read(200)
+				for i := range 20 {
+					w.broadcast(200+i, 201+i)
+					read(201 + i)
+				}
+				w.broadcast(220, 400)
+				read(400)
+				w.eventually("all is told", func() bool { return uint64(told) == w.client(v.viewer).Dropped })
+			})
+		})
+	}
+}
+
+func TestNothingIsWrittenBeyondTheWindow(t *testing.T) {
+	inBubble(t, func(w *world) {
+		const window = 10
+		w.start(WithWindow(window), WithMaxBuffer(5))
+		v := w.connectV1("shop")
+		other := w.connect("shop").collect()
+		for _, m := range texts("error", 0, window-1) {
+			w.publish(m)
+			v.expect(string(m.Data))
+			time.Sleep(10 * time.Millisecond)
+		}
+		for _, m := range texts("error", window-1, 100) {
+			w.publish(m)
+			time.Sleep(10 * time.Millisecond)
+		}
+		c := w.client(v.viewer)
+		if c.Sent != window-1 || c.Buffered != 5 || c.Dropped != 86 || c.Unacknowledged != window || !c.Slow {
+			w.Errorf("without an ack: got %+v, want a window with the hello sent, 5 buffered, the rest dropped, and the client slow", c)
+		}
+
+		// The answer to a request isn't held back, or a client could never ask for anything again.
+		v.send(`{"type":"subscribe","filters":{"level":"error"}}`)
+		if got := v.viewer.next(); !strings.Contains(got, "filters_updated") {
+			w.Fatalf("got %s, want the answer", got)
+		}
+		v.received++
+
+		v.ack()
+		if got := v.next(); got != "error 95" || len(v.gaps) != 1 || v.gaps[0].Dropped != 86 {
+			w.Errorf("after the ack: got %q and %+v, want the newest 5 and a gap of 86", got, v.gaps)
+		}
+		for i := 96; i < 100; i++ {
+			v.next()
+		}
+		w.eventually("it has caught up", func() bool { return !w.client(v.viewer).Slow })
+		if got := len(other.collected()); got != 100 {
+			w.Errorf("a client without a window: got %d messages, want all", got)
+		}
+
+		// More than one window, with an ack at each half.
+		for i := range 40 {
+			w.publish(texts("error", 100+i, 101+i)...)
+			if got, want := v.next(), fmt.Sprint("error ", 100+i); got != want {
+				w.Fatalf("got %q, want %q", got, want)
+			}
+			if i%(window/2) == 0 {
+				v.ack()
+			}
+		}
+		if got := w.client(v.viewer).Dropped; got != 86 {
+			w.Errorf("Dropped of a client that acknowledges: got %d, want 86 as before", got)
+		}
+	})
+}
+
+func TestAShutdownFlushesBeyondTheWindow(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithWindow(5))
+		v := w.connectV1("shop")
+		w.stall(v, 5)
+		w.publish(texts("error", 0, 46)...)
+		w.eventually("46 wait", func() bool { return w.client(v.viewer).Buffered == 46 })
+		v.collect()
+		if err := w.m.Shutdown(w.Context()); err != nil {
+			w.Errorf("Shutdown: %v", err)
+		}
+		<-v.done
+		if got := len(v.collected()); got != 46 || !websocket.IsCloseError(v.err, websocket.CloseGoingAway) {
+			w.Errorf("got %d messages and %v, want 46 and close 1001", got, v.err)
+		}
+	})
+}
+
+func TestWrongAcksAreRefused(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start()
+		v := w.connectV1("shop")
+		w.publish(texts("error", 0, 3)...)
+		for range 3 {
+			v.next()
+		}
+		v.send(`{"type":"ack","n":3}`)
+		for text, code := range map[string]string{
+			`{"type":"ack","n":50}`:                   errorInvalidAck, // not sent yet
+			`{"type":"ack","n":3}`:                    errorInvalidAck, // acknowledged before
+			`{"type":"ack","n":18446744073709551615}`: errorInvalidAck,
+			`{"type":"ack","n":-1}`:                   errorMalformed,
+			`{"type":"ack","n":1.5}`:                  errorMalformed,
+			`{"type":"ack","n":"4"}`:                  errorMalformed,
+			`{"type":"ack"}`:                          errorMalformed,
+			`{"type":"ack","n":4,"m":4}`:              errorMalformed,
+		} {
+			v.send(text)
+			if got := v.viewer.next(); !strings.Contains(got, `"code":"`+code+`"`) {
+				w.Errorf("%s: got %s, want %s", text, got, code)
+			}
+		}
+		var flood sync.WaitGroup // since a pipe takes nothing before the other end reads it
+		flood.Go(func() {
+			for range maxRequestsPerSecond {
+				_ = v.ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"ack","n":1}`))
+			}
+		})
+		defer flood.Wait()
+		if _, err := v.closeError(); !websocket.IsCloseError(err, websocket.ClosePolicyViolation) {
+			w.Errorf("a flood of acks that acknowledge nothing: got %v, want close 1008", err)
+		}
+	})
+}
+
+// stall fills a client's window, so that what is published from now on waits.
+func (w *world) stall(v *pactViewer, window int) {
+	w.Helper()
+	for _, m := range texts("filling", 0, window-1) {
+		w.publish(m)
+		v.next() // one by one: a pipe holds nothing
+		w.eventually("everybody has it", func() bool { return w.m.Stats().Buffered == 0 })
+	}
+	w.eventually("the window is full", func() bool { return w.client(v.viewer).Unacknowledged == window })
+}
+
+func (v *pactViewer) expect(want ...string) {
+	v.w.Helper()
+	for _, text := range want {
+		if got := v.next(); got != text {
+			v.w.Fatalf("got %q, want %q", got, text)
+		}
+	}
+}
+
+func TestDropNewestKeepsTheOldest(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithWindow(20), WithMaxBuffer(3), WithOverflow(DropNewest))
+		v := w.connectV1("shop")
+		w.stall(v, 20)
+		w.publish(texts("error", 0, 10)...)
+		w.eventually("7 are dropped", func() bool { return w.client(v.viewer).Dropped == 7 })
+		v.ack()
+		v.expect("error 0", "error 1", "error 2")
+		if len(v.gaps) != 0 {
+			w.Errorf("got %+v in front of what was kept", v.gaps)
+		}
+		w.publish(texts("error", 10, 11)...)
+		v.expect("error 10")
+		if len(v.gaps) != 1 || v.gaps[0].Dropped != 7 {
+			w.Errorf("gaps: got %+v, want one of 7 behind what was kept", v.gaps)
+		}
+	})
+}
+
+func TestOverflowDisconnects(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithWindow(20), WithMaxBuffer(3), WithOverflow(Disconnect))
+		v, other := w.connectV1("shop"), w.connect("shop").collect()
+		w.stall(v, 20)
+		w.eventually("the other client has it", func() bool { return len(other.collected()) == 19 })
+		for i := range 4 {
+			w.publish(texts("error", i, i+1)...)
+			w.eventually("the other client has it", func() bool { return len(other.collected()) == 20+i })
+			if c, ok := w.m.Client(v.id); i < 3 && (!ok || c.Buffered != 1+i) {
+				w.Errorf("within its bound: got %+v, want %d buffered", c, 1+i)
+			}
+		}
+		if _, err := v.closeError(); !websocket.IsCloseError(err, websocket.CloseTryAgainLater) || !strings.Contains(err.Error(), "retry_after_ms=") {
+			w.Errorf("beyond it: got %v, want close 1013 that says when to retry", err)
+		}
+		w.eventually("what waited is abandoned", func() bool { s := w.m.Stats(); return s.Abandoned == 4 && s.Dropped == 0 })
+	})
+}
+
+func TestAKeyKeepsTheNewestValueOnly(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithWindow(20))
+		v := w.connectV1("shop")
+		w.stall(v, 20)
+		for i := range 50 {
+			w.publish(
+				Message{Key: "a", Data: fmt.Append(nil, "a ", i)},
+				Message{Level: "error", Data: fmt.Append(nil, "event ", i)},
+				Message{Key: "b", Data: fmt.Append(nil, "b ", i)},
+			)
+		}
+		w.eventually("values are replaced", func() bool { return w.client(v.viewer).Conflated == 98 })
+		v.ack()
+		v.expect("a 49", "event 0", "b 49", "event 1")
+		v.ack()
+		for i := 2; i < 50; i++ {
+			v.expect(fmt.Sprint("event ", i))
+			v.ack()
+		}
+		if c := w.client(v.viewer); c.Dropped != 0 || len(v.gaps) != 0 {
+			w.Errorf("got %+v and gaps %+v, want none", c, v.gaps)
+		}
+		w.publish(Message{Key: "a", Data: []byte("a 50")}, Message{Key: "a", Data: []byte("a 51")})
+		v.expect("a 50", "a 51") // nothing waits, so nothing is replaced
+	})
+}
+
+func TestKeptLevelsAreDroppedLast(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithWindow(20), WithMaxBuffer(4), WithKeepLevels("fatal", "error"))
+		v := w.connectV1("shop")
+		w.stall(v, 20)
+		w.publish(texts("fatal", 0, 2)...)
+		w.publish(texts("debug", 0, 10)...)
+		w.publish(texts("error", 0, 1)...)
+		w.publish(texts("debug", 10, 12)...)
+		w.eventually("11 are dropped", func() bool { return w.client(v.viewer).Dropped == 11 })
+		v.ack()
+		v.expect("fatal 0", "fatal 1")
+		if len(v.gaps) != 0 {
+			w.Errorf("in front of what was kept: got %+v", v.gaps)
+		}
+		v.expect("error 0")
+		v.expect("debug 11")
+		if len(v.gaps) != 2 || v.gaps[0].ByLevel["debug"] != 10 || v.gaps[1].ByLevel["debug"] != 1 {
+			w.Errorf("gaps: got %+v, want 10 in front of the error and 1 behind it", v.gaps)
+		}
+	})
+}
