@@ -3,8 +3,13 @@ module github.com/mesher/mesherstream/e2e
 go 1.26.0
 
 require (
+	github.com/chromedp/cdproto v0.159.0
+	github.com/chromedp/chromedp v0.23.0
+	github.com/fasthttp/websocket v1.5.12
+	github.com/gofiber/contrib/websocket v1.3.4
 	github.com/gofiber/fiber/v2 v2.52.15
 	github.com/mesher/mesherstream v0.0.0
+	github.com/valyala/fasthttp v1.78.0
 )
 
 require (
@@ -23,14 +28,3 @@ require (
 )
 
 replace github.com/mesher/mesherstream => ../
-
-require (
-	github.com/fasthttp/websocket v1.5.12
-	github.com/gofiber/contrib/websocket v1.3.4
-	github.com/valyala/fasthttp v1.78.0
-)
-
-require (
-	github.com/chromedp/cdproto v0.159.0
-	github.com/chromedp/chromedp v0.23.0
-)
