@@ -23,7 +23,7 @@ export interface FiltersInForce {
 /** FiltersUpdated is the answer to a change of filters. Every message behind it passed the new ones. */
 export interface FiltersUpdated {
   filters: FiltersInForce;
-  /** How many messages this connection's filters have held back. */
+  /** How many messages that waited at the server, since this client is slow, were taken out by the change. */
   filtered: number;
 }
 
@@ -98,10 +98,13 @@ export interface Waiting extends Closed {
 export interface Gap {
   dropped: number;
   /**
-   * How many of each level. What the stream dropped itself, because a loop stood still, is only in the total.
+   * How many of each level; "" is none, and "*" all levels beyond the first 16. What the stream dropped itself, because a
+   * loop stood still, is only in the total.
    */
   byLevel: Record<string, number>;
+  /** When the oldest of them was published, or arrived, where the stream dropped it itself. */
   since: Date;
+  /** The same of the newest. */
   until: Date;
 }
 
@@ -116,7 +119,7 @@ export interface Hello {
   filters: FiltersInForce;
   /** How many messages the server keeps for this client when it is slow. */
   max_buffer: number;
-  /** How many messages the server sends ahead of those that have been handled; 0 is no bound. */
+  /** How many messages the server sends ahead of what was handled; 0 is no bound. */
   window: number;
 }
 
@@ -130,9 +133,9 @@ export type Item = { type: "message"; data: string | ArrayBuffer } | { type: "ga
  * throws.
  *
  * What the loop has not taken yet waits in memory. That is bounded: the server sends at most its window ahead of what was
- * taken, and what it holds back then ages in its buffer, as for every slow client. Where there is no window, after
- * reconnects, and while setFilters waits for its answer, the stream keeps the newest 1,000 (or as many as the window, if
- * that is more), and puts a gap in place of those before.
+ * taken, and what it holds back then waits in its buffer, as for every slow client. Where there is no window, and after
+ * reconnects, the stream keeps the newest 1,000 (or as many as the window, if that is more), and puts a gap in place of
+ * those before.
  */
 export interface Stream extends Callbacks, AsyncIterable<Item> {
   readonly state: State;

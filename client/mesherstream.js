@@ -257,11 +257,11 @@ export function connect(url, options = {}) {
   }
 
   // acknowledge tells the server how many messages have been handled, in steps of half its window, so that it may send
-  // as many more. What waits for the loop is not handled. The exception: a loop that awaits setFilters takes nothing
-  // until the answer is there, which may wait behind a full window.
+  // as many more. What waits for the loop is not handled. A loop that awaits setFilters takes nothing meanwhile, but its
+  // answer comes all the same: the window doesn't hold answers back.
   function acknowledge() {
     if (!hello?.window) return;
-    const n = queue?.length && !sent ? queue[0].n - 1 : arrived;
+    const n = queue?.length ? queue[0].n - 1 : arrived;
     if (n - acked < hello.window / 2) return;
     acked = n;
     send({ type: "ack", n });
@@ -293,7 +293,6 @@ export function connect(url, options = {}) {
       flush();
     }, REQUEST_SPACING);
     send({ type: "subscribe", filters: request.filters });
-    acknowledge();
   }
 
   function answered({ type, code, message, filters, filtered }) {

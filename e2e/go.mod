@@ -3,7 +3,10 @@ module github.com/mesher/mesherstream/e2e
 go 1.26.0
 
 require (
+	github.com/chromedp/cdproto v0.159.3
+	github.com/chromedp/chromedp v0.23.0
 	github.com/fasthttp/websocket v1.5.12
+	github.com/gofiber/contrib/websocket v1.3.4
 	github.com/gofiber/fiber/v2 v2.52.15
 	github.com/mesher/mesherstream v0.0.0
 	github.com/valyala/fasthttp v1.78.0
@@ -11,7 +14,7 @@ require (
 )
 
 require (
-	github.com/gofiber/contrib/websocket v1.3.4 // indirect
+	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/mattn/go-colorable v0.1.13 // indirect

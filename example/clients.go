@@ -17,7 +17,7 @@ import (
 // isName allows no @.
 //
 // The list is streamed rather than polled, because then a hundred operators cost one snapshot a second, and because what
-// the list is about holds for the list itself: on a slow line, old lists make room for new ones. It costs nothing while
+// the list is about holds for the list itself: on a slow line, the newest list takes the place of the one that waits. It costs nothing while
 // nobody looks.
 //
 // In this example, the view and the button that disconnects a client are open to everybody on 127.0.0.1. A real
@@ -58,7 +58,7 @@ func streamClients(ctx context.Context, m *mesherstream.Manager, interval time.D
 		list := clientList{Type: "clients", Time: time.Now().UTC(), Stats: m.Stats(), Clients: worst(clients, maxListed)}
 		data, err := json.Marshal(list)
 		if err == nil {
-			err = m.Broadcast(mesherstream.Message{Project: clientsProject, Data: data})
+			err = m.Broadcast(mesherstream.Message{Project: clientsProject, Key: "clients", Data: data})
 		}
 		if errors.Is(err, mesherstream.ErrClosed) {
 			return

@@ -103,7 +103,8 @@ func (f *feed) publishCount(e *event) error {
 		i.Count++
 		i.Title, i.Level = e.Message, e.Level
 	})
-	msg := mesherstream.Message{Project: i.Project}
+	// A count that waits for a slow page gives way to a newer one of the same issue.
+	msg := mesherstream.Message{Project: i.Project, Key: "count " + i.Issue}
 	return f.send(msg, &notice{stamp: f.stamp("notice"), Action: "count", issue: i})
 }
 

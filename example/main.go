@@ -82,8 +82,8 @@ func newApp() (*fiber.App, *mesherstream.Manager, *feed, error) {
 		DisableStartupMessage: true,
 		ErrorHandler:          jsonError,
 	})
-	// A low unsent limit shows earlier that a browser is slow, which is what this example is for.
-	m, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithUnsentLimit(16<<10))
+	// A small window shows earlier that a page is slow, which is what this example is for.
+	m, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithWindow(128))
 	if err != nil {
 		return nil, nil, nil, err
 	}

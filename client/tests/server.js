@@ -140,6 +140,14 @@ class Connection {
     this.send({ type: "error", stream: TOKEN, code, message: "because" });
   }
 
+  // waiting is how many requests have come that nobody took, those included that are on their way.
+  async waiting() {
+    const pong = new Promise((resolve) => this.ws.once("pong", resolve));
+    this.ws.ping();
+    await pong;
+    return this.received.length;
+  }
+
   // lose ends the connection without a close frame.
   lose() {
     this.ws.terminate();

@@ -3,7 +3,7 @@ import { copy, post, say, sayMissed, toast } from './announce.js';
 import { Chart } from './chart.js';
 import { Details } from './details.js';
 import { Filters } from './filters.js';
-import { byLevel, number, plural, rate } from './format.js';
+import { gapText, number, plural, rate } from './format.js';
 import { Issues } from './issues.js';
 import { List } from './list.js';
 import { drawState, stateText } from './state.js';
@@ -71,7 +71,7 @@ const stream = follow(project, filters.chosen, {
 		missed += gap.dropped;
 		chart.dropped(gap);
 		addGap(gap);
-		sayMissed(gap.dropped, byLevel(gap.byLevel));
+		sayMissed(gap.dropped, gapText(gap.byLevel));
 		if (gap.byLevel['']) issues.load(); // notices were among it
 	},
 

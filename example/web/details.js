@@ -1,6 +1,6 @@
 // The panel with the details of one item.
 import { copy } from './announce.js';
-import { age, clock, LEVELS, number } from './format.js';
+import { age, byLevel, clock, levelName, number } from './format.js';
 import { describe } from './row.js';
 
 export class Details {
@@ -68,18 +68,17 @@ export class Details {
 	}
 }
 
-// gapRows tells a gap level by level, the most important first. A gap may know more events than levels.
-function gapRows({dropped, byLevel}) {
-	const levels = [...LEVELS].reverse();
-	for (const level in byLevel) if (!levels.includes(level)) levels.push(level);
-	const counts = levels.map(level => [level, byLevel[level] ?? 0]);
-	const known = counts.reduce((sum, [, n]) => sum + n, 0);
-	counts.push(['unknown', dropped - known]);
-	return counts.filter(([, n]) => n > 0).map(([level, n]) => {
+// gapRows tells a gap level by level, the most important first. Where this page itself had to let events go, it may know
+// more events than levels.
+function gapRows(gap) {
+	const counts = byLevel(gap.byLevel).reverse();
+	const unknown = gap.dropped - counts.reduce((sum, [, n]) => sum + n, 0);
+	if (unknown > 0) counts.push(['of unknown level', unknown]);
+	return counts.map(([level, n]) => {
 		const row = document.createElement('tr'), head = document.createElement('th'), cell = document.createElement('td');
 		head.scope = 'row';
 		head.className = `level ${level}`;
-		head.textContent = level || 'notices';
+		head.textContent = levelName(level, n);
 		cell.textContent = number(n);
 		row.append(head, cell);
 		return row;

@@ -32,15 +32,24 @@ export function clock(time) {
 	return `${digits(t.getHours(), 2)}:${digits(t.getMinutes(), 2)}:${digits(t.getSeconds(), 2)}.${digits(t.getMilliseconds(), 3)}`;
 }
 
-// byLevel writes what a gap is made of, "130 debug, 7 error": the least important level first, and last what has none.
+// byLevel lists what a gap is made of: the least important level first, then levels that this page doesn't know, and
+// last what has none, which is notices.
 export function byLevel(counts) {
 	const rank = level => {
 		const at = LEVELS.indexOf(level);
 		return level === '' ? LEVELS.length + 1 : at < 0 ? LEVELS.length : at;
 	};
-	return Object.entries(counts)
-		.filter(([, n]) => n > 0)
-		.sort(([a], [b]) => rank(a) - rank(b))
-		.map(([level, n]) => level ? `${number(n)} ${level}` : plural(n, 'notice'))
-		.join(', ');
+	return Object.entries(counts).filter(([, n]) => n > 0).sort(([a], [b]) => rank(a) - rank(b));
+}
+
+const NAMES = {'*': 'of other levels'}; // beyond those that the server tells one by one
+
+// levelName names one of byLevel.
+export function levelName(level, n) {
+	return level === '' ? n === 1 ? 'notice' : 'notices' : NAMES[level] ?? level;
+}
+
+// gapText writes what a gap is made of, "130 debug, 7 error".
+export function gapText(counts) {
+	return byLevel(counts).map(([level, n]) => `${number(n)} ${levelName(level, n)}`).join(', ');
 }

@@ -245,6 +245,7 @@ export class List {
 		scroller.addEventListener('scroll', () => {
 			const {scrollTop} = scroller;
 			if (scrollTop === this.#top) return; // this list's own
+			if (scroller.clientHeight !== this.#sight) return; // the browser's, as the size has changed: see below
 			const atEnd = scrollTop + this.#sight >= this.#view.length * this.#rowHeight - 2;
 			if (scrollTop < this.#top - 1) this.#hold(true);
 			else if (atEnd) this.#hold(false);

@@ -1,5 +1,5 @@
 // One row of the list: an event, a notice of an issue, a gap, or a time without a connection.
-import { age, byLevel, clock, number, plural } from './format.js';
+import { age, clock, gapText, number, plural } from './format.js';
 
 const DONE = {resolve: 'resolved', reopen: 'reopened', ignore: 'ignored'};
 
@@ -13,7 +13,7 @@ export function describe(item) {
 		return `${item.issue} ${what}${item.by ? ` by ${item.by}` : ''}${item.title ? `: ${item.title}` : ''}`;
 	}
 	case 'gap': {
-		const known = byLevel(item.byLevel);
+		const known = gapText(item.byLevel);
 		return `${plural(item.dropped, 'event')} missed${known ? `: ${known}` : ''}`;
 	}
 	case 'filter':

@@ -1,0 +1,2 @@
+// Package browser tries the browser client, client/mesherstream.js, in Chromium.
+package browser

@@ -1,0 +1,205 @@
+package browser
+
+import (
+	"embed"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gofiber/contrib/websocket"
+	"github.com/gofiber/fiber/v2"
+	"github.com/gofiber/fiber/v2/middleware/filesystem"
+)
+
+//go:embed testdata
+var testdata embed.FS
+
+const (
+	protocolName = "mesherstream.v1"
+	token        = "q7XK2M9A"
+)
+
+// site serves the page, the client, and streams that say what a test wants.
+type site struct {
+	*testing.T
+	app     *fiber.App
+	addr    string
+	serving chan error
+	peers   chan *peer
+
+	mu    sync.Mutex
+	conns []net.Conn // all that were accepted
+}
+
+func newSite(t *testing.T) *site {
+	s := &site{T: t, addr: "127.0.0.1:0", peers: make(chan *peer, 100)}
+	s.listen()
+	t.Cleanup(func() {
+		if s.serving != nil {
+			s.shutdown()
+		}
+	})
+	return s
+}
+
+// listen serves, after a shutdown on the same address.
+func (s *site) listen() {
+	s.Helper()
+	s.app = fiber.New(fiber.Config{DisableStartupMessage: true})
+	s.app.Use(func(c *fiber.Ctx) error {
+		// The strictest policy that a page with a stream can have.
+		c.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; connect-src 'self'; worker-src 'self'")
+		return c.Next()
+	})
+	s.app.Get("/stream/projects/mesherstream.js", func(c *fiber.Ctx) error {
+		return c.SendFile("../../client/mesherstream.js")
+	})
+	s.app.Get("/stream/projects/old", websocket.New(s.meet))
+	s.app.Get("/stream/projects/:project", websocket.New(s.meet, websocket.Config{Subprotocols: []string{protocolName}}))
+	s.app.Use("/", filesystem.New(filesystem.Config{Root: http.FS(testdata), PathPrefix: "testdata"}))
+
+	ln, err := net.Listen("tcp4", s.addr)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.addr = ln.Addr().String()
+	serving := make(chan error, 1)
+	s.serving = serving
+	go func(app *fiber.App) { serving <- app.Listener(listener{ln, s}) }(s.app)
+}
+
+// listener remembers what it accepts.
+type listener struct {
+	net.Listener
+	site *site
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.site.mu.Lock()
+		defer l.site.mu.Unlock()
+		l.site.conns = append(l.site.conns, conn)
+	}
+	return conn, err
+}
+
+// shutdown ends the server, and cuts every connection: Fiber would wait for those that the browser keeps for later.
+func (s *site) shutdown() {
+	s.Helper()
+	s.mu.Lock()
+	for _, conn := range s.conns {
+		_ = conn.Close() // it may have ended already
+	}
+	s.conns = nil
+	s.mu.Unlock()
+	if err := s.app.ShutdownWithTimeout(10 * time.Second); err != nil {
+		s.Errorf("app.Shutdown: %v", err)
+	}
+	if err := <-s.serving; err != nil {
+		s.Errorf("app.Listener: %v", err)
+	}
+	s.serving = nil
+}
+
+func (s *site) url() string { return "http://" + s.addr + "/" }
+
+// peer is the server's end of one connection.
+type peer struct {
+	*testing.T
+	conn     *websocket.Conn
+	raw      net.Conn
+	query    string
+	received chan request
+	gone     chan struct{} // closed when the connection has ended: then conn belongs to somebody else
+}
+
+// request is what the client sends.
+type request struct {
+	Type    string              `json:"type"`
+	N       int                 `json:"n"`
+	Filters map[string][]string `json:"filters"`
+}
+
+// meet is the handler of a stream: it reads as long as the connection lasts.
+func (s *site) meet(conn *websocket.Conn) {
+	p := &peer{
+		T:        s.T,
+		conn:     conn,
+		raw:      conn.NetConn().(interface{ UnsafeConn() net.Conn }).UnsafeConn(),
+		query:    "level=" + conn.Query("level") + " environment=" + conn.Query("environment"),
+		received: make(chan request, 10_000),
+		gone:     make(chan struct{}),
+	}
+	defer close(p.gone)
+	s.peers <- p
+	for {
+		_, data, err := conn.ReadMessage()
+		if err != nil {
+			return
+		}
+		var r request
+		if err := json.Unmarshal(data, &r); err != nil {
+			s.Errorf("the client sent %q: %v", data, err)
+			return
+		}
+		p.received <- r
+	}
+}
+
+// accept takes the next connection.
+func (s *site) accept() *peer {
+	s.Helper()
+	return take(s.T, s.peers, "a connection")
+}
+
+// take takes the next value of a channel, which must come.
+func take[T any](t *testing.T, from <-chan T, what string) T {
+	t.Helper()
+	select {
+	case value := <-from:
+		return value
+	case <-time.After(patience):
+		t.Fatalf("%s didn't come in %v", what, patience)
+		panic("unreachable")
+	}
+}
+
+func (p *peer) send(kind int, data string) {
+	p.Helper()
+	if err := p.conn.WriteMessage(kind, []byte(data)); err != nil {
+		p.Fatalf("write %q: %v", data, err)
+	}
+}
+
+func (p *peer) text(data string) {
+	p.Helper()
+	p.send(websocket.TextMessage, data)
+}
+
+// hello begins the protocol, with a window of so many messages.
+func (p *peer) hello(window int) {
+	p.Helper()
+	p.text(fmt.Sprintf(`{"type":"hello","stream":%q,"id":17,"project":"shop","filters":{"level":[],"environment":[]},`+
+		`"max_buffer":100,"window":%d}`, token, window))
+}
+
+// close ends the connection with a close frame, and waits for the client's.
+func (p *peer) close(code int, reason string) {
+	p.Helper()
+	p.send(websocket.CloseMessage, string(websocket.FormatCloseMessage(code, reason)))
+	take(p.T, p.gone, "the client's close frame")
+}
+
+// cut ends the connection without one.
+func (p *peer) cut() {
+	p.Helper()
+	if err := p.raw.Close(); err != nil {
+		p.Error(err)
+	}
+	take(p.T, p.gone, "the end of the connection")
+}

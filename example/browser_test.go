@@ -1,0 +1,373 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+var long = flag.Bool("long", false, "run TestFrames")
+
+// serve runs a new app on a free port until the test ends.
+func serve(t *testing.T) (url string, f *feed) {
+	t.Helper()
+	app, m, f, err := newApp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { app.Listener(ln) })
+	wg.Go(func() { streamClients(t.Context(), m, 50*time.Millisecond) })
+	t.Cleanup(func() { app.ShutdownWithTimeout(10 * time.Second); wg.Wait() })
+	url = "http://" + ln.Addr().String()
+	needClient(t, url)
+	return url, f
+}
+
+// needClient skips the test where the middleware does not serve the browser client, which the pages import.
+func needClient(t *testing.T, url string) {
+	t.Helper()
+	resp, err := http.Get(url + "/stream/projects/mesherstream.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Skipf("the middleware does not serve mesherstream.js: %s", resp.Status)
+	}
+}
+
+const isLive = `document.getElementById('state')?.textContent === 'Live'`
+
+// isAtEnd says whether the list shows the newest item.
+const isAtEnd = `(l => l.scrollTop + l.clientHeight >= l.scrollHeight - 2)(document.getElementById('list'))`
+
+// publish publishes n events, all levels in turn.
+func publish(t *testing.T, f *feed, n int) {
+	t.Helper()
+	for i := range n {
+		level := levels[i%len(levels)]
+		e := fields{Project: "shop", Level: level, Environment: "production", Service: "api", Message: fmt.Sprintf("event %d", i)}
+		if level == "error" {
+			e.Issue = "SHOP-1"
+		}
+		if _, err := f.publishEvent(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// All of these share one browser, which takes longer to start than they take to run.
+func TestPagesInABrowser(t *testing.T) {
+	browser := startChromium(t)
+	for name, test := range map[string]func(*testing.T, *chromium){
+		"the list holds many events in few elements": testManyEvents,
+		"the list stands still for a reader":         testReader,
+		"the keyboard reaches details and filters":   testKeyboard,
+		"an operator disconnects a client":           testOperator,
+		"everything is legible":                      testLegible,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, browser) })
+	}
+}
+
+func testManyEvents(t *testing.T, browser *chromium) {
+	url, f := serve(t)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	p.wait(`!document.getElementById('empty').hidden && document.getElementById('curl').textContent.includes('/api/v1/events')`)
+
+	publish(t, f, 90)
+	p.wait(`document.querySelector('.row:last-child .message')?.textContent === 'event 89'`)
+	p.wait(isAtEnd)
+	p.wait(`document.getElementById('received').textContent === '90' && document.getElementById('missed').textContent === '0'`)
+	p.wait(`document.querySelector('#issueList .count').textContent === '×18'`)
+
+	// A list of its own, with more than a list keeps, in parts as a stream brings them.
+	var got struct{ Rows, Size, Shown, Number int }
+	p.eval(`(async () => {
+		const {List} = await import('/assets/list.js');
+		const box = document.body.appendChild(document.createElement('div'));
+		box.style.cssText = 'height: 440px; overflow: auto; position: fixed; --row: 22px';
+		let drawn;
+		const frame = () => new Promise(done => { drawn = done; });
+		const even = item => item.number % 2 === 0;
+		const list = new List(box, {matches: even, issueOf: () => undefined, on: {drawn: () => drawn(), opened() {}}});
+		for (let number = 0; number < 20_000;) {
+			for (const part = number + 500; number < part; number++) list.add({type: 'event', level: 'info', time: 0, message: 'x', number});
+			await frame();
+		}
+		const rows = [...box.querySelectorAll('.row')];
+		return {Rows: rows.length, Size: list.size, Shown: list.shown, Number: rows.at(-1).item.number};
+	})()`, &got)
+	if got.Rows < 20 || got.Rows > 40 || got.Size < 5000 || got.Size > 6000 || got.Shown != got.Size/2 || got.Number != 19_998 {
+		t.Errorf("got %+v, want the newest 5,000 to 6,000, half of them shown, and few rows", got)
+	}
+}
+
+func testReader(t *testing.T, browser *chromium) {
+	url, f := serve(t)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	publish(t, f, 90)
+	p.wait(`document.getElementById('received').textContent === '90'`)
+	p.wait(isAtEnd)
+
+	top := func() (top float64) {
+		p.eval(`document.getElementById('list').scrollTop`, &top)
+		return top
+	}
+	hold := func(n int) string {
+		return fmt.Sprintf(`document.getElementById('resume').textContent === '%d new events ↓' && !document.getElementById('resume').hidden`, n)
+	}
+	p.call("Input.dispatchMouseEvent", map[string]any{"type": "mouseWheel", "x": 400, "y": 400, "deltaX": 0, "deltaY": -200})
+	p.wait(`!document.getElementById('resume').hidden`)
+	p.eval(`new Promise(done => { const l = document.getElementById('list'); let last = -1; // until the wheel has come to rest
+		(function look() { if (l.scrollTop === last) return done(); last = l.scrollTop; setTimeout(look, 200); })(); })`, nil)
+	before := top()
+	publish(t, f, 70)
+	p.wait(hold(70))
+	if after := top(); after != before {
+		t.Errorf("the list moved from %v to %v", before, after)
+	}
+	p.click("#resume")
+	p.wait(isAtEnd)
+	p.wait(`document.getElementById('resume').hidden`)
+
+	// Space pauses and goes on.
+	p.key(" ")
+	p.wait(`document.getElementById('pause').ariaPressed === 'true'`)
+	publish(t, f, 30)
+	p.wait(hold(30))
+	p.key(" ")
+	p.wait(`document.getElementById('resume').hidden`)
+	p.wait(isAtEnd)
+
+	// A change of the size, and with it of the rows' height, is no reader who scrolls, also where something makes the
+	// document lay itself out before the list can hear of it.
+	p.eval(`void setInterval(() => document.body.offsetHeight, 1)`, nil)
+	for i, height := range []int{500, 900, 400, 800} {
+		p.resize([]int{360, 1280}[i%2], height)
+		p.wait(isAtEnd)
+		publish(t, f, 1)
+		p.wait(fmt.Sprintf(`document.getElementById('received').textContent === '%d'`, 191+i))
+		p.wait(isAtEnd + ` && document.getElementById('resume').hidden`)
+	}
+}
+
+func testKeyboard(t *testing.T, browser *chromium) {
+	url, f := serve(t)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	publish(t, f, 90)
+	p.wait(`document.getElementById('received').textContent === '90'`)
+
+	p.eval(`document.getElementById('list').focus()`, nil)
+	p.key("ArrowUp")
+	p.key("ArrowUp")
+	p.wait(`document.querySelector('[aria-selected=true] .message')?.textContent === 'event 88'`)
+	p.wait(`document.getElementById(document.getElementById('list').getAttribute('aria-activedescendant')) === document.querySelector('[aria-selected=true]')`)
+	p.key("Enter")
+	p.wait(`document.activeElement.textContent === 'event 88' && document.activeElement.closest('#details')`)
+	p.wait(`document.querySelector('#details .issue span').textContent === 'SHOP-1: open, seen 18 times'`)
+
+	// An issue changes in place.
+	if _, err := f.publishAction("shop", "SHOP-1", "resolve", "ann", ""); err != nil {
+		t.Fatal(err)
+	}
+	p.wait(`document.querySelector('#details .issue span').textContent === 'SHOP-1: resolved, seen 18 times'`)
+	p.wait(`document.querySelector('#issueList .what').textContent === 'resolved'`)
+	p.wait(`document.querySelector('[aria-selected=true] .issue').textContent === 'SHOP-1 ×18 resolved'`)
+
+	p.key("Escape")
+	p.wait(`document.getElementById('details').hidden && document.activeElement.id === 'list'`)
+	p.wait(`document.getElementById('resume').hidden`)
+	p.wait(`document.querySelector('.row:last-child .message').textContent === 'SHOP-1 resolved by ann: event 88'`)
+
+	// Words filter what is here; chips filter what is here and what comes.
+	p.key("/")
+	p.wait(`document.activeElement.id === 'text'`)
+	p.call("Input.insertText", map[string]any{"text": "fatal event"})
+	p.wait(`[...document.querySelectorAll('.row')].every(r => r.item.level === 'fatal') && document.querySelectorAll('.row').length === 18`)
+	p.key("Escape")
+	p.wait(`document.getElementById('text').value === '' && document.querySelectorAll('.row').length > 18`)
+	p.click("#levels [value=error]")
+	p.wait(`document.getElementById('status').textContent === 'Showing error from everywhere'`)
+	publish(t, f, 90)
+	p.wait(`document.getElementById('received').textContent === '108'`)
+	p.wait(`[...document.querySelectorAll('.row')].every(r => r.item.type !== 'event' || r.item.level === 'error')`)
+	p.wait(`[...document.querySelectorAll('.row.filter')].length === 1 && location.search === '?project=shop&level=error'`)
+}
+
+func testOperator(t *testing.T, browser *chromium) {
+	url, _ := serve(t)
+	viewer := browser.open(t, 1280, 800, url+"/?project=shop&level=error")
+	viewer.wait(isLive)
+	operator := browser.open(t, 1280, 800, url+"/clients")
+	operator.wait(`document.querySelectorAll('#rows tr').length === 2`)
+	operator.wait(`[...document.querySelectorAll('#rows tr')].filter(r => r.textContent.includes('(this page)')).every(r => r.textContent.includes('@clients'))`)
+	operator.click("#columns th:nth-child(3) button")
+	operator.wait(`document.querySelector('[aria-sort]').textContent === 'Project'`)
+	operator.wait(`document.querySelector('#rows tr:first-child').textContent.includes('@clients')`)
+	operator.click("#rows tr:last-child button")
+	operator.wait(`document.querySelectorAll('#rows tr').length === 1`)
+	viewer.front()
+	viewer.wait(`document.getElementById('state').textContent === 'Disconnected: disconnected by an operator'`)
+	viewer.click("#again")
+	viewer.wait(isLive)
+}
+
+// contrast returns what is written with less than 4.5:1 (WCAG 2.2, 1.4.3), as it is drawn: with the colours of the
+// system, of what lies below, and of what is transparent.
+const contrast = `(() => {
+	const pen = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+	const over = (colours) => { // the first lies lowest
+		pen.clearRect(0, 0, 1, 1);
+		for (const c of colours) { pen.fillStyle = c; pen.fillRect(0, 0, 1, 1); }
+		return [...pen.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+	};
+	const luminance = rgb => rgb.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+		.reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+	const bad = new Set();
+	const check = (el, colour, what) => {
+		const below = ['white'];
+		for (let up = el; up; up = up.parentElement) below.splice(1, 0, getComputedStyle(up).backgroundColor);
+		const [a, b] = [luminance(over(below)), luminance(over([...below, colour]))];
+		const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+		checked++;
+		if (ratio < 4.5) bad.add(ratio.toFixed(2) + ' ' + (el.className || el.id || el.tagName) + ' ' + what.trim().slice(0, 40));
+	};
+	let checked = 0;
+	const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+	while (walk.nextNode()) {
+		const el = walk.currentNode.parentElement;
+		if (walk.currentNode.data.trim() && el.checkVisibility() && !el.closest('.unseen')) check(el, getComputedStyle(el).color, walk.currentNode.data);
+	}
+	for (const el of document.querySelectorAll('input')) check(el, getComputedStyle(el, el.value ? null : '::placeholder').color, el.value || el.placeholder);
+	return {Checked: checked, Bad: [...bad]};
+})()`
+
+func testLegible(t *testing.T, browser *chromium) {
+	url, f := serve(t)
+	clients := browser.open(t, 1280, 800, url+"/clients")
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	clients.wait(`document.querySelectorAll('#rows tr').length === 2`)
+	publish(t, f, 15)
+	p.wait(`document.getElementById('received').textContent === '15'`)
+	if _, err := f.publishAction("shop", "SHOP-2", "ignore", "ann", ""); err != nil {
+		t.Fatal(err)
+	}
+	p.click("#levels [value=error]") // a chip that is on, and a row that says so
+	p.wait(`document.querySelector('.row.filter')`)
+	p.click("#levels [value='']")
+	p.wait(`document.getElementById('status').textContent === 'Showing all levels from everywhere'`)
+	p.eval(`document.getElementById('slow').click()`, nil)            // the switch that is on
+	for deadline := time.Now().Add(patience); ; publish(t, f, 1000) { // more at once than the page may have unacknowledged
+		var told bool
+		if p.eval(`Boolean(document.querySelector('.row.gap'))`, &told); told {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no gap is told: %s received, %s missed", p.text("received"), p.text("missed"))
+		}
+	}
+	p.eval(`document.getElementById('list').focus()`, nil)
+	p.key("ArrowUp")
+	p.key("Enter")
+	p.wait(`!document.getElementById('details').hidden`)
+
+	for _, theme := range []string{"light", "dark"} {
+		for name, tab := range map[string]*page{"events": p, "clients": clients} {
+			tab.front()
+			for _, width := range []int{1440, 1100, 800, 360} {
+				tab.theme(theme)
+				tab.resize(width, 780)
+				var got struct {
+					Checked int
+					Bad     []string
+				}
+				tab.eval(contrast, &got)
+				if slices.Sort(got.Bad); len(got.Bad) > 0 || got.Checked < 20 {
+					t.Errorf("%s, %s, %d px: of %d texts, these have too little contrast: %q", name, theme, width, got.Checked, got.Bad)
+				}
+				var overflow int
+				tab.eval(`document.scrollingElement.scrollWidth - innerWidth`, &overflow)
+				if overflow > 0 {
+					t.Errorf("%s, %d px: the page is %d px wider than the window", name, width, overflow)
+				}
+			}
+		}
+	}
+}
+
+// TestFrames measures how smooth the page is at 500 events a second:
+//
+//	go test ./example -run TestFrames -v -long
+func TestFrames(t *testing.T) {
+	if !*long {
+		t.Skip("takes 12 s and a machine with nothing else to do; it runs with -long")
+	}
+	url, f := serve(t)
+	p := startChromium(t).open(t, 1440, 860, url+"/?project=shop")
+	p.wait(isLive)
+	var demo sync.WaitGroup
+	demo.Go(func() { streamDemo(t.Context(), f, "shop", 500) })
+	t.Cleanup(demo.Wait)
+	p.wait(`document.querySelectorAll('.row').length > 20`)
+
+	p.call("Performance.enable", map[string]any{"timeDomain": "threadTicks"})
+	cpu := func() (seconds float64) {
+		var got struct {
+			Metrics []struct {
+				Name  string
+				Value float64
+			}
+		}
+		if err := json.Unmarshal(p.call("Performance.getMetrics", nil), &got); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range got.Metrics {
+			if m.Name == "TaskDuration" {
+				return m.Value
+			}
+		}
+		t.Fatal("no TaskDuration")
+		return 0
+	}
+	before := cpu()
+	var got struct {
+		Frames, Events, Rows       int
+		Median, P99, Longest       float64
+		LongTasks, LongestLongTask float64
+	}
+	p.eval(`(async () => {
+		const long = [], frames = [], received = () => Number(document.getElementById('received').textContent.replaceAll(',', ''));
+		const watch = new PerformanceObserver(list => long.push(...list.getEntries().map(e => e.duration)));
+		watch.observe({type: 'longtask'});
+		const before = received();
+		await new Promise(done => {
+			const start = performance.now();
+			(function frame(now) { frames.push(now); if (now - start < 10000) requestAnimationFrame(frame); else done(); })(start);
+		});
+		const gaps = frames.slice(1).map((at, i) => at - frames[i]).sort((a, b) => a - b);
+		return {Frames: gaps.length, Events: received() - before, Rows: document.querySelectorAll('.row').length, Median: gaps[gaps.length >> 1],
+			P99: gaps[Math.floor(gaps.length * 0.99)], Longest: gaps.at(-1), LongTasks: long.length, LongestLongTask: Math.max(0, ...long)};
+	})()`, &got)
+	t.Logf("10 s at 500 events/s: %d events, %d rows in the document, %d frames %.1f ms apart in the median, %.1f ms at p99, %.1f ms at most; "+
+		"%v tasks over 50 ms, the longest %.0f ms; the page's thread was busy for %.1f s; %s missed",
+		got.Events, got.Rows, got.Frames, got.Median, got.P99, got.Longest, got.LongTasks, got.LongestLongTask, cpu()-before, p.text("missed"))
+	if got.Frames < 10 || got.Events < 1000 {
+		t.Error("the page stood still")
+	}
+}

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+)
+
+// patience is how long a browser on a busy machine may take for anything.
+const patience = 30 * time.Second
+
+// chromium is a browser without a window that runs for one test.
+type chromium struct {
+	host string // of its DevTools
+}
+
+// startChromium skips the test where there is no Chromium.
+func startChromium(t *testing.T) *chromium {
+	t.Helper()
+	name := ""
+	for _, candidate := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(candidate); err == nil {
+			name = path
+			break
+		}
+	}
+	if name == "" {
+		t.Skip("this test needs Chromium, and there is no chromium, chromium-browser or google-chrome in PATH")
+	}
+	profile, err := os.MkdirTemp("", "chromium-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(name, "--headless=new", "--no-sandbox", "--remote-debugging-port=0", "--user-data-dir="+profile,
+		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage", "about:blank")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		for range 100 { // its children end a moment later, and write until then
+			if os.RemoveAll(profile) == nil {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+	watchdog := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	defer watchdog.Stop()
+	listening := regexp.MustCompile(`listening on ws://([^/]+)/`)
+	lines := bufio.NewScanner(stderr)
+	var said []string
+	for lines.Scan() {
+		if m := listening.FindStringSubmatch(lines.Text()); m != nil {
+			go io.Copy(io.Discard, stderr) // ends with the process
+			return &chromium{host: m[1]}
+		}
+		said = append(said, lines.Text())
+	}
+	t.Fatalf("Chromium did not start:\n%s", strings.Join(said, "\n"))
+	return nil
+}
+
+// page is one tab.
+type page struct {
+	t    *testing.T
+	conn *websocket.Conn
+
+	// Guarded by mu.
+	mu       sync.Mutex
+	lastID   int
+	calls    map[int]chan devtoolsMessage
+	problems []string // what the page logged, threw, or was refused
+}
+
+type devtoolsMessage struct {
+	ID     int             `json:"id"`
+	Method string          `json:"method"`
+	Params json.RawMessage `json:"params"`
+	Result json.RawMessage `json:"result"`
+	Error  json.RawMessage `json:"error"`
+}
+
+// open opens a tab of a size, and goes to url. When the test ends, nothing may have gone wrong in it.
+func (c *chromium) open(t *testing.T, width, height int, url string) *page {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+c.host+"/json/new?about:blank", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var target struct{ WebSocketDebuggerURL string }
+	if err := json.NewDecoder(resp.Body).Decode(&target); err != nil {
+		t.Fatal(err)
+	}
+	conn, _, err := websocket.DefaultDialer.Dial(target.WebSocketDebuggerURL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &page{t: t, conn: conn, calls: make(map[int]chan devtoolsMessage)}
+	var reading sync.WaitGroup
+	reading.Go(p.read)
+	t.Cleanup(func() {
+		conn.Close()
+		reading.Wait()
+		for _, problem := range p.problems {
+			t.Errorf("%s: %s", url, problem)
+		}
+	})
+	for _, domain := range []string{"Page", "Runtime", "Log"} {
+		p.call(domain+".enable", nil)
+	}
+	p.resize(width, height)
+	p.call("Page.navigate", map[string]any{"url": url})
+	p.wait(`document.readyState === 'complete' && location.href !== 'about:blank'`)
+	return p
+}
+
+func (p *page) read() {
+	for {
+		var m devtoolsMessage
+		if err := p.conn.ReadJSON(&m); err != nil {
+			return
+		}
+		p.mu.Lock()
+		switch {
+		case m.ID > 0:
+			p.calls[m.ID] <- m
+			delete(p.calls, m.ID)
+		case m.Method == "Runtime.exceptionThrown", m.Method == "Runtime.consoleAPICalled", m.Method == "Log.entryAdded":
+			p.problems = append(p.problems, m.Method+" "+string(m.Params))
+		}
+		p.mu.Unlock()
+	}
+}
+
+func (p *page) call(method string, params any) json.RawMessage {
+	p.t.Helper()
+	answer := make(chan devtoolsMessage, 1)
+	p.mu.Lock()
+	p.lastID++
+	p.calls[p.lastID] = answer
+	err := p.conn.WriteJSON(map[string]any{"id": p.lastID, "method": method, "params": params})
+	p.mu.Unlock()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	select {
+	case m := <-answer:
+		if m.Error != nil {
+			p.t.Fatalf("%s: %s", method, m.Error)
+		}
+		return m.Result
+	case <-time.After(patience):
+		p.t.Fatalf("%s: no answer", method)
+		return nil
+	}
+}
+
+// eval evaluates an expression in the page, which may be a promise, into v.
+func (p *page) eval(expression string, v any) {
+	p.t.Helper()
+	result := p.call("Runtime.evaluate", map[string]any{"expression": expression, "awaitPromise": true, "returnByValue": true})
+	var got struct {
+		Result           struct{ Value json.RawMessage }
+		ExceptionDetails json.RawMessage
+	}
+	if err := json.Unmarshal(result, &got); err != nil || got.ExceptionDetails != nil {
+		p.t.Fatalf("%s: %s %v", expression, got.ExceptionDetails, err)
+	}
+	if v == nil {
+		return
+	}
+	if err := json.Unmarshal(got.Result.Value, v); err != nil {
+		p.t.Fatalf("%s: %s: %v", expression, got.Result.Value, err)
+	}
+}
+
+// wait waits until a condition holds in the page.
+func (p *page) wait(condition string) {
+	p.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		var holds bool
+		if p.eval("Boolean("+condition+")", &holds); holds {
+			return
+		}
+		if time.Now().After(deadline) {
+			var text string
+			p.eval("document.body.innerText.slice(0, 1500)", &text)
+			p.t.Fatalf("%s does not become true; the page says\n%s\n%v", condition, text, p.problems)
+		}
+	}
+}
+
+// text returns what an element says.
+func (p *page) text(id string) (text string) {
+	p.t.Helper()
+	p.eval(fmt.Sprintf("document.getElementById(%q).textContent", id), &text)
+	return text
+}
+
+func (p *page) resize(width, height int) {
+	p.t.Helper()
+	p.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false})
+}
+
+func (p *page) theme(name string) {
+	p.t.Helper()
+	p.call("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": name}}})
+}
+
+// front makes this tab the one in sight: another one draws nothing.
+func (p *page) front() {
+	p.t.Helper()
+	p.call("Page.bringToFront", nil)
+}
+
+// key presses a key, which is named as in KeyboardEvent.key.
+func (p *page) key(name string) {
+	p.t.Helper()
+	codes := map[string]int{"Enter": 13, "Escape": 27, " ": 32, "ArrowUp": 38, "ArrowDown": 40, "/": 191}
+	event := map[string]any{"type": "keyDown", "key": name, "windowsVirtualKeyCode": codes[name]}
+	if len(name) == 1 {
+		event["text"] = name
+	}
+	p.call("Input.dispatchKeyEvent", event)
+	p.call("Input.dispatchKeyEvent", map[string]any{"type": "keyUp", "key": name, "windowsVirtualKeyCode": codes[name]})
+}
+
+// click clicks in the middle of the first element that a selector finds.
+func (p *page) click(selector string) {
+	p.t.Helper()
+	var at struct{ X, Y float64 }
+	p.eval(fmt.Sprintf("(() => { const r = document.querySelector(%q).getBoundingClientRect(); return {X: r.x + r.width / 2, Y: r.y + r.height / 2}; })()", selector), &at)
+	for _, kind := range []string{"mousePressed", "mouseReleased"} {
+		p.call("Input.dispatchMouseEvent", map[string]any{"type": kind, "x": at.X, "y": at.Y, "button": "left", "clickCount": 1})
+	}
+}
