@@ -36,9 +36,9 @@ type Manager struct {
 
 	// Guarded by mu.
 	mu      sync.Mutex
-	current *run // nil where nothing runs
-	closed  bool // Shutdown has been called, and no listen since
-	clients int  // places that are taken
+	current *run           // nil where nothing runs
+	closed  bool           // Shutdown has been called, and no listen since
+	clients int            // places that are taken
 	perIP   map[string]int // by networkOf
 }
 

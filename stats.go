@@ -16,7 +16,7 @@ type Client struct {
 	Offered       uint64 `json:"offered"`        // messages that matched the client's subscription, or were meant for it alone
 	Sent          uint64 `json:"sent"`           // handed to the kernel whole
 	Dropped       uint64 `json:"dropped"`        // left the buffer for newer ones
-	Abandoned     uint64 `json:"abandoned"`      // still buffered when the client left; 0 until then
+	Abandoned     uint64 `json:"abandoned"`      // buffered or on their way when the client left, which may have got these; 0 until then
 	Buffered      int    `json:"buffered"`       // wait now
 	BufferedBytes int    `json:"buffered_bytes"` // the frames of those
 
@@ -38,7 +38,7 @@ type Stats struct {
 	Offered     uint64 `json:"offered"`     // messages times the clients that they were for
 	Sent        uint64 `json:"sent"`        // handed to the kernel whole
 	Dropped     uint64 `json:"dropped"`     // left a buffer for newer ones
-	Abandoned   uint64 `json:"abandoned"`   // still buffered when their client left
+	Abandoned   uint64 `json:"abandoned"`   // buffered or on their way when their client left
 	Connects    uint64 `json:"connects"`    // clients that came
 	Disconnects uint64 `json:"disconnects"` // clients that went
 	FilterSets  uint64 `json:"filter_sets"` // filters changed, over the wire or by SetFilter
