@@ -75,7 +75,8 @@ func (m *Manager) Handler() fiber.Handler {
 
 // Serve streams to a client on an own route, whose handler has upgraded the connection itself. It hands conn over: the
 // caller must not have read from it or written to it, and returns without touching it as soon as Serve returns, which
-// may be at once, with the client living on. Compression must not have been agreed on.
+// may be at once, with the client living on. The upgrade must not agree on compression: what goes out is never
+// compressed, and a client that sends a compressed frame is closed with code 1002, its frame unopened.
 //
 // sub is what the client is granted; over the wire it can narrow its filter within it. Origin and authorization are the
 // caller's. The error is [ErrInvalidFilter], [ErrClosed] or [ErrTooManyClients], which the client has been told with code
