@@ -93,7 +93,7 @@ func (s *shard) handle(e *event) {
 		errors.As(e.err, &ce)
 		s.shut(c, ce.code, ce.reason)
 	case eventEnded:
-		s.remove(c, e.err)
+		s.ended(c, e.err)
 	case eventCut:
 		s.remove(c, errors.New("the close handshake took too long"))
 	}
@@ -268,6 +268,16 @@ func (s *shard) abandon(c *client) {
 	c.backlog.discard(n)
 	c.abandoned += uint64(n)
 	s.totals.Abandoned += uint64(n)
+}
+
+// ended is told when nothing more will come from the client, which may have said so itself and still be reading: a close
+// frame that is on its way to it isn't taken back.
+func (s *shard) ended(c *client, err error) {
+	if c.phase == phaseClosing && c.busy && errors.Is(err, io.EOF) {
+		c.closeReceived = true // there will be no better answer
+		return
+	}
+	s.remove(c, err)
 }
 
 // remove ends the client's life. cause is nil when the close handshake is complete.
