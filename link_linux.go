@@ -160,7 +160,7 @@ func (l *linuxLink) read() {
 		l.poller.shard.remove(l.client, os.NewSyscallError("read", err))
 		return
 	case n == 0:
-		l.poller.shard.remove(l.client, io.EOF)
+		l.poller.shard.ended(l.client, io.EOF)
 		return
 	}
 	l.client.markSeen(time.Now())

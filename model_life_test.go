@@ -16,7 +16,7 @@ func (c *modelClient) read() {
 		switch {
 		case next.op == frameEnd:
 			c.ended = true
-			c.s.events = append(c.s.events, func() { c.remove(codeAbnormal) })
+			c.s.events = append(c.s.events, c.gone)
 		case c.refused:
 		case next.op == frameBroken:
 			c.refused = true
@@ -139,6 +139,15 @@ func (c *modelClient) giveUp() {
 	if take(&c.reply) != nil {
 		c.waits = false
 	}
+}
+
+// gone: the client sends nothing more, and only a close frame that is on its way to it is still worth a try.
+func (c *modelClient) gone() {
+	if c.phase == phaseClosing && c.busy {
+		c.closeReceived = true
+		return
+	}
+	c.remove(codeAbnormal)
 }
 
 func (c *modelClient) remove(code int) {
