@@ -33,7 +33,7 @@ var frameStory = []func(p *player, c *playedClient){
 }
 
 // storyBytes is what all frames of the story have together.
-const storyBytes = 316
+const storyBytes = 318
 
 // tell plays the story to one client over one kind of link, with a client beside it that takes everything. between is
 // called after each step and its turn.

@@ -84,7 +84,7 @@ func launchBrowser() (*browser, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd.ExtraFiles = []*os.File{commands, answers} // its descriptors 3 and 4
+	cmd.ExtraFiles = []*os.File{commands, answers}        // its descriptors 3 and 4
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that all its processes can be ended together
 	if err := cmd.Start(); err != nil {
 		return nil, err
