@@ -2,13 +2,22 @@
 
 package mesherstream
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
 	m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})
-	for name, l := range map[string]link{"fast": sink{}, "slow": wall{}} {
+	for name, l := range map[string]link{"fast": sink{}, "slow": wall{}, "fast, with the protocol": sink{}, "slow, with the protocol": wall{}} {
 		for _, broadcasts := range []int{1, 10} {
 			s := newTestShard(t, 100, l)
+			if strings.HasSuffix(name, "protocol") {
+				for _, c := range s.everyone() {
+					c.v1 = newV1(&config{})
+					c.backlog.gaps = &c.v1.gaps
+				}
+			}
 			publishTurn(t, s, m, 100) // buffers grow once
 			if got := testing.AllocsPerRun(100, func() { publishTurn(t, s, m, broadcasts) }); got != 0 {
 				t.Errorf("%s clients, %d broadcasts in one turn to 100 clients: got %v allocations, want 0", name, broadcasts, got)

@@ -68,7 +68,7 @@ func BenchmarkBacklog(b *testing.B) {
 		for _, size := range []int{100, 10_000} {
 			b.Run(fmt.Sprintf("%s/max=%d", bm.name, size), func(b *testing.B) {
 				ring := backlog{gaps: bm.gaps}
-				most := limits{size, 1 << 30, bm.overflow}
+				most := limits{size, 1 << 30, bm.overflow, true}
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {
 					ring.push(bm.cycle[i%len(bm.cycle)], most)

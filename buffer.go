@@ -4,6 +4,7 @@ package mesherstream
 type limits struct {
 	messages, bytes int
 	overflow        Overflow
+	conflate        bool // a message takes the place of an older one with the same key
 }
 
 // backlog is the queue of messages that wait for one client: a ring with two bounds, a number of messages and a number
@@ -56,7 +57,7 @@ func (b *backlog) takes(m *message, most limits) bool {
 // to leave, of which the last may be m itself, and whether m has replaced one. A message that is larger than the bound
 // alone is the caller's mistake (Broadcast refuses it).
 func (b *backlog) push(m *message, most limits) (dropped int, replaced bool) {
-	if m.key != "" {
+	if m.key != "" && most.conflate {
 		if number, ok := b.keys[m.key]; ok {
 			replaced = true
 			if b.replace(number, m, most.bytes) {
@@ -76,7 +77,9 @@ func (b *backlog) push(m *message, most limits) (dropped int, replaced bool) {
 	}
 	b.makeSlot()
 	*b.slot(b.next) = m
-	b.remember(m, b.next)
+	if most.conflate {
+		b.remember(m, b.next)
+	}
 	b.next++
 	b.count++
 	b.bytes += len(m.frame)

@@ -100,7 +100,7 @@ func FuzzBacklog(f *testing.F) {
 	f.Add(uint8(17), uint16(9999), uint8(1), append(bytes.Repeat([]byte{63}, 40), 0xFF, 1, 1, 0xFF))
 	f.Add(uint8(5), uint16(700), uint8(0), []byte{32, 33, 34, 35, 0, 1, 2, 32, 0x8F, 16, 17, 48, 49, 16, 0xC0, 0xC0, 0xC0, 1, 0xC0})
 	f.Fuzz(func(t *testing.T, maxMessages uint8, maxBytes uint16, overflow uint8, ops []byte) {
-		most := limits{max(1, int(maxMessages)), max(64, int(maxBytes)), Overflow(overflow % 2)} // the longest frame fits, as Broadcast sees to
+		most := limits{max(1, int(maxMessages)), max(64, int(maxBytes)), Overflow(overflow % 2), true} // the longest frame fits, as Broadcast sees to
 		q := queue{limits: most}
 		b := backlog{gaps: new(gaps)}
 		for step, op := range ops {

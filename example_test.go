@@ -96,7 +96,7 @@ func ExampleNew() {
 	fmt.Println(receive(browser))
 	// Output:
 	// {"message":"out of stock"}
-	// {"type":"filters_updated","filters":{"level":["error","fatal"],"environment":""}}
+	// {"type":"filters_updated","filters":{"level":["error","fatal"],"environment":""},"filtered":0}
 }
 
 // A handler behind the middleware finds the manager.
@@ -285,7 +285,7 @@ func ExampleWithAuthorize() {
 	fmt.Println(receive(browser))
 	// Output:
 	// 401 websocket: bad handshake
-	// {"type":"filters_updated","filters":{"level":"","environment":["staging"]}}
+	// {"type":"filters_updated","filters":{"level":"","environment":["staging"]},"filtered":0}
 	// {"type":"error","code":"not_granted","message":"mesherstream: filter is outside of what was granted"}
 }
 

@@ -74,6 +74,20 @@ func newMessage(msg *Message) *message {
 	}
 }
 
+// payload returns the data that newMessage was given.
+func (m *message) payload() []byte {
+	switch m.frame[1] {
+	case 127:
+		return m.frame[10:]
+	case 126:
+		return m.frame[4:]
+	default:
+		return m.frame[2:]
+	}
+}
+
+func (m *message) isBinary() bool { return m.frame[0] == finBit|opBinary }
+
 func frameHeaderLen(payload int) int {
 	switch {
 	case payload <= 125:

@@ -22,16 +22,16 @@ func (p *player) compare() {
 			p.Errorf("the link of client %d was %s", c.id, fault)
 		}
 		got := c.snapshot()
-		buffered, bufferedBytes := t.messages()+len(t.flying), t.messageBytes()
+		buffered, bufferedBytes := len(t.queue)+len(t.flying), t.messageBytes()
 		if len(t.flying) > 0 {
 			bufferedBytes += t.flightBytes
 		}
-		if int(got.Offered) != t.offered || int(got.Sent) != t.sent || int(got.Dropped) != t.dropped || int(got.Abandoned) != t.abandoned ||
+		if int(got.Offered) != t.offered || int(got.Sent) != t.sent || int(got.Dropped) != t.dropped || int(got.Abandoned) != t.abandoned || int(got.Filtered) != t.filtered ||
 			got.Buffered != buffered || got.BufferedBytes != bufferedBytes || got.Slow != t.slow || c.phase != t.phase {
-			p.Fatalf("client %d: got %+v in phase %d, want %d offered, %d sent, %d dropped, %d abandoned, %d buffered of %d bytes, slow: %v, phase %d",
-				c.id, got, c.phase, t.offered, t.sent, t.dropped, t.abandoned, buffered, bufferedBytes, t.slow, t.phase)
+			p.Fatalf("client %d: got %+v in phase %d, want %d offered, %d sent, %d dropped, %d abandoned, %d filtered, %d buffered of %d bytes, slow: %v, phase %d",
+				c.id, got, c.phase, t.offered, t.sent, t.dropped, t.abandoned, t.filtered, buffered, bufferedBytes, t.slow, t.phase)
 		}
-		if t.offered != t.sent+t.dropped+t.abandoned+buffered {
+		if t.offered != t.sent+t.dropped+t.abandoned+t.filtered+buffered {
 			p.Errorf("the accounts of client %d: got %+v", c.id, got)
 		}
 		t.slowQueued = false
@@ -40,7 +40,7 @@ func (p *player) compare() {
 				c.id, c.connects, c.slows, c.told, c.disconnects, c.code, t.slowCalls, t.dropped, t.disconnects, t.code)
 		}
 		want.add(Stats{
-			Offered: uint64(t.offered), Sent: uint64(t.sent), Dropped: uint64(t.dropped), Abandoned: uint64(t.abandoned),
+			Offered: uint64(t.offered), Sent: uint64(t.sent), Dropped: uint64(t.dropped), Abandoned: uint64(t.abandoned), Filtered: uint64(t.filtered),
 			Buffered: buffered, BufferedBytes: int64(bufferedBytes), Connects: 1, Disconnects: uint64(t.disconnects),
 		})
 		if t.member {

@@ -271,6 +271,7 @@ func (p *player) broadcast() {
 	for range pick(p, 1, 1, 2, 3, 10) {
 		data, binary := p.message()
 		m := p.modelMessage(data, binary)
+		m.level, m.environment = level, environment
 		if len(data) <= p.model.maxBytes {
 			p.makeRoom(len(m.frame))
 		}
@@ -286,8 +287,7 @@ func (p *player) broadcast() {
 			p.Errorf("Broadcast: %v", err)
 		}
 		p.model.casts = append(p.model.casts, modelCast{message: m, sub: func(c *modelClient) bool {
-			in := func(list []string, v string) bool { return v == "" || len(list) == 0 || slices.Contains(list, v) }
-			return (project == "" || c.project == project) && in(c.filter.Levels, level) && in(c.filter.Environments, environment)
+			return (project == "" || c.project == project) && lets(c.filter.Levels, level) && lets(c.filter.Environments, environment)
 		}})
 	}
 }
@@ -344,7 +344,7 @@ func (p *player) setFilter(c *playedClient) {
 	p.makeRoom(0)
 	p.logf("filter %v for %d", filter, c.id)
 	if err := p.m.SetFilter(c.id, filter); !p.closed && p.names(c, err) {
-		p.model.casts = append(p.model.casts, modelCast{do: func() { c.twin.setFilter(filter) }})
+		p.model.casts = append(p.model.casts, modelCast{do: func() { c.twin.setFilter(filter); c.twin.settle() }})
 	}
 }
 
@@ -388,7 +388,10 @@ func (p *player) shutdown(flush bool) {
 
 // turn has the shard take a turn, and the hooks run after it.
 func (p *player) turn() {
-	if p.s.inbox.isEmpty() && len(p.s.again) == 0 {
+	p.s.mu.Lock()
+	nothing := p.s.inbox.isEmpty() && len(p.s.again) == 0
+	p.s.mu.Unlock()
+	if nothing {
 		return
 	}
 	p.logf("turn")

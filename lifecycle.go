@@ -16,8 +16,9 @@ type run struct {
 	ended   chan struct{}  // closed when the run is over
 	closing bool           // guarded by Manager.mu
 	actors  sync.WaitGroup // shards
-	rest    sync.WaitGroup // ticker, hook queues, pollers, calls of Serve
+	rest    sync.WaitGroup // ticker, relay, hook queues, pollers, calls of Serve
 	hooks   []*hookQueue
+	relay   *relayRun // nil without a relay
 }
 
 // Shutdown accepts nothing more, sends each client what is buffered for it, closes it with code 1001, and ends every
@@ -68,6 +69,9 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 func (m *Manager) end(ctx context.Context, r *run) error {
 	for _, s := range m.shards {
 		s.close(true)
+	}
+	if r.relay != nil {
+		r.relay.close(ctx)
 	}
 	gone := closedAfter(&r.actors)
 
@@ -143,8 +147,8 @@ func (m *Manager) attach(app *fiber.App) {
 
 func (m *Manager) warnOfPrefork(app *fiber.App) {
 	m.prefork.Do(func() {
-		if app.Config().Prefork {
-			m.cfg.logger.Warn("mesherstream: Prefork is on, and a broadcast reaches only the clients of its own process")
+		if app.Config().Prefork && m.relaying == nil {
+			m.cfg.logger.Warn("mesherstream: Prefork is on, and a broadcast reaches only the clients of its own process; see WithRelay")
 		}
 	})
 }
@@ -185,6 +189,10 @@ func (m *Manager) startRun(listening bool) (started bool, err error) {
 		r.rest.Go(q.loop)
 		s.start(q, r.rest.Go)
 		r.actors.Go(s.loop)
+	}
+	if m.relaying != nil {
+		r.relay = m.relaying.start(r.hooks[0].push)
+		r.rest.Go(r.relay.loop)
 	}
 	r.rest.Go(func() { m.runTicker(r.stop) })
 	m.current = r

@@ -31,8 +31,9 @@ type Message struct {
 // client.
 type Manager struct {
 	// Read-only after construction.
-	cfg    config
-	shards []*shard
+	cfg      config
+	shards   []*shard
+	relaying *relaying // nil without WithRelay
 
 	// Atomic.
 	lastID     atomic.Uint64
@@ -42,9 +43,9 @@ type Manager struct {
 
 	// Guarded by mu.
 	mu      sync.Mutex
-	current *run // nil where nothing runs
-	closed  bool // Shutdown has been called, and no listen since
-	clients int  // places that are taken
+	current *run           // nil where nothing runs
+	closed  bool           // Shutdown has been called, and no listen since
+	clients int            // places that are taken
 	perIP   map[string]int // by networkOf
 }
 
@@ -62,6 +63,9 @@ func NewManager(opts ...Option) (*Manager, error) {
 	for range cfg.shards {
 		m.shards = append(m.shards, newShard(&m.cfg))
 	}
+	if cfg.relay != nil {
+		m.relaying = newRelaying(m)
+	}
 	if cfg.app != nil {
 		m.attach(cfg.app)
 	}
@@ -75,30 +79,49 @@ func NewManager(opts ...Option) (*Manager, error) {
 // be written. Data and the strings are copied before it returns. Messages that one goroutine publishes reach each client
 // in that order.
 //
+// With [WithRelay], the other nodes get it too: it is queued for them, and Broadcast never waits for that.
+//
 // It returns [ErrTooLarge] or [ErrInvalidUTF8], and then nobody got the message, or [ErrClosed], and then those may have
 // got it whose shard was not closed yet. nil says nothing about how many clients there were.
 func (m *Manager) Broadcast(msg Message) error {
 	if err := m.check(msg.Data, msg.Binary); err != nil {
 		return err
 	}
+	shared, err := m.deliver(&msg)
+	switch {
+	case err != nil:
+		return err
+	case m.relaying != nil:
+		if shared == nil {
+			shared = newMessage(&msg)
+		}
+		if err := m.relaying.publish(shared); err != nil {
+			return err
+		}
+	case shared == nil && m.isClosed():
+		return ErrClosed
+	}
+	m.broadcasts.Add(1)
+	return nil
+}
+
+// deliver publishes msg to the clients of this manager, and returns the message that they share, or nil if there are
+// none.
+func (m *Manager) deliver(msg *Message) (*message, error) {
 	var shared *message // made when the first shard wants it: most projects have no viewer at most times
 	for _, s := range m.shards {
 		if !s.follows(msg.Project) {
 			continue
 		}
 		if shared == nil {
-			shared = newMessage(&msg)
+			shared = newMessage(msg)
 			shared.keep = slices.Contains(m.cfg.keepLevels, msg.Level)
 		}
 		if err := s.publish(shared); err != nil {
-			return err
+			return shared, err
 		}
 	}
-	if shared == nil && m.isClosed() {
-		return ErrClosed
-	}
-	m.broadcasts.Add(1)
-	return nil
+	return shared, nil
 }
 
 // BufferMessage puts a text message for one client into its buffer, whatever the client's filter is. It goes out with
@@ -131,7 +154,12 @@ func (m *Manager) SetFilter(id ClientID, f Filter) error {
 			return err
 		}
 	}
-	return s.cast(id, 0, func(c *client) { s.setFilter(c, f); s.settle(c, nil) })
+	s.regrouping.Add(1) // from now on, and not from when the shard gets to it
+	err = s.cast(id, 0, func(c *client) { s.setFilter(c, f); s.regrouping.Add(-1); s.settle(c, nil) })
+	if err != nil {
+		s.regrouping.Add(-1)
+	}
+	return err
 }
 
 // Disconnect closes one client with a close code and a reason, and gives up what is buffered for it. It returns at once:
@@ -190,6 +218,9 @@ func (m *Manager) Clients() iter.Seq[Client] {
 // of each shard, never for a client.
 func (m *Manager) Stats() Stats {
 	t := Stats{Broadcasts: m.broadcasts.Load(), HookPanics: m.hookPanics.Load()}
+	if m.relaying != nil {
+		t.RelayStats = m.relaying.stats()
+	}
 	for _, s := range m.shards {
 		s.ask(func() { t.add(s.stats()) })
 	}

@@ -45,16 +45,20 @@ func From(c *fiber.Ctx) *Manager {
 // A prefix may have parameters, but none that is optional, and none called project_id.
 //
 // On that path, a GET is answered by 400 if the project is empty, over 128 bytes, or has a slash, a control character or
-// broken percent-encoding, or if the handshake has a body or wants its connection closed; 426 if it asks for no upgrade, 403 if its origin isn't allowed or its filter isn't granted,
-// 503 or 429 if a cap is reached, 503 after Shutdown, and by what the error of [WithAuthorize] says. The query's level
-// and environment, each repeated or with commas, are the first filter. Everything else goes to the next handler, for
-// which [From] returns m.
+// broken percent-encoding, or if the handshake has a body or wants its connection closed; 426 if it asks for no upgrade,
+// 403 if its origin isn't allowed or its filter isn't granted, 503 or 429 if a cap is reached, 503 after Shutdown, and by
+// what the error of [WithAuthorize] says. The query's level and environment, each repeated or with commas, are the first
+// filter. Where the project would be, a GET for mesherstream.js gets the module for browsers. Everything else goes to the
+// next handler, for which [From] returns m.
 func (m *Manager) Handler() fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		c.Locals(managerKey{}, m)
 		project, ours := m.projectOf(c)
 		if !ours || c.Method() != fiber.MethodGet {
 			return c.Next()
+		}
+		if project == browserClientName && !websocket.IsWebSocketUpgrade(c) {
+			return serveBrowserClient(c)
 		}
 		sub, grant, p, err := m.screen(c, project)
 		if err == nil {
@@ -102,6 +106,10 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		return tellRefusal(conn, err)
 	}
 	defer leave()
+	registered := func() {}
+	if m.relaying != nil {
+		registered = m.relaying.follow(sub.Project)
+	}
 
 	id := ClientID(m.lastID.Add(1))
 	c := &client{
@@ -120,7 +128,9 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 	c.markSeen(c.connectedAt)
 	limitUnsent(rawConn(conn), m.cfg.unsentLimit)
 	stay := c.connect(conn)
-	if err := c.shard.register(c); err != nil {
+	err = c.shard.register(c)
+	registered()
+	if err != nil {
 		c.link.close()
 		p.release()
 		return tellRefusal(conn, err)

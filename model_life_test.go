@@ -1,6 +1,7 @@
 package mesherstream
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -37,7 +38,11 @@ func (c *modelClient) brokenReason() string {
 }
 
 func (c *modelClient) received(a arrival) {
-	if c.phase == phaseGone {
+	switch {
+	case c.phase == phaseGone:
+		return
+	case c.closeReceived:
+		c.waits = false
 		return
 	}
 	switch a.op {
@@ -65,10 +70,10 @@ func (c *modelClient) received(a arrival) {
 		}
 		request := modelRequests[i]
 		c.answer(func() []byte {
-			if request.filter != nil {
-				c.setFilter(*request.filter)
+			if request.filter == nil {
+				return appendFrame(nil, opText, []byte(request.answer))
 			}
-			return appendFrame(nil, opText, []byte(request.answer))
+			return appendFrame(nil, opText, fmt.Appendf(nil, request.answer, c.setFilter(*request.filter)))
 		})
 	}
 }
@@ -82,17 +87,17 @@ type modelRequest struct {
 var modelRequests = []modelRequest{
 	{
 		`{"type":"subscribe","filters":{"level":"error"}}`,
-		`{"type":"filters_updated","filters":{"level":"error","environment":""}}`,
+		`{"type":"filters_updated","filters":{"level":"error","environment":""},"filtered":%d}`,
 		&Filter{Levels: []string{"error"}},
 	},
 	{
 		`{"type":"subscribe","filters":{"level":["info","error"],"environment":"live"}}`,
-		`{"type":"filters_updated","filters":{"level":["error","info"],"environment":"live"}}`,
+		`{"type":"filters_updated","filters":{"level":["error","info"],"environment":"live"},"filtered":%d}`,
 		&Filter{Levels: []string{"error", "info"}, Environments: []string{"live"}},
 	},
 	{
 		`{"type":"subscribe","filters":{}}`,
-		`{"type":"filters_updated","filters":{"level":"","environment":""}}`,
+		`{"type":"filters_updated","filters":{"level":"","environment":""},"filtered":%d}`,
 		&Filter{},
 	},
 	{
@@ -107,7 +112,7 @@ var modelRequests = []modelRequest{
 	},
 	{
 		`{"type":"hello"}`,
-		`{"type":"error","code":"unknown_type","message":"the only type is \"subscribe\""}`,
+		`{"type":"error","code":"unknown_type","message":"the type for a request is \"subscribe\""}`,
 		nil,
 	},
 }
@@ -130,12 +135,9 @@ func (c *modelClient) withdraw(to phase) {
 }
 
 func (c *modelClient) giveUp() {
-	for _, i := range take(&c.queue) {
-		if i.answer != nil {
-			c.waits = false
-			continue
-		}
-		c.abandoned++
+	c.abandoned += len(take(&c.queue))
+	if take(&c.reply) != nil {
+		c.waits = false
 	}
 }
 
@@ -167,7 +169,7 @@ func (c *modelClient) settle() {
 	}
 }
 
-func (c *modelClient) idle() bool { return !c.busy && c.messages() == 0 }
+func (c *modelClient) idle() bool { return !c.busy && len(c.queue) == 0 }
 
 func (c *modelClient) markSlow() {
 	if c.slow || c.phase != phaseOpen {

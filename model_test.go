@@ -29,14 +29,9 @@ type modelCast struct {
 }
 
 type modelMessage struct {
-	id    int
-	frame []byte
-}
-
-// modelItem is a message that waits, or the answer that stands between messages.
-type modelItem struct {
-	*modelMessage
-	answer []byte
+	id                 int
+	level, environment string
+	frame              []byte
 }
 
 type modelClient struct {
@@ -50,7 +45,8 @@ type modelClient struct {
 	room    int // what the kernel takes now
 	failing bool
 	wire    []byte
-	queue   []modelItem
+	queue   []*modelMessage
+	reply   []byte // the answer that is due
 	busy    bool
 	slow    bool
 
@@ -77,6 +73,7 @@ type modelClient struct {
 	requestsFrom                      time.Time
 
 	offeredIDs                        []int
+	filtered                          int
 	offered, sent, dropped, abandoned int
 	slowCalls, disconnects            int
 	slowQueued                        bool
@@ -101,7 +98,7 @@ func (s *modelShard) turn() {
 		s.drain = false
 		for _, c := range s.clients {
 			c.pump(everything)
-			if c.messages() > 0 && time.Since(c.waitingSince) >= s.interval {
+			if len(c.queue) > 0 && time.Since(c.waitingSince) >= s.interval {
 				c.markSlow()
 			}
 		}
@@ -133,8 +130,13 @@ func (s *modelShard) deliver(run []modelCast) {
 
 // offer: nothing is dropped while the client could take it. What doesn't fit drops the oldest.
 func (c *modelClient) offer(run []*modelMessage) {
-	if !c.busy && c.messages() > 0 && !c.fits(run) {
-		c.pump(everything)
+	if len(c.queue) > 0 && !c.fits(run) {
+		switch {
+		case !c.busy:
+			c.pump(everything)
+		case !c.slow && !c.holds: // it is asked once more
+			c.writable()
+		}
 		if c.phase == phaseGone {
 			return
 		}
@@ -171,43 +173,31 @@ func (c *modelClient) fits(run []*modelMessage) bool {
 	for _, m := range run {
 		bytes += len(m.frame)
 	}
-	return c.messages()+len(run) <= c.s.maxBuffer && bytes <= c.s.maxBytes
+	return len(c.queue)+len(run) <= c.s.maxBuffer && bytes <= c.s.maxBytes
 }
 
 func (c *modelClient) enqueue(run []*modelMessage) {
-	if c.messages() == 0 {
+	if len(c.queue) == 0 {
 		c.waitingSince = time.Now()
 	}
 	for _, m := range run {
-		for c.messages() > 0 && (c.messages() >= c.s.maxBuffer || c.messageBytes()+len(m.frame) > c.s.maxBytes) {
-			oldest := slices.IndexFunc(c.queue, func(i modelItem) bool { return i.answer == nil })
-			c.queue = slices.Delete(c.queue, oldest, oldest+1)
+		for len(c.queue) > 0 && (len(c.queue) >= c.s.maxBuffer || c.messageBytes()+len(m.frame) > c.s.maxBytes) {
+			c.queue = c.queue[1:]
 			c.dropped++
 			c.markSlow()
 		}
-		c.queue = append(c.queue, modelItem{modelMessage: m})
+		c.queue = append(c.queue, m)
 	}
-}
-
-func (c *modelClient) messages() (n int) {
-	for _, i := range c.queue {
-		if i.answer == nil {
-			n++
-		}
-	}
-	return n
 }
 
 func (c *modelClient) messageBytes() (n int) {
-	for _, i := range c.queue {
-		if i.answer == nil {
-			n += len(i.frame)
-		}
+	for _, m := range c.queue {
+		n += len(m.frame)
 	}
 	return n
 }
 
-// answer: a request is answered behind what waits now, and in front of what will. The next one is read after that.
+// answer: a request is answered in front of what waits. The next one is read after that.
 func (c *modelClient) answer(reply func() []byte) {
 	if now := time.Now(); now.Sub(c.requestsFrom) >= time.Second {
 		c.requests, c.requestsFrom = 0, now
@@ -217,16 +207,26 @@ func (c *modelClient) answer(reply func() []byte) {
 		c.shut(codePolicyViolation, "too many requests in one second")
 		return
 	}
-	c.queue = append(c.queue, modelItem{answer: reply()})
-	c.pump(everything)
+	c.reply = reply()
+	c.pump(onlyControl)
 }
 
-// setFilter: the new filter counts for what is offered from now on.
-func (c *modelClient) setFilter(f Filter) {
-	if c.phase == phaseOpen {
-		c.filter = f
+// setFilter: the new filter counts for what is offered from now on, and for what waits.
+func (c *modelClient) setFilter(f Filter) (filtered int) {
+	if c.phase != phaseOpen {
+		return 0
 	}
+	c.filter = f
+	waiting := len(c.queue)
+	c.queue = slices.DeleteFunc(c.queue, func(m *modelMessage) bool {
+		return !lets(f.Levels, m.level) || !lets(f.Environments, m.environment)
+	})
+	filtered = waiting - len(c.queue)
+	c.filtered += filtered
+	return filtered
 }
+
+func lets(list []string, v string) bool { return v == "" || len(list) == 0 || slices.Contains(list, v) }
 
 // next takes the control frame that has to go out before the next message, if any.
 func (c *modelClient) next() (frame []byte) {
@@ -238,8 +238,8 @@ func (c *modelClient) next() (frame []byte) {
 		frame, c.closing, c.closeSent = c.closing, nil, true
 	case c.pinging != nil:
 		frame, c.pinging = c.pinging, nil
-	case len(c.queue) > 0 && c.queue[0].answer != nil:
-		frame, c.queue = c.queue[0].answer, c.queue[1:]
+	case c.reply != nil:
+		frame, c.reply = c.reply, nil
 		c.waits = false
 	}
 	return frame
@@ -280,8 +280,8 @@ func (c *modelClient) pump(what cargo) {
 // takeOff gives the link the next message, or as many whole ones as a link that holds may take.
 func (c *modelClient) takeOff() {
 	c.flight, c.flying = nil, nil
-	for len(c.queue) > 0 && c.queue[0].answer == nil {
-		m := c.queue[0].modelMessage
+	for len(c.queue) > 0 {
+		m := c.queue[0]
 		if len(c.flying) > 0 && (!c.holds || len(c.flight)+len(m.frame) > chunkBytes) {
 			break
 		}
@@ -332,7 +332,7 @@ func (c *modelClient) fly() {
 	case c.phase == phaseGone || !c.busy:
 	case !c.holds:
 		if c.room > 0 || c.failing {
-			c.s.events = append(c.s.events, c.writable)
+			c.s.events = append(c.s.events, c.hint)
 		}
 	case len(c.flight) == 0:
 	case c.failing:
@@ -388,12 +388,16 @@ func (c *modelClient) fail() {
 	})
 }
 
-// writable continues over a link that doesn't hold.
-func (c *modelClient) writable() {
-	if c.phase == phaseGone || !c.busy {
-		return
+// hint is the news of room, over a link that doesn't hold.
+func (c *modelClient) hint() {
+	if c.phase != phaseGone && c.busy {
+		c.seen = time.Now()
+		c.writable()
 	}
-	c.seen = time.Now()
+}
+
+// writable goes on where the room ended.
+func (c *modelClient) writable() {
 	if len(c.flight) > 0 && c.failing {
 		c.remove(codeAbnormal)
 		return

@@ -38,6 +38,8 @@ type config struct {
 	pingInterval    time.Duration
 	idleTimeout     time.Duration
 	shutdownTimeout time.Duration
+	relay           Relay
+	relaySet        bool
 	hooks           Hooks
 	logger          *slog.Logger
 }
@@ -47,7 +49,7 @@ func defaultConfig() config {
 		path:            "/stream/projects",
 		maxBuffer:       100,
 		maxBufferBytes:  1 << 20,
-		window:          256,
+		window:          1024,
 		drainInterval:   250 * time.Millisecond,
 		unsentLimit:     64 << 10,
 		readLimit:       4 << 10,
@@ -124,10 +126,11 @@ func WithKeepLevels(levels ...string) Option {
 	return func(c *config) { c.keepLevels = slices.Clone(levels) }
 }
 
-// WithWindow sets how many messages a client that has agreed on [Protocol] may leave unacknowledged, overriding the default
-// of 256. Beyond it nothing more is written, and the client's buffer takes over, so that what it gets after a pause is no
-// older than one window, whatever kernels and proxies hold. A window smaller than the messages of two round trips slows
-// the client down. 0 turns it off; otherwise to 1,000,000 messages.
+// WithWindow sets how many messages a client that has agreed on [Protocol] may leave unacknowledged, overriding the
+// default of 1,024. Beyond it nothing more is written, and the client's buffer takes over, so that after a pause it gets
+// one window of old messages at most, whatever kernels and proxies hold, and then the newest. A window bounds what a
+// client gets over a long way: its messages in two round trips, which for the default and 100 ms is some 5,000 a second. 0
+// turns it off; otherwise to 1,000,000 messages.
 func WithWindow(messages int) Option {
 	return func(c *config) { c.window = messages }
 }
@@ -210,6 +213,21 @@ func WithShutdownTimeout(d time.Duration) Option {
 // A later WithHooks replaces an earlier one.
 func WithHooks(hooks Hooks) Option {
 	return func(c *config) { c.hooks = hooks }
+}
+
+// WithRelay sets what carries broadcasts between this manager and those of other nodes; see [Relay]. By default there is
+// none, and a broadcast reaches the clients of its own process. A nil relay is invalid. Several managers may share one.
+//
+// Local clients get a broadcast at once, and the others by the relay: each at most once, and what one node publishes to
+// one project in order. Broadcast never waits for the relay: up to 8,192 messages and 16 MiB wait in a queue, and the
+// oldest are dropped and counted beyond that. A node gets only the projects that its own clients follow, from the first
+// client until ten seconds after the last.
+//
+// A client is known to the manager when the relay has subscribed to its project, or after two seconds; an answer to its
+// subscribe comes after that, so what any node publishes later reaches it. That is not so where the relay is away or
+// takes longer, and where it is a cluster itself, as long as its parts haven't told each other.
+func WithRelay(relay Relay) Option {
+	return func(c *config) { c.relay, c.relaySet = relay, true }
 }
 
 // WithLogger sets the logger, overriding the default of slog.Default() at the time of construction. The manager logs few
@@ -295,6 +313,9 @@ func (c *config) validate() error {
 	}
 	if c.authorizeSet && c.authorize == nil {
 		invalid("WithAuthorize", nil, "a function")
+	}
+	if c.relaySet && c.relay == nil {
+		invalid("WithRelay", nil, "a relay")
 	}
 	if c.logger == nil {
 		invalid("WithLogger", nil, "a logger")

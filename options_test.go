@@ -74,8 +74,8 @@ var optionRows = []optionRow{
 		bad:  []Option{WithKeepLevels(""), WithKeepLevels(strings.Split("abcdefghijklmnopq", "")...)}, values: []string{`[""]`, `["a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q"]`}, bounds: "at most 16 levels, none of them empty",
 	},
 	{
-		name: "WithWindow", typ: "int", def: "256", doc: []string{"default of 256.", "0 turns it off", "to 1,000,000 messages"},
-		is: 256, get: func(c *config) any { return c.window },
+		name: "WithWindow", typ: "int", def: "1,024", doc: []string{"default of 1,024.", "0 turns it off", "to 1,000,000 messages"},
+		is: 1024, get: func(c *config) any { return c.window },
 		good: []Option{WithWindow(0), WithWindow(1), WithWindow(1_000_000)},
 		bad:  []Option{WithWindow(-1), WithWindow(1_000_001)}, values: []string{"-1", "1000001"}, bounds: "0, or from 1 to 1000000",
 	},
@@ -140,6 +140,11 @@ var optionRows = []optionRow{
 		is: 5 * time.Second, get: func(c *config) any { return c.shutdownTimeout },
 		good: []Option{WithShutdownTimeout(time.Millisecond), WithShutdownTimeout(time.Hour)},
 		bad:  []Option{WithShutdownTimeout(0), WithShutdownTimeout(time.Hour + 1)}, values: []string{"0s", "1h0m0.000000001s"}, bounds: "from 1ms to 1h0m0s",
+	},
+	{
+		name: "WithRelay", typ: "Relay", def: "none", doc: []string{"By default there is none", "A nil relay is invalid"},
+		is: Relay(nil), get: func(c *config) any { return c.relay },
+		good: []Option{WithRelay(newExchange())}, bad: []Option{WithRelay(nil)}, values: []string{"<nil>"}, bounds: "a relay",
 	},
 	{
 		name: "WithHooks", typ: "Hooks", def: "none", doc: []string{"By default there are none"},

@@ -53,7 +53,7 @@ func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
 				}
 			case kind == "publish":
 				level, data, _ := strings.Cut(rest, " ")
-				w.publish(Message{Level: level, Data: []byte(data)})
+				w.publishAll(Message{Level: level, Data: []byte(data)})
 				w.client(v) // and so it is done
 			default:
 				w.Fatalf("PROTOCOL.md: no such line: %q", line)

@@ -90,6 +90,11 @@ func (l *directLink) ready() {
 	l.client.shard.writable(l.client, 0, nil)
 }
 
+func (l *directLink) retry() {
+	l.blocked = false
+	l.client.shard.writable(l.client, 0, nil)
+}
+
 func (l *directLink) resume() {
 	if !l.waits {
 		l.blame("resumed without a message")

@@ -19,6 +19,7 @@ func (s *shard) add(c *client) {
 	s.totals.Clients++
 	s.totals.Connects++
 	s.enterGroup(c)
+	s.regrouping.Add(-1)
 	s.wheel.add(c)
 	s.hooks.connect(c)
 	if c.v1 != nil {
@@ -36,8 +37,10 @@ func (s *shard) enterGroup(c *client) {
 	if g == nil {
 		ofProject := s.projects[c.sub.Project]
 		g = &group{key: key, sub: c.sub, inProject: len(ofProject)}
+		s.mu.Lock()
 		s.groups[key] = g
 		s.projects[c.sub.Project] = append(ofProject, g)
+		s.mu.Unlock()
 	}
 	c.group, c.inGroup = g, len(g.clients)
 	g.clients = append(g.clients, c)
@@ -54,6 +57,8 @@ func (s *shard) leaveGroup(c *client) {
 	if len(g.clients) > 0 {
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.groups, g.key)
 	ofProject := swapOut(s.projects[g.sub.Project], g.inProject, func(moved *group) { moved.inProject = g.inProject })
 	if s.projects[g.sub.Project] = ofProject; len(ofProject) == 0 {
@@ -203,9 +208,11 @@ func (s *shard) setFilter(c *client, f Filter) (filtered int) {
 	if c.phase != phaseOpen {
 		return 0
 	}
+	s.regrouping.Add(1)
 	s.leaveGroup(c)
 	c.sub.Filter = f
 	s.enterGroup(c)
+	s.regrouping.Add(-1)
 	s.totals.FilterSets++
 	filtered = c.backlog.filter(f.matches)
 	c.filtered += uint64(filtered)

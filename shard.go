@@ -3,6 +3,7 @@ package mesherstream
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,12 +29,15 @@ type shard struct {
 	spawn     func(func())         // starts a goroutine of this run
 	poller    *poller              // nil until a link of this run needs it
 
+	// Atomic.
+	regrouping atomic.Int64 // clients that are between two groups, or before their first one
+
 	// Owned by the goroutine; by mu where none is running.
 	hooks    *hookQueue // of this run
 	turn     inbox      // what this turn has taken
 	run      []*message
-	groups   map[string]*group
-	projects map[string][]*group
+	groups   map[string]*group   // changed under mu, so that wants can read them
+	projects map[string][]*group // the same
 	touched  []*group
 	pinged   []*client // they get a pong at the end of the turn
 	again    []*client // their links have asked for another turn
@@ -101,7 +105,7 @@ type group struct {
 func newShard(cfg *config) *shard {
 	s := &shard{
 		cfg:       cfg,
-		limits:    limits{cfg.maxBuffer, cfg.maxBufferBytes, cfg.overflow},
+		limits:    limits{cfg.maxBuffer, cfg.maxBufferBytes, cfg.overflow, true},
 		members:   make(map[ClientID]*client),
 		followers: make(map[string]int),
 		groups:    make(map[string]*group),
@@ -241,6 +245,7 @@ func (s *shard) register(c *client) error {
 	if s.closed || !s.running {
 		return ErrClosed
 	}
+	s.regrouping.Add(1) // until add
 	s.members[c.id] = c
 	s.followers[c.sub.Project]++
 	// An event and not a cast, since all that the link will tell of the client are events, and they keep their order.

@@ -51,6 +51,8 @@ type Stats struct {
 	Disconnects uint64 `json:"disconnects"` // clients that went
 	FilterSets  uint64 `json:"filter_sets"` // filters changed, over the wire or by SetFilter
 	HookPanics  uint64 `json:"hook_panics"` // panics of hooks that were recovered
+
+	RelayStats
 }
 
 func (s *Stats) add(o Stats) {

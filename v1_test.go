@@ -61,7 +61,7 @@ func (v *pactViewer) next() (text string) {
 
 func (v *pactViewer) ack() { v.send(fmt.Sprintf(`{"type":"ack","n":%d}`, v.received)) }
 
-func (w *world) publish(messages ...Message) {
+func (w *world) publishAll(messages ...Message) {
 	w.Helper()
 	for _, m := range messages {
 		m.Project = "shop"
@@ -194,12 +194,12 @@ func TestNothingIsWrittenBeyondTheWindow(t *testing.T) {
 		v := w.connectV1("shop")
 		other := w.connect("shop").collect()
 		for _, m := range texts("error", 0, window-1) {
-			w.publish(m)
+			w.publishAll(m)
 			v.expect(string(m.Data))
 			time.Sleep(10 * time.Millisecond)
 		}
 		for _, m := range texts("error", window-1, 100) {
-			w.publish(m)
+			w.publishAll(m)
 			time.Sleep(10 * time.Millisecond)
 		}
 		c := w.client(v.viewer)
@@ -228,7 +228,7 @@ func TestNothingIsWrittenBeyondTheWindow(t *testing.T) {
 
 		// More than one window, with an ack at each half.
 		for i := range 40 {
-			w.publish(texts("error", 100+i, 101+i)...)
+			w.publishAll(texts("error", 100+i, 101+i)...)
 			if got, want := v.next(), fmt.Sprint("error ", 100+i); got != want {
 				w.Fatalf("got %q, want %q", got, want)
 			}
@@ -247,7 +247,7 @@ func TestAShutdownFlushesBeyondTheWindow(t *testing.T) {
 		w.start(WithWindow(5))
 		v := w.connectV1("shop")
 		w.stall(v, 5)
-		w.publish(texts("error", 0, 46)...)
+		w.publishAll(texts("error", 0, 46)...)
 		w.eventually("46 wait", func() bool { return w.client(v.viewer).Buffered == 46 })
 		v.collect()
 		if err := w.m.Shutdown(w.Context()); err != nil {
@@ -264,7 +264,7 @@ func TestWrongAcksAreRefused(t *testing.T) {
 	overTransports(t, func(w *world) {
 		w.start()
 		v := w.connectV1("shop")
-		w.publish(texts("error", 0, 3)...)
+		w.publishAll(texts("error", 0, 3)...)
 		for range 3 {
 			v.next()
 		}
@@ -301,7 +301,7 @@ func TestWrongAcksAreRefused(t *testing.T) {
 func (w *world) stall(v *pactViewer, window int) {
 	w.Helper()
 	for _, m := range texts("filling", 0, window-1) {
-		w.publish(m)
+		w.publishAll(m)
 		v.next() // one by one: a pipe holds nothing
 		w.eventually("everybody has it", func() bool { return w.m.Stats().Buffered == 0 })
 	}
@@ -322,14 +322,14 @@ func TestDropNewestKeepsTheOldest(t *testing.T) {
 		w.start(WithWindow(20), WithMaxBuffer(3), WithOverflow(DropNewest))
 		v := w.connectV1("shop")
 		w.stall(v, 20)
-		w.publish(texts("error", 0, 10)...)
+		w.publishAll(texts("error", 0, 10)...)
 		w.eventually("7 are dropped", func() bool { return w.client(v.viewer).Dropped == 7 })
 		v.ack()
 		v.expect("error 0", "error 1", "error 2")
 		if len(v.gaps) != 0 {
 			w.Errorf("got %+v in front of what was kept", v.gaps)
 		}
-		w.publish(texts("error", 10, 11)...)
+		w.publishAll(texts("error", 10, 11)...)
 		v.expect("error 10")
 		if len(v.gaps) != 1 || v.gaps[0].Dropped != 7 {
 			w.Errorf("gaps: got %+v, want one of 7 behind what was kept", v.gaps)
@@ -344,7 +344,7 @@ func TestOverflowDisconnects(t *testing.T) {
 		w.stall(v, 20)
 		w.eventually("the other client has it", func() bool { return len(other.collected()) == 19 })
 		for i := range 4 {
-			w.publish(texts("error", i, i+1)...)
+			w.publishAll(texts("error", i, i+1)...)
 			w.eventually("the other client has it", func() bool { return len(other.collected()) == 20+i })
 			if c, ok := w.m.Client(v.id); i < 3 && (!ok || c.Buffered != 1+i) {
 				w.Errorf("within its bound: got %+v, want %d buffered", c, 1+i)
@@ -363,7 +363,7 @@ func TestAKeyKeepsTheNewestValueOnly(t *testing.T) {
 		v := w.connectV1("shop")
 		w.stall(v, 20)
 		for i := range 50 {
-			w.publish(
+			w.publishAll(
 				Message{Key: "a", Data: fmt.Append(nil, "a ", i)},
 				Message{Level: "error", Data: fmt.Append(nil, "event ", i)},
 				Message{Key: "b", Data: fmt.Append(nil, "b ", i)},
@@ -380,7 +380,7 @@ func TestAKeyKeepsTheNewestValueOnly(t *testing.T) {
 		if c := w.client(v.viewer); c.Dropped != 0 || len(v.gaps) != 0 {
 			w.Errorf("got %+v and gaps %+v, want none", c, v.gaps)
 		}
-		w.publish(Message{Key: "a", Data: []byte("a 50")}, Message{Key: "a", Data: []byte("a 51")})
+		w.publishAll(Message{Key: "a", Data: []byte("a 50")}, Message{Key: "a", Data: []byte("a 51")})
 		v.expect("a 50", "a 51") // nothing waits, so nothing is replaced
 	})
 }
@@ -390,10 +390,10 @@ func TestKeptLevelsAreDroppedLast(t *testing.T) {
 		w.start(WithWindow(20), WithMaxBuffer(4), WithKeepLevels("fatal", "error"))
 		v := w.connectV1("shop")
 		w.stall(v, 20)
-		w.publish(texts("fatal", 0, 2)...)
-		w.publish(texts("debug", 0, 10)...)
-		w.publish(texts("error", 0, 1)...)
-		w.publish(texts("debug", 10, 12)...)
+		w.publishAll(texts("fatal", 0, 2)...)
+		w.publishAll(texts("debug", 0, 10)...)
+		w.publishAll(texts("error", 0, 1)...)
+		w.publishAll(texts("debug", 10, 12)...)
 		w.eventually("11 are dropped", func() bool { return w.client(v.viewer).Dropped == 11 })
 		v.ack()
 		v.expect("fatal 0", "fatal 1")

@@ -1,0 +1,323 @@
+package mesherstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fasthttp/websocket"
+)
+
+func TestAProjectIsFollowedFromItsFirstClientUntilAWhileAfterItsLast(t *testing.T) {
+	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
+		w := nodes[0]
+		if got := x.subscribed("") + x.subscribed("shop"); got != 0 {
+			t.Errorf("without clients: got %d subscriptions, want none", got)
+		}
+		first, second := w.connect("shop"), w.connect("shop")
+		if got := w.m.Stats().RelayProjects; got != 2 {
+			t.Errorf(`RelayProjects: got %d, want 2: "shop" and ""`, got)
+		}
+		first.close()
+		time.Sleep(3 * relayLinger)
+		if got := x.subscribed("shop"); got != 1 {
+			t.Errorf("with one client left: got %d subscriptions, want 1", got)
+		}
+		second.close()
+		time.Sleep(relayLinger - relayTick)
+		if got := x.subscribed("shop"); got != 1 {
+			t.Errorf("just after the last client: got %d subscriptions, want 1", got)
+		}
+		third := w.connect("shop")
+		if x.made != 2 {
+			t.Errorf("a client that comes back in time: got %d subscriptions made, want 2", x.made)
+		}
+		third.close()
+		time.Sleep(relayLinger + 3*relayTick)
+		if got := x.subscribed("") + x.subscribed("shop"); got != 0 {
+			t.Errorf("a while after the last client: got %d subscriptions, want none", got)
+		}
+		if got := w.m.Stats().RelayProjects; got != 0 {
+			t.Errorf("RelayProjects: got %d, want 0", got)
+		}
+	})
+}
+
+// dial connects without waiting until the manager knows the client.
+func dial(w *world, path string) (*viewer, error) {
+	d := websocket.Dialer{NetDial: w.dial, HandshakeTimeout: 20 * time.Second}
+	ws, _, err := d.Dial("ws://app.test/stream/projects/"+path, nil)
+	return &viewer{w: w, ws: ws}, err
+}
+
+// age makes every project that is idle look as if it had been for d longer.
+func (in *interests) age(d time.Duration) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, i := range in.byProject {
+		if !i.idleSince.IsZero() {
+			i.idleSince = i.idleSince.Add(-d)
+		}
+	}
+}
+
+// Whenever the next client comes while a project is being let go, it gets what is published from then on, once.
+func TestAClientThatComesWhileItsProjectIsLetGoMissesNothing(t *testing.T) {
+	nodesInBubble(t, 2, func(x *exchange, nodes []*world) {
+		const step = 50 * time.Millisecond
+		var again, kept int
+		for after := relayLinger - relayTick; after < relayLinger+3*relayTick; after += step {
+			v := nodes[1].connect("shop")
+			v.close()
+			made := x.made
+			time.Sleep(after)
+			v = nodes[1].connect("shop")
+			if x.made == made {
+				kept++
+			} else {
+				again++
+			}
+			before := nodes[1].m.Stats().RelayReceived
+			nodes[0].publish(after.String())
+			if got := v.next(); got != after.String() {
+				t.Errorf("after %v: got %q", after, got)
+			}
+			synctest.Wait()
+			if got := nodes[1].m.Stats().RelayReceived - before; got != 1 {
+				t.Errorf("after %v: got it %d times, want once", after, got)
+			}
+			v.close()
+			time.Sleep(2 * relayLinger)
+		}
+		if again < 10 || kept < 10 {
+			t.Errorf("the project was kept %d times and let go %d times: this test is about both", kept, again)
+		}
+	})
+}
+
+// The same with real concurrency: clients of many projects come and go, and the goroutine of the run looks all the time.
+func TestClientsThatComeAndGoMissNothingOfOtherNodes(t *testing.T) {
+	x := newExchange()
+	w := &world{T: t, transport: transports[0]}
+	w.play(func(w *world) {
+		w.start(WithRelay(x))
+		stop := make(chan struct{})
+		var tending sync.WaitGroup
+		tending.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				in := w.m.relaying.run.Load().interests // what a tick does, as if its clock ran very fast
+				in.tend()
+				in.age(relayLinger)
+			}
+		})
+		var clients sync.WaitGroup
+		for n := range 4 {
+			clients.Go(func() {
+				for round := range 100 {
+					project := fmt.Sprintf("p%d", (n+round)%3)
+					v, err := dial(w, project)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					v.send(`{"type":"subscribe","filters":{}}`)
+					for !strings.Contains(v.next(), "filters_updated") { // before it, others' messages may come
+					}
+					want := fmt.Sprintf("%d/%d", n, round)
+					x.deliver(RelayMessage{Message: Message{Project: project, Data: []byte(want)}})
+					for v.next() != want {
+					}
+					v.close()
+				}
+			})
+		}
+		clients.Wait()
+		close(stop)
+		tending.Wait()
+		if x.made < 50 {
+			t.Errorf("got %d subscriptions made: projects were hardly let go, and this test is about that", x.made)
+		}
+	})
+}
+
+func TestAClientIsKnownWhenItsProjectIsFollowed(t *testing.T) {
+	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
+		w := nodes[0]
+		held := make(chan struct{})
+		x.set(func() {
+			x.subscribing = func(ctx context.Context, project string) error {
+				if project == "shop" {
+					select {
+					case <-held:
+					case <-ctx.Done():
+					}
+				}
+				return nil
+			}
+		})
+		var viewers []*viewer
+		for range 3 { // the first one subscribes, and the others wait for it
+			v, err := dial(w, "shop")
+			if err != nil {
+				t.Fatal(err)
+			}
+			viewers = append(viewers, v)
+		}
+		time.Sleep(relayPatience / 2)
+		if got := w.m.Stats().Connects; got != 0 {
+			t.Errorf("while the subscription is being made: got %d clients, want none yet", got)
+		}
+		close(held)
+		synctest.Wait()
+		if got := w.m.Stats().Connects; got != 3 {
+			t.Errorf("when it is made: got %d clients, want 3", got)
+		}
+		x.deliver(RelayMessage{Message: Message{Project: "shop", Data: []byte("news")}})
+		for _, v := range viewers {
+			if got := v.next(); got != "news" {
+				t.Errorf("got %q, want news", got)
+			}
+		}
+	})
+}
+
+func TestAClientDoesNotWaitLongForARelayThatIsSlow(t *testing.T) {
+	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
+		w := nodes[0]
+		x.set(func() {
+			x.subscribing = func(ctx context.Context, project string) error {
+				if project == "shop" {
+					<-ctx.Done()
+				}
+				return nil // it will come into force
+			}
+		})
+		begin := time.Now()
+		w.connect("shop")
+		if waited := time.Since(begin); waited < relayPatience || waited > relayPatience+relayTick/2 {
+			t.Errorf("the client has waited %v, want %v", waited, relayPatience)
+		}
+		begin = time.Now()
+		w.connect("shop")
+		if waited := time.Since(begin); waited > relayTick/2 {
+			t.Errorf("the second client has waited %v", waited)
+		}
+	})
+}
+
+func TestASubscriptionThatFailsIsTriedAgainAndToldOnce(t *testing.T) {
+	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
+		w := nodes[0]
+		attempts := 0
+		x.set(func() {
+			x.subscribing = func(context.Context, string) error { attempts++; return errors.New("no permission") }
+		})
+		v := w.connect("shop")
+		w.publish("local")
+		if got := v.next(); got != "local" {
+			t.Errorf("got %q, want local", got)
+		}
+		time.Sleep(10 * relayTick)
+		if attempts < 10 || attempts > 25 {
+			t.Errorf("got %d attempts in ten ticks, want about one a tick", attempts)
+		}
+		if got := w.logs.count("can't be followed"); got != 1 {
+			t.Errorf("the log tells it %d times, want once", got)
+		}
+		x.set(func() { x.subscribing = nil })
+		time.Sleep(2 * relayTick)
+		x.deliver(RelayMessage{Message: Message{Project: "shop", Data: []byte("remote")}})
+		if got := v.next(); got != "remote" {
+			t.Errorf("got %q, want remote", got)
+		}
+	})
+}
+
+func TestShutdownFlushesWhatTheRelayHasQueued(t *testing.T) {
+	nodesInBubble(t, 2, func(x *exchange, nodes []*world) {
+		v := nodes[1].connect("shop").collect()
+		nodes[0].connect("shop").collect()
+		x.set(func() { x.publishing = func() error { time.Sleep(time.Millisecond); return nil } })
+		flushed := false
+		x.set(func() { x.flushing = func(context.Context) error { flushed = true; return nil } })
+		const n = 1000
+		for i := range n {
+			nodes[0].publish(fmt.Sprint(i))
+		}
+		nodes[0].stop()
+		if s := nodes[0].m.Stats(); s.RelayPublished != n || s.RelayQueued != 0 || s.RelayDropped != 0 || !flushed {
+			t.Errorf("Stats() after shutdown: got %+v, flushed %v, want all published", s.RelayStats, flushed)
+		}
+		synctest.Wait()
+		if got := len(v.collected()); got != n {
+			t.Errorf("the other node's client got %d messages, want %d", got, n)
+		}
+		if got := x.subscribed("shop"); got != 1 {
+			t.Errorf("subscriptions: got %d, want that of the other node only", got)
+		}
+		nodes[0].listen() // again
+		back := nodes[0].connect("shop")
+		x.set(func() { x.publishing = nil })
+		nodes[1].publish("welcome")
+		if got := back.next(); got != "welcome" {
+			t.Errorf("after a restart: got %q, want welcome", got)
+		}
+		nodes[0].publish("thanks")
+		v.w.eventually("the numbers go on after a restart", func() bool { return len(v.collected()) == n+2 })
+	})
+}
+
+func TestShutdownDoesNotWaitForARelayBeyondItsDeadline(t *testing.T) {
+	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
+		w := nodes[0]
+		held := make(chan struct{})
+		x.set(func() { x.publishing = func() error { <-held; return nil } })
+		for range 300 {
+			w.publish("late")
+		}
+		ctx, cancel := context.WithTimeout(w.Context(), 3*time.Second)
+		defer cancel()
+		begin := time.Now()
+		if err := w.m.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Shutdown: got %v, want the deadline", err)
+		}
+		if took := time.Since(begin); took != 3*time.Second {
+			t.Errorf("Shutdown took %v, want its 3 s", took)
+		}
+		synctest.Wait() // until the run has given up
+		close(held)
+		synctest.Wait()
+		if s := w.m.Stats(); s.RelayPublished != 1 || s.RelayDropped != 299 || s.RelayQueued != 0 {
+			t.Errorf("Stats(): got %+v, want the one that the relay held published and the rest dropped", s.RelayStats)
+		}
+	})
+}
+
+func TestANodeThatIsSilentForLongIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &interest{rotated: time.Now()}
+		for n := range 1000 {
+			node := fmt.Sprint(n)
+			if !i.advance(node, 7) || i.advance(node, 7) || i.advance(node, 6) || !i.advance(node, 8) {
+				t.Fatalf("node %s: want each number once and in order", node)
+			}
+			time.Sleep(time.Minute)
+			if i.advance(node, 8) {
+				t.Fatalf("node %s: forgotten within a minute", node)
+			}
+		}
+		if got := len(i.heard) + len(i.older); got > 40 {
+			t.Errorf("got %d nodes remembered, want those of about twenty minutes", got)
+		}
+	})
+}
