@@ -42,12 +42,15 @@ type site struct {
 func newSite(t *testing.T) *site {
 	t.Helper()
 	return serve(t, func(s *site, app *fiber.App) {
+		app.Get("/stream/projects/mesherstream.js", func(c *fiber.Ctx) error {
+			return c.SendFile(clientDir + "/mesherstream.js")
+		})
 		app.Get("/stream/projects/old", websocket.New(s.meet))
 		app.Get("/stream/projects/:project", websocket.New(s.meet, websocket.Config{Subprotocols: []string{mesherstream.Protocol}}))
 	})
 }
 
-// newService serves the streams of mesherstream.
+// newService serves the streams of mesherstream, which has the client beside them.
 func newService(t *testing.T, opts ...mesherstream.Option) *site {
 	t.Helper()
 	return serve(t, func(s *site, app *fiber.App) {
@@ -81,9 +84,6 @@ func (s *site) listen() {
 		// The strictest policy that a page with a stream can have.
 		c.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; connect-src 'self'; worker-src 'self'")
 		return c.Next()
-	})
-	s.app.Get("/stream/projects/mesherstream.js", func(c *fiber.Ctx) error {
-		return c.SendFile("../../client/mesherstream.js")
 	})
 	s.app.Get("/hold", func(c *fiber.Ctx) error {
 		<-s.hold
