@@ -60,7 +60,8 @@ export interface Callbacks {
    * Called when the state changes, and once for the first state, a moment after connect has returned.
    *
    * - "connecting": an attempt is made.
-   * - "open": the server's hello is there.
+   * - "open": the server's hello is there. What is published from now on arrives, or a gap tells of it. Nothing tells of
+   *   what was published while there was no connection: a page that shows a state loads it again here.
    * - "waiting": the connection was lost, or the attempt failed; info says why, and when the next attempt is made.
    * - "closed": for good. By close or the signal, or by the server with a code after which the same would happen again:
    *   1002, 1003, 1007, 1008, 1009, or one of the application's own, 4000 to 4999.

@@ -158,6 +158,16 @@ test("gives a connection up that has no hello for 20 s", async (t) => {
   await connection.closed;
 });
 
+test("keeps a connection that has said hello, and nothing since", async (t) => {
+  const tick = freeze(t);
+  const server = await listen(t);
+  const { states, stream } = follow(t, server.url);
+  await server.accept({});
+  await reach(states, "open");
+  tick(1e9);
+  assert.equal(stream.state, "open");
+});
+
 function pick({ code, reason }) {
   return { code, reason };
 }

@@ -245,6 +245,16 @@ test("close ends it in every state, once", async (t) => {
   assert.equal(server.attempts, attempts);
 });
 
+test("close right after connect is all that is told", async (t) => {
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  stream.close();
+  await turns();
+  assert.deepEqual(await states.take(), { state: "closed", code: 1000, reason: "" });
+  assert.equal(states.length, 0);
+  assert.equal(stream.state, "closed");
+});
+
 test("close says 1000 by default, and hands on what WebSocket thinks of a code", async (t) => {
   const server = await listen(t);
   const { stream, states } = follow(t, server.url);

@@ -4,6 +4,7 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -13,30 +14,59 @@ import (
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
 	"github.com/gofiber/fiber/v2/middleware/filesystem"
+	"github.com/mesher/mesherstream"
 )
 
 //go:embed testdata
 var testdata embed.FS
 
-const (
-	protocolName = "mesherstream.v1"
-	token        = "q7XK2M9A"
-)
+const token = "q7XK2M9A"
 
-// site serves the page, the client, and streams that say what a test wants.
+// site serves the page, the client and streams.
 type site struct {
 	*testing.T
+	streams func(*site, *fiber.App)
 	app     *fiber.App
 	addr    string
 	serving chan error
-	peers   chan *peer
+
+	peers chan *peer            // where a test says what is sent
+	m     *mesherstream.Manager // where mesherstream does
+	hold  chan struct{}         // closed to answer GET /hold
 
 	mu    sync.Mutex
 	conns []net.Conn // all that were accepted
 }
 
+// newSite serves streams that say what a test wants.
 func newSite(t *testing.T) *site {
-	s := &site{T: t, addr: "127.0.0.1:0", peers: make(chan *peer, 100)}
+	t.Helper()
+	return serve(t, func(s *site, app *fiber.App) {
+		app.Get("/stream/projects/mesherstream.js", func(c *fiber.Ctx) error {
+			return c.SendFile(clientDir + "/mesherstream.js")
+		})
+		app.Get("/stream/projects/old", websocket.New(s.meet))
+		app.Get("/stream/projects/:project", websocket.New(s.meet, websocket.Config{Subprotocols: []string{mesherstream.Protocol}}))
+	})
+}
+
+// newService serves the streams of mesherstream, which has the client beside them.
+func newService(t *testing.T, opts ...mesherstream.Option) *site {
+	t.Helper()
+	return serve(t, func(s *site, app *fiber.App) {
+		logger := slog.New(slog.NewTextHandler(t.Output(), nil))
+		m, err := mesherstream.NewManager(append(opts, mesherstream.WithApp(app), mesherstream.WithLogger(logger))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.m = m
+		app.Use(m.Handler())
+	})
+}
+
+func serve(t *testing.T, streams func(*site, *fiber.App)) *site {
+	t.Helper()
+	s := &site{T: t, streams: streams, addr: "127.0.0.1:0", peers: make(chan *peer, 100), hold: make(chan struct{})}
 	s.listen()
 	t.Cleanup(func() {
 		if s.serving != nil {
@@ -55,11 +85,11 @@ func (s *site) listen() {
 		c.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; connect-src 'self'; worker-src 'self'")
 		return c.Next()
 	})
-	s.app.Get("/stream/projects/mesherstream.js", func(c *fiber.Ctx) error {
-		return c.SendFile("../../client/mesherstream.js")
+	s.app.Get("/hold", func(c *fiber.Ctx) error {
+		<-s.hold
+		return c.SendStatus(fiber.StatusNoContent)
 	})
-	s.app.Get("/stream/projects/old", websocket.New(s.meet))
-	s.app.Get("/stream/projects/:project", websocket.New(s.meet, websocket.Config{Subprotocols: []string{protocolName}}))
+	s.streams(s, s.app)
 	s.app.Use("/", filesystem.New(filesystem.Config{Root: http.FS(testdata), PathPrefix: "testdata"}))
 
 	ln, err := net.Listen("tcp4", s.addr)
