@@ -3,6 +3,7 @@ package mesherstream
 import (
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -176,5 +177,21 @@ func TestClientsThatNeverAnswerACloseFrameHoldTheirPlacesForAMomentOnly(t *testi
 			s.eventually("their places are free", func() bool { return m.Stats().Disconnects == 5 })
 			s.connect("/stream/projects/shop")
 		})
+	}
+}
+
+// What Fiber calls an address behind a proxy that appends to X-Forwarded-For is the client's to choose, with and without
+// EnableIPValidation. The header has to be one that the proxy overwrites.
+func TestAHeaderThatAProxyAppendsToIsNoAddress(t *testing.T) {
+	for _, validated := range []bool{false, true} {
+		app := quietApp(fiber.Config{ProxyHeader: "X-Forwarded-For", EnableIPValidation: validated})
+		var ips []string
+		app.Get("/", func(c *fiber.Ctx) error { ips = append(ips, strings.Clone(c.IP())); return nil })
+		for i := range 2 {
+			ask(t, app, "GET", "/", fmt.Sprintf("X-Forwarded-For: 10.0.0.%d, 192.0.2.1", i))
+		}
+		if ips[0] == ips[1] {
+			t.Errorf("EnableIPValidation %v: c.IP() is %q for both; SECURITY.md warns of a trap that is gone", validated, ips[0])
+		}
 	}
 }

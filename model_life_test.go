@@ -220,12 +220,16 @@ func (s *modelShard) beat() {
 func (c *modelClient) beat(now time.Time) {
 	switch {
 	case c.phase == phaseGone:
-	case min(now.Sub(c.seen), now.Sub(c.s.awake)) >= c.s.idle:
+	case min(now.Sub(c.seen), now.Sub(c.s.awake)) >= c.s.idle && c.askedAt.After(c.seen) && now.Sub(c.askedAt) >= c.s.idle-c.s.ping:
 		c.remove(codeAbnormal)
 	case !now.Before(c.pingAt):
-		if c.pingAt = c.pingAt.Add(c.s.ping); c.pingAt.Before(now) {
-			c.pingAt = now.Add(c.s.ping)
+		if now.Sub(c.pingAt) > c.s.ping/4 {
+			c.pingAt = now
 		}
+		if !c.askedAt.After(c.seen) {
+			c.askedAt = c.pingAt
+		}
+		c.pingAt = c.pingAt.Add(c.s.ping)
 		c.pinging = pingFrame
 		c.pump(onlyControl)
 	}

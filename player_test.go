@@ -117,7 +117,7 @@ func (p *player) connect(holds bool, project string, filter Filter) {
 		go stay()
 	}
 	played.twin = &modelClient{
-		s: p.model, holds: holds, project: project, filter: filter, member: true, seen: now, pingAt: now.Add(p.model.ping),
+		s: p.model, holds: holds, project: project, filter: filter, member: true, seen: now, askedAt: now, pingAt: now.Add(p.model.ping),
 	}
 	p.clients = append(p.clients, played)
 	p.model.clients = append(p.model.clients, played.twin)

@@ -15,7 +15,7 @@ const reasonShutdown = "the server is shutting down"
 
 func (s *shard) add(c *client) {
 	c.inWaiting = -1
-	c.pingAt = c.connectedAt.Add(s.cfg.pingInterval)
+	c.pingAt, c.askedAt = c.connectedAt.Add(s.cfg.pingInterval), c.connectedAt
 	s.totals.Clients++
 	s.totals.Connects++
 	s.enterGroup(c)

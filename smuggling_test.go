@@ -203,3 +203,23 @@ func TestGarbageInAHandshakeIsRefusedOrHarmless(t *testing.T) {
 	s.publish(Message{Project: "shop", Data: []byte("after all that")})
 	s.gets(ws, "after all that")
 }
+
+// A route that guards a path is asked about the path as it is written, and the stream's project is what that means. So
+// only WithAuthorize can guard a project.
+func TestAuthorizeIsAskedAboutTheProjectThatAnEncodedPathMeans(t *testing.T) {
+	var asked []string
+	app := quietApp()
+	app.Use("/stream/projects/secret", func(*fiber.Ctx) error { return fiber.ErrUnauthorized })
+	app.Use(newTestManager(t, WithAuthorize(func(_ *fiber.Ctx, sub *Subscription) error {
+		asked = append(asked, strings.Clone(sub.Project))
+		return fiber.ErrForbidden
+	})).Handler())
+	for target, want := range map[string]int{"secret": 401, "%73ecret": 403, "secre%74": 403, "%73%65%63%72%65%74": 403} {
+		if got, _ := ask(t, app, "GET", "/stream/projects/"+target, upgrade...); got != want {
+			t.Errorf("GET .../%s: got %d, want %d", target, got, want)
+		}
+	}
+	if !slices.Equal(asked, []string{"secret", "secret", "secret"}) {
+		t.Errorf("authorize was asked about %q, want three times about secret", asked)
+	}
+}

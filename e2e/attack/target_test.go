@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -44,6 +45,7 @@ type settings struct {
 // vitals is what the target says of itself.
 type vitals struct {
 	Stats       mesherstream.Stats
+	Ends        map[string]int // how many clients left for which reason
 	Goroutines  int
 	Descriptors int
 	Resident    int // bytes
@@ -64,7 +66,8 @@ func serve(text string) {
 	}
 	app := fiber.New(fiber.Config{DisableStartupMessage: true, ReadTimeout: set.ReadTimeout, Concurrency: set.Concurrency})
 	m, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithPingInterval(set.Ping), mesherstream.WithIdleTimeout(set.Idle),
-		mesherstream.WithMaxClients(set.MaxClients), mesherstream.WithMaxBuffer(1000))
+		mesherstream.WithMaxClients(set.MaxClients), mesherstream.WithMaxBuffer(1000),
+		mesherstream.WithHooks(mesherstream.Hooks{Disconnect: func(_ mesherstream.Client, code int, reason string) { ends.add(code, reason) }}))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -99,9 +102,32 @@ func serve(text string) {
 	select {} // its clients live on
 }
 
+// ends is why clients left the target.
+var ends reasons
+
+type reasons struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+func (r *reasons) add(code int, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.counts == nil {
+		r.counts = make(map[string]int)
+	}
+	r.counts[fmt.Sprint(code, " ", reason)]++
+}
+
+func (r *reasons) all() map[string]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.counts)
+}
+
 func measure(m *mesherstream.Manager) vitals {
 	runtime.GC()
-	v := vitals{Stats: m.Stats(), Goroutines: runtime.NumGoroutine()}
+	v := vitals{Stats: m.Stats(), Ends: ends.all(), Goroutines: runtime.NumGoroutine()}
 	fds, _ := os.ReadDir("/proc/self/fd")
 	v.Descriptors = len(fds)
 	if statm, err := os.ReadFile("/proc/self/statm"); err == nil {
