@@ -15,6 +15,7 @@ require (
 	github.com/mesher/mesherstream v0.0.0
 	github.com/valyala/fasthttp v1.78.0
 	golang.org/x/sys v0.49.0
+	pgregory.net/rapid v1.3.0
 )
 
 require (
