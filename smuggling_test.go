@@ -170,7 +170,6 @@ func TestGarbageInAHandshakeIsRefusedOrHarmless(t *testing.T) {
 	}{
 		"key that is short":         {strings.Replace(ok, key, "x", 1), true}, // contrib takes any key, and answers with its hash
 		"key of 3 KB":               {strings.Replace(ok, key, strings.Repeat("x", 3000), 1), true},
-		"key with control bytes":    {strings.Replace(ok, key, "a\x00b\x7f", 1), false},
 		"no key at all":             {strings.Replace(ok, key, "", 1), false},
 		"header over the limit":     {handshake("/stream/projects/shop", "X: "+strings.Repeat("x", 5000)), false},
 		"a thousand headers":        {handshake("/stream/projects/shop", slices.Repeat([]string{"A: b"}, 1000)...), false},
