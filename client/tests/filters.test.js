@@ -112,6 +112,28 @@ test("a loop of setFilters stays under twenty requests a second", async (t) => {
   assert.equal(done, 10);
 });
 
+test("requests on a new connection are kept apart from the first one on", async (t) => {
+  const tick = freeze(t);
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url, { minDelay: 20 });
+  const first = await server.accept({});
+  await reach(states, "open");
+  const changes = [stream.setFilters({ level: "a" })];
+  await first.received.take();
+  first.lose();
+  await reach(states, "waiting");
+  tick(10);
+  const second = await server.accept({});
+  await second.answer(); // at 10 ms
+  await changes[0];
+  changes.push(stream.setFilters({ level: "b" }));
+  tick(99);
+  assert.equal(await second.waiting(), 0);
+  tick(1);
+  await second.answer();
+  await changes[1];
+});
+
 test("an answer to an acknowledgement settles nothing", async (t) => {
   const server = await listen(t);
   const { stream, states } = follow(t, server.url);
@@ -226,6 +248,7 @@ for (const [moment, arrive] of Object.entries(moments)) {
 }
 
 test("filters with commas are asked for first on every connection", async (t) => {
+  const tick = freeze(t);
   const server = await listen(t);
   const filters = { level: ["a,b", "c"], environment: ["production"] };
   const { states } = follow(t, server.url + "?level=debug", { filters, minDelay: 1 });
@@ -234,9 +257,15 @@ test("filters with commas are asked for first on every connection", async (t) =>
     assert.equal(connection.query, "?environment=production");
     await reach(states, "open");
     assert.deepEqual(await connection.received.take(), { type: "subscribe", filters });
-    if (i) connection.send({ type: "filters_updated", stream: TOKEN, filters, filtered: 0 });
+    if (i) {
+      connection.send({ type: "filters_updated", stream: TOKEN, filters, filtered: 0 });
+      assert.equal(await connection.waiting(), 0);
+      tick(100);
+      assert.equal(await connection.waiting(), 0); // asked for once
+    }
     connection.lose();
     await reach(states, "waiting");
+    tick(1);
   }
 });
 

@@ -160,7 +160,7 @@ test("goes on with the back-off after a wait that the server told", async (t) =>
 
 test("tries at once when the page is back online or becomes visible", async (t) => {
   const page = openPage(t);
-  freeze(t);
+  const tick = freeze(t);
   const server = await listen(t);
   const { stream, states } = follow(t, server.url);
   const wait = async (code, reason) => {
@@ -183,6 +183,14 @@ test("tries at once when the page is back online or becomes visible", async (t) 
   page.show("visible");
   assert.equal(stream.state, "waiting");
   assert.equal(server.attempts, 3);
+
+  tick(1250);
+  await wait(1001);
+  page.online();
+  await server.accept({});
+  await reach(states, "open");
+  tick(10_000); // nothing is left of the wait that it cut short
+  assert.equal(stream.state, "open");
 });
 
 test("leaves a page's connection alone while it is open", async (t) => {
