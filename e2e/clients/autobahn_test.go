@@ -19,9 +19,15 @@ func autobahn() []wireCase {
 func TestTheCasesOfTheAutobahnSuite(t *testing.T) { playAll(t, autobahn()) }
 
 func playAll(t *testing.T, cases []wireCase) {
+	t.Logf("%d cases", len(cases))
 	overTransports(t, func(t *testing.T, tr transport) {
 		w := startEcho(t, tr, mesherstream.WithReadLimit(16<<20), mesherstream.WithMaxBufferBytes(64<<20))
+		known := make(map[string]bool)
 		for _, c := range cases {
+			if known[c.id] {
+				t.Fatalf("two cases are called %s", c.id)
+			}
+			known[c.id] = true
 			t.Run(c.id, func(t *testing.T) { c.play(t, w) })
 		}
 	})

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mesher/mesherstream"
 )
 
 // A browser is a Chromium that shows testdata/page.html, which fetches plans and posts reports.
@@ -26,7 +28,7 @@ var chromium = &driver{
 	name:     "chromium",
 	noPing:   true,
 	noVanish: true, // not by itself: see TestABrowserThatIsKilledShows1006
-	noCodes:  func(code int) bool { return code != 1000 && code != noCode && code < 3000 },
+	refuses:  func(code int) bool { return code != 1000 && code != noCode && code < 3000 },
 	missing: func() string {
 		if _, err := exec.LookPath("chromium"); err != nil {
 			return "chromium is not installed"
@@ -146,18 +148,40 @@ func (b *browser) run(ctx context.Context, p plan) report {
 	}
 }
 
-func TestABrowserThatIsKilledShows1006(t *testing.T) {
+// overBoth opens a stream over each transport in a browser of its own.
+func overBoth(t *testing.T, vanish bool) (b *browser, worlds []*world) {
+	t.Helper()
 	chromium.skipIfMissing(t)
-	overTransports(t, func(t *testing.T, tr transport) {
-		b, err := launchBrowser()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer b.stop()
+	b, err := launchBrowser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.stop)
+	for _, tr := range transports {
 		w := start(t, tr)
-		go b.run(t.Context(), w.plan("killed"))
-		w.joined(t, "killed")
-		b.stop()
-		w.leaves(t, "killed", closing{Code: 1006})
-	})
+		p := w.plan("page")
+		p.After, p.Vanish = 1, vanish
+		go b.run(t.Context(), p)
+		w.joined(t, "page")
+		worlds = append(worlds, w)
+	}
+	return b, worlds
+}
+
+func TestAPageThatIsLeftShows1001(t *testing.T) {
+	_, worlds := overBoth(t, true)
+	if err := worlds[0].m.Broadcast(mesherstream.Message{Project: "page", Data: []byte("go")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range worlds {
+		w.leaves(t, "page", closing{Code: 1001})
+	}
+}
+
+func TestABrowserThatIsKilledShows1006(t *testing.T) {
+	b, worlds := overBoth(t, false)
+	b.stop()
+	for _, w := range worlds {
+		w.leaves(t, "page", closing{Code: 1006})
+	}
 }

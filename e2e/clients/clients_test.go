@@ -145,6 +145,22 @@ func TestEachClientReportsTheCloseThatTheServerMeant(t *testing.T) {
 	})
 }
 
+func TestEachClientReportsWhyItWasRefused(t *testing.T) {
+	overTransports(t, func(t *testing.T, tr transport) {
+		w := start(t, tr, mesherstream.WithReadLimit(1000))
+		withEach(t, func(t *testing.T, d *driver) {
+			p := w.plan(d.name)
+			p.Send = strings.Repeat("x", 1001)
+			want := closing{1009, "message is over 1000 bytes"}
+			r := d.run(withPatience(t), p)
+			if got := (closing{r.Code, r.Reason}); got != want || r.Error != "" {
+				t.Errorf("the client reports %+v and error %q, want %+v", got, r.Error, want)
+			}
+			w.leaves(t, d.name, want)
+		})
+	})
+}
+
 func TestTheHookIsToldTheCloseThatEachClientMeant(t *testing.T) {
 	overTransports(t, func(t *testing.T, tr transport) {
 		w := start(t, tr)
@@ -157,7 +173,7 @@ func TestTheHookIsToldTheCloseThatEachClientMeant(t *testing.T) {
 				{3000, longestReason},
 				{4999, "the last code ☂"},
 			} {
-				if c.Code == noCode && d.noOneCode || d.noCodes != nil && d.noCodes(c.Code) {
+				if c.Code == noCode && d.noEmptyClose || d.refuses != nil && d.refuses(c.Code) {
 					continue
 				}
 				name := fmt.Sprintf("%s-%d-%d", d.name, c.Code, len(c.Reason))
@@ -187,7 +203,7 @@ func TestAClientMayCloseInTheMiddleOfAFlood(t *testing.T) {
 		w := start(t, tr)
 		flood := noise[:16<<10]
 		withEach(t, func(t *testing.T, d *driver) {
-			for i := range 20 {
+			for i := range 5 {
 				c := closing{4000 + i, "enough"}
 				name := fmt.Sprintf("%s-flood-%d", d.name, i)
 				p := w.plan(name)

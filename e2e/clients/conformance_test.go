@@ -57,6 +57,7 @@ func (s step) mayWant(frames ...frame) step {
 
 // play runs the case as a client of its own.
 func (c *wireCase) play(t *testing.T, w *world) {
+	t.Log(c.what, c.differs)
 	client := dialRaw(t, w, c.id)
 	var open []wanted // what is still to come
 	for _, s := range c.steps {

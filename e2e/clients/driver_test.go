@@ -48,12 +48,12 @@ type driver struct {
 	// missing says what has to be installed, or "".
 	missing func() string
 
-	// What the client has no way to do.
-	noPing    bool
-	noOneCode bool // it can't close without a code
-	noVanish  bool
-	noAnswer  bool // it doesn't wait for the answer to its close frame
-	noCodes   func(code int) bool
+	// What the client's interface has no way to do.
+	noPing       bool
+	noEmptyClose bool // it has no way to close without a code
+	noVanish     bool
+	noAnswer     bool                // it doesn't wait for the answer to its close frame
+	refuses      func(code int) bool // whether it sends no such code
 }
 
 var drivers = []*driver{gorilla, coder, gobwas, lxzan, node, python, chromium}

@@ -8,7 +8,7 @@ import (
 )
 
 // lxzan is the client of the package gws, which closes the connection as soon as its close frame is out.
-var lxzan = &driver{name: "gws", noAnswer: true, noOneCode: true, run: func(_ context.Context, p plan) report {
+var lxzan = &driver{name: "gws", noAnswer: true, noEmptyClose: true, run: func(_ context.Context, p plan) report {
 	s := &gwsClient{seen: seen{plan: p}}
 	ws, _, err := gws.NewClient(s, &gws.ClientOption{
 		Addr:              p.URL,

@@ -38,7 +38,7 @@ var node = &driver{name: "node-ws", run: nodeProgram.run, missing: func() string
 }}
 
 // python is Debian's python3-websockets, which belongs to the system's own Python.
-var python = &driver{name: "python-websockets", run: pythonProgram.run, noOneCode: true, missing: sync.OnceValue(func() string {
+var python = &driver{name: "python-websockets", run: pythonProgram.run, noEmptyClose: true, missing: sync.OnceValue(func() string {
 	if err := exec.Command("/usr/bin/python3", "-c", "import websockets").Run(); err != nil {
 		return "Debian's python3-websockets is not installed: /usr/bin/python3 can't import websockets"
 	}

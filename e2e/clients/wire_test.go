@@ -76,6 +76,7 @@ func ownCases() (cases []wireCase) {
 }
 
 func TestWhatTheSuiteDoesNotAsk(t *testing.T) {
+	t.Logf("%d cases", len(ownCases()))
 	overTransports(t, func(t *testing.T, tr transport) {
 		w := startEcho(t, tr, mesherstream.WithReadLimit(1000))
 		for _, c := range ownCases() {

@@ -228,14 +228,14 @@ func (w *world) checkLink(t *testing.T) {
 	}
 }
 
-// An id is who the server is under TLS, and how clients trust it.
-type id struct {
+// credentials are who the server is under TLS, and how clients trust it.
+type credentials struct {
 	certificate tls.Certificate
 	pool        *x509.CertPool
 	file        string
 }
 
-var identity = sync.OnceValue(func() id {
+var identity = sync.OnceValue(func() credentials {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
 	template := x509.Certificate{
@@ -257,7 +257,7 @@ var identity = sync.OnceValue(func() id {
 	must(os.WriteFile(file, text, 0o600))
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(text)
-	return id{tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool, file}
+	return credentials{tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool, file}
 })
 
 func must(err error) {

@@ -29,13 +29,13 @@ async def answer(plan):
 async def run(plan, report):
     secure = ssl.create_default_context(cafile=plan["ca"]) if plan["ca"] else None
     ws = await websockets.connect(plan["url"], ssl=secure, max_size=None, max_queue=None)
-    if plan["send"]:
-        await ws.send(plan["send"])
-        report["answer"] = await ws.recv()
-    pong = await ws.ping(plan["ping"]) if plan["ping"] else None
-
-    digest, messages = bytes(32), 0
+    digest, messages, pong = bytes(32), 0, None
     try:
+        if plan["send"]:
+            await ws.send(plan["send"])
+            report["answer"] = await ws.recv()
+        if plan["ping"]:
+            pong = await ws.ping(plan["ping"])
         while messages < plan["after"] or not (plan["close"] or plan["vanish"]):
             data = await ws.recv()
             kind, data = ("text", data.encode()) if isinstance(data, str) else ("binary", data)

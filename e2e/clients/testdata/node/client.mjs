@@ -4,10 +4,12 @@ import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import WebSocket from "ws";
 
-createInterface({ input: process.stdin }).on("line", async (line) => {
+const plans = createInterface({ input: process.stdin });
+plans.on("line", async (line) => {
   const report = await run(JSON.parse(line));
   process.stdout.write(JSON.stringify(report) + "\n");
 });
+plans.on("close", () => process.exit());
 
 function run(plan) {
   return new Promise((resolve) => {
