@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
 	if !given {
-		_ = flag.Set("rapid.checks", "10") // so that the default takes seconds
+		_ = flag.Set("rapid.checks", "20") // so that the default takes seconds
 	}
 	os.Exit(m.Run())
 }
@@ -48,6 +48,8 @@ func TestEveryClientGetsWhatTheModelSays(t *testing.T) {
 				m := &machine{wrap: wrap, tls: name == "tls", maxBuffer: rapid.SampledFrom([]int{1, 5, 40}).Draw(t, "max_buffer")}
 				m.start(t)
 				defer m.end()
+				m.connect(t) // or much would be for nobody
+				m.connect(t)
 				t.Repeat(map[string]func(*rapid.T){
 					"connect": m.connect, "broadcast": m.broadcast, "broadcasts": m.broadcast, "flood": m.flood, "buffer": m.buffer,
 					"drain": m.drain, "stall": m.stall, "resume": m.resume, "subscribe": m.subscribe, "set filter": m.setFilter,
@@ -133,7 +135,10 @@ func (m *machine) start(t *rapid.T) {
 	}
 	m.addr = ln.Addr().String()
 	m.serving = make(chan error, 1)
+	listening := make(chan struct{})
+	m.app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	go func() { m.serving <- m.app.Listener(m.wrap(ln)) }()
+	<-listening // an app that is shut down before would never end
 }
 
 // end leaves nothing behind, also after a failure.
