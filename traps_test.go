@@ -206,7 +206,7 @@ func TestTrap07FibersLimitsDoNotApplyAndOurOwnDo(t *testing.T) {
 		t.Run(tr.name, func(t *testing.T) {
 			t.Parallel()
 			app := quietApp(fiber.Config{
-				ReadTimeout: 300 * time.Millisecond, WriteTimeout: 300 * time.Millisecond, IdleTimeout: 300 * time.Millisecond,
+				ReadTimeout: 500 * time.Millisecond, WriteTimeout: 500 * time.Millisecond, IdleTimeout: 500 * time.Millisecond,
 				BodyLimit: 64, Concurrency: 2,
 			})
 			m := newTestManager(t, WithApp(app), WithPingInterval(100*time.Millisecond), WithIdleTimeout(time.Second), WithMaxClients(4))
