@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/gofiber/fiber/v2"
@@ -168,7 +169,7 @@ func FuzzProjectPath(f *testing.F) {
 				switch status := ctx.Response.StatusCode(); {
 				case status == 101 && handshake:
 					p := target.granted.Project
-					if p == "" || len(p) > maxProjectBytes || strings.Contains(p, "/") || !utf8.ValidString(p) || strings.ContainsAny(p, "\x00\n\r\x7F") {
+					if p == "" || len(p) > maxProjectBytes || strings.Contains(p, "/") || !utf8.ValidString(p) || strings.ContainsFunc(p, unicode.IsControl) {
 						t.Errorf("app %d, %q: let in with project %q", i, uri, p)
 					}
 				case status == 426 && !handshake, status == 400, status == 404:

@@ -165,7 +165,7 @@ func (w *world) eventually(what string, cond func() bool) {
 }
 
 // eventually waits for a condition. In a bubble, its time is fake.
-func eventually(t *testing.T, m *Manager, what string, cond func() bool) {
+func eventually(t testing.TB, m *Manager, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !cond(); {
 		if time.Now().After(deadline) {

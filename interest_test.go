@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -218,9 +219,9 @@ func TestAClientDoesNotWaitLongForARelayThatIsSlow(t *testing.T) {
 func TestASubscriptionThatFailsIsTriedAgainAndToldOnce(t *testing.T) {
 	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
 		w := nodes[0]
-		attempts := 0
+		var attempts atomic.Int64
 		x.set(func() {
-			x.subscribing = func(context.Context, string) error { attempts++; return errors.New("no permission") }
+			x.subscribing = func(context.Context, string) error { attempts.Add(1); return errors.New("no permission") }
 		})
 		v := w.connect("shop")
 		w.publish("local")
@@ -228,8 +229,8 @@ func TestASubscriptionThatFailsIsTriedAgainAndToldOnce(t *testing.T) {
 			t.Errorf("got %q, want local", got)
 		}
 		time.Sleep(10 * relayTick)
-		if attempts < 10 || attempts > 25 {
-			t.Errorf("got %d attempts in ten ticks, want about one a tick", attempts)
+		if got := attempts.Load(); got < 10 || got > 25 {
+			t.Errorf("got %d attempts in ten ticks, want about one a tick", got)
 		}
 		if got := w.logs.count("can't be followed"); got != 1 {
 			t.Errorf("the log tells it %d times, want once", got)

@@ -53,18 +53,32 @@ func (s *shard) beat(now time.Time) {
 	for i := len(slot) - 1; i >= 0; i-- { // backwards: a client that is removed gives its place to a later one
 		c := slot[i]
 		s.watchProgress(c, now)
-		if s.cfg.idleTimeout > 0 && !c.inHook && min(c.silence(now), now.Sub(s.awake)) >= s.cfg.idleTimeout {
+		if s.cfg.idleTimeout > 0 && !c.inHook && s.silent(c, now) {
 			s.remove(c, errIdle)
 			continue
 		}
 		if s.cfg.pingInterval > 0 && !now.Before(c.pingAt) {
-			if c.pingAt = c.pingAt.Add(s.cfg.pingInterval); c.pingAt.Before(now) {
-				c.pingAt = now.Add(s.cfg.pingInterval) // the machine has slept
+			if now.Sub(c.pingAt) > s.cfg.pingInterval/4 {
+				c.pingAt = now // not in a turn of the wheel: the machine has slept, or is busy
 			}
+			if now.Sub(c.askedAt) >= c.silence(now) {
+				c.askedAt = c.pingAt // for the first time since it has given a sign
+			}
+			c.pingAt = c.pingAt.Add(s.cfg.pingInterval)
 			c.ping = pingFrame
 			s.drainControl(c)
 		}
 	}
+}
+
+// silent says whether the client has given no sign of life for too long, though it was asked for one in time. A shard
+// that is busy asks late, and must not make the client pay for it.
+func (s *shard) silent(c *client, now time.Time) bool {
+	silence, asked := c.silence(now), now.Sub(c.askedAt)
+	if min(silence, now.Sub(s.awake)) < s.cfg.idleTimeout {
+		return false
+	}
+	return s.cfg.pingInterval == 0 || asked < silence && asked >= s.cfg.idleTimeout-s.cfg.pingInterval
 }
 
 // watchProgress takes it as a sign of life that a client which has no room any more takes some of what the kernel holds

@@ -146,25 +146,16 @@ func (m *Manager) attach(app *fiber.App) {
 }
 
 func (m *Manager) warnOfPrefork(app *fiber.App) {
-	m.prefork.Do(func() {
-		if app.Config().Prefork && m.relaying == nil {
-			m.cfg.logger.Warn("mesherstream: Prefork is on, and a broadcast reaches only the clients of its own process; see WithRelay")
-		}
-	})
+	// Not a sync.Once: others would wait for it, and so for the log.
+	if app.Config().Prefork && m.relaying == nil && !m.prefork.Swap(true) {
+		m.cfg.logger.Warn("mesherstream: Prefork is on, and a broadcast reaches only the clients of its own process; see WithRelay")
+	}
 }
 
 // start begins a run, unless one is on already. The first client does it too, since not every app listens by itself: a
 // Prefork child doesn't run its OnListen hooks, and under an adaptor nothing listens at all. But only listening ends
 // what Shutdown has begun.
 func (m *Manager) start(listening bool) error {
-	started, err := m.startRun(listening)
-	if started {
-		m.cfg.logger.Info("mesherstream: drain ticker started", "interval", m.cfg.drainInterval)
-	}
-	return err
-}
-
-func (m *Manager) startRun(listening bool) (started bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for listening && m.current != nil && m.current.closing {
@@ -178,9 +169,9 @@ func (m *Manager) startRun(listening bool) (started bool, err error) {
 	}
 	switch {
 	case m.closed:
-		return false, ErrClosed
+		return ErrClosed
 	case m.current != nil:
-		return false, nil
+		return nil
 	}
 	r := &run{stop: make(chan struct{}), ended: make(chan struct{})}
 	for _, s := range m.shards {
@@ -195,8 +186,10 @@ func (m *Manager) startRun(listening bool) (started bool, err error) {
 		r.rest.Go(r.relay.loop)
 	}
 	r.rest.Go(func() { m.runTicker(r.stop) })
+	// Beside the one who starts it, who may be the app's Listen or the first client, and must not wait for a log.
+	r.rest.Go(func() { m.cfg.logger.Info("mesherstream: drain ticker started", "interval", m.cfg.drainInterval) })
 	m.current = r
-	return true, nil
+	return nil
 }
 
 func (m *Manager) isClosed() bool {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gofiber/contrib/websocket"
@@ -49,6 +50,13 @@ const chunkBytes = 16 << 10
 // blockedFor is how long a write takes at least that had to wait for the client. That it ends is a sign of life. A write
 // that the kernel takes at once is none: it would take a ping to a machine that is long gone.
 const blockedFor = 10 * time.Millisecond
+
+// isReset says whether a write has failed because the client has reset the connection, as one does that closes it with
+// something unread. Its close frame, if it has sent one, may still be unread here. So the client isn't removed by the
+// write, but by the end of what there is to read.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
 
 // portableLink works on every connection that Fiber can upgrade: the handler's goroutine reads, and a goroutine that
 // lives only while there is something to send writes with deadlines.
@@ -157,6 +165,12 @@ func (l *portableLink) send() {
 		}
 		if now := time.Now(); n > 0 && now.Sub(begin) >= blockedFor {
 			l.client.markSeen(now)
+		}
+	}
+	if isReset(err) {
+		select {
+		case <-l.released: // the reader has come to the end
+		case <-time.After(closeGrace): // it waits for a hook
 		}
 	}
 	l.client.shard.post(event{kind: eventWritable, client: l.client, n: done, err: err})

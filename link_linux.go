@@ -110,6 +110,10 @@ func (l *linuxLink) write(p []byte) (sent, held int, err error) {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
 			return 0, 0, nil
+		case isReset(err) && l.state != linkWaiting: // for a hook, which may take its time
+			l.ending = true
+			l.poller.shard.later(l.client)
+			return 0, 0, nil
 		default:
 			return 0, 0, os.NewSyscallError("write", err)
 		}
@@ -160,7 +164,7 @@ func (l *linuxLink) read() {
 		l.poller.shard.remove(l.client, os.NewSyscallError("read", err))
 		return
 	case n == 0:
-		l.poller.shard.remove(l.client, io.EOF)
+		l.poller.shard.ended(l.client, io.EOF)
 		return
 	}
 	l.client.markSeen(time.Now())

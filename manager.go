@@ -37,7 +37,7 @@ type Manager struct {
 
 	// Atomic.
 	lastID     atomic.Uint64
-	prefork    sync.Once // the warning
+	prefork    atomic.Bool // has been asked about
 	broadcasts atomic.Uint64
 	hookPanics atomic.Uint64
 

@@ -75,7 +75,8 @@ func (m *Manager) Handler() fiber.Handler {
 
 // Serve streams to a client on an own route, whose handler has upgraded the connection itself. It hands conn over: the
 // caller must not have read from it or written to it, and returns without touching it as soon as Serve returns, which
-// may be at once, with the client living on. Compression must not have been agreed on.
+// may be at once, with the client living on. The upgrade must not agree on compression: what goes out is never
+// compressed, and a client that sends a compressed frame is closed with code 1002, its frame unopened.
 //
 // sub is what the client is granted; over the wire it can narrow its filter within it. Origin and authorization are the
 // caller's. The error is [ErrInvalidFilter], [ErrClosed] or [ErrTooManyClients], which the client has been told with code
@@ -216,8 +217,7 @@ func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant 
 		return sub, grant, nil, err
 	}
 	if !websocket.IsWebSocketUpgrade(c) {
-		c.Set(fiber.HeaderUpgrade, "websocket")
-		return sub, grant, nil, fiber.ErrUpgradeRequired
+		return sub, grant, nil, upgradeRequired(c)
 	}
 	if !staysOpen(c) {
 		return sub, grant, nil, fiber.NewError(fiber.StatusBadRequest, "a handshake is HTTP/1.1, keeps its connection, and has no body")
@@ -302,10 +302,20 @@ func (m *Manager) upgrade(c *fiber.Ctx, sub Subscription, grant Filter, p *place
 		Subprotocols:   []string{Protocol},
 		RecoverHandler: m.recovered, // the default one tells the client what the panic said
 	})(c)
-	if err != nil && lost.Stop() {
+	if err == nil {
+		return nil
+	}
+	if lost.Stop() {
 		p.release()
 	}
-	return err
+	return upgradeRequired(c) // as contrib says for every reason
+}
+
+// upgradeRequired says what the client has to ask for.
+func upgradeRequired(c *fiber.Ctx) error {
+	c.Set(fiber.HeaderUpgrade, "websocket")
+	c.Set("Sec-WebSocket-Version", "13")
+	return fiber.ErrUpgradeRequired
 }
 
 func (m *Manager) recovered(conn *websocket.Conn) {

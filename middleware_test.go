@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/http/httptest"
 	"net/http"
 	"net/url"
 	"slices"
@@ -371,5 +372,29 @@ func TestFromFindsTheManagerOfThePrefixItIsUnder(t *testing.T) {
 	})
 	for _, target := range []string{"/a/x", "/b/x", "/x"} {
 		ask(t, app, "GET", target)
+	}
+}
+
+// RFC 6455, section 4.4: who asks with another version is told which one there is.
+func TestA426NamesTheProtocolAndItsVersion(t *testing.T) {
+	app := quietApp()
+	app.Use(newTestManager(t).Handler())
+	for name, header := range map[string]map[string]string{
+		"no upgrade":      {},
+		"another version": {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "8", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="},
+	} {
+		req := httptest.NewRequest("GET", "/stream/projects/shop", nil)
+		for k, v := range header {
+			req.Header.Set(k, v)
+		}
+		resp, err := app.Test(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		upgrade, version := resp.Header.Get("Upgrade"), resp.Header.Get("Sec-WebSocket-Version")
+		if resp.StatusCode != 426 || upgrade != "websocket" || version != "13" {
+			t.Errorf("%s: got %d, Upgrade %q, version %q, want 426, websocket and 13", name, resp.StatusCode, upgrade, version)
+		}
 	}
 }

@@ -16,7 +16,7 @@ func (c *modelClient) read() {
 		switch {
 		case next.op == frameEnd:
 			c.ended = true
-			c.s.events = append(c.s.events, func() { c.remove(codeAbnormal) })
+			c.s.events = append(c.s.events, c.gone)
 		case c.refused:
 		case next.op == frameBroken:
 			c.refused = true
@@ -141,6 +141,15 @@ func (c *modelClient) giveUp() {
 	}
 }
 
+// gone: the client sends nothing more, and only a close frame that is on its way to it is still worth a try.
+func (c *modelClient) gone() {
+	if c.phase == phaseClosing && c.busy {
+		c.closeReceived = true
+		return
+	}
+	c.remove(codeAbnormal)
+}
+
 func (c *modelClient) remove(code int) {
 	if c.phase == phaseGone {
 		return
@@ -211,12 +220,16 @@ func (s *modelShard) beat() {
 func (c *modelClient) beat(now time.Time) {
 	switch {
 	case c.phase == phaseGone:
-	case min(now.Sub(c.seen), now.Sub(c.s.awake)) >= c.s.idle:
+	case min(now.Sub(c.seen), now.Sub(c.s.awake)) >= c.s.idle && c.askedAt.After(c.seen) && now.Sub(c.askedAt) >= c.s.idle-c.s.ping:
 		c.remove(codeAbnormal)
 	case !now.Before(c.pingAt):
-		if c.pingAt = c.pingAt.Add(c.s.ping); c.pingAt.Before(now) {
-			c.pingAt = now.Add(c.s.ping)
+		if now.Sub(c.pingAt) > c.s.ping/4 {
+			c.pingAt = now
 		}
+		if !c.askedAt.After(c.seen) {
+			c.askedAt = c.pingAt
+		}
+		c.pingAt = c.pingAt.Add(c.s.ping)
 		c.pinging = pingFrame
 		c.pump(onlyControl)
 	}

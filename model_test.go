@@ -68,9 +68,9 @@ type modelClient struct {
 	refused  bool
 	ended    bool
 
-	seen, pingAt, waitingSince, cutAt time.Time
-	requests                          int
-	requestsFrom                      time.Time
+	seen, askedAt, pingAt, waitingSince, cutAt time.Time
+	requests                                   int
+	requestsFrom                               time.Time
 
 	offeredIDs                        []int
 	filtered                          int

@@ -334,5 +334,5 @@ var pathPattern = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
 
 func isOrigin(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && !strings.Contains(s, "*") && u.Scheme != "" && u.Host != "" && strings.EqualFold(u.Scheme+"://"+u.Host, s)
+	return err == nil && !strings.Contains(s, "*") && u.Scheme != "" && u.Hostname() != "" && strings.EqualFold(u.Scheme+"://"+u.Host, s)
 }

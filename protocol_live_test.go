@@ -154,6 +154,43 @@ func TestACloseHandshakeThatTheClientAnswersEndsAtOnce(t *testing.T) {
 	}
 }
 
+// A client that closes its connection right behind its close frame resets it, if there is something that it hasn't read.
+// A write may then fail before the close frame is read.
+func TestTheCloseFrameOfAClientThatResetsItsConnectionIsRead(t *testing.T) {
+	overTransports(t, func(w *world) {
+		ends := make(chan string, 1)
+		w.start(WithHooks(Hooks{Disconnect: func(_ Client, code int, reason string) { ends <- fmt.Sprint(code, " ", reason) }}))
+		v := w.connect("shop")
+		w.broadcast(0, 1)
+		if w.transport.bubble {
+			v.next() // a pipe can't be reset
+		}
+
+		// The shard is held up in a turn that will write, while the client leaves.
+		s := w.m.shardOf(v.id)
+		first, second := make(chan struct{}), make(chan struct{})
+		s.tell(func() { <-first })
+		s.mu.Lock()
+		s.doLocked(func() { <-second })
+		s.inbox.casts = append(s.inbox.casts, cast{message: newMessage(&Message{Project: "shop", Data: []byte(filler)})})
+		s.mu.Unlock()
+		close(first)
+		w.eventually("the shard's turn has begun", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.inbox.casts) == 0
+		})
+		if _, err := v.ws.NetConn().Write(masked(finBit|opClose, "\x0F\xA0enough")); err != nil {
+			w.Fatal(err)
+		}
+		_ = v.ws.Close()
+		close(second)
+		if got := <-ends; got != "4000 enough" {
+			w.Errorf("Disconnect hook: got %q, want what the client said", got)
+		}
+	})
+}
+
 // What comes behind a close frame is discarded (RFC 6455, section 1.4), also while the answer waits for room.
 func TestAPingBehindACloseFrameIsNotAnswered(t *testing.T) {
 	inBubble(t, func(w *world) {

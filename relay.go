@@ -25,7 +25,8 @@ type Relay interface {
 
 	// Subscribe has receive called with everything that is published to the project from now on. It returns when that is
 	// in force, or when ctx is done, or at once where the relay is away; in the last two cases it comes into force by
-	// itself as soon as it can. An error says that it never will, and the manager subscribes again later.
+	// itself as soon as it can. An error says that it never will, and the manager subscribes again later. ctx has a
+	// deadline.
 	//
 	// Calls of receive for one subscription come one after the other, in the order of what was published. receive may
 	// wait for the CPU of a shard, never for a client, and has copied all of m when it returns.

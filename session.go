@@ -15,7 +15,7 @@ const reasonShutdown = "the server is shutting down"
 
 func (s *shard) add(c *client) {
 	c.inWaiting = -1
-	c.pingAt = c.connectedAt.Add(s.cfg.pingInterval)
+	c.pingAt, c.askedAt = c.connectedAt.Add(s.cfg.pingInterval), c.connectedAt
 	s.totals.Clients++
 	s.totals.Connects++
 	s.enterGroup(c)
@@ -99,7 +99,7 @@ func (s *shard) handle(e *event) {
 		errors.As(e.err, &ce)
 		s.shut(c, ce.code, ce.reason)
 	case eventEnded:
-		s.remove(c, e.err)
+		s.ended(c, e.err)
 	case eventCut:
 		s.remove(c, errors.New("the close handshake took too long"))
 	}
@@ -275,6 +275,16 @@ func (s *shard) abandon(c *client) {
 func (s *shard) countAbandoned(c *client, n int) {
 	c.abandoned += uint64(n)
 	s.totals.Abandoned += uint64(n)
+}
+
+// ended is told when nothing more will come from the client, which may have said so itself and still be reading: a close
+// frame that is on its way to it isn't taken back.
+func (s *shard) ended(c *client, err error) {
+	if c.phase == phaseClosing && c.busy && errors.Is(err, io.EOF) {
+		c.closeReceived = true // there will be no better answer
+		return
+	}
+	s.remove(c, err)
 }
 
 // remove ends the client's life. cause is nil when the close handshake is complete.

@@ -61,7 +61,7 @@ type inbox struct {
 	messages int // among the casts; with bytes, what is bounded
 	bytes    int
 	drain    bool
-	beat     bool
+	beats    int
 }
 
 // A cast is a message for every client that it matches, or something else to do. do is called on the shard's goroutine.
@@ -227,13 +227,16 @@ func (s *shard) post(events ...event) {
 	s.wake.Signal()
 }
 
-// tick asks for a drain, a keepalive beat, or both. Ticks that wait together are one.
+// tick asks for a drain, a keepalive beat, or both. Drains that wait together are one. Beats are not, or a shard that is
+// busy would come to each client too late.
 func (s *shard) tick(drain, beat bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running {
 		s.inbox.drain = s.inbox.drain || drain
-		s.inbox.beat = s.inbox.beat || beat
+		if beat {
+			s.inbox.beats++
+		}
 		s.wake.Signal()
 	}
 }
@@ -316,7 +319,7 @@ func (s *shard) take() bool {
 }
 
 func (in *inbox) isEmpty() bool {
-	return len(in.casts) == 0 && len(in.events) == 0 && !in.drain && !in.beat
+	return len(in.casts) == 0 && len(in.events) == 0 && !in.drain && in.beats == 0
 }
 
 // reset empties the inbox and keeps its memory for the next turn but one, unless a storm has made it large.
@@ -348,7 +351,7 @@ func (s *shard) takeTurn() {
 	if s.turn.drain {
 		s.drainAll()
 	}
-	if s.turn.beat {
+	for range min(s.turn.beats, wheelSlots) {
 		s.beat(time.Now())
 	}
 	s.turn.reset()

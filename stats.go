@@ -15,8 +15,8 @@ type Client struct {
 
 	Offered       uint64 `json:"offered"`        // messages that matched the client's subscription, or were meant for it alone
 	Sent          uint64 `json:"sent"`           // handed to the kernel whole
-	Dropped       uint64 `json:"dropped"`        // left the buffer for newer ones
-	Abandoned     uint64 `json:"abandoned"`      // still buffered when the client left; 0 until then
+	Dropped       uint64 `json:"dropped"`        // lost, because the buffer was full
+	Abandoned     uint64 `json:"abandoned"`      // buffered or on their way when the client left, which may have got these; 0 until then
 	Filtered      uint64 `json:"filtered"`       // left the buffer when the filter changed
 	Conflated     uint64 `json:"conflated"`      // left the buffer for newer ones with the same key
 	Buffered      int    `json:"buffered"`       // wait now
@@ -43,8 +43,8 @@ type Stats struct {
 	Broadcasts  uint64 `json:"broadcasts"`  // calls of Broadcast that were accepted
 	Offered     uint64 `json:"offered"`     // messages times the clients that they were for
 	Sent        uint64 `json:"sent"`        // handed to the kernel whole
-	Dropped     uint64 `json:"dropped"`     // left a buffer for newer ones
-	Abandoned   uint64 `json:"abandoned"`   // still buffered when their client left
+	Dropped     uint64 `json:"dropped"`     // lost, because a buffer was full
+	Abandoned   uint64 `json:"abandoned"`   // buffered or on their way when their client left
 	Filtered    uint64 `json:"filtered"`    // left a buffer when a filter changed
 	Conflated   uint64 `json:"conflated"`   // left a buffer for newer ones with the same key
 	Connects    uint64 `json:"connects"`    // clients that came

@@ -96,6 +96,7 @@ func TestTrap11WhereOnListenNeverRanTheFirstClientStartsTheManager(t *testing.T)
 		t.Fatalf("BufferMessage: %v", err)
 	}
 	s.gets(first, "by the ticker")
+	s.eventually("the start is logged", func() bool { return logs.count("drain ticker started") > 0 })
 	if got := logs.count("drain ticker started"); got != 1 {
 		t.Errorf("after two clients: got %d starts in the log, want 1", got)
 	}

@@ -190,6 +190,7 @@ func TestTruth6TheTickerStartsWithTheAppAndAgainExactlyOnce(t *testing.T) {
 	overTransports(t, func(w *world) {
 		w.start(WithDrainInterval(100 * time.Millisecond))
 		for listens := 1; listens <= 3; listens++ {
+			w.eventually("the start is logged", func() bool { return w.logs.count("drain ticker started") >= listens })
 			if got := w.logs.count("drain ticker started"); got != listens {
 				w.Errorf("log lines after %d listens: got %d", listens, got)
 			}

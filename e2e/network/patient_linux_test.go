@@ -113,7 +113,7 @@ func (p *patient) report(f *feed) {
 	fresh, _ := p.fresh(f)
 	first, newest := p.arrivals[stale], p.arrivals[fresh]
 	held := int(p.sent) - stale // what both kernels and the road held when the trouble ended
-	p.t.Logf("%-58s first event after %6d ms, %6d ms old; within the newest after %6d ms, behind %4d events; the kernels held %4d (%3d KiB); %d dropped",
+	p.t.Logf("%-58s: first event after %6d ms, %6d ms old; within the newest after %6d ms, behind %4d events; the kernels held %4d (%3d KiB); %d dropped",
 		p.name, (first.Arrived - p.recovered).Milliseconds(), first.age().Milliseconds(),
 		(newest.Arrived - p.recovered).Milliseconds(), fresh-stale, held, held*frameBytes>>10, c.Dropped)
 	// All that is stale was in the kernels when the trouble ended, or was among the newest then, or was published since:

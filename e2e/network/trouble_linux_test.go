@@ -37,7 +37,7 @@ func TestClientsRecoverFromTrouble(t *testing.T) {
 	patients := make([][]*patient, len(troubles))
 	for i, tr := range troubles {
 		for _, limit := range limits {
-			name := fmt.Sprintf("unsent limit %2d KiB, %s for %v:", limit>>10, tr.name, tr.length)
+			name := fmt.Sprintf("unsent limit %2d KiB, %s for %v", limit>>10, tr.name, tr.length)
 			patients[i] = append(patients[i], newPatient(t, n, name))
 		}
 	}

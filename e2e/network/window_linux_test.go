@@ -86,7 +86,7 @@ func TestRecoveryFromAStallOfAMinuteByWindow(t *testing.T) {
 	n := New(t)
 	var patients []*patient
 	for _, w := range list {
-		patients = append(patients, newPatient(t, n, fmt.Sprintf("window %6d, stopped for a minute:", w)))
+		patients = append(patients, newPatient(t, n, fmt.Sprintf("window %6d, stopped for a minute", w)))
 	}
 	f := &feed{t: t}
 	for i, p := range patients {

@@ -1,0 +1,40 @@
+package clients
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestTheLimitsOfTheAutobahnSuite(t *testing.T) { playAll(t, limits()) }
+
+// limits has the cases 9 and 10: large messages, many fragments, small pieces and many round trips.
+func limits() (cases []wireCase) {
+	pattern := strings.Repeat("BAsd7&jh23", 1<<21)
+	for kind, make := range []func(string) frame{text, bin} {
+		opcode := []byte{opText, opBinary}[kind]
+		group := func(n int) string { return fmt.Sprint("9.", n+kind, ".") }
+		for i, kib := range []int{64, 256, 1 << 10, 4 << 10, 8 << 10, 16 << 10} {
+			m := make(pattern[:kib<<10])
+			cases = append(cases, echo(group(1)+fmt.Sprint(i+1), fmt.Sprintf("a message of %d KiB", kib), 0, m, m))
+		}
+		for i, size := range []int{64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20} {
+			m := pattern[:4<<20]
+			cases = append(cases, echo(group(3)+fmt.Sprint(i+1), fmt.Sprint("4 MiB in fragments of ", size), 0, make(m), fragments(opcode, m, size)...))
+		}
+		for i, chop := range []int{64, 128, 256, 512, 1 << 10, 2 << 10} {
+			m := make(pattern[:1<<20])
+			cases = append(cases, echo(group(5)+fmt.Sprint(i+1), fmt.Sprint("1 MiB in pieces of ", chop), chop, m, m))
+		}
+		for i, size := range []int{0, 16, 64, 256, 1024, 4096} {
+			c := wireCase{id: group(7) + fmt.Sprint(i+1), what: fmt.Sprint("1,000 round trips of ", size)}
+			m := make(pattern[:size])
+			for range 1000 {
+				c.steps = append(c.steps, sends(m).wants(m))
+			}
+			cases = append(cases, c)
+		}
+	}
+	m := pattern[:65_536]
+	return append(cases, echo("10.1.1", "65,536 bytes in fragments of 1,300", 0, text(m), fragments(opText, m, 1300)...))
+}

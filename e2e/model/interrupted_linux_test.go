@@ -1,0 +1,41 @@
+package model
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestEveryClientGetsWhatTheModelSaysWhenSignalsInterruptItsCalls runs the test of the model once more, with every
+// second read and write of each thread failing with EINTR. A kernel does that on no socket that never blocks, and a seam
+// in the package would be there for this alone, so strace injects it.
+func TestEveryClientGetsWhatTheModelSaysWhenSignalsInterruptItsCalls(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("strace is missing: install the package strace")
+	}
+	calls := filepath.Join(t.TempDir(), "calls")
+	traced := func(args ...string) *exec.Cmd {
+		return exec.CommandContext(t.Context(), strace, append([]string{
+			"-f", "-qqq", "-o", calls, "-e", "trace=read,write", "-e", "inject=read,write:error=EINTR:when=1+2",
+		}, args...)...)
+	}
+	if out, err := traced("true").CombinedOutput(); err != nil && strings.Contains(string(out), "ermi") {
+		t.Skipf("strace may not trace here: %s", out)
+	}
+	out, err := traced(os.Args[0], "-test.run=^TestEveryClientGetsWhatTheModelSays$/^tcp$", "-rapid.checks=2").CombinedOutput()
+	if err != nil {
+		t.Errorf("with interrupted calls: %v\n%s", err, out)
+	}
+	log, err := os.ReadFile(calls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	injected := strings.Count(string(log), "(INJECTED)")
+	t.Logf("%d of %d calls were interrupted", injected, strings.Count(string(log), "\n"))
+	if injected < 1000 {
+		t.Errorf("%d calls were interrupted, want thousands", injected)
+	}
+}

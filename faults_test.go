@@ -1,0 +1,282 @@
+package mesherstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+	"github.com/gofiber/fiber/v2"
+)
+
+// Faults inside of the process, and the extremes of what can be asked of it.
+
+// stuckHandler is a log handler that blocks.
+type stuckHandler struct {
+	level slog.Level
+	until chan struct{}
+	stuck atomic.Int64
+}
+
+func (h *stuckHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
+func (h *stuckHandler) WithAttrs([]slog.Attr) slog.Handler           { return h }
+func (h *stuckHandler) WithGroup(string) slog.Handler                { return h }
+func (h *stuckHandler) Handle(context.Context, slog.Record) error {
+	h.stuck.Add(1)
+	<-h.until
+	return nil
+}
+
+// TestALogHandlerThatBlocksKeepsNobodyFromAnything has it block at the first line, while the first client waits for its
+// upgrade, and then at each line about a client.
+func TestALogHandlerThatBlocksKeepsNobodyFromAnything(t *testing.T) {
+	overTransports(t, func(w *world) {
+		h := &stuckHandler{level: slog.LevelDebug, until: make(chan struct{})}
+		defer close(h.until)
+		w.start(WithLogger(slog.New(h)), WithUnsentLimit(16<<10), WithHooks(Hooks{Message: func(Client, []byte, bool) { panic("logged") }}))
+		first := w.connect("shop").collect()
+		stalled, leaving, cursed := w.connect("shop"), w.connect("shop"), w.connect("shop").collect()
+		cursed.send("a panic is logged")
+		leaving.close() // a line of its own at the level of Debug
+		w.eventually("the log is stuck", func() bool { return h.stuck.Load() > 0 })
+		w.eventually("two have left", func() bool { return w.m.Stats().Disconnects == 2 })
+		w.broadcast(0, 200, first)
+		w.eventually("messages arrive", func() bool { return len(first.numbers()) == 200 })
+		w.eventually("the stalled one is slow", func() bool { return w.client(stalled).Slow })
+		late := w.connect("shop").collect()
+		w.broadcast(200, 210, first, late)
+		w.eventually("a late client gets them too", func() bool { return len(late.numbers()) == 10 })
+
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		if err := w.m.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			w.Errorf("Shutdown with a log that is stuck: got %v, want DeadlineExceeded", err)
+		}
+		<-first.done
+		if !websocket.IsCloseError(first.err, websocket.CloseGoingAway) {
+			w.Errorf("a healthy client at the shutdown: got %v, want close 1001", first.err)
+		}
+	})
+}
+
+func TestAPreforkWarningThatIsStuckHoldsUpOneClientAtMost(t *testing.T) {
+	h := &stuckHandler{level: slog.LevelWarn, until: make(chan struct{})}
+	app := quietApp(fiber.Config{Prefork: true})
+	m := newTestManager(t, WithLogger(slog.New(h)))
+	app.Use(m.Handler())
+	var first sync.WaitGroup
+	first.Go(func() { ask(t, app, "GET", "/stream/projects/shop", upgrade...) })
+	defer first.Wait()
+	defer close(h.until)
+	eventually(t, m, "the log is stuck", func() bool { return h.stuck.Load() > 0 })
+	answered := make(chan int, 1)
+	go func() {
+		status, _ := ask(t, app, "GET", "/stream/projects/shop", upgrade...)
+		answered <- status
+	}()
+	eventually(t, m, "the second client is answered", func() bool { return len(answered) == 1 })
+	if status := <-answered; status != 101 {
+		t.Errorf("the second client: got %d, want 101", status)
+	}
+}
+
+func TestABroadcastOf64MiBArrivesWhole(t *testing.T) {
+	const size = 64 << 20
+	for _, tr := range transports[:3] {
+		t.Run(tr.name, func(t *testing.T) {
+			narrow := tr.listen
+			tr.listen = func(t *testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
+				ln, _ := narrow(t)
+				dial := func(network, _ string) (net.Conn, error) { return net.Dial(network, ln.Addr().String()) }
+				if tr.name == "tls" {
+					dial = func(network, _ string) (net.Conn, error) {
+						return tls.Dial(network, ln.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+					}
+				}
+				return ln, dial
+			}
+			(&world{T: t, transport: tr}).play(func(w *world) {
+				w.start(WithMaxBufferBytes(size + 10))
+				v, stalled := w.connect("shop"), w.connect("shop")
+				data := []byte(strings.Repeat("0123456789abcdef", size/16))
+				for range 2 {
+					if err := w.m.Broadcast(Message{Project: "shop", Data: data}); err != nil {
+						w.Fatal(err)
+					}
+				}
+				if got := v.next(); got != string(data) {
+					w.Errorf("got %d bytes that are not the message's", len(got))
+				}
+				if got := v.next(); got != string(data) {
+					w.Errorf("got %d bytes that are not the second message's", len(got))
+				}
+				if c := w.client(stalled); c.BufferedBytes > 2*(size+10) || c.Buffered == 0 {
+					w.Errorf("the stalled client: got %+v, want one message in flight and one that waits at most", c)
+				}
+			})
+		})
+	}
+}
+
+func TestMessagesWithoutAByteArriveAndAreCounted(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithMaxBuffer(10))
+		v := w.connect("shop")
+		for i := range 50 {
+			if err := w.m.Broadcast(Message{Project: "shop", Binary: i%2 == 0}); err != nil {
+				w.Fatal(err)
+			}
+			if got := v.next(); got != "" {
+				w.Errorf("got %q, want nothing", got)
+			}
+			if err := w.m.BufferMessage(v.id, nil); err != nil {
+				w.Fatal(err)
+			}
+			w.m.DrainBuffers()
+			if got := v.next(); got != "" {
+				w.Errorf("got %q, want nothing", got)
+			}
+		}
+		w.eventually("all are sent", func() bool { return w.client(v).Sent == 100 })
+	})
+}
+
+func TestTheShortestAndTheLongestDrainIntervalDeliverTheSame(t *testing.T) {
+	for _, interval := range []time.Duration{time.Millisecond, time.Hour} {
+		for _, maxBuffer := range []int{1, 1_000_000} {
+			t.Run(fmt.Sprintf("%v/max=%d", interval, maxBuffer), func(t *testing.T) {
+				overTransports(t, func(w *world) {
+					w.start(WithDrainInterval(interval), WithMaxBuffer(maxBuffer), WithUnsentLimit(16<<10), WithPingInterval(0), WithIdleTimeout(0))
+					healthy, slow := w.connect("shop").collect(), w.connect("shop")
+					w.broadcast(0, 100, healthy)
+					w.eventually("the healthy one has everything", func() bool { return len(healthy.numbers()) == 100 })
+					slow.collect() // it has room again, and no tick is needed
+					w.eventually("the slow one has caught up", func() bool {
+						c := w.client(slow)
+						return c.Buffered == 0 && len(slow.numbers()) == 100-int(c.Dropped)
+					})
+					if c := w.client(slow); maxBuffer > 100 && c.Dropped > 0 {
+						w.Errorf("got %+v, want no drops from a buffer that holds all", c)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestShutdownWithAContextThatIsOverCutsEverybodyAndBalances(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithUnsentLimit(16 << 10))
+		healthy, stalled := w.connect("shop").collect(), w.connect("shop")
+		w.broadcast(0, 150, healthy)
+		w.eventually("it is slow", func() bool { return w.client(stalled).Slow })
+		ctx, cancel := context.WithCancel(w.Context())
+		cancel()
+		if err := w.m.Shutdown(ctx); !errors.Is(err, context.Canceled) {
+			w.Errorf("Shutdown: got %v, want Canceled", err)
+		}
+		if s := w.m.Stats(); s.Clients != 0 || s.Buffered != 0 || s.Abandoned == 0 {
+			w.Errorf("Stats(): got %+v, want nobody, and what was buffered abandoned", s)
+		}
+		<-healthy.done
+		if err := w.m.Shutdown(w.Context()); err != nil {
+			w.Errorf("another Shutdown: got %v", err)
+		}
+		w.stop()
+		w.listen() // and it starts again
+		again := w.connect("shop").collect()
+		w.broadcast(0, 20, again)
+		w.eventually("a new client gets everything", func() bool { return len(again.numbers()) == 20 })
+	})
+}
+
+// TestShutdownWhileAThousandClientsConnectLeavesNoneHanging: each gets an answer, and each that is upgraded sees its end.
+func TestShutdownWhileAThousandClientsConnectLeavesNoneHanging(t *testing.T) {
+	const all = 1000
+	for _, tr := range transports[:2] {
+		t.Run(tr.name, func(t *testing.T) {
+			(&world{T: t, transport: tr}).play(func(w *world) {
+				w.start()
+				var refused, closed, cut, came atomic.Int64
+				var dialing sync.WaitGroup
+				tokens := make(chan struct{}, 50)
+				for range all {
+					dialing.Go(func() {
+						tokens <- struct{}{}
+						d := websocket.Dialer{NetDial: w.dial, HandshakeTimeout: 20 * time.Second}
+						ws, resp, err := d.Dial("ws://app.test/stream/projects/shop", nil)
+						came.Add(1)
+						<-tokens
+						if err != nil {
+							if resp == nil || resp.StatusCode != 503 {
+								w.Errorf("dial: %v, %v", err, resp)
+							}
+							refused.Add(1)
+							return
+						}
+						defer func() { _ = ws.Close() }()
+						_ = ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+						for err == nil {
+							_, _, err = ws.ReadMessage()
+						}
+						if websocket.IsCloseError(err, websocket.CloseGoingAway) {
+							closed.Add(1)
+						} else {
+							cut.Add(1)
+							w.Errorf("a client that was upgraded: got %v, want close 1001", err)
+						}
+					})
+				}
+				w.eventually("a third has come", func() bool { return came.Load() > all/3 })
+				ctx, cancel := context.WithTimeout(w.Context(), 20*time.Second)
+				defer cancel()
+				if err := w.m.Shutdown(ctx); err != nil {
+					w.Errorf("Shutdown: %v", err)
+				}
+				dialing.Wait()
+				w.Logf("%d closed with 1001, %d refused with 503, %d cut", closed.Load(), refused.Load(), cut.Load())
+				if s := w.m.Stats(); s.Connects != s.Disconnects || closed.Load()+refused.Load() != all {
+					w.Errorf("Stats(): got %+v, want as many gone as came", s)
+				}
+			})
+		})
+	}
+}
+
+// TestOneProcessorAndSixteenKeepTheSamePromises makes as many shards as there are processors.
+func TestOneProcessorAndSixteenKeepTheSamePromises(t *testing.T) {
+	for _, procs := range []int{1, 16} {
+		t.Run(fmt.Sprint(procs), func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+			for _, tr := range transports[:2] {
+				t.Run(tr.name, func(t *testing.T) {
+					(&world{T: t, transport: tr}).play(func(w *world) {
+						w.start(WithUnsentLimit(16 << 10))
+						if len(w.m.shards) != procs {
+							w.Fatalf("got %d shards, want %d", len(w.m.shards), procs)
+						}
+						var healthy []*viewer
+						for range 20 {
+							healthy = append(healthy, w.connect("shop").collect())
+							w.connect("shop") // which stalls
+						}
+						w.broadcast(0, 200, healthy...)
+						for _, v := range healthy {
+							w.eventually("a healthy one has everything", func() bool { return len(v.numbers()) == 200 })
+						}
+						w.eventually("the stalled ones are slow", func() bool { return w.m.Stats().Slow == 20 })
+					})
+				})
+			}
+		})
+	}
+}

@@ -1,0 +1,108 @@
+package mesherstream
+
+import (
+	"bytes"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// What floods send, for as long as they are let.
+var floods = []struct {
+	name  string
+	frame []byte
+}{
+	{"pings", masked(finBit|opPing, strings.Repeat("p", maxControlPayload))},
+	{"empty pings", masked(finBit|opPing, "")},
+	{"pongs", masked(finBit|opPong, "nobody asked")},
+	{"subscribes", masked(finBit|opText, `{"type":"subscribe","filters":{"level":["a","b","c"]}}`)},
+	{"malformed requests", masked(finBit|opText, strings.Repeat("[", 100))},
+	{"empty fragments", masked(opContinuation, "")},
+	{"binary", masked(finBit|opBinary, "x")},
+}
+
+// A client that floods and reads nothing costs the others nothing, and the server no memory that grows with its 16 MiB.
+// Without -long, a flood is a sixteenth of that.
+func TestAFloodOfAClientThatReadsNothingCostsNobodyElseAnything(t *testing.T) {
+	size, patience := 1<<20, time.Second
+	if *long {
+		size, patience = 16<<20, 20*time.Second
+	}
+	for _, flood := range floods {
+		t.Run(flood.name, func(t *testing.T) {
+			for _, tr := range sockets() {
+				t.Run(tr.name, func(t *testing.T) {
+					(&world{T: t, transport: tr}).play(func(w *world) {
+						w.start()
+						bystander := w.connect("shop").collect()
+						attacker := w.connect("shop")
+						conn := attacker.ws.NetConn()
+						if flood.name == "empty fragments" {
+							if _, err := conn.Write(masked(opText, "")); err != nil {
+								w.Fatal(err)
+							}
+						}
+						before := heapBytes()
+						var flooding sync.WaitGroup
+						flooding.Go(func() {
+							chunk := bytes.Repeat(flood.frame, 32<<10/len(flood.frame))
+							_ = conn.SetWriteDeadline(time.Now().Add(patience))
+							for range size / len(chunk) { // or until the server has enough, or takes nothing any more
+								if _, err := conn.Write(chunk); err != nil {
+									return
+								}
+							}
+						})
+						w.broadcast(0, 200, bystander)
+						flooding.Wait()
+						w.broadcast(200, 220, bystander)
+						w.eventually("the other client has everything", func() bool { return len(bystander.numbers()) == 220 })
+						if got := bystander.numbers(); !slices.IsSorted(got) {
+							w.Errorf("the other client got %v", got)
+						}
+						if c := w.client(bystander); c.Dropped > 0 {
+							w.Errorf("the other client lost something: %+v", c)
+						}
+						// What 220 messages of 4 KiB in the buffers of one client and in this test weigh, and no more.
+						if after := heapBytes(); after > before+8<<20 {
+							w.Errorf("the heap grew from %d to %d KiB under a flood", before>>10, after>>10)
+						}
+					})
+				})
+			}
+		})
+	}
+}
+
+func heapBytes() int {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// A client may send a frame as slowly as it likes: it holds what has come of it, and nobody up.
+func TestAFrameThatComesByteByByteHoldsNobodyUp(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start()
+		bystander := w.connect("shop").collect()
+		loris := w.connect("shop")
+		request := `{"type":"subscribe","filters":{"level":"` + strings.Repeat("x", 60) + `"}}`
+		frame := masked(finBit|opText, request)
+		for i := range frame {
+			if _, err := loris.ws.NetConn().Write(frame[i : i+1]); err != nil {
+				w.Fatal(err)
+			}
+			if i%20 == 0 {
+				w.broadcast(i/20, i/20+1)
+			}
+		}
+		sent := (len(frame)-1)/20 + 1
+		w.eventually("the other client has everything", func() bool { return len(bystander.numbers()) == sent })
+		for !strings.Contains(loris.next(), typeFiltersUpdated) { // behind what it was offered before
+		}
+	})
+}

@@ -1,0 +1,186 @@
+package mesherstream
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+)
+
+const rawHandshake = "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+
+// FuzzSession sends raw bytes behind a handshake to a whole server, over both links: nothing panics, what comes back is
+// whole frames, the close code is the one that fits, and the client and its goroutines are gone afterwards.
+func FuzzSession(f *testing.F) {
+	for _, seed := range [][]byte{
+		nil,
+		masked(finBit|opText, `{"type":"subscribe","filters":{"level":"error"}}`),
+		concat(masked(finBit|opPing, "p"), masked(opText, `{"type":`), masked(finBit|opPing, ""), masked(finBit|opContinuation, `"x"}`)),
+		bytes.Repeat(masked(finBit|opText, "x"), 25),
+		masked(finBit|opBinary, "\x00\xFF"),
+		concat(masked(finBit|opClose, "\x03\xE8bye"), masked(finBit|opText, "late")),
+		masked(finBit|opClose, ""),
+		masked(finBit|opText, "\xFF"),
+		masked(finBit|opText, strings.Repeat("x", 300)),
+		{finBit | opText, 5, 'h', 'e'},
+		concat(masked(finBit|opPong, "unasked"), []byte{finBit | opText, 0xFF, 0x7F}),
+	} {
+		f.Add(seed, uint16(0), false)
+		f.Add(seed, uint16(3), true)
+	}
+	sites := []*fuzzSite{newFuzzSite(f, false), newFuzzSite(f, true)}
+	for _, site := range sites {
+		site.attack(f, nil, 0, false) // from now on everything runs that serves them all
+	}
+	goroutines := runtime.NumGoroutine()
+	f.Fuzz(func(t *testing.T, sent []byte, piece uint16, together bool) {
+		for _, site := range sites {
+			site.attack(t, sent, int(piece), together)
+			// fasthttp keeps the goroutines of a few handlers that have returned.
+			eventually(t, site.m, "the goroutines have ended", func() bool { return runtime.NumGoroutine() <= goroutines+10 })
+		}
+	})
+}
+
+// A fuzzSite is a server on a socket that costs no port.
+type fuzzSite struct {
+	m    *Manager
+	addr string
+	wrap bool
+}
+
+func newFuzzSite(f *testing.F, wrap bool) *fuzzSite {
+	f.Helper()
+	app := fiber.New(fiber.Config{DisableStartupMessage: true})
+	m, err := NewManager(WithApp(app), WithReadLimit(256), WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	app.Use(m.Handler())
+	addr := filepath.Join(f.TempDir(), "socket")
+	ln, err := net.Listen("unix", addr)
+	if err != nil {
+		f.Skipf("no unix sockets here: %v", err)
+	}
+	if wrap {
+		ln = wrappedListener{ln}
+	}
+	serving := make(chan error, 1)
+	go func() { serving <- app.Listener(ln) }()
+	f.Cleanup(func() {
+		if err := errors.Join(app.Shutdown(), <-serving); err != nil {
+			f.Error(err)
+		}
+	})
+	return &fuzzSite{m: m, addr: addr, wrap: wrap}
+}
+
+// attack connects, sends bytes in pieces, with the handshake or behind its answer, says that this is all, and reads to
+// the end.
+func (s *fuzzSite) attack(t testing.TB, sent []byte, piece int, together bool) {
+	conn, err := net.Dial("unix", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	first := []byte(rawHandshake)
+	if together {
+		first = append(first, sent...)
+	}
+	if _, err := conn.Write(first); err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	buf := make([]byte, 4<<10)
+	for !bytes.Contains(got, []byte("\r\n\r\n")) {
+		n, err := conn.Read(buf)
+		if got = append(got, buf[:n]...); err != nil {
+			t.Fatalf("after %q: %v", got, err)
+		}
+	}
+	head, got, _ := bytes.Cut(got, []byte("\r\n\r\n"))
+	if !bytes.HasPrefix(head, []byte("HTTP/1.1 101 ")) {
+		t.Fatalf("the handshake: got %q", head)
+	}
+	if !together {
+		for p := range slices.Chunk(sent, max(1, piece, len(sent)/64)) {
+			if _, err := conn.Write(p); err != nil {
+				break // it has closed already
+			}
+		}
+	}
+	_ = conn.(*net.UnixConn).CloseWrite()
+	rest, err := io.ReadAll(conn)
+	// A socket that is closed with something unread in it resets the connection.
+	if err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Fatalf("wrap %v: after %q: %v", s.wrap, append(got, rest...), err)
+	}
+	s.check(t, sent, append(got, rest...))
+	eventually(t, s.m, "the client has gone", func() bool { return s.m.Stats().Clients == 0 })
+}
+
+// check reads what a client got that had sent that.
+func (s *fuzzSite) check(t testing.TB, sent, got []byte) {
+	code := -1 // no close frame
+	for left := got; len(left) > 0; {
+		frame, payload := nextFrame(left)
+		if frame == nil || code >= 0 {
+			t.Fatalf("wrap %v: got %q in front of %q, after close code %d, want whole frames", s.wrap, got, left, code)
+		}
+		left = left[len(frame):]
+		switch frame[0] {
+		case finBit | opText, finBit | opPong, finBit | opPing:
+		case finBit | opClose:
+			if code = codeNoStatus; len(payload) > 0 {
+				code = int(binary.BigEndian.Uint16(payload))
+			}
+		default:
+			t.Fatalf("wrap %v: got a frame that begins with %#x", s.wrap, frame[0])
+		}
+	}
+	if want := fittingCodes(sent); !slices.Contains(want, code) {
+		t.Errorf("wrap %v: got close code %d, want one of %v: %q", s.wrap, code, want, got)
+	}
+}
+
+// fittingCodes is what may end a client that sends that: -1 is no close frame, since it was gone before.
+func fittingCodes(sent []byte) []int {
+	code, texts := -1, 0
+	stop := errors.New("stop")
+	r := frameReader{limit: 256}
+	_, err := r.feed(bytes.Clone(sent), func(op byte, payload []byte) error {
+		switch op {
+		case opText:
+			if texts++; texts > maxRequestsPerSecond {
+				code = codePolicyViolation
+				return stop
+			}
+		case opBinary:
+			code = codeUnsupportedData
+			return stop
+		case opClose:
+			code, _ = parseClose(payload)
+			return stop
+		}
+		return nil
+	})
+	if broken, ok := errors.AsType[*closeError](err); ok {
+		code = broken.code
+	}
+	if code < 0 || texts <= maxRequestsPerSecond {
+		return []int{code}
+	}
+	return []int{code, -1} // 20 in a second are counted by the clock
+}

@@ -1,0 +1,110 @@
+package natsrelay
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/mesher/mesherstream"
+	"github.com/nats-io/nats.go"
+)
+
+// The headers of a message. A field that is empty has none, and a header that is not known here is left alone.
+const (
+	headerNode        = "Node"
+	headerSeq         = "Seq"
+	headerLevel       = "Level"
+	headerEnvironment = "Environment"
+	headerBinary      = "Binary"
+)
+
+// maxTokenBytes bounds a project's name in a subject. A server closes the connection of a client whose protocol line is
+// longer than 4 KiB.
+const maxTokenBytes = 384
+
+// encode doesn't copy the data.
+func encode(prefix string, m *mesherstream.RelayMessage) *nats.Msg {
+	h := make(nats.Header, 4)
+	set := func(name, value string) {
+		if value != "" {
+			h[name] = []string{escape(value)}
+		}
+	}
+	set(headerNode, m.Node)
+	set(headerSeq, strconv.FormatUint(m.Seq, 10))
+	set(headerLevel, m.Level)
+	set(headerEnvironment, m.Environment)
+	if m.Binary {
+		set(headerBinary, "1")
+	}
+	return &nats.Msg{Subject: subject(prefix, m.Project), Header: h, Data: m.Data}
+}
+
+// decode doesn't copy the data. The project is that of the subscription.
+func decode(msg *nats.Msg) (m mesherstream.RelayMessage) {
+	get := func(name string) string {
+		if values := msg.Header[name]; len(values) > 0 {
+			return unescape(values[0])
+		}
+		return ""
+	}
+	m.Data = msg.Data
+	m.Node = get(headerNode)
+	m.Seq, _ = strconv.ParseUint(get(headerSeq), 10, 64)
+	m.Level = get(headerLevel)
+	m.Environment = get(headerEnvironment)
+	m.Binary = get(headerBinary) != ""
+	return m
+}
+
+// subject is a different one for each project.
+func subject(prefix, project string) string {
+	if project == "" {
+		return prefix + ".all"
+	}
+	token := escape(project)
+	if len(token) > maxTokenBytes {
+		sum := sha256.Sum256([]byte(project))
+		token = "+" + hex.EncodeToString(sum[:]) // escape never makes a +
+	}
+	return prefix + ".project." + token
+}
+
+// escape percent-encodes every byte but letters, digits, - and _. What is left means nothing in a subject or a header.
+func escape(s string) string {
+	n := 0
+	for i := range len(s) {
+		if !plain(s[i]) {
+			n++
+		}
+	}
+	if n == 0 {
+		return s
+	}
+	var b strings.Builder
+	b.Grow(len(s) + 2*n)
+	for i := range len(s) {
+		if c := s[i]; plain(c) {
+			b.WriteByte(c)
+		} else {
+			const digits = "0123456789ABCDEF"
+			b.Write([]byte{'%', digits[c>>4], digits[c&0xF]})
+		}
+	}
+	return b.String()
+}
+
+func plain(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_'
+}
+
+// unescape takes what isn't escaped as it is: other programs publish too.
+func unescape(s string) string {
+	plain, err := url.PathUnescape(s)
+	if err != nil {
+		return s
+	}
+	return plain
+}
