@@ -252,7 +252,7 @@ export function connect(url, options = {}) {
   function push(item) {
     if (!queue) return;
     queue.push({ n: arrived, at: new Date(), item });
-    if (queue.length > Math.max(MAX_QUEUE, hello.window ?? 0)) queue.splice(0, 2, merge(queue[0], queue[1]));
+    if (queue.length > Math.max(MAX_QUEUE, hello.window)) queue.splice(0, 2, merge(queue[0], queue[1]));
     wake?.();
   }
 

@@ -28,6 +28,9 @@ test("setFilters rejects with the server's code", async (t) => {
   await connection.refuse("not_granted");
   await change;
   assert.equal(stream.state, "open");
+  const another = stream.setFilters({ level: "error" });
+  await connection.answer(1);
+  assert.equal((await another).filtered, 1);
 });
 
 test("setFilters rejects filters that have another form, without asking", async (t) => {
@@ -60,7 +63,11 @@ test("quick calls become few requests, of which the last wins", async (t) => {
   const connection = await server.accept({});
   await reach(states, "open");
   const changes = [];
-  for (let i = 0; i < 100; i++) changes.push(stream.setFilters({ level: `l${i}` }));
+  const order = [];
+  for (let i = 0; i < 100; i++) {
+    changes.push(stream.setFilters({ level: `l${i}` }));
+    changes[i].then(() => order.push(i));
+  }
   await connection.answer(1);
   assert.deepEqual((await changes[0]).filters.level, ["l0"]);
   tick(99);
@@ -68,6 +75,23 @@ test("quick calls become few requests, of which the last wins", async (t) => {
   tick(1);
   await connection.answer(2);
   for (const change of changes.slice(1)) assert.deepEqual((await change).filters.level, ["l99"]);
+  assert.deepEqual(order, [...order.keys()]);
+});
+
+test("one request is on its way at a time", async (t) => {
+  const tick = freeze(t);
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  const connection = await server.accept({});
+  await reach(states, "open");
+  const changes = [stream.setFilters({ level: "a" })];
+  tick(100);
+  changes.push(stream.setFilters({ level: "b" }));
+  tick(100);
+  assert.equal(await connection.waiting(), 1);
+  assert.deepEqual((await connection.answer(1)).level, ["a"]);
+  assert.deepEqual((await connection.answer(2)).level, ["b"]); // which the answer let go
+  assert.deepEqual(await Promise.all(changes.map(async (change) => (await change).filtered)), [1, 2]);
 });
 
 test("calls that are overtaken share the later one's refusal", async (t) => {

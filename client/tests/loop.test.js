@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { follow, listen, reach, TOKEN } from "./server.js";
+import { follow, freeze, listen, reach, TOKEN } from "./server.js";
 
 test("acknowledges each half of the window, whatever has arrived", async (t) => {
   for (const [window, steps] of [
@@ -184,27 +184,58 @@ test("without a window, a loop that stands still keeps the newest and is told of
   const loop = stream[Symbol.asyncIterator]();
   const first = loop.next();
   const connection = await server.accept({});
-  const since = new Date();
   connection.ws.send("taken");
   await first;
-  const time = "2026-11-25T18:00:00.000Z";
-  for (let i = 0; i < 1500; i++) {
-    connection.ws.send(String(i));
-    if (i === 9) connection.send(gap({ dropped: 5, by_level: { debug: 3, error: 1 }, since: time, until: time }));
-    if (i === 19) connection.send(gap({ dropped: 2, by_level: { debug: 2 }, since: time, until: time }));
-  }
-  while ((await items.take()) !== "1499");
-  const got = [];
-  for (let i = 0; i < 1000; i++) got.push((await loop.next()).value);
-  const [{ gap: missing }, ...messages] = got;
-  assert.deepEqual({ ...missing, since: 0, until: 0 }, {
-    dropped: 501 + 5 + 2,
-    byLevel: { debug: 5, error: 1 },
-    since: 0,
-    until: 0,
+  const at = (year) => ({ since: new Date(Date.UTC(year)), until: new Date(Date.UTC(year + 1)) });
+  connection.send({ type: "gap", stream: TOKEN, dropped: 5, by_level: { debug: 3, error: 1 }, ...at(2001) });
+  for (let i = 0; i < 502; i++) connection.ws.send(String(i));
+  connection.send({ type: "gap", stream: TOKEN, dropped: 2, by_level: { debug: 2 }, ...at(2098) });
+  for (let i = 502; i < 1501; i++) connection.ws.send(String(i));
+  while ((await items.take()) !== "1500");
+
+  const { value } = await loop.next();
+  assert.deepEqual(value, {
+    type: "gap",
+    gap: {
+      dropped: 5 + 502 + 2,
+      byLevel: { debug: 5, error: 1 },
+      since: new Date(Date.UTC(2001)),
+      until: new Date(Date.UTC(2099)),
+    },
   });
-  assert.ok(missing.since >= since && missing.until >= missing.since && missing.until <= new Date());
-  assert.deepEqual(messages.map(({ data }) => data), [...Array(999).keys()].map((i) => String(i + 501)));
+  for (let i = 502; i < 1501; i++) assert.equal((await loop.next()).value.data, String(i));
+});
+
+test("a message that the stream drops itself counts from when it arrived", async (t) => {
+  const tick = freeze(t);
+  const server = await listen(t);
+  const { stream, items } = follow(t, server.url);
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  const connection = await server.accept({});
+  connection.ws.send("taken");
+  await first;
+  for (let i = 0; i < 1002; i++) {
+    connection.ws.send(String(i));
+    if (i < 4) while ((await items.take()) !== String(i));
+    tick(1000);
+  }
+  while ((await items.take()) !== "1001");
+  const { gap } = (await loop.next()).value;
+  assert.deepEqual(gap, { dropped: 3, byLevel: {}, since: new Date(0), until: new Date(2000) });
+});
+
+test("a window of more than that is kept whole", async (t) => {
+  const window = 1500;
+  const server = await listen(t);
+  const { stream, items } = follow(t, server.url);
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  const connection = await server.accept({ window });
+  for (let i = 1; i < window; i++) connection.ws.send(String(i));
+  while ((await items.take()) !== String(window - 1));
+  assert.equal((await first).value.data, "1");
+  for (let i = 2; i < window; i++) assert.equal((await loop.next()).value.data, String(i));
 });
 
 test("connections that come and go leave a loop that stands still no more than its bound", async (t) => {
@@ -232,7 +263,3 @@ test("connections that come and go leave a loop that stands still no more than i
     }
   }
 });
-
-function gap(fields) {
-  return { type: "gap", stream: TOKEN, ...fields };
-}
