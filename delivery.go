@@ -23,6 +23,7 @@ func (s *shard) deliverRun() {
 	if len(s.run) == 0 {
 		return
 	}
+	begin := s.beginRun()
 	for _, m := range s.run {
 		if m.project != "" {
 			for _, g := range s.projects[m.project] {
@@ -43,6 +44,7 @@ func (s *shard) deliverRun() {
 	s.touched = s.touched[:0]
 	clear(s.run)
 	s.run = s.run[:0]
+	s.endRun(begin)
 }
 
 func (s *shard) offerGroup(g *group, m *message) {
@@ -324,6 +326,9 @@ func (s *shard) settle(c *client, err error) {
 
 // drainAll is what a tick asks for. It costs a client nothing for which nothing waits.
 func (s *shard) drainAll() {
+	if len(s.waiting) == 0 {
+		return
+	}
 	now := time.Now()
 	for i := len(s.waiting) - 1; i >= 0; i-- { // backwards: drain takes those out that have caught up
 		c := s.waiting[i]
@@ -332,6 +337,7 @@ func (s *shard) drainAll() {
 			s.markSlow(c)
 		}
 	}
+	s.totals.Drains.observe(time.Since(now))
 }
 
 // await puts the client among those that a drain visits.

@@ -36,6 +36,7 @@ type shard struct {
 	hooks    *hookQueue // of this run
 	turn     inbox      // what this turn has taken
 	run      []*message
+	runs     uint64
 	groups   map[string]*group   // changed under mu, so that wants can read them
 	projects map[string][]*group // the same
 	touched  []*group

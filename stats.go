@@ -52,6 +52,9 @@ type Stats struct {
 	FilterSets  uint64 `json:"filter_sets"` // filters changed, over the wire or by SetFilter
 	HookPanics  uint64 `json:"hook_panics"` // panics of hooks that were recovered
 
+	Deliveries Histogram `json:"deliveries"` // how long a shard takes to hand over what came in together, of one time in 64
+	Drains     Histogram `json:"drains"`     // how long a shard takes for a tick's drain, where something is buffered
+
 	RelayStats
 }
 
@@ -71,4 +74,6 @@ func (s *Stats) add(o Stats) {
 	s.Disconnects += o.Disconnects
 	s.FilterSets += o.FilterSets
 	s.HookPanics += o.HookPanics
+	s.Deliveries.add(o.Deliveries)
+	s.Drains.add(o.Drains)
 }
