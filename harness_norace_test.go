@@ -1,0 +1,5 @@
+//go:build !race
+
+package mesherstream
+
+const raceDetector = false
