@@ -51,7 +51,7 @@ func (p *player) compare() {
 		}
 	}
 	got := p.s.stats()
-	want.FilterSets = got.FilterSets
+	want.FilterSets, want.Deliveries, want.Drains = got.FilterSets, got.Deliveries, got.Drains
 	if got != want {
 		p.Errorf("Stats: got %+v, want %+v", got, want)
 	}
