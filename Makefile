@@ -1,5 +1,5 @@
 # The commands of README.md and .ci/run, by name.
-.PHONY: run test race lint bench fuzz ci
+.PHONY: run test race lint bench fuzz soak attack network ci
 
 run:            # the example on http://127.0.0.1:3000, with demo events
 	go run ./example -demo 5
@@ -20,6 +20,16 @@ bench:          # every scenario against every peer, for hours; RESULTS.md is ma
 
 fuzz:           # each target for a minute
 	for t in $$(go test -list '^Fuzz' . | grep ^Fuzz); do go test -run='^$$' -fuzz="^$$t$$" -fuzztime=1m . || exit 1; done
+
+soak:           # for half an hour each, without the race detector and with it
+	go test -count=1 -v -timeout 60m ./e2e/soak -duration 30m
+	go test -count=1 -v -timeout 60m -race ./e2e/soak -duration 30m -viewers 12 -pace 40ms
+
+attack:
+	go test -count=1 -v -timeout 20m ./e2e/attack -long
+
+network:        # needs root, for network namespaces
+	go test -count=1 -v -timeout 30m ./e2e/network -long
 
 ci:
 	.ci/run
