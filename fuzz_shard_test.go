@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// FuzzShard plays what data says on a shard and on the model, and compares what every client got after every step, down
+// FuzzShard plays what data says on a shard and on the model, and compares what every client got after every turn, down
 // to the byte, and every account. It goes on to a shutdown, after which nothing may be left.
 func FuzzShard(f *testing.F) {
 	for seed := range uint64(8) {

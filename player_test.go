@@ -12,9 +12,7 @@ import (
 	"time"
 )
 
-// A player plays steps on a shard without a goroutine and on the model, and holds one against the other after each turn.
-
-// player plays a script on both.
+// player plays steps on a shard without a goroutine and on the model, and holds one against the other after each turn.
 type player struct {
 	*testing.T
 	script  []byte
