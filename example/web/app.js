@@ -94,12 +94,12 @@ const stream = follow(project, filters.chosen, {
 function addGap({dropped, byLevel, since, until}) {
 	const last = list.last();
 	if (last?.type !== 'gap') {
-		list.add({type: 'gap', time: until, dropped, byLevel: {...byLevel}, since, until});
+		list.add({type: 'gap', time: since, dropped, byLevel: {...byLevel}, since, until});
 		return;
 	}
 	last.dropped += dropped;
 	for (const level in byLevel) last.byLevel[level] = (last.byLevel[level] ?? 0) + byLevel[level];
-	last.until = last.time = until;
+	last.until = until;
 	list.rewrite(last);
 }
 

@@ -1,13 +1,14 @@
 // The live list: the newest items, of which only those in sight are elements. It follows the newest one, and stands still
 // while somebody reads.
 //
-// Items arrive whenever they like; the document changes once a frame.
+// Items arrive whenever they like; the document changes once in a frame at most.
 import { fillIssue, fillRow, makeRow } from './row.js';
 
 const KEEP = 5000;      // items that can be scrolled back to
 const SLACK = 1000;     // how many more there may be before the oldest go, so that few frames pay for it
 const MARGIN = 6;       // rows above and below those in sight
-const CALM = 500;       // ms between two frames, for those who want less motion
+const PACE = 30;        // ms between two frames that follow the newest: more often costs power, and nobody sees it
+const CALM = 500;       // the same for those who want less motion
 const BUTTON_ROOM = 56; // px below the last row for the button that goes on
 
 const calm = matchMedia('(prefers-reduced-motion: reduce)');
@@ -26,8 +27,9 @@ export class List {
 	#rowHeight = 0; // known, as the next two are, without asking the document, which would lay itself out to answer
 	#sight = 0;     // how high the part in sight is
 	#top = 0;       // where it begins
-	#scheduled = false;
-	#drawn = 0; // when the last frame was
+	#asked = false; // for a frame
+	#timer = 0;     // the wait for the next one
+	#drawn = 0;     // when the last one was
 	#number = 0;
 
 	// Why the list stands still.
@@ -132,18 +134,25 @@ export class List {
 		if (row) fillRow(row, item);
 	}
 
-	// draw asks for a frame.
+	// draw asks for a frame: soon when a reader scrolls, and otherwise at a calm pace.
 	draw() {
-		if (this.#scheduled) return;
-		this.#scheduled = true;
-		const wait = calm.matches && !this.held ? this.#drawn + CALM - performance.now() : 0;
-		if (wait > 0) setTimeout(() => requestAnimationFrame(() => this.#frame()), wait);
-		else requestAnimationFrame(() => this.#frame());
+		if (this.#asked) return;
+		const wait = this.held ? 0 : this.#drawn + (calm.matches ? CALM : PACE) - performance.now();
+		if (wait <= 0) this.#ask();
+		else this.#timer ||= setTimeout(() => this.#ask(), wait);
+	}
+
+	#ask() {
+		clearTimeout(this.#timer);
+		this.#timer = 0;
+		if (this.#asked) return;
+		this.#asked = true;
+		requestAnimationFrame(() => this.#frame());
 	}
 
 	// In this order, the document lays itself out once in a frame.
 	#frame() {
-		this.#scheduled = false;
+		this.#asked = false;
 		this.#drawn = performance.now();
 		if (!this.held) this.#take();
 		this.#resize();
