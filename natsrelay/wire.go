@@ -18,6 +18,7 @@ const (
 	headerLevel       = "Level"
 	headerEnvironment = "Environment"
 	headerBinary      = "Binary"
+	headerKey         = "Key"
 )
 
 // maxTokenBytes bounds a project's name in a subject. A server closes the connection of a client whose protocol line is
@@ -36,6 +37,7 @@ func encode(prefix string, m *mesherstream.RelayMessage) *nats.Msg {
 	set(headerSeq, strconv.FormatUint(m.Seq, 10))
 	set(headerLevel, m.Level)
 	set(headerEnvironment, m.Environment)
+	set(headerKey, m.Key)
 	if m.Binary {
 		set(headerBinary, "1")
 	}
@@ -56,6 +58,7 @@ func decode(msg *nats.Msg) (m mesherstream.RelayMessage) {
 	m.Level = get(headerLevel)
 	m.Environment = get(headerEnvironment)
 	m.Binary = get(headerBinary) != ""
+	m.Key = get(headerKey)
 	return m
 }
 

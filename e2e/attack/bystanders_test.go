@@ -77,6 +77,6 @@ func (b *bystanders) leave() {
 	b.reading.Wait()
 	b.eventually("all have left, and the accounts balance", func(v vitals) bool {
 		s := v.Stats
-		return s.Clients == 0 && s.Buffered == 0 && s.Connects == s.Disconnects && s.Sent+s.Dropped+s.Abandoned == s.Offered
+		return s.Clients == 0 && s.Buffered == 0 && s.Connects == s.Disconnects && s.Sent+s.Dropped+s.Abandoned+s.Filtered+s.Conflated == s.Offered
 	})
 }

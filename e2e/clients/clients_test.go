@@ -61,7 +61,7 @@ func TestTenThousandMessagesArriveOnceInOrderByteForByte(t *testing.T) {
 				if r.Digest != want.hex() {
 					t.Errorf("digest: got %s, want %s", r.Digest, want.hex())
 				}
-				if answer := `{"type":"filters_updated","filters":{"level":["error","fatal"],"environment":""}}`; r.Answer != answer {
+				if answer := `{"type":"filters_updated","filters":{"level":["error","fatal"],"environment":""},"filtered":0}`; r.Answer != answer {
 					t.Errorf("answer to subscribe: got %s, want %s", r.Answer, answer)
 				}
 				if !d.noPing && r.Pong != "are you there?" {

@@ -125,7 +125,7 @@ func serve(t *testing.T, tr transport, message messageHook, opts ...mesherstream
 	t.Cleanup(func() {
 		w.stop()
 		s := m.Stats()
-		if s.Offered != s.Sent+s.Dropped+s.Abandoned || s.Clients != 0 || s.Connects != s.Disconnects || s.HookPanics != 0 {
+		if s.Offered != s.Sent+s.Dropped+s.Abandoned+s.Filtered+s.Conflated || s.Clients != 0 || s.Connects != s.Disconnects || s.HookPanics != 0 {
 			t.Errorf("Stats() after the shutdown: %+v", s)
 		}
 	})

@@ -266,7 +266,7 @@ func (m *machine) subscribe(t *rapid.T) {
 	}
 	v.asked++
 	eventually(t, "the filter is changed", func() bool { return m.m.Stats().FilterSets > before })
-	v.filter = filter(level, environment)
+	v.filter, v.filteredAt = filter(level, environment), len(v.offered)
 }
 
 func (m *machine) setFilter(t *rapid.T) {
@@ -275,7 +275,7 @@ func (m *machine) setFilter(t *rapid.T) {
 	if err := m.m.SetFilter(v.id, f); err != nil {
 		t.Fatalf("SetFilter: %v", err)
 	}
-	v.filter = f
+	v.filter, v.filteredAt = f, len(v.offered)
 }
 
 func (m *machine) disconnect(t *rapid.T) {
@@ -317,18 +317,18 @@ func (m *machine) gone(t *rapid.T, v *viewer) {
 	c := m.ended[v.id]
 	v.check(t)
 	messages, _, _ := v.got()
-	if c.Offered != c.Sent+c.Dropped+c.Abandoned || c.Buffered != 0 || len(messages) > int(c.Offered-c.Dropped) || int(c.Offered) > len(v.offered) {
+	if c.Offered != c.Sent+c.Dropped+c.Abandoned+c.Filtered+c.Conflated || c.Buffered != 0 || len(messages) > int(c.Offered-c.Dropped-c.Filtered) || int(c.Offered) > len(v.offered) {
 		t.Fatalf("client %d got %d messages of %d: %+v", v.id, len(messages), len(v.offered), c)
 	}
 }
 
 // balance is checked after every step.
 func (m *machine) balance(t *rapid.T) {
-	if s := m.m.Stats(); s.Offered != s.Sent+s.Dropped+s.Abandoned+uint64(s.Buffered) {
+	if s := m.m.Stats(); s.Offered != s.Sent+s.Dropped+s.Abandoned+s.Filtered+s.Conflated+uint64(s.Buffered) {
 		t.Fatalf("accounts: got %+v", s)
 	}
 	for c := range m.m.Clients() {
-		if c.Offered != c.Sent+c.Dropped+c.Abandoned+uint64(c.Buffered) || c.Buffered > m.maxBuffer+16 {
+		if c.Offered != c.Sent+c.Dropped+c.Abandoned+c.Filtered+c.Conflated+uint64(c.Buffered) || c.Buffered > m.maxBuffer+16 {
 			t.Fatalf("accounts of a client, with max_buffer %d: got %+v", m.maxBuffer, c)
 		}
 	}
@@ -351,7 +351,7 @@ func (m *machine) settle(t *rapid.T) {
 		})
 		v.check(t)
 		v.newest(t, m.maxBuffer)
-		if messages, _, _ := v.got(); int(c.Offered) != len(v.offered) || len(messages)+int(c.Dropped) != len(v.offered) || c.Slow {
+		if messages, _, _ := v.got(); int(c.Offered) != len(v.offered) || len(messages)+int(c.Dropped+c.Filtered) != len(v.offered) || c.Slow {
 			t.Fatalf("client %d got %d messages of %d, and the accounts say %+v", v.id, len(messages), len(v.offered), c)
 		}
 	}

@@ -204,7 +204,7 @@ func (f *fleet) checkLives() {
 		case !known && l.received > 0:
 			f.Errorf("viewer %s got %d messages, and no Disconnect hook told of it", l.token, l.received)
 		case !known: // it left, or was sent away, before its turn came
-		case c.Sent+c.Dropped+c.Abandoned != c.Offered || c.Buffered != 0:
+		case c.Sent+c.Dropped+c.Abandoned+c.Filtered+c.Conflated != c.Offered || c.Buffered != 0:
 			f.Errorf("viewer %s: the account does not balance: %+v", l.token, c)
 		case l.wholly && l.received != c.Sent, l.received > c.Sent+c.Abandoned: // what was on its way when it left, it may have got
 			f.Errorf("viewer %s read %d messages (up to the close frame: %v), and %d were sent: %+v", l.token, l.received, l.wholly, c.Sent, c)
