@@ -52,10 +52,14 @@ func startChromium(t *testing.T) *chromium {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
+		cmd.Process.Signal(os.Interrupt) // so that it ends its children, which write into the profile
+		impatience := time.AfterFunc(patience, func() { cmd.Process.Kill() })
 		cmd.Wait()
-		for range 100 { // its children end a moment later, and write until then
-			if os.RemoveAll(profile) == nil {
+		impatience.Stop()
+		deadline := time.Now().Add(patience)
+		for err := os.RemoveAll(profile); err != nil; err = os.RemoveAll(profile) {
+			if time.Now().After(deadline) {
+				t.Error(err)
 				break
 			}
 			time.Sleep(50 * time.Millisecond)
