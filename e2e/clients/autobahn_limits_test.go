@@ -1,13 +1,10 @@
 package clients
 
 import (
-	"flag"
 	"fmt"
 	"strings"
 	"testing"
 )
-
-var long = flag.Bool("long", false, "send the messages of the Autobahn suite's cases 9 at their full size: up to 16 MiB")
 
 // Without -long, messages are a sixteenth of their size, and round trips a tenth.
 func TestTheLimitsOfTheAutobahnSuite(t *testing.T) {

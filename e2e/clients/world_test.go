@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/big"
@@ -26,13 +27,22 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
+var long = flag.Bool("long", false, "10,000 messages instead of 2,000, and the Autobahn suite's cases 9 at their full size, up to 16 MiB")
+
 // patience is how long a condition may take on a machine that does much else.
 const patience = time.Minute
 
-var ends []func()
+var (
+	endsMu sync.Mutex
+	ends   []func()
+)
 
 // atEnd has fn called after all tests.
-func atEnd(fn func()) { ends = append(ends, fn) }
+func atEnd(fn func()) {
+	endsMu.Lock()
+	defer endsMu.Unlock()
+	ends = append(ends, fn)
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
