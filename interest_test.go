@@ -71,7 +71,8 @@ func (in *interests) age(d time.Duration) {
 func TestASubscriptionThatHasBeenLetGoDeliversNothing(t *testing.T) {
 	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
 		nodes[0].connect("shop").close()
-		old := x.subs["shop"][0]
+		var old *subscription
+		x.set(func() { old = x.subs["shop"][0] })
 		time.Sleep(relayLinger + 3*relayTick)
 		v := nodes[0].connect("shop")
 		m := RelayMessage{Node: "other", Seq: 1, Message: Message{Project: "shop", Data: []byte("once")}}
