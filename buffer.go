@@ -142,9 +142,7 @@ func (b *backlog) discard(n int) {
 	for range n {
 		b.take(b.first)
 	}
-	if b.count == 0 && len(b.slots) > minSlots {
-		b.slots = nil
-	}
+	b.giveBack()
 }
 
 // filter takes out what accept refuses, and returns how many messages that was.
@@ -155,8 +153,18 @@ func (b *backlog) filter(accept func(*message) bool) (taken int) {
 			taken++
 		}
 	}
-	b.closeUp()
+	if taken > 0 {
+		b.closeUp()
+		b.giveBack()
+	}
 	return taken
+}
+
+// giveBack lets go of a ring that has grown and is empty.
+func (b *backlog) giveBack() {
+	if b.count == 0 && len(b.slots) > minSlots {
+		b.slots = nil
+	}
 }
 
 // take removes the message of that number.
@@ -213,7 +221,9 @@ func (b *backlog) closeUp() {
 		}
 		*b.slot(number) = nil
 		*b.slot(to) = m
-		b.remember(m, to)
+		if b.keys != nil {
+			b.remember(m, to)
+		}
 		to++
 	}
 	renumber(b.next, to)

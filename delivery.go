@@ -8,13 +8,6 @@ import "time"
 // maxScratch is how large the buffer for joined frames may stay between turns.
 const maxScratch = 256 << 10
 
-// The reasons of code 1013 tell a client that is turned away when it may come back. A page that waits a little longer than that, each a
-// different time, doesn't come back with all the others.
-const (
-	reasonTooSlow = "too slow; retry_after_ms=1000"
-	reasonTooMany = "too many clients; retry_after_ms=5000"
-)
-
 // joinBytes is about how many bytes of frames one write drains from a backlog.
 const joinBytes = 64 << 10
 

@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -331,8 +329,3 @@ func bounds[T int | time.Duration](least, most T, orZero bool) string {
 }
 
 var pathPattern = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
-
-func isOrigin(s string) bool {
-	u, err := url.Parse(s)
-	return err == nil && !strings.Contains(s, "*") && u.Scheme != "" && u.Hostname() != "" && strings.EqualFold(u.Scheme+"://"+u.Host, s)
-}

@@ -106,16 +106,24 @@ func requestType(data []byte) (string, error) {
 	return r.Type, err
 }
 
-// parseSubscribe reads a subscribe message strictly: a name that is misspelt would otherwise widen the filter silently.
-func parseSubscribe(data []byte) (subscribeRequest, error) {
-	var r subscribeRequest
+// decodeStrictly reads a request into r: a name that is misspelt would otherwise widen a filter silently.
+func decodeStrictly(data []byte, r any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&r); err != nil {
-		return r, plainly(err)
+	if err := d.Decode(r); err != nil {
+		return plainly(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return r, errors.New("more than one value")
+		return errors.New("more than one value")
+	}
+	return nil
+}
+
+// parseSubscribe reads a subscribe message.
+func parseSubscribe(data []byte) (subscribeRequest, error) {
+	var r subscribeRequest
+	if err := decodeStrictly(data, &r); err != nil {
+		return r, err
 	}
 	if r.Filters == nil {
 		return r, errors.New("filters is missing")

@@ -11,7 +11,13 @@ import (
 // closeGrace is how long a client may take to answer a close frame, which may have to wait for room itself.
 const closeGrace = 2 * time.Second
 
-const reasonShutdown = "the server is shutting down"
+// Why this package itself closes clients. Those of code 1013 tell when one may come back; a page waits a little longer,
+// each a different time, so that not all come back at once.
+const (
+	reasonShutdown = "the server is shutting down"
+	reasonTooSlow  = "too slow; retry_after_ms=1000"
+	reasonTooMany  = "too many clients; retry_after_ms=5000"
+)
 
 func (s *shard) add(c *client) {
 	c.inWaiting = -1

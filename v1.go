@@ -1,11 +1,8 @@
 package mesherstream
 
 import (
-	"bytes"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
-	"io"
 	"math"
 )
 
@@ -105,19 +102,14 @@ func (s *shard) acknowledged(c *client, data []byte) {
 	}
 }
 
-// parseAck reads an ack as strictly as parseSubscribe reads its message.
+// parseAck reads an ack, strictly as every request.
 func parseAck(data []byte) (uint64, error) {
 	var r struct {
 		Type string  `json:"type"`
 		N    *uint64 `json:"n"`
 	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&r); err != nil {
-		return 0, plainly(err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return 0, errors.New("more than one value")
+	if err := decodeStrictly(data, &r); err != nil {
+		return 0, err
 	}
 	if r.N == nil {
 		return 0, errors.New("n is missing")

@@ -4,32 +4,12 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 	"testing"
-	"time"
 )
 
 var long = flag.Bool("long", false, "run TestFrames")
-
-// serve runs a new app on a free port until the test ends.
-func serve(t *testing.T) (url string, f *feed) {
-	t.Helper()
-	app, m, f, err := newApp()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() { app.Listener(ln) })
-	wg.Go(func() { streamClients(t.Context(), m, 50*time.Millisecond) })
-	t.Cleanup(func() { app.ShutdownWithTimeout(10 * time.Second); wg.Wait() })
-	return "http://" + ln.Addr().String(), f
-}
 
 const isLive = `document.getElementById('state')?.textContent === 'Live'`
 

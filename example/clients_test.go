@@ -3,10 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -43,21 +41,9 @@ func TestNobodyCanPostToTheClientsView(t *testing.T) {
 
 // An operator's page follows the list, sees a client come, and disconnects it.
 func TestOperatorsSeeClientsAndDisconnectThem(t *testing.T) {
-	app, m, _, err := newApp()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() { app.Listener(ln) })
-	wg.Go(func() { streamClients(t.Context(), m, 5*time.Millisecond) })
-	t.Cleanup(func() { app.ShutdownWithTimeout(10 * time.Second); wg.Wait() })
-
+	url, _ := serve(t)
 	dial := func(path string) *websocket.Conn {
-		conn, _, err := websocket.DefaultDialer.Dial("ws://"+ln.Addr().String()+path, nil)
+		conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(url, "http")+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +85,7 @@ func TestOperatorsSeeClientsAndDisconnectThem(t *testing.T) {
 	}
 
 	post := func(id string) int {
-		resp, err := http.Post("http://"+ln.Addr().String()+"/api/v1/clients/"+id+"/disconnect", "", strings.NewReader(""))
+		resp, err := http.Post(url+"/api/v1/clients/"+id+"/disconnect", "", strings.NewReader(""))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,6 +34,24 @@ func call(t *testing.T, method, path, body string) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
+// serve runs a new app on a free port until the test ends.
+func serve(t *testing.T) (url string, f *feed) {
+	t.Helper()
+	app, m, f, err := newApp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { app.Listener(ln) })
+	wg.Go(func() { streamClients(t.Context(), m, 50*time.Millisecond) })
+	t.Cleanup(func() { app.ShutdownWithTimeout(10 * time.Second); wg.Wait() })
+	return "http://" + ln.Addr().String(), f
+}
+
 func TestPostsAreValidated(t *testing.T) {
 	const events, issues = "/api/v1/events", "/api/v1/issues/"
 	long := strings.Repeat("x", 3000)
@@ -88,19 +106,8 @@ func TestPostsAreValidated(t *testing.T) {
 
 // app.Test reports no response that is written before the body has been read, so this takes a real listener.
 func TestABodyThatIsTooBigIsRefused(t *testing.T) {
-	app, _, _, err := newApp()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() { app.Listener(ln) })
-	t.Cleanup(func() { app.ShutdownWithTimeout(time.Second); wg.Wait() })
-
-	resp, err := http.Post("http://"+ln.Addr().String()+"/api/v1/events", "application/json", strings.NewReader(strings.Repeat("x", maxBodyBytes+1)))
+	url, _ := serve(t)
+	resp, err := http.Post(url+"/api/v1/events", "application/json", strings.NewReader(strings.Repeat("x", maxBodyBytes+1)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ func sendFile(c *fiber.Ctx, name string) error {
 func sameOrigin(c *fiber.Ctx) error {
 	site, origin := c.Get("Sec-Fetch-Site"), c.Get(fiber.HeaderOrigin)
 	u, err := url.Parse(origin)
-	ours := origin == "" || err == nil && strings.EqualFold(u.Host, c.Hostname())
+	ours := origin == "" || err == nil && strings.EqualFold(u.Host, string(c.Request().Header.Host()))
 	if site != "" { // what a browser says itself is better than what can be made of the names
 		ours = site == "same-origin" || site == "none"
 	}
