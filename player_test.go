@@ -173,8 +173,7 @@ func (p *player) refuses(err error, data []byte) bool {
 
 // makeRoom takes a turn where the next cast would wait for one.
 func (p *player) makeRoom(size int) {
-	in := &p.s.inbox
-	if in.messages > 0 && (in.messages >= p.model.maxBuffer || in.bytes+size > p.model.maxBytes) {
+	if in := p.s.inbox.all; in.messages > 0 && !in.takes(size, p.model.maxBuffer, p.model.maxBytes) {
 		p.turn()
 	}
 }

@@ -81,7 +81,7 @@ func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
 	m := &Manager{cfg: cfg}
 	c := &client{id: 1, shard: s, link: brokenLink{}, place: &place{m: m}, sub: Subscription{Project: "p"}}
 	s.members[1] = c
-	s.followers["p"] = 1
+	s.followers["p"] = &following{clients: 1}
 	s.add(c)
 	for i := range 2 {
 		s.buffer(c, newMessage(&Message{Data: fmt.Append(nil, i)}))

@@ -19,15 +19,16 @@ type shard struct {
 
 	// Guarded by mu.
 	mu        sync.Mutex
-	wake      sync.Cond            // the shard waits for work
-	room      sync.Cond            // publishers wait for room in the inbox
-	inbox     inbox                // what the next turn takes
-	members   map[ClientID]*client // whom the application can name
-	followers map[string]int       // how many members each project has
-	closed    bool                 // nothing is accepted from the application any more
-	running   bool                 // the goroutine lives, and owns what is below
-	spawn     func(func())         // starts a goroutine of this run
-	poller    *poller              // nil until a link of this run needs it
+	wake      sync.Cond             // the shard waits for work
+	room      sync.Cond             // publishers wait for room in the inbox
+	inbox     inbox                 // what the next turn takes
+	turns     uint64                // how many have begun
+	members   map[ClientID]*client  // whom the application can name
+	followers map[string]*following // the projects of these
+	closed    bool                  // nothing is accepted from the application any more
+	running   bool                  // the goroutine lives, and owns what is below
+	spawn     func(func())          // starts a goroutine of this run
+	poller    *poller               // nil until a link of this run needs it
 
 	// Atomic.
 	regrouping atomic.Int64 // clients that are between two groups, or before their first one
@@ -54,46 +55,6 @@ type shard struct {
 	totals   Stats
 }
 
-// inbox is what waits for a shard. Its casts are done in order; its events, which come from links, have no order with
-// the casts and go first.
-type inbox struct {
-	casts    []cast
-	events   []event
-	messages int // among the casts; with bytes, what is bounded
-	bytes    int
-	drain    bool
-	beats    int
-}
-
-// A cast is a message for every client that it matches, or something else to do. do is called on the shard's goroutine.
-type cast struct {
-	message *message
-	do      func()
-}
-
-// An event is what a link tells its shard.
-type event struct {
-	kind    eventKind
-	op      byte
-	client  *client
-	n       int
-	payload []byte
-	err     error
-}
-
-type eventKind uint8
-
-const (
-	eventJoined   eventKind = iota // the first one of each client
-	eventWritable                  // n more held bytes have gone out, and the link can take more; or err
-	eventReady                     // the link's poller has a hint for it
-	eventReceived                  // a message or a control frame of the client: op and payload
-	eventResume                    // the Message hook has returned
-	eventRefused                   // what the client sent is against the protocol: err is a *closeError
-	eventEnded                     // nothing more will come: err
-	eventCut                       // the client has not ended the close handshake in time
-)
-
 // A group is the clients of one project with one filter. A message is matched with the group, not with each client.
 type group struct {
 	key       string
@@ -108,7 +69,7 @@ func newShard(cfg *config) *shard {
 		cfg:       cfg,
 		limits:    limits{cfg.maxBuffer, cfg.maxBufferBytes, cfg.overflow, true},
 		members:   make(map[ClientID]*client),
-		followers: make(map[string]int),
+		followers: make(map[string]*following),
 		groups:    make(map[string]*group),
 		projects:  make(map[string][]*group),
 		leaving:   make(map[*client]struct{}),
@@ -127,15 +88,14 @@ func (s *shard) start(hooks *hookQueue, spawn func(func())) {
 }
 
 // publish casts a broadcast. It waits while the inbox is full, which is for the shard's CPU and never for a client: a
-// turn takes the whole inbox, and no turn waits for anybody. The bound makes sure that one turn never overflows a buffer
-// that was empty before it.
+// turn takes the whole inbox, and no turn waits for anybody.
 func (s *shard) publish(m *message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.followed(m.project) {
 		return s.stateLocked()
 	}
-	return s.castLocked(cast{message: m}, len(m.frame))
+	return s.castLocked(cast{message: m}, m.project, len(m.frame))
 }
 
 // follows says whether any client follows the project.
@@ -149,7 +109,7 @@ func (s *shard) followed(project string) bool {
 	if project == "" {
 		return len(s.members) > 0
 	}
-	return s.followers[project] > 0
+	return s.followers[project] != nil
 }
 
 // cast has do called with the client of that ID, which may be on its way out by then. bytes is what do will add to the
@@ -164,22 +124,7 @@ func (s *shard) cast(id ClientID, bytes int, do func(*client)) error {
 		}
 		return ErrUnknownClient
 	}
-	return s.castLocked(cast{do: func() { do(c) }}, bytes)
-}
-
-func (s *shard) castLocked(c cast, bytes int) error {
-	for !s.closed && s.inbox.messages > 0 &&
-		(s.inbox.messages >= s.cfg.maxBuffer || s.inbox.bytes+bytes > s.cfg.maxBufferBytes) {
-		s.room.Wait()
-	}
-	if err := s.stateLocked(); err != nil {
-		return err
-	}
-	s.inbox.casts = append(s.inbox.casts, c)
-	s.inbox.messages++
-	s.inbox.bytes += bytes
-	s.wake.Signal()
-	return nil
+	return s.castLocked(cast{do: func() { do(c) }}, c.sub.Project, bytes)
 }
 
 func (s *shard) stateLocked() error {
@@ -251,7 +196,12 @@ func (s *shard) register(c *client) error {
 	}
 	s.regrouping.Add(1) // until add
 	s.members[c.id] = c
-	s.followers[c.sub.Project]++
+	f := s.followers[c.sub.Project]
+	if f == nil {
+		f = &following{}
+		s.followers[c.sub.Project] = f
+	}
+	f.clients++
 	// An event and not a cast, since all that the link will tell of the client are events, and they keep their order.
 	s.inbox.events = append(s.inbox.events, event{kind: eventJoined, client: c})
 	s.wake.Signal()
@@ -263,7 +213,9 @@ func (s *shard) unregister(c *client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.members, c.id)
-	if s.followers[c.sub.Project]--; s.followers[c.sub.Project] == 0 {
+	if f := s.followers[c.sub.Project]; f.clients > 1 {
+		f.clients--
+	} else {
 		delete(s.followers, c.sub.Project)
 	}
 }
@@ -315,25 +267,9 @@ func (s *shard) take() bool {
 		s.wake.Wait()
 	}
 	s.inbox, s.turn = s.turn, s.inbox
+	s.turns++
 	s.room.Broadcast()
 	return true
-}
-
-func (in *inbox) isEmpty() bool {
-	return len(in.casts) == 0 && len(in.events) == 0 && !in.drain && in.beats == 0
-}
-
-// reset empties the inbox and keeps its memory for the next turn but one, unless a storm has made it large.
-func (in *inbox) reset() {
-	clear(in.casts)
-	clear(in.events)
-	*in = inbox{casts: in.casts[:0], events: in.events[:0]}
-	if cap(in.events) > 1<<12 {
-		in.events = nil
-	}
-	if cap(in.casts) > 1<<12 {
-		in.casts = nil
-	}
 }
 
 func (s *shard) takeTurn() {
