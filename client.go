@@ -94,9 +94,9 @@ func (c *client) bufferedBytes() int {
 	return c.backlog.bytes + len(c.flight.bytes) - c.flight.done
 }
 
-// idle says whether nothing waits for the client: a drain need not visit it.
+// idle says whether nothing waits for the client, a gap that it is to be told of included: a drain need not visit it.
 func (c *client) idle() bool {
-	return !c.busy && c.backlog.len() == 0
+	return !c.busy && c.backlog.len() == 0 && !c.backlog.gaps.any()
 }
 
 func (c *client) markSeen(now time.Time) { c.seen.Store(int64(now.Sub(c.connectedAt))) }

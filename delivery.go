@@ -247,7 +247,7 @@ func (s *shard) drain(c *client) {
 		if gap != nil {
 			s.batch = append(s.batch, gap.notice(c.v1.stream))
 		}
-		s.batch = c.backlog.peek(s.batch, c.room(), joinBytes)
+		s.batch = c.backlog.peek(s.batch, c.room()-len(s.batch), joinBytes)
 		if len(s.batch) == 0 {
 			break
 		}

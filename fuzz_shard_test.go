@@ -58,7 +58,17 @@ const maxSteps = 400
 
 func playScript(t *testing.T, script []byte) {
 	p := &player{T: t, script: script}
-	p.play(pick(p, 1, 2, 3, 8, 100), pick(p, 64, 200, 1000, 40_000, 1<<20), func() {
+	r := rules{
+		maxBuffer:  pick(p, 1, 2, 3, 8, 100),
+		maxBytes:   pick(p, 64, 200, 1000, 40_000, 1<<20),
+		overflow:   pick(p, DropOldest, DropOldest, DropNewest, Disconnect),
+		keepLevels: pick(p, nil, nil, []string{"error"}, []string{"error", "info"}),
+		window:     pick(p, 1024, 0, 1, 2, 3, 6),
+	}
+	if r.overflow == Disconnect {
+		r.keepLevels = nil // which is all that it allows
+	}
+	p.play(r, func() {
 		for range maxSteps {
 			if len(p.script) == 0 || t.Failed() {
 				break
@@ -83,22 +93,26 @@ func pick[T any](p *player, list ...T) T { return list[int(p.byte())%len(list)] 
 func (p *player) step() {
 	op := p.byte() % 32
 	if op < 3 || len(p.clients) == 0 {
-		holds, project := p.byte()%2 == 0, pick(p, "a", "b")
+		holds, agrees, project := p.byte()%2 == 0, p.byte()%2 == 0, pick(p, "a", "b")
 		if filter := pick(p, Filter{}, Filter{}, Filter{Levels: []string{"error"}}); len(p.clients) < 12 {
-			p.connect(holds, project, filter)
+			p.connect(holds, agrees, project, filter)
 		}
 		return
 	}
-	if op < 10 {
+	if op < 9 {
 		msg := Message{Project: pick(p, "a", "a", "b", ""), Level: pick(p, "", "error", "info"), Environment: pick(p, "", "live", "test")}
 		for range pick(p, 1, 1, 2, 3, 10) {
 			msg.Data, msg.Binary = p.data(p.size()), p.byte()%4 == 0
+			msg.Key = pick(p, "", "", "", "k", "l")
 			p.broadcast(msg)
 		}
 		return
 	}
 	c := p.clients[int(p.byte())%len(p.clients)]
 	switch op {
+	case 9:
+		n := c.twin.written
+		p.arrive(c, opText, fmt.Append(nil, modelAck, pick(p, n, n, n, max(n-1, 0), n/2, n+1, c.twin.acked), "}"))
 	case 10, 11:
 		p.bufferMessage(c, p.data(p.size()))
 	case 12, 13, 14, 15:

@@ -79,9 +79,12 @@ func (g *gaps) after(number uint64) uint64 {
 	return math.MaxUint64
 }
 
+// any says whether there is something to tell.
+func (g *gaps) any() bool { return g != nil && len(g.list) > 0 }
+
 // due joins the gaps in front of a message into the first one, and returns that, or nil.
 func (g *gaps) due(number uint64) *gap {
-	if g == nil || len(g.list) == 0 || g.list[0].before > number {
+	if !g.any() || g.list[0].before > number {
 		return nil
 	}
 	joined := &g.list[0]
@@ -95,6 +98,13 @@ func (g *gaps) due(number uint64) *gap {
 		g.list = slices.Delete(g.list, 1, 2)
 	}
 	return joined
+}
+
+// forget is for a client that gets nothing more.
+func (g *gaps) forget() {
+	if g != nil {
+		g.list = nil
+	}
 }
 
 // told forgets the gap that was due.

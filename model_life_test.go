@@ -1,8 +1,11 @@
 package mesherstream
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -62,6 +65,12 @@ func (c *modelClient) received(a arrival) {
 			c.waits = false
 			return
 		}
+		if n, ok := strings.CutPrefix(string(a.data), modelAck); ok && c.stream != "" {
+			c.acknowledge(strings.TrimSuffix(n, "}"))
+			return
+		} else if ok {
+			a.data = []byte(`{"type":"hello"}`) // as unknown as that
+		}
 		i := slices.IndexFunc(modelRequests, func(r modelRequest) bool { return r.text == string(a.data) })
 		if i < 0 || a.op == opBinary {
 			c.waits = false
@@ -70,11 +79,51 @@ func (c *modelClient) received(a arrival) {
 		}
 		request := modelRequests[i]
 		c.answer(func() []byte {
-			if request.filter == nil {
-				return appendFrame(nil, opText, []byte(request.answer))
+			answer := request.answer
+			if request.filter != nil {
+				answer = fmt.Sprintf(answer, c.setFilter(*request.filter))
 			}
-			return appendFrame(nil, opText, fmt.Appendf(nil, request.answer, c.setFilter(*request.filter)))
+			return c.encode(answer)
 		})
+	}
+}
+
+// join: what a client with the protocol gets first is hello.
+func (c *modelClient) join(id ClientID) {
+	list := func(values []string) string {
+		text, _ := json.Marshal(append([]string{}, values...)) // strings always encode
+		return string(text)
+	}
+	c.sendControl(c.encode(fmt.Sprintf(`{"type":"hello","id":%d,"project":%q,"filters":{"level":%s,"environment":%s},"max_buffer":%d,"window":%d}`,
+		id, c.project, list(c.filter.Levels), list(c.filter.Environments), c.s.maxBuffer, c.s.window)))
+}
+
+// encode makes the frame of a message of the protocol, which names the client's stream behind its type if the client has
+// agreed on it.
+func (c *modelClient) encode(text string) []byte {
+	if c.stream != "" {
+		text = strings.Replace(text, `",`, `","stream":"`+c.stream+`",`, 1)
+	}
+	return appendFrame(nil, opText, []byte(text))
+}
+
+// modelAck is how an acknowledgement begins.
+const modelAck = `{"type":"ack","n":`
+
+// acknowledge: where the window was full, what waits goes out.
+func (c *modelClient) acknowledge(count string) {
+	n, err := strconv.Atoi(count)
+	if err != nil || n <= c.acked || n > c.written {
+		c.answer(func() []byte {
+			return c.encode(`{"type":"error","code":"invalid_ack","message":"n is not a number of messages that are to be acknowledged"}`)
+		})
+		return
+	}
+	full := c.windowRoom() == 0
+	c.acked = n
+	c.waits = false
+	if full && !c.busy {
+		c.pump(everything)
 	}
 }
 
@@ -135,7 +184,8 @@ func (c *modelClient) withdraw(to phase) {
 }
 
 func (c *modelClient) giveUp() {
-	c.abandoned += len(take(&c.queue))
+	c.abandoned += c.messages()
+	c.queue = nil
 	if take(&c.reply) != nil {
 		c.waits = false
 	}

@@ -1,16 +1,19 @@
 package mesherstream
 
 import (
-	"slices"
 	"time"
 )
 
 // The model: what a shard promises to each of its clients, played one message at a time, with a list for a queue, and
-// down to the byte that each link is given. It knows nothing of groups, rings, joined frames and waiting lists.
+// down to the byte that each link is given. It knows nothing of groups, rings, joined frames and waiting lists. What waits
+// for a client is in model_queue_test.go, and how a client lives in model_life_test.go.
 
 // modelShard is what a test has published and asked for, and when the shard's turn takes it.
 type modelShard struct {
 	maxBuffer, maxBytes int
+	overflow            Overflow
+	keepLevels          []string
+	window              int
 	interval            time.Duration // of the drain
 	ping, idle          time.Duration
 	clients             []*modelClient
@@ -28,12 +31,6 @@ type modelCast struct {
 	do      func()
 }
 
-type modelMessage struct {
-	id                 int
-	level, environment string
-	frame              []byte
-}
-
 type modelClient struct {
 	s       *modelShard
 	holds   bool // its link takes whole frames and sends them by itself
@@ -45,7 +42,7 @@ type modelClient struct {
 	room    int // what the kernel takes now
 	failing bool
 	wire    []byte
-	queue   []*modelMessage
+	queue   []modelItem
 	reply   []byte // the answer that is due
 	busy    bool
 	slow    bool
@@ -53,6 +50,7 @@ type modelClient struct {
 	// What can't be taken back. A link that holds sends it in pieces, each with a deadline.
 	flight      []byte
 	flying      []*modelMessage
+	noticeBytes int // of the flight, in front of those
 	flightBytes int // as accounts count it
 	flown       int
 	piece       int // bytes of it that are under one deadline
@@ -72,8 +70,11 @@ type modelClient struct {
 	requests                                   int
 	requestsFrom                               time.Time
 
+	stream         string // in each message of the protocol, or "" for a client without it
+	written, acked int    // messages of any kind, for the window
+
 	offeredIDs                        []int
-	filtered                          int
+	filtered, conflated               int
 	offered, sent, dropped, abandoned int
 	slowCalls, disconnects            int
 	slowQueued                        bool
@@ -98,7 +99,7 @@ func (s *modelShard) turn() {
 		s.drain = false
 		for _, c := range s.clients {
 			c.pump(everything)
-			if len(c.queue) > 0 && time.Since(c.waitingSince) >= s.interval {
+			if c.messages() > 0 && time.Since(c.waitingSince) >= s.interval {
 				c.markSlow()
 			}
 		}
@@ -130,7 +131,7 @@ func (s *modelShard) deliver(run []modelCast) {
 
 // offer: nothing is dropped while the client could take it. What doesn't fit drops the oldest.
 func (c *modelClient) offer(run []*modelMessage) {
-	if len(c.queue) > 0 && !c.fits(run) {
+	if c.messages() > 0 && !c.fits(run) {
 		switch {
 		case !c.busy:
 			c.pump(everything)
@@ -142,13 +143,27 @@ func (c *modelClient) offer(run []*modelMessage) {
 		}
 	}
 	c.count(run)
-	atOnce := c.idle()
-	c.enqueue(run)
-	if atOnce { // a pong that is due comes at the end of the turn
-		c.pump(onlyMessages)
-	} else {
+	switch {
+	case !c.idle():
+		c.enqueue(run)
 		c.pump(everything)
+	case c.failing && !c.holds && c.windowRoom() > 0:
+		c.enqueue(run)
+		c.remove(codeAbnormal)
+	default:
+		c.writeThrough(run)
 	}
+}
+
+// writeThrough: nothing waits, so what the window and the link take of the run goes out as it is. Only the rest waits, and
+// only what waits can be replaced. A pong that is due comes at the end of the turn.
+func (c *modelClient) writeThrough(run []*modelMessage) {
+	now := min(c.windowRoom(), len(run))
+	for _, m := range run[:now] {
+		c.queue = append(c.queue, modelItem{message: m})
+	}
+	c.pump(onlyMessages)
+	c.enqueue(run[now-len(take(&c.queue)):])
 }
 
 func (c *modelClient) count(run []*modelMessage) {
@@ -168,35 +183,6 @@ func (c *modelClient) buffer(m *modelMessage) {
 	c.enqueue([]*modelMessage{m})
 }
 
-func (c *modelClient) fits(run []*modelMessage) bool {
-	bytes := c.messageBytes()
-	for _, m := range run {
-		bytes += len(m.frame)
-	}
-	return len(c.queue)+len(run) <= c.s.maxBuffer && bytes <= c.s.maxBytes
-}
-
-func (c *modelClient) enqueue(run []*modelMessage) {
-	if len(c.queue) == 0 {
-		c.waitingSince = time.Now()
-	}
-	for _, m := range run {
-		for len(c.queue) > 0 && (len(c.queue) >= c.s.maxBuffer || c.messageBytes()+len(m.frame) > c.s.maxBytes) {
-			c.queue = c.queue[1:]
-			c.dropped++
-			c.markSlow()
-		}
-		c.queue = append(c.queue, m)
-	}
-}
-
-func (c *modelClient) messageBytes() (n int) {
-	for _, m := range c.queue {
-		n += len(m.frame)
-	}
-	return n
-}
-
 // answer: a request is answered in front of what waits. The next one is read after that.
 func (c *modelClient) answer(reply func() []byte) {
 	if now := time.Now(); now.Sub(c.requestsFrom) >= time.Second {
@@ -210,23 +196,6 @@ func (c *modelClient) answer(reply func() []byte) {
 	c.reply = reply()
 	c.pump(onlyControl)
 }
-
-// setFilter: the new filter counts for what is offered from now on, and for what waits.
-func (c *modelClient) setFilter(f Filter) (filtered int) {
-	if c.phase != phaseOpen {
-		return 0
-	}
-	c.filter = f
-	waiting := len(c.queue)
-	c.queue = slices.DeleteFunc(c.queue, func(m *modelMessage) bool {
-		return !lets(f.Levels, m.level) || !lets(f.Environments, m.environment)
-	})
-	filtered = waiting - len(c.queue)
-	c.filtered += filtered
-	return filtered
-}
-
-func lets(list []string, v string) bool { return v == "" || len(list) == 0 || slices.Contains(list, v) }
 
 // next takes the control frame that has to go out before the next message, if any.
 func (c *modelClient) next() (frame []byte) {
@@ -259,12 +228,11 @@ func (c *modelClient) pump(what cargo) {
 	for !c.busy && c.phase != phaseGone {
 		if what != onlyMessages {
 			if frame := c.next(); frame != nil {
-				c.flight, c.flying = frame, nil
-				c.send()
+				c.sendControl(frame)
 				continue
 			}
 		}
-		if what == onlyControl || len(c.queue) == 0 {
+		if what == onlyControl || len(c.queue) == 0 || c.windowRoom() == 0 {
 			break
 		}
 		if !c.holds && c.room == 0 && !c.failing {
@@ -277,17 +245,34 @@ func (c *modelClient) pump(what cargo) {
 	c.settle()
 }
 
-// takeOff gives the link the next message, or as many whole ones as a link that holds may take.
+// sendControl gives the link a frame that is no message. An answer counts for the window all the same.
+func (c *modelClient) sendControl(frame []byte) {
+	c.flight, c.flying, c.noticeBytes = frame, nil, 0
+	if frame[0]&controlBit == 0 {
+		c.written++
+	}
+	c.send()
+}
+
+// takeOff gives the link the next message, or as many whole ones as a link that holds may take. A gap is told with the
+// messages behind it, and ends those in front of it.
 func (c *modelClient) takeOff() {
-	c.flight, c.flying = nil, nil
-	for len(c.queue) > 0 {
-		m := c.queue[0]
-		if len(c.flying) > 0 && (!c.holds || len(c.flight)+len(m.frame) > chunkBytes) {
+	c.flight, c.flying, c.noticeBytes = nil, nil, 0
+	room := c.windowRoom()
+	if notice := c.takeGap(); notice != nil {
+		c.flight, c.noticeBytes = notice, len(notice)
+		c.written++
+		room--
+	}
+	for ; room > 0 && len(c.queue) > 0 && c.queue[0].gap == nil; room-- {
+		m := c.queue[0].message
+		if len(c.flight) > 0 && (!c.holds || len(c.flight)+len(m.frame) > chunkBytes) {
 			break
 		}
 		c.flight = append(c.flight, m.frame...)
 		c.flying = append(c.flying, m)
 		c.queue = c.queue[1:]
+		c.written++
 	}
 }
 
@@ -373,7 +358,7 @@ func (c *modelClient) fail() {
 	if c.pieceGone > 0 {
 		c.signOfLife()
 	}
-	gone := c.flown
+	gone := c.flown - c.noticeBytes
 	c.flight = nil
 	c.s.events = append(c.s.events, func() {
 		if c.phase == phaseGone {

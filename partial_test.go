@@ -41,9 +41,9 @@ func tell(t *testing.T, holds bool, maxBuffer, room int, between func(p *player,
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		p := &player{T: t}
-		p.play(maxBuffer, 1<<20, func() {
-			p.connect(holds, "a", Filter{})
-			p.connect(!holds, "a", Filter{})
+		p.play(rules{maxBuffer: maxBuffer, maxBytes: 1 << 20}, func() {
+			p.connect(holds, false, "a", Filter{})
+			p.connect(!holds, false, "a", Filter{})
 			c, beside := p.clients[0], p.clients[1]
 			p.grant(beside, 1<<20)
 			p.grant(c, room)

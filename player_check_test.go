@@ -3,7 +3,9 @@ package mesherstream
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"math"
+	"slices"
 	"strconv"
 )
 
@@ -22,16 +24,16 @@ func (p *player) compare() {
 			p.Errorf("the link of client %d was %s", c.id, fault)
 		}
 		got := c.snapshot()
-		buffered, bufferedBytes := len(t.queue)+len(t.flying), t.messageBytes()
+		buffered, bufferedBytes := t.messages()+len(t.flying), t.messageBytes()
 		if len(t.flying) > 0 {
 			bufferedBytes += t.flightBytes
 		}
-		if int(got.Offered) != t.offered || int(got.Sent) != t.sent || int(got.Dropped) != t.dropped || int(got.Abandoned) != t.abandoned || int(got.Filtered) != t.filtered ||
-			got.Buffered != buffered || got.BufferedBytes != bufferedBytes || got.Slow != t.slow || c.phase != t.phase {
-			p.Fatalf("client %d: got %+v in phase %d, want %d offered, %d sent, %d dropped, %d abandoned, %d filtered, %d buffered of %d bytes, slow: %v, phase %d",
-				c.id, got, c.phase, t.offered, t.sent, t.dropped, t.abandoned, t.filtered, buffered, bufferedBytes, t.slow, t.phase)
+		if int(got.Offered) != t.offered || int(got.Sent) != t.sent || int(got.Dropped) != t.dropped || int(got.Abandoned) != t.abandoned || int(got.Filtered) != t.filtered || int(got.Conflated) != t.conflated ||
+			got.Buffered != buffered || got.BufferedBytes != bufferedBytes || got.Slow != t.slow || c.phase != t.phase || t.phase != phaseGone && got.Unacknowledged != t.unacknowledged() {
+			p.Fatalf("client %d: got %+v in phase %d, want %d offered, %d sent, %d dropped, %d abandoned, %d filtered, %d conflated, %d buffered of %d bytes, slow: %v, phase %d, %d unacknowledged",
+				c.id, got, c.phase, t.offered, t.sent, t.dropped, t.abandoned, t.filtered, t.conflated, buffered, bufferedBytes, t.slow, t.phase, t.unacknowledged())
 		}
-		if t.offered != t.sent+t.dropped+t.abandoned+t.filtered+buffered {
+		if t.offered != t.sent+t.dropped+t.abandoned+t.filtered+t.conflated+buffered {
 			p.Errorf("the accounts of client %d: got %+v", c.id, got)
 		}
 		t.slowQueued = false
@@ -40,7 +42,7 @@ func (p *player) compare() {
 				c.id, c.connects, c.slows, c.told, c.disconnects, c.code, t.slowCalls, t.dropped, t.disconnects, t.code)
 		}
 		want.add(Stats{
-			Offered: uint64(t.offered), Sent: uint64(t.sent), Dropped: uint64(t.dropped), Abandoned: uint64(t.abandoned), Filtered: uint64(t.filtered),
+			Offered: uint64(t.offered), Sent: uint64(t.sent), Dropped: uint64(t.dropped), Abandoned: uint64(t.abandoned), Filtered: uint64(t.filtered), Conflated: uint64(t.conflated),
 			Buffered: buffered, BufferedBytes: int64(bufferedBytes), Connects: 1, Disconnects: uint64(t.disconnects),
 		})
 		if t.member {
@@ -93,10 +95,11 @@ func (p *player) finish() {
 }
 
 // checkPromise reads what a client got as a client does, and without a look at the model's bytes: whole frames, messages
-// that were offered, in order, none twice, and as many missing as the accounts say.
+// that were offered, in order, none twice, as many missing as the accounts say, and as many told as missed.
 func (p *player) checkPromise(c *playedClient) {
 	offered := c.twin.offeredIDs
-	sent, torn, closes := 0, false, 0
+	keyed := make(map[int]bool)
+	sent, told, torn, closes := 0, 0, false, 0
 	for wire := c.link.wire(); len(wire) > 0; {
 		frame, payload := nextFrame(wire)
 		if frame == nil {
@@ -109,13 +112,22 @@ func (p *player) checkPromise(c *playedClient) {
 			p.Fatalf("client %d got a frame that begins with %#x, after %d close frames", c.id, frame[0], closes)
 		case op == opClose:
 			closes++
-		case op == opText && bytes.HasPrefix(payload, []byte("{")), op == opPing, op == opPong:
+		case op == opPing, op == opPong:
+		case op == opText && bytes.HasPrefix(payload, []byte("{")):
+			told += gapIn(payload)
 		case op == opText, op == opBinary:
 			sent++
 			if len(payload) < 7 {
 				continue // it has no number
 			}
 			id, err := strconv.Atoi(string(payload[:7]))
+			if p.keyed[id] { // it may have come in the place of an older one
+				if keyed[id] || !slices.Contains(c.twin.offeredIDs, id) {
+					p.Fatalf("client %d got message %d, which has a key and was not offered, or came before", c.id, id)
+				}
+				keyed[id] = true
+				continue
+			}
 			for len(offered) > 0 && offered[0] != id {
 				offered = offered[1:]
 			}
@@ -131,9 +143,21 @@ func (p *player) checkPromise(c *playedClient) {
 	if t := c.twin; sent < t.sent || sent > t.offered-t.dropped || sent > t.sent && !t.holds {
 		p.Errorf("client %d got %d messages, and %d were sent, %d dropped, %d abandoned, of %d", c.id, sent, t.sent, t.dropped, t.abandoned, t.offered)
 	}
+	if all := p.flushed && c.code == codeGoingAway && !torn && c.twin.abandoned == 0; told > c.twin.dropped || all && told != c.twin.dropped && c.v1 != nil {
+		p.Errorf("client %d was told of %d that it missed, and %d were dropped", c.id, told, c.twin.dropped)
+	}
 	if torn && c.disconnects == 0 {
 		p.Errorf("the last frame of client %d is torn", c.id)
 	}
+}
+
+// gapIn is how many messages a message of the protocol tells as dropped.
+func gapIn(payload []byte) int {
+	var notice gapNotice
+	if json.Unmarshal(payload, &notice) != nil || notice.Type != typeGap {
+		return 0
+	}
+	return notice.Dropped
 }
 
 // nextFrame returns the first frame of p and its payload, or nil where it isn't whole. It is written beside frameLen,

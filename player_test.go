@@ -21,8 +21,18 @@ type player struct {
 	model   *modelShard
 	clients []*playedClient
 	lastID  int
+	keyed   map[int]bool // the numbers of messages that have a key, and may come earlier than others
 	closed  bool
+	flushed bool // the shutdown lets clients have what waits
 	log     []string
+}
+
+// rules are what a script chooses for its manager.
+type rules struct {
+	maxBuffer, maxBytes int
+	overflow            Overflow
+	keepLevels          []string
+	window              int
 }
 
 // playedClient is a client of the shard, its twin in the model, and what the hooks said of it.
@@ -37,8 +47,8 @@ type playedClient struct {
 	code                         int
 }
 
-// play has steps played on both, with those bounds for a buffer.
-func (p *player) play(maxBuffer, maxBytes int, steps func()) {
+// play has steps played on both.
+func (p *player) play(r rules, steps func()) {
 	defer func() {
 		for _, c := range p.clients {
 			c.link.close() // a bubble waits for what is in it
@@ -47,13 +57,14 @@ func (p *player) play(maxBuffer, maxBytes int, steps func()) {
 			p.Logf("steps:\n%s", strings.Join(p.log, "\n"))
 		}
 	}()
-	p.start(maxBuffer, maxBytes)
+	p.start(r)
 	steps()
 	p.finish()
 }
 
-func (p *player) start(maxBuffer, maxBytes int) {
-	m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)), WithMaxBuffer(maxBuffer), WithMaxBufferBytes(maxBytes),
+func (p *player) start(r rules) {
+	m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)), WithMaxBuffer(r.maxBuffer), WithMaxBufferBytes(r.maxBytes),
+		WithOverflow(r.overflow), WithKeepLevels(r.keepLevels...), WithWindow(r.window),
 		WithIdleTimeout(60*time.Second+700*time.Nanosecond), // no other time falls together with it
 		WithHooks(Hooks{
 			Connect: func(c Client) { p.of(c).connects++ },
@@ -70,8 +81,9 @@ func (p *player) start(maxBuffer, maxBytes int) {
 	m.shards, m.cfg.shards = m.shards[:1], 1
 	p.m, p.s = m, m.shards[0]
 	p.s.start(newHookQueue(m.cfg.hooks, m.cfg.logger, m.hookPanicked), nil)
+	p.keyed = make(map[int]bool)
 	p.model = &modelShard{
-		maxBuffer: maxBuffer, maxBytes: maxBytes,
+		maxBuffer: r.maxBuffer, maxBytes: r.maxBytes, overflow: r.overflow, keepLevels: r.keepLevels, window: r.window,
 		interval: m.cfg.drainInterval, ping: m.cfg.pingInterval, idle: m.cfg.idleTimeout,
 	}
 }
@@ -82,7 +94,7 @@ func (p *player) logf(format string, args ...any) {
 	p.log = append(p.log, fmt.Sprintf(format, args...))
 }
 
-func (p *player) connect(holds bool, project string, filter Filter) {
+func (p *player) connect(holds, agrees bool, project string, filter Filter) {
 	pl, err := p.m.reserve("192.0.2.1")
 	if err != nil {
 		p.Fatal(err)
@@ -91,6 +103,10 @@ func (p *player) connect(holds bool, project string, filter Filter) {
 	c := &client{
 		id: ClientID(len(p.clients) + 1), shard: p.s, place: pl, connectedAt: now,
 		sub: Subscription{Project: project, Filter: filter},
+	}
+	if agrees {
+		c.v1 = newV1(&p.m.cfg)
+		c.backlog.gaps = &c.v1.gaps
 	}
 	c.markSeen(now)
 	played := &playedClient{client: c}
@@ -110,12 +126,16 @@ func (p *player) connect(holds bool, project string, filter Filter) {
 		pl.release()
 		return
 	}
-	p.logf("client %d of %s with %v, link holds: %v", c.id, project, filter, holds)
+	p.logf("client %d of %s with %v, link holds: %v, protocol: %v", c.id, project, filter, holds, agrees)
 	if stay != nil {
 		go stay()
 	}
 	played.twin = &modelClient{
 		s: p.model, holds: holds, project: project, filter: filter, member: true, seen: now, askedAt: now, pingAt: now.Add(p.model.ping),
+		stream: c.v1.name(),
+	}
+	if agrees {
+		p.model.events = append(p.model.events, func() { played.twin.join(c.id) })
 	}
 	p.clients = append(p.clients, played)
 	p.model.clients = append(p.model.clients, played.twin)
@@ -133,10 +153,12 @@ func (p *player) data(size int) []byte {
 
 // broadcast publishes a message whose data was made last.
 func (p *player) broadcast(msg Message) {
-	m := p.modelMessage(msg.Data, msg.Binary)
-	m.level, m.environment = msg.Level, msg.Environment
+	m := p.modelMessage(msg.Project, msg.Data, msg.Binary)
+	m.level, m.environment, m.key = msg.Level, msg.Environment, msg.Key
+	m.keep = slices.Contains(p.model.keepLevels, msg.Level)
+	p.keyed[m.id] = msg.Key != ""
 	followed := func(c *modelClient) bool { return c.member && (msg.Project == "" || c.project == msg.Project) }
-	p.logf("broadcast %d of %d bytes to %q, %q, %q", m.id, len(msg.Data), msg.Project, msg.Level, msg.Environment)
+	p.logf("broadcast %d of %d bytes to %q, %q, %q with key %q", m.id, len(msg.Data), msg.Project, msg.Level, msg.Environment, msg.Key)
 	err := p.m.Broadcast(msg)
 	if p.refuses(err, msg.Data) || !slices.ContainsFunc(p.model.clients, followed) {
 		return
@@ -150,14 +172,14 @@ func (p *player) broadcast(msg Message) {
 }
 
 // modelMessage is the model's message of that data, for which it makes room in the inbox.
-func (p *player) modelMessage(data []byte, binary bool) *modelMessage {
+func (p *player) modelMessage(project string, data []byte, binary bool) *modelMessage {
 	op := byte(opText)
 	if binary {
 		op = opBinary
 	}
-	m := &modelMessage{id: p.lastID, frame: appendFrame(nil, op, data)}
+	m := &modelMessage{id: p.lastID, at: time.Now(), frame: appendFrame(nil, op, data)}
 	if len(data) <= p.model.maxBytes {
-		p.makeRoom(len(m.frame))
+		p.makeRoom(project, len(m.frame))
 	}
 	return m
 }
@@ -172,14 +194,14 @@ func (p *player) refuses(err error, data []byte) bool {
 }
 
 // makeRoom takes a turn where the next cast would wait for one.
-func (p *player) makeRoom(size int) {
-	if in := p.s.inbox.all; in.messages > 0 && !in.takes(size, p.model.maxBuffer, p.model.maxBytes) {
+func (p *player) makeRoom(project string, size int) {
+	if !p.s.hasRoom(project, size) {
 		p.turn()
 	}
 }
 
 func (p *player) bufferMessage(c *playedClient, data []byte) {
-	m := p.modelMessage(data, false)
+	m := p.modelMessage(c.sub.Project, data, false)
 	p.logf("buffer %d of %d bytes for %d", m.id, len(data), c.id)
 	err := p.m.BufferMessage(c.id, data)
 	if p.refuses(err, data) || !p.names(c, err) {
@@ -197,7 +219,7 @@ func (p *player) names(c *playedClient, err error) bool {
 }
 
 func (p *player) setFilter(c *playedClient, filter Filter) {
-	p.makeRoom(0)
+	p.makeRoom(c.sub.Project, 0)
 	p.logf("filter %v for %d", filter, c.id)
 	if err := p.m.SetFilter(c.id, filter); !p.closed && p.names(c, err) {
 		p.model.casts = append(p.model.casts, modelCast{do: func() { c.twin.setFilter(filter); c.twin.settle() }})
@@ -205,7 +227,7 @@ func (p *player) setFilter(c *playedClient, filter Filter) {
 }
 
 func (p *player) disconnect(c *playedClient, code int) {
-	p.makeRoom(0)
+	p.makeRoom(c.sub.Project, 0)
 	p.logf("disconnect %d", c.id)
 	if err := p.m.Disconnect(c.id, code, "out"); !p.closed && p.names(c, err) {
 		p.model.casts = append(p.model.casts, modelCast{do: func() { c.twin.shut(code, "out") }})
@@ -255,6 +277,7 @@ func (p *player) sleep(d time.Duration) {
 func (p *player) shutdown(flush bool) {
 	p.logf("shutdown, flush: %v", flush)
 	p.s.close(flush)
+	p.flushed = flush && (p.flushed || !p.closed)
 	p.closed = true
 	p.model.casts = append(p.model.casts, modelCast{do: func() { p.model.shutAll(flush) }})
 }

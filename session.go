@@ -271,10 +271,11 @@ func (s *shard) withdraw(c *client) {
 	s.totals.Clients--
 }
 
-// abandon gives up what is buffered for the client, but not what is in flight.
+// abandon gives up what is buffered for the client and what it was to be told of gaps, but not what is in flight.
 func (s *shard) abandon(c *client) {
 	n := c.backlog.len()
 	c.backlog.discard(n)
+	c.backlog.gaps.forget()
 	s.countAbandoned(c, n)
 }
 
