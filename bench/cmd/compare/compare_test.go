@@ -127,6 +127,15 @@ func TestAFrozenServerHasANoteInsteadOfFigures(t *testing.T) {
 	t.Errorf("no line for melody in\n%s", text)
 }
 
+func TestANoteCountsRoundsAndNotPasses(t *testing.T) {
+	b := bookOfThree()
+	b.add(result{Scenario: "paced", Pass: "another", Server: "melody", Round: 1, Froze: true})
+	b.add(result{Scenario: "paced", Pass: "another", Server: "melody", Round: 1, Error: "late\nand more"})
+	if got, want := b.notes("paced", "melody"), "froze (3 of 3 rounds); void: late (1 of 3 rounds)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestFilesCanBeRead(t *testing.T) {
 	b := bookOfThree()
 	chart, err := b.chart()

@@ -108,34 +108,39 @@ func median(values []float64) float64 {
 
 // notes says what the figures don't.
 func (b *book) notes(scenario, server string) string {
-	var froze, failed, incomplete, repeated int
-	var reason string
+	var notes []string
+	rounds := make(map[string]map[int]bool) // in which a note is true, in whatever pass
 	for _, r := range b.Results {
-		if r.Scenario != scenario || r.Server != server {
+		note := r.note()
+		if note == "" || r.Scenario != scenario || r.Server != server {
 			continue
 		}
-		switch {
-		case r.Froze:
-			froze++
-		case r.Error != "":
-			failed++
-			reason, _, _ = strings.Cut(r.Error, "\n")
-		case r.Load.Repeated > 0:
-			repeated++
-		case r.Load.ClosedByIt > 0 && r.Load.Lost > 0:
-			incomplete++
+		if rounds[note] == nil {
+			rounds[note] = make(map[int]bool)
+			notes = append(notes, note)
 		}
+		rounds[note][r.Round] = true
 	}
-	var notes []string
-	for _, n := range []struct {
-		count int
-		text  string
-	}{{froze, "froze"}, {failed, "void: " + reason}, {repeated, "repeated messages"}, {incomplete, "closed clients that read"}} {
-		if n.count > 0 {
-			notes = append(notes, fmt.Sprintf("%s (%d of %d rounds)", n.text, n.count, b.rounds))
-		}
+	for i, note := range notes {
+		notes[i] = fmt.Sprintf("%s (%d of %d rounds)", note, len(rounds[note]), b.rounds)
 	}
 	return strings.Join(notes, "; ")
+}
+
+// note says what was wrong with a run, if anything was.
+func (r *result) note() string {
+	switch {
+	case r.Froze:
+		return "froze"
+	case r.Error != "":
+		reason, _, _ := strings.Cut(r.Error, "\n")
+		return "void: " + reason
+	case r.Load.Repeated > 0:
+		return "repeated messages"
+	case r.Load.ClosedByIt > 0 && r.Load.Lost > 0:
+		return "closed clients that read"
+	}
+	return ""
 }
 
 // table is a scenario's figures as text.
