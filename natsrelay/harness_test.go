@@ -96,9 +96,12 @@ func newNode(tb testing.TB, relay mesherstream.Relay, opts ...mesherstream.Optio
 	n := &node{TB: tb}
 	app := fiber.New(fiber.Config{DisableStartupMessage: true})
 	opts = append([]mesherstream.Option{
-		mesherstream.WithApp(app), mesherstream.WithRelay(relay), mesherstream.WithMaxBuffer(100_000), mesherstream.WithMaxBufferBytes(64 << 20),
+		mesherstream.WithApp(app), mesherstream.WithMaxBuffer(100_000), mesherstream.WithMaxBufferBytes(64 << 20),
 		mesherstream.WithLogger(slog.New(slog.NewTextHandler(&n.logs, nil))),
 	}, opts...)
+	if relay != nil {
+		opts = append(opts, mesherstream.WithRelay(relay))
+	}
 	m, err := mesherstream.NewManager(opts...)
 	if err != nil {
 		tb.Fatal(err)

@@ -1,2 +1,2 @@
-// Package browser tries the browser client, client/mesherstream.js, in Chromium.
+// Package browser tries the browser client, client/mesherstream.js, in Chromium, and uses the example through its page.
 package browser
