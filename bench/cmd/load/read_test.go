@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mesher/mesherstream/bench/internal/feed"
 	"github.com/mesher/mesherstream/bench/internal/wsframe"
 )
@@ -71,6 +73,27 @@ func TestMessagesAreCountedWhereverReadsAndFramesEnd(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// One event may tell of the last message and of the end behind it, and there is no second one.
+func TestTheEndBehindTheLastMessageIsSeen(t *testing.T) {
+	l, c := newTestLoad()
+	l.buffer = make([]byte, 1<<10)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.fd = fds[0]
+	if _, err := unix.Write(fds[1], wsframe.AppendServer(nil, wsframe.Text, messages(1, 1, ""))); err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fds[1])
+	if err := l.serve(c, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP); err != nil {
+		t.Fatal(err)
+	}
+	if l.received != 1 || l.closed != 1 || c.stage != absent {
+		t.Errorf("received %d, closed %d, stage %d, want the message and the end", l.received, l.closed, c.stage)
 	}
 }
 
