@@ -220,9 +220,7 @@ func (l *load) churnOne(now int64) {
 		if c.stage == open || c.stage == absent {
 			l.leave(c)
 			// A server that refuses is asked again a turn later.
-			if l.dial(l.turn) == nil {
-				l.reconnects++
-			}
+			c.again = l.dial(l.turn) == nil
 		}
 	}
 }

@@ -116,6 +116,12 @@ func (l *load) message(c *client, n uint64, now, nanos int64) {
 	if !counted {
 		return
 	}
+	if c.again {
+		// Only now, since what a client misses at its beginning is not counted: a server that forgets those who come again
+		// would have lost nothing.
+		c.again = false
+		l.reconnects++
+	}
 	if l.ending {
 		l.owed -= min(settled, l.owed)
 	}

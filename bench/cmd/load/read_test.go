@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -94,6 +96,33 @@ func TestTheEndBehindTheLastMessageIsSeen(t *testing.T) {
 	}
 	if l.received != 1 || l.closed != 1 || c.stage != absent {
 		t.Errorf("received %d, closed %d, stage %d, want the message and the end", l.received, l.closed, c.stage)
+	}
+}
+
+// A server that forgets those who come again must not look as if it served them: none of their messages counts as lost.
+func TestAReconnectCountsWithItsFirstMessage(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	l, c := newTestLoad()
+	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(l.epoll)
+	l.server, l.sources, l.churn = netip.MustParseAddrPort(listener.Addr().String()), 1, 200
+	*c = client{churns: true, account: account{audience: l.plan.Audience(0)}}
+	l.reconnectAt = 1
+	l.churnOne(1)
+	defer unix.Close(c.fd)
+	if c.stage != connecting || l.reconnects != 0 {
+		t.Errorf("stage %d, reconnects %d, want a connection under way that counts for nothing yet", c.stage, l.reconnects)
+	}
+	c.stage = open
+	feedInPieces(l, c, wsframe.AppendServer(nil, wsframe.Text, messages(7, 8, "")), 1000)
+	if l.reconnects != 1 || l.received != 2 {
+		t.Errorf("reconnects %d, received %d, want 1 and 2", l.reconnects, l.received)
 	}
 }
 
