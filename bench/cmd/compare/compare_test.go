@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"io"
+	"log/slog"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +58,32 @@ func TestEveryMessageIsAccountedFor(t *testing.T) {
 				t.Errorf("got %d reconnects, want about 200", got.Reconnects)
 			}
 		})
+	}
+}
+
+// interrupter is a log handler that ends the comparison when its first run has been logged.
+type interrupter struct {
+	slog.Handler
+	interrupt context.CancelFunc
+}
+
+func (i interrupter) Handle(context.Context, slog.Record) error { i.interrupt(); return nil }
+
+func TestAnInterruptedComparisonLeavesWhatItHas(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	before := slog.Default()
+	slog.SetDefault(slog.New(interrupter{before.Handler(), interrupt}))
+	defer slog.SetDefault(before)
+
+	file := filepath.Join(t.TempDir(), "results")
+	z := size{clients: 20, rate: 100, bytes: 512, window: 100 * time.Millisecond}
+	s := settings{scenarios: []scenario{paced(z)}, servers: []string{"syscalls"}, rounds: 100, markdown: file}
+	if err := s.run(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that it was cancelled", err)
+	}
+	got, err := os.ReadFile(file)
+	if err != nil || !strings.Contains(string(got), "| syscalls |") || !strings.Contains(string(got), "interrupted") {
+		t.Errorf("got %v and\n%s", err, got)
 	}
 }
 
