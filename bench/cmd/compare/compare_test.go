@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -84,6 +85,34 @@ func TestAnInterruptedComparisonLeavesWhatItHas(t *testing.T) {
 	got, err := os.ReadFile(file)
 	if err != nil || !strings.Contains(string(got), "| syscalls |") || !strings.Contains(string(got), "interrupted") {
 		t.Errorf("got %v and\n%s", err, got)
+	}
+}
+
+func TestBadFlagsAreRefusedBeforeAnythingRuns(t *testing.T) {
+	t.Parallel()
+	compare := filepath.Join(t.TempDir(), "compare")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", compare, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	for flags, want := range map[string]string{
+		"-scenario paced, burst":        "is no flag",
+		"paced":                         "is no flag",
+		"-scenario paced,nap":           "unknown scenario",
+		"-servers mesherstream,nginx":   "unknown server",
+		"-rounds 0":                     "want at least 1",
+		"-seconds 5":                    "parse error",
+		"-size 10":                      "messages of 10 bytes",
+		"-idle 0":                       "0 idle connections",
+		"-scenario idle -svg chart.svg": "a chart needs",
+		"-servers gws -svg chart.svg":   "a chart needs",
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		out, err := exec.CommandContext(ctx, compare, strings.Fields(flags)...).CombinedOutput()
+		cancel()
+		ended, ok := errors.AsType[*exec.ExitError](err)
+		if !ok || ended.ExitCode() != 2 || !strings.Contains(string(out), want) {
+			t.Errorf("compare %s: got %v, want exit code 2 and %q in\n%s", flags, err, want, out)
+		}
 	}
 }
 

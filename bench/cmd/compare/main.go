@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/mesher/mesherstream/bench/internal/feed"
 )
 
 // settings is what the flags say.
@@ -70,6 +72,9 @@ func parse() (settings, error) {
 	flag.StringVar(&s.json, "json", "", "write every run's raw figures to this `file`")
 	flag.StringVar(&s.svg, "svg", "", "write a chart of CPU per delivery × syscalls to this `file`")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		return s, fmt.Errorf("%q is no flag: lists are by comma, without spaces", flag.Arg(0))
+	}
 
 	s.servers = strings.Split(*servers, ",")
 	for _, server := range s.servers {
@@ -80,6 +85,9 @@ func parse() (settings, error) {
 	if s.rounds < 1 || z.clients < 10 || z.rate < 1 || z.window <= 0 {
 		return s, fmt.Errorf("%d rounds of %v with %d clients and %d messages a second: want at least 1, more than 0, 10 and 1",
 			s.rounds, z.window, z.clients, z.rate)
+	}
+	if z.bytes < feed.MinSize || z.idle < 1 {
+		return s, fmt.Errorf("messages of %d bytes and %d idle connections: want at least %d and 1", z.bytes, z.idle, feed.MinSize)
 	}
 	var err error
 	if s.scenarios, err = scenarios(*names, z); err != nil {
