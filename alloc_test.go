@@ -35,6 +35,21 @@ func TestABroadcastAllocatesTwice(t *testing.T) {
 	}
 }
 
+func TestABroadcastToManyClientsAllocatesTwice(t *testing.T) {
+	s := newTestShard(t, 100, sink{})
+	m := &Manager{cfg: *s.cfg, shards: []*shard{s}}
+	msg := Message{Project: "shop", Level: "error", Environment: "production", Data: make([]byte, 512)}
+	if got := testing.AllocsPerRun(100, func() {
+		if err := m.Broadcast(msg); err != nil {
+			t.Fatal(err)
+		}
+		s.take()
+		s.takeTurn()
+	}); got > 2 {
+		t.Errorf("Broadcast, and its delivery to 100 clients: got %v allocations, want at most 2", got)
+	}
+}
+
 func TestABroadcastThatNobodyFollowsAllocatesNothing(t *testing.T) {
 	m, err := NewManager()
 	if err != nil {

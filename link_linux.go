@@ -34,6 +34,7 @@ type linuxLink struct {
 	hints  atomic.Uint32 // of the poller, that ready has not seen yet
 	unread []byte        // was read, but comes behind a message that is still being dealt with
 	ending bool          // the poller has seen the end of the stream, behind what is still to be read
+	broken bool          // nothing can be written any more
 	state  linkState
 }
 
@@ -111,7 +112,7 @@ func (l *linuxLink) write(p []byte) (sent, held int, err error) {
 		case errors.Is(err, unix.EAGAIN):
 			return 0, 0, nil
 		case isReset(err) && l.state != linkWaiting: // for a hook, which may take its time
-			l.ending = true
+			l.ending, l.broken = true, true
 			l.poller.shard.later(l.client)
 			return 0, 0, nil
 		default:
@@ -162,6 +163,9 @@ func (l *linuxLink) read() {
 		return
 	case err != nil:
 		l.poller.shard.remove(l.client, os.NewSyscallError("read", err))
+		return
+	case n == 0 && l.broken: // a close frame that waits to be written waits for nothing
+		l.poller.shard.remove(l.client, io.EOF)
 		return
 	case n == 0:
 		l.poller.shard.ended(l.client, io.EOF)

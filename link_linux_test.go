@@ -103,3 +103,24 @@ func TestATornFrameIsFinishedBeforeAnythingElse(t *testing.T) {
 		}
 	})
 }
+
+// TestAClientThatIsGoneIsNotWaitedFor closes a client that has just gone: its close frame can't be written any more, and so
+// nothing is left to wait for.
+func TestAClientThatIsGoneIsNotWaitedFor(t *testing.T) {
+	(&world{T: t, transport: tight[0]}).play(func(w *world) {
+		w.start()
+		v := w.connect("shop")
+		s := w.m.shardOf(v.id)
+		var c *client
+		s.ask(func() {
+			c = s.find(v.id)
+			_ = v.ws.NetConn().Close()
+			s.shut(c, codeNormal, "")
+		})
+		var last phase
+		s.ask(func() { last = c.phase }) // a turn later, and not when closeGrace has passed
+		if last != phaseGone {
+			w.Errorf("got phase %d, want that it is gone", last)
+		}
+	})
+}

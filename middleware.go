@@ -97,6 +97,8 @@ func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 
 // serve streams to a client that has its place, which serve gives back.
 func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p *place) error {
+	// Where the server has KeepHijackedConns, fasthttp leaves the closing to the handler. Otherwise this does nothing.
+	defer func() { _ = conn.Close() }()
 	err := m.start(false)
 	var leave func()
 	if err == nil {

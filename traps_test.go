@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -338,4 +340,32 @@ func TestTrap10AShutdownThatRacesWithTheFirstClientsDoesNotDeadlock(t *testing.T
 			t.Errorf("Stats() after the shutdown: got %+v, want no client", got)
 		}
 	}
+}
+
+// Trap 1 has another side: an app may tell fasthttp to leave the closing of hijacked connections to their handlers.
+func TestAServerThatKeepsHijackedConnectionsKeepsNoneOfOurs(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.app = fiber.New(fiber.Config{DisableStartupMessage: true})
+		w.app.Server().KeepHijackedConns = true
+		m, err := NewManager(WithApp(w.app), WithLogger(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			w.Fatal(err)
+		}
+		w.m = m
+		w.app.Use(m.Handler())
+		w.listen()
+		v := w.connect("shop")
+		if err := m.Disconnect(v.id, 4000, "bye"); err != nil {
+			w.Fatalf("Disconnect: %v", err)
+		}
+		if _, err := v.closeError(); !websocket.IsCloseError(err, 4000) {
+			w.Errorf("got %v, want close 4000", err)
+		}
+		// The descriptor itself, and not only the stream in it.
+		conn := v.ws.NetConn()
+		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if n, err := conn.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			w.Errorf("behind the close frame: got %d bytes, %v, want the end", n, err)
+		}
+	})
 }

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"io"
+	"log/slog"
 	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +32,10 @@ func TestEveryMessageIsAccountedFor(t *testing.T) {
 	}{
 		{"syscalls", paced}, {"joined", burst}, {"gws", paced}, {"mesherstream", filtered}, {"syscalls", churn}, {"gws", idle},
 	} {
+		z := z
+		if run.server == "mesherstream" {
+			z.rate = 10 // 5,000 messages a second for each of so few clients would be dropped while the load client waits for a core
+		}
 		sc := run.make(z)
 		t.Run(sc.name+"/"+run.server, func(t *testing.T) {
 			t.Parallel()
@@ -54,6 +63,60 @@ func TestEveryMessageIsAccountedFor(t *testing.T) {
 				t.Errorf("got %d reconnects, want about 200", got.Reconnects)
 			}
 		})
+	}
+}
+
+// interrupter is a log handler that ends the comparison when its first run has been logged.
+type interrupter struct {
+	slog.Handler
+	interrupt context.CancelFunc
+}
+
+func (i interrupter) Handle(context.Context, slog.Record) error { i.interrupt(); return nil }
+
+func TestAnInterruptedComparisonLeavesWhatItHas(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	before := slog.Default()
+	slog.SetDefault(slog.New(interrupter{before.Handler(), interrupt}))
+	defer slog.SetDefault(before)
+
+	file := filepath.Join(t.TempDir(), "results")
+	z := size{clients: 20, rate: 100, bytes: 512, window: 100 * time.Millisecond}
+	s := settings{scenarios: []scenario{paced(z)}, servers: []string{"syscalls"}, rounds: 100, markdown: file}
+	if err := s.run(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that it was cancelled", err)
+	}
+	got, err := os.ReadFile(file)
+	if err != nil || !strings.Contains(string(got), "| syscalls |") || !strings.Contains(string(got), "interrupted") {
+		t.Errorf("got %v and\n%s", err, got)
+	}
+}
+
+func TestBadFlagsAreRefusedBeforeAnythingRuns(t *testing.T) {
+	t.Parallel()
+	compare := filepath.Join(t.TempDir(), "compare")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", compare, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	for flags, want := range map[string]string{
+		"-scenario paced, burst":        "is no flag",
+		"paced":                         "is no flag",
+		"-scenario paced,nap":           "unknown scenario",
+		"-servers mesherstream,nginx":   "unknown server",
+		"-rounds 0":                     "want at least 1",
+		"-seconds 5":                    "parse error",
+		"-size 10":                      "messages of 10 bytes",
+		"-idle 0":                       "0 idle connections",
+		"-scenario idle -svg chart.svg": "a chart needs",
+		"-servers gws -svg chart.svg":   "a chart needs",
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		out, err := exec.CommandContext(ctx, compare, strings.Fields(flags)...).CombinedOutput()
+		cancel()
+		ended, ok := errors.AsType[*exec.ExitError](err)
+		if !ok || ended.ExitCode() != 2 || !strings.Contains(string(out), want) {
+			t.Errorf("compare %s: got %v, want exit code 2 and %q in\n%s", flags, err, want, out)
+		}
 	}
 }
 

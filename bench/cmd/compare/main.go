@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/mesher/mesherstream/bench/internal/feed"
 )
 
 // settings is what the flags say.
@@ -69,6 +72,9 @@ func parse() (settings, error) {
 	flag.StringVar(&s.json, "json", "", "write every run's raw figures to this `file`")
 	flag.StringVar(&s.svg, "svg", "", "write a chart of CPU per delivery × syscalls to this `file`")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		return s, fmt.Errorf("%q is no flag: lists are by comma, without spaces", flag.Arg(0))
+	}
 
 	s.servers = strings.Split(*servers, ",")
 	for _, server := range s.servers {
@@ -79,6 +85,9 @@ func parse() (settings, error) {
 	if s.rounds < 1 || z.clients < 10 || z.rate < 1 || z.window <= 0 {
 		return s, fmt.Errorf("%d rounds of %v with %d clients and %d messages a second: want at least 1, more than 0, 10 and 1",
 			s.rounds, z.window, z.clients, z.rate)
+	}
+	if z.bytes < feed.MinSize || z.idle < 1 {
+		return s, fmt.Errorf("messages of %d bytes and %d idle connections: want at least %d and 1", z.bytes, z.idle, feed.MinSize)
 	}
 	var err error
 	if s.scenarios, err = scenarios(*names, z); err != nil {
@@ -100,26 +109,35 @@ func (s *settings) run(ctx context.Context) error {
 
 	book := newBook(s, binaries)
 	for _, sc := range s.scenarios {
-		for round := range s.rounds {
-			for i := range s.servers {
-				// Every round begins with another server, so that none always runs behind the same one.
-				server := s.servers[(i+round)%len(s.servers)]
-				for _, p := range sc.passes {
-					if err := ctx.Err(); err != nil {
-						return err
-					}
-					r := runner{binaries: binaries, server: server, pass: p, warmUp: s.warmUp, cpus: s.cpus, profile: s.profile}
-					result := r.run(ctx)
-					result.Scenario, result.Server, result.Pass, result.Round = sc.name, server, p.name, round
-					book.add(result)
-					progress(s, result)
-				}
-			}
+		interrupted := s.play(ctx, binaries, book, &sc)
+		if interrupted != nil {
+			book.interrupted = sc.name
 		}
 		fmt.Print(book.table(sc).text(), "\n")
-		// Written after every scenario, so that a long comparison that is interrupted leaves what it has.
-		if err := book.write(s); err != nil {
+		// Written after every scenario, and when one is interrupted, so that a long comparison leaves what it has.
+		if err := errors.Join(interrupted, book.write(s)); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// play makes all runs of a scenario, or those before ctx ends.
+func (s *settings) play(ctx context.Context, binaries *binaries, book *book, sc *scenario) error {
+	for round := range s.rounds {
+		for i := range s.servers {
+			// Every round begins with another server, so that none always runs behind the same one.
+			server := s.servers[(i+round)%len(s.servers)]
+			for _, p := range sc.passes {
+				r := runner{binaries: binaries, server: server, pass: p, warmUp: s.warmUp, cpus: s.cpus, profile: s.profile}
+				result := r.run(ctx)
+				if err := ctx.Err(); err != nil {
+					return err // and the run was cut short
+				}
+				result.Scenario, result.Server, result.Pass, result.Round = sc.name, server, p.name, round
+				book.add(result)
+				progress(s, result)
+			}
 		}
 	}
 	return nil

@@ -24,9 +24,10 @@ type book struct {
 	Versions map[string]string
 	Results  []result
 
-	scenarios []scenario
-	servers   []string
-	rounds    int
+	scenarios   []scenario
+	servers     []string
+	rounds      int
+	interrupted string // the scenario that was, if any
 }
 
 func newBook(s *settings, b *binaries) *book {
@@ -151,6 +152,9 @@ type table struct {
 
 func (b *book) table(sc scenario) table {
 	t := table{title: fmt.Sprintf("%s: %s (medians of %d)", sc.name, sc.about, b.rounds)}
+	if sc.name == b.interrupted {
+		t.title += ", interrupted: not every round is whole"
+	}
 	header := []string{"server"}
 	for _, c := range sc.columns {
 		header = append(header, c.title)

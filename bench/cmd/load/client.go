@@ -29,6 +29,7 @@ type client struct {
 	stage   stage
 	stalled bool
 	churns  bool
+	again   bool   // it has come again, and got nothing yet
 	request []byte // the handshake, kept for reconnects
 	rest    []byte // what was read and is no whole frame, or no whole handshake, yet
 	carry   []byte // of a fragmented message, what may be the beginning of a stamp

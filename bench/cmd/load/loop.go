@@ -170,7 +170,7 @@ func (l *load) serve(c *client, events uint32) error {
 	if c.stage < upgrading || events&^unix.EPOLLOUT == 0 {
 		return nil
 	}
-	gone, err := l.readable(c)
+	gone, err := l.readable(c, events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0)
 	if err == nil && gone && c.stage != open {
 		err = fmt.Errorf("%w: connection closed", errRefused)
 	}
@@ -220,9 +220,7 @@ func (l *load) churnOne(now int64) {
 		if c.stage == open || c.stage == absent {
 			l.leave(c)
 			// A server that refuses is asked again a turn later.
-			if l.dial(l.turn) == nil {
-				l.reconnects++
-			}
+			c.again = l.dial(l.turn) == nil
 		}
 	}
 }

@@ -10,8 +10,9 @@ import (
 	"github.com/mesher/mesherstream/bench/internal/wsframe"
 )
 
-// readable reads all that the socket holds. It returns gone true when the server has closed the connection.
-func (l *load) readable(c *client) (gone bool, err error) {
+// readable reads all that the socket holds. It returns gone true when the server has closed the connection. ended says that the end is
+// in the socket already: no edge will tell of it again.
+func (l *load) readable(c *client, ended bool) (gone bool, err error) {
 	for {
 		// What waits for more goes first, so that frames are whole in one place: a copy of less than a message, usually.
 		kept := copy(l.buffer, c.rest)
@@ -41,7 +42,7 @@ func (l *load) readable(c *client) (gone bool, err error) {
 			}
 		}
 		c.rest = keep(c.rest, data)
-		if !full {
+		if !full && !ended {
 			// A short read has emptied the socket, and what comes later is a new edge.
 			return false, nil
 		}
@@ -114,6 +115,12 @@ func (l *load) message(c *client, n uint64, now, nanos int64) {
 	settled, counted := c.account.saw(n, &l.tally)
 	if !counted {
 		return
+	}
+	if c.again {
+		// Only now, since what a client misses at its beginning is not counted: a server that forgets those who come again
+		// would have lost nothing.
+		c.again = false
+		l.reconnects++
 	}
 	if l.ending {
 		l.owed -= min(settled, l.owed)

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"net"
+	"net/netip"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mesher/mesherstream/bench/internal/feed"
 	"github.com/mesher/mesherstream/bench/internal/wsframe"
@@ -71,6 +75,54 @@ func TestMessagesAreCountedWhereverReadsAndFramesEnd(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// One event may tell of the last message and of the end behind it, and there is no second one.
+func TestTheEndBehindTheLastMessageIsSeen(t *testing.T) {
+	l, c := newTestLoad()
+	l.buffer = make([]byte, 1<<10)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.fd = fds[0]
+	if _, err := unix.Write(fds[1], wsframe.AppendServer(nil, wsframe.Text, messages(1, 1, ""))); err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fds[1])
+	if err := l.serve(c, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP); err != nil {
+		t.Fatal(err)
+	}
+	if l.received != 1 || l.closed != 1 || c.stage != absent {
+		t.Errorf("received %d, closed %d, stage %d, want the message and the end", l.received, l.closed, c.stage)
+	}
+}
+
+// A server that forgets those who come again must not look as if it served them: none of their messages counts as lost.
+func TestAReconnectCountsWithItsFirstMessage(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	l, c := newTestLoad()
+	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(l.epoll)
+	l.server, l.sources, l.churn = netip.MustParseAddrPort(listener.Addr().String()), 1, 200
+	*c = client{churns: true, account: account{audience: l.plan.Audience(0)}}
+	l.reconnectAt = 1
+	l.churnOne(1)
+	defer unix.Close(c.fd)
+	if c.stage != connecting || l.reconnects != 0 {
+		t.Errorf("stage %d, reconnects %d, want a connection under way that counts for nothing yet", c.stage, l.reconnects)
+	}
+	c.stage = open
+	feedInPieces(l, c, wsframe.AppendServer(nil, wsframe.Text, messages(7, 8, "")), 1000)
+	if l.reconnects != 1 || l.received != 2 {
+		t.Errorf("reconnects %d, received %d, want 1 and 2", l.reconnects, l.received)
 	}
 }
 

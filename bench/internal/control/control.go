@@ -106,8 +106,8 @@ type ReceivedReport struct {
 	Other      uint64 // data frames without a message, such as an envelope's greeting
 	Pings      uint64
 	ClosedByIt uint64 // connections that the server closed
-	Reconnects uint64
-	Complete   bool // everything arrived, so nobody had to wait for silence
+	Reconnects uint64 // of which each got at least one message
+	Complete   bool   // everything arrived, so nobody had to wait for silence
 
 	P50, P99, P999, Max time.Duration // from the scheduled instant
 	LastNanos           int64         // CLOCK_MONOTONIC of the last arrival
