@@ -55,19 +55,23 @@ func BenchmarkBacklog(b *testing.B) {
 	for _, bm := range []struct {
 		name     string
 		overflow Overflow
-		gaps     *gaps
+		told     bool
 		cycle    []*message
 	}{
-		{"oldest", DropOldest, nil, []*message{plain}},
-		{"oldest,told", DropOldest, new(gaps), []*message{plain}},
-		{"newest", DropNewest, nil, []*message{plain}},
-		{"key", DropOldest, nil, []*message{keyed}},
-		{"kept=1/2", DropOldest, nil, []*message{plain, kept}},
-		{"kept=9/10", DropOldest, nil, []*message{plain, kept, kept, kept, kept, kept, kept, kept, kept, kept}},
+		{"oldest", DropOldest, false, []*message{plain}},
+		{"oldest,told", DropOldest, true, []*message{plain}},
+		{"newest", DropNewest, false, []*message{plain}},
+		{"key", DropOldest, false, []*message{keyed}},
+		{"kept=1/2", DropOldest, false, []*message{plain, kept}},
+		{"kept=1/2,told", DropOldest, true, []*message{plain, kept}},
+		{"kept=9/10", DropOldest, false, []*message{plain, kept, kept, kept, kept, kept, kept, kept, kept, kept}},
 	} {
 		for _, size := range []int{100, 10_000} {
 			b.Run(fmt.Sprintf("%s/max=%d", bm.name, size), func(b *testing.B) {
-				ring := backlog{gaps: bm.gaps}
+				var ring backlog
+				if bm.told {
+					ring.gaps = new(gaps)
+				}
 				most := limits{size, 1 << 30, bm.overflow, true}
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {

@@ -74,6 +74,7 @@ func (b *backlog) push(m *message, most limits) (dropped int, replaced bool) {
 		}
 		b.gaps.note(number, number+1, *b.slot(number))
 		b.take(number)
+		b.gaps.due(b.first) // or those of a client that stands still would add up
 	}
 	b.makeSlot()
 	*b.slot(b.next) = m
@@ -227,5 +228,6 @@ func (b *backlog) closeUp() {
 		to++
 	}
 	renumber(b.next, to)
+	b.gaps.compact()
 	b.next, b.kept = to, b.first
 }

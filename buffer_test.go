@@ -181,6 +181,11 @@ func checkRing(t *testing.T, b *backlog, q *queue) {
 	if !slices.Equal(got, want) {
 		t.Fatal("backlog: got other messages, or in another order, than the list has")
 	}
+	for i, gap := range b.gaps.list {
+		if gap.before > b.next || i > 0 && gap.before <= b.gaps.list[i-1].before {
+			t.Fatalf("gaps: got %+v in front of messages up to %d, want at most one in front of each, in order", b.gaps.list, b.next)
+		}
+	}
 	if held != len(want) || keyed != len(b.keys) || len(b.slots) > max(minSlots, 4*q.messages) {
 		t.Fatalf("ring: got %d slots that hold %d messages, %d with a key, and %d keys; want %d messages", len(b.slots), held, keyed, len(b.keys), len(want))
 	}

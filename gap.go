@@ -15,8 +15,8 @@ const maxGapLevels = 16
 const otherLevels = "*"
 
 // gaps remembers for one client where messages were dropped that it has not been told of. They are in the order of the
-// stream. With the default [DropOldest] there is never more than one: what is dropped is always in front of all that
-// waits.
+// stream, and no two of them are in front of the same message. With the default [DropOldest] there is never more than one:
+// what is dropped is always in front of all that waits.
 //
 // The methods do nothing for a nil *gaps, which is that of a client that isn't told.
 type gaps struct {
@@ -37,13 +37,17 @@ type levelCount struct {
 }
 
 // note adds a message to the gap in front of a number. Where that number was the message's own, the gap is in front of the
-// next one from then on.
+// next one from then on, together with what is there already.
 func (g *gaps) note(number, before uint64, m *message) {
 	if g == nil {
 		return
 	}
 	i, found := slices.BinarySearchFunc(g.list, number, func(a gap, n uint64) int { return cmp.Compare(a.before, n) })
-	if !found {
+	switch {
+	case found && i+1 < len(g.list) && g.list[i+1].before == before:
+		g.list[i+1].join(&g.list[i])
+		g.remove(i)
+	case !found && (i == len(g.list) || g.list[i].before != before):
 		g.list = slices.Insert(g.list, i, gap{since: m.at, until: m.at})
 	}
 	at := &g.list[i]
@@ -82,33 +86,49 @@ func (g *gaps) after(number uint64) uint64 {
 // any says whether there is something to tell.
 func (g *gaps) any() bool { return g != nil && len(g.list) > 0 }
 
-// due joins the gaps in front of a message into the first one, and returns that, or nil.
-func (g *gaps) due(number uint64) *gap {
-	if !g.any() || g.list[0].before > number {
+// due joins the gaps in front of the oldest message, which has that number, into one, and returns it, or nil.
+func (g *gaps) due(first uint64) *gap {
+	if !g.any() || g.list[0].before > first {
 		return nil
 	}
-	joined := &g.list[0]
-	for len(g.list) > 1 && g.list[1].before <= number {
-		next := g.list[1]
-		joined.dropped += next.dropped
-		joined.since, joined.until = min(joined.since, next.since), max(joined.until, next.until)
-		for _, l := range next.levels {
-			joined.count(l.level, l.n)
-		}
-		g.list = slices.Delete(g.list, 1, 2)
+	for len(g.list) > 1 && g.list[1].before <= first {
+		g.list[1].join(&g.list[0])
+		g.told()
 	}
-	return joined
+	g.list[0].before = first
+	return &g.list[0]
 }
 
-// forget is for a client that gets nothing more.
-func (g *gaps) forget() {
+// clear is for a client that gets nothing more.
+func (g *gaps) clear() {
 	if g != nil {
 		g.list = nil
 	}
 }
 
 // told forgets the gap that was due.
-func (g *gaps) told() { g.list = slices.Delete(g.list, 0, 1) }
+func (g *gaps) told() { g.remove(0) }
+
+// remove takes a gap out. The first one leaves without moving the others, of which there may be as many as messages wait.
+func (g *gaps) remove(i int) {
+	if i > 0 {
+		g.list = slices.Delete(g.list, i, i+1)
+		return
+	}
+	g.list[0] = gap{}
+	if g.list = g.list[1:]; len(g.list) == 0 {
+		g.list = nil // with what it has grown to
+	}
+}
+
+// join adds what another gap tells.
+func (g *gap) join(o *gap) {
+	g.dropped += o.dropped
+	g.since, g.until = min(g.since, o.since), max(g.until, o.until)
+	for _, l := range o.levels {
+		g.count(l.level, l.n)
+	}
+}
 
 // renumber returns a function that is told each number in turn, and which one it becomes.
 func (g *gaps) renumber() func(number, to uint64) {
@@ -121,6 +141,23 @@ func (g *gaps) renumber() func(number, to uint64) {
 			g.list[i].before = to
 		}
 	}
+}
+
+// compact joins the gaps that renumber has put in the same place.
+func (g *gaps) compact() {
+	if g == nil {
+		return
+	}
+	list := g.list[:0]
+	for _, a := range g.list {
+		if last := len(list) - 1; last >= 0 && list[last].before == a.before {
+			list[last].join(&a)
+			continue
+		}
+		list = append(list, a)
+	}
+	clear(g.list[len(list):])
+	g.list = list
 }
 
 type gapNotice struct {

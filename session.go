@@ -275,7 +275,7 @@ func (s *shard) withdraw(c *client) {
 func (s *shard) abandon(c *client) {
 	n := c.backlog.len()
 	c.backlog.discard(n)
-	c.backlog.gaps.forget()
+	c.backlog.gaps.clear()
 	s.countAbandoned(c, n)
 }
 
