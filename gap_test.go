@@ -30,3 +30,28 @@ func TestTheGapsOfAClientThatStandsStillDoNotAddUp(t *testing.T) {
 		t.Errorf("the gaps tell of %d, want %d", told, want)
 	}
 }
+
+// A level is whatever the application says, and JSON has one way to write all that is not UTF-8.
+func TestTheLevelsOfAGapSumUpAlsoWhereTheyAreNoText(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start(WithWindow(20), WithMaxBuffer(1))
+		v := w.connectV1("shop")
+		w.stall(v, 20)
+		for _, level := range []string{"\xFF", "\xFE", "a\xFFb", "a\xC0b", `"`, "\x00", "\u2028", "<b>", "*", "__proto__", ""} {
+			for range 3 {
+				w.publishAll(Message{Level: level, Data: []byte("x")})
+			}
+		}
+		w.publishAll(Message{Level: "error", Data: []byte("last")})
+		w.eventually("they are dropped", func() bool { return w.client(v.viewer).Dropped == 33 })
+		v.ack()
+		v.expect("last")
+		sum := 0
+		for _, n := range v.gaps[0].ByLevel {
+			sum += n
+		}
+		if len(v.gaps) != 1 || v.gaps[0].Dropped != 33 || sum != 33 {
+			w.Errorf("got %+v, want one gap of 33, whose levels sum up", v.gaps)
+		}
+	})
+}
