@@ -1,6 +1,9 @@
 package mesherstream
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // With levels that are kept, the dropped ones leave gaps between those that wait. When these give way too, their gaps must
 // not be left behind: a page that is frozen answers pings, and stays for as long as it likes.
@@ -54,4 +57,40 @@ func TestTheLevelsOfAGapSumUpAlsoWhereTheyAreNoText(t *testing.T) {
 			w.Errorf("got %+v, want one gap of 33, whose levels sum up", v.gaps)
 		}
 	})
+}
+
+// What a client has not been told yet when the server shuts down, it is told then, also where no message follows.
+func TestAShutdownTellsTheLastGap(t *testing.T) {
+	for name, opts := range map[string][]Option{
+		"behind what was kept":     {WithOverflow(DropNewest)},
+		"before what was filtered": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			overTransports(t, func(w *world) {
+				const window = 20
+				w.start(append(opts, WithWindow(window), WithMaxBuffer(2))...)
+				v := w.connectV1("shop")
+				w.stall(v, window)
+				w.publishAll(texts("error", 0, 5)...)
+				w.eventually("3 are dropped", func() bool { return w.client(v.viewer).Dropped == 3 })
+				if w.m.cfg.overflow == DropNewest {
+					v.received = 2 // room for those that wait, and for no gap behind them
+					v.ack()
+					v.expect("error 0", "error 1")
+				} else {
+					v.send(`{"type":"subscribe","filters":{"level":"fatal"}}`)
+					v.viewer.next()
+				}
+				w.eventually("nothing waits", func() bool { return w.client(v.viewer).Buffered == 0 })
+				v.collect()
+				if err := w.m.Shutdown(w.Context()); err != nil {
+					w.Errorf("Shutdown: %v", err)
+				}
+				<-v.done
+				if got := v.collected(); len(got) != 1 || !strings.Contains(got[0], `"dropped":3,`) {
+					w.Errorf("got %q, want a gap of 3", got)
+				}
+			})
+		})
+	}
 }

@@ -325,8 +325,8 @@ func (s *shard) remove(c *client, cause error) {
 	s.hooks.disconnect(c)
 }
 
-// shutAll closes every client: after it has got what it was offered, if flush is true, and otherwise as soon as a frame
-// may start.
+// shutAll closes every client: after it has got what it was offered, and was told what it missed, if flush is true, and
+// otherwise as soon as a frame may start.
 func (s *shard) shutAll(flush bool) {
 	for _, c := range s.everyone() {
 		if !flush || c.idle() {
