@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+
+	"github.com/mesher/mesherstream"
 )
 
 var long = flag.Bool("long", false, "run TestFrames")
@@ -42,6 +44,7 @@ func TestPagesInABrowser(t *testing.T) {
 		"the list stands still for a reader":         testReader,
 		"the keyboard reaches details and filters":   testKeyboard,
 		"an operator disconnects a client":           testOperator,
+		"a page outlives its server":                 testRestart,
 		"everything is legible":                      testLegible,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, browser) })
@@ -190,6 +193,31 @@ func testOperator(t *testing.T, browser *chromium) {
 	viewer.wait(`document.getElementById('state').textContent === 'Disconnected: disconnected by an operator'`)
 	viewer.click("#again")
 	viewer.wait(isLive)
+}
+
+// testRestart has the page come back to a process that knows nothing of the issues before.
+func testRestart(t *testing.T, browser *chromium) {
+	url, f := serve(t)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	publish(t, f, 15)
+	p.wait(`document.querySelector('#issueList .count')?.textContent === '×3'`)
+
+	f.issues.mu.Lock()
+	clear(f.issues.issues)
+	f.issues.mu.Unlock()
+	m := f.out.(*mesherstream.Manager)
+	for c := range m.Clients() {
+		if err := m.Disconnect(c.ID, 1012, "restart; retry_after_ms=50"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.wait(`document.querySelector('.row.lost')`)
+	p.wait(isLive)
+	p.eval(`document.querySelector('#issueList button')?.click()`, nil) // before the page knows
+	p.wait(`!document.querySelector('#issueList li')`)
+	publish(t, f, 5)
+	p.wait(`document.querySelector('#issueList .count')?.textContent === '×1'`)
 }
 
 // contrast returns what is written with less than 4.5:1 (WCAG 2.2, 1.4.3), as it is drawn: with the colours of the

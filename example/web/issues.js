@@ -35,7 +35,13 @@ export class Issues {
 			this.#loading = 0;
 			this.#loaded = performance.now();
 			const answer = await fetch(`/api/v1/issues?project=${encodeURIComponent(this.#project)}`).catch(() => null);
-			if (answer?.ok) for (const issue of (await answer.json()).reverse()) this.apply(issue);
+			if (!answer?.ok) return;
+			for (const issue of (await answer.json()).reverse()) this.apply(issue);
+			for (const [id, row] of this.#rows) {
+				if (this.#issues.has(id)) continue;
+				this.#rows.delete(id); // another process of the server doesn't know it
+				row.remove();
+			}
 		}, Math.max(0, this.#loaded + PAUSE - performance.now()));
 	}
 
@@ -106,7 +112,7 @@ export class Issues {
 		row.parts.button.type = 'button';
 		row.parts.button.addEventListener('click', () => {
 			const issue = this.#issues.get(id);
-			this.act(issue, issue.state === 'open' ? 'resolve' : 'reopen');
+			if (issue) this.act(issue, issue.state === 'open' ? 'resolve' : 'reopen'); // or how it stands is being asked for
 		});
 		return row;
 	}
