@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -44,6 +45,7 @@ func TestPagesInABrowser(t *testing.T) {
 		"the list stands still for a reader":         testReader,
 		"the keyboard reaches details and filters":   testKeyboard,
 		"an operator disconnects a client":           testOperator,
+		"a page that reads slowly is told":           testSlow,
 		"a page outlives its server":                 testRestart,
 		"everything is legible":                      testLegible,
 	} {
@@ -193,6 +195,28 @@ func testOperator(t *testing.T, browser *chromium) {
 	viewer.wait(`document.getElementById('state').textContent === 'Disconnected: disconnected by an operator'`)
 	viewer.click("#again")
 	viewer.wait(isLive)
+}
+
+func testSlow(t *testing.T, browser *chromium) {
+	url, f := serve(t)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	p.click("#text")
+	p.call("Input.insertText", map[string]any{"text": "no event has this"}) // so that only gaps are in sight
+	ctx, stop := context.WithCancel(t.Context())
+	var demo sync.WaitGroup
+	demo.Go(func() { streamDemo(ctx, f, "shop", 500) })
+	t.Cleanup(func() { stop(); demo.Wait() })
+	p.wait(`Number(document.getElementById('received').textContent.replaceAll(',', '')) > 500`)
+	p.click("#slow")
+	p.wait(`document.querySelector('.row.gap')`)
+	stop()
+	demo.Wait()
+	p.click("#slow")
+	dropped := f.out.(*mesherstream.Manager).Stats().Dropped // nothing is published any more
+	p.wait(fmt.Sprintf(`Number(document.getElementById('missed').textContent.replaceAll(',', '')) === %d`, dropped))
+	p.wait(fmt.Sprintf(`[...document.querySelectorAll('.row.gap .message')].map(e => Number(e.textContent.split(' ')[0].replaceAll(',', ''))).reduce((a, b) => a + b) === %d`, dropped))
+	p.wait(`document.querySelector('.row.gap .message').textContent.match(/^[\d,]+ events missed: [\d,]+ debug, /)`)
 }
 
 // testRestart has the page come back to a process that knows nothing of the issues before.
