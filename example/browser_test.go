@@ -59,8 +59,10 @@ func testManyEvents(t *testing.T, browser *chromium) {
 	p.wait(isLive)
 	p.wait(`!document.getElementById('empty').hidden && document.getElementById('curl').textContent.includes('/api/v1/events')`)
 
+	p.shot("waiting for the first event")
 	publish(t, f, 90)
 	p.wait(isLast89)
+	p.shot("live")
 	p.wait(`document.getElementById('received').textContent === '90' && document.getElementById('missed').textContent === '0'`)
 	p.wait(`document.querySelector('#issueList .count').textContent === '×18'`)
 
@@ -107,6 +109,7 @@ func testReader(t *testing.T, browser *chromium) {
 	before := top()
 	publish(t, f, 70)
 	p.wait(hold(70))
+	p.shot("held by a reader")
 	if after := top(); after != before {
 		t.Errorf("the list moved from %v to %v", before, after)
 	}
@@ -176,6 +179,7 @@ func testKeyboard(t *testing.T, browser *chromium) {
 	publish(t, f, 90)
 	p.wait(`document.getElementById('received').textContent === '108'`)
 	p.wait(`[...document.querySelectorAll('.row')].every(r => r.item.type !== 'event' || r.item.level === 'error')`)
+	p.shot("filtered")
 	p.wait(`[...document.querySelectorAll('.row.filter')].length === 1 && location.search === '?project=shop&level=error'`)
 }
 
@@ -193,6 +197,7 @@ func testOperator(t *testing.T, browser *chromium) {
 	operator.wait(`document.querySelectorAll('#rows tr').length === 1`)
 	viewer.front()
 	viewer.wait(`document.getElementById('state').textContent === 'Disconnected: disconnected by an operator'`)
+	viewer.shot("disconnected")
 	viewer.click("#again")
 	viewer.wait(isLive)
 }
@@ -210,6 +215,7 @@ func testSlow(t *testing.T, browser *chromium) {
 	p.wait(`Number(document.getElementById('received').textContent.replaceAll(',', '')) > 500`)
 	p.click("#slow")
 	p.wait(`document.querySelector('.row.gap')`)
+	p.shot("gaps")
 	stop()
 	demo.Wait()
 	p.click("#slow")
@@ -238,6 +244,7 @@ func testRestart(t *testing.T, browser *chromium) {
 	}
 	p.wait(`document.querySelector('.row.lost')`)
 	p.wait(isLive)
+	p.shot("back")
 	p.eval(`document.querySelector('#issueList button')?.click()`, nil) // before the page knows
 	p.wait(`!document.querySelector('#issueList li')`)
 	publish(t, f, 5)
@@ -320,6 +327,7 @@ func testLegible(t *testing.T, browser *chromium) {
 					Bad     []string
 				}
 				tab.eval(contrast, &got)
+				tab.shot(fmt.Sprintf("%s, %s, %d px", name, theme, width))
 				if slices.Sort(got.Bad); len(got.Bad) > 0 || got.Checked < 20 {
 					t.Errorf("%s, %s, %d px: of %d texts, these have too little contrast: %q", name, theme, width, got.Checked, got.Bad)
 				}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -237,6 +238,18 @@ func (p *page) theme(name string) {
 func (p *page) front() {
 	p.t.Helper()
 	p.call("Page.bringToFront", nil)
+}
+
+// shot keeps a picture of the page in front, where the tests run with -artifacts.
+func (p *page) shot(name string) {
+	p.t.Helper()
+	var picture struct{ Data []byte }
+	if err := json.Unmarshal(p.call("Page.captureScreenshot", nil), &picture); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(p.t.ArtifactDir(), name+".png"), picture.Data, 0o644); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // key presses a key, which is named as in KeyboardEvent.key.
