@@ -2,6 +2,7 @@ package browser
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -130,22 +131,25 @@ func TestABusyPageIsToldWhatItMissed(t *testing.T) {
 	}
 }
 
+// standStill follows with a loop that takes one message and then waits for goOn.
+const standStill = `
+	page.follow("/stream/projects/shop");
+	page.story = [];
+	page.mayGoOn = new Promise((resolve) => page.goOn = resolve);
+	(async () => {
+		for await (const item of page.stream) {
+			page.story.push(item.gap ?? JSON.parse(item.data));
+			await page.mayGoOn;
+		}
+	})();
+	await page.reach("open");
+`
+
 func TestALoopThatStandsStillLeavesTheRestToTheServer(t *testing.T) {
 	const window, buffer, last = 8, 10, 500
 	s := newService(t, mesherstream.WithMaxBuffer(buffer), mesherstream.WithWindow(window))
 	tb := open(t, s.url())
-	tb.do(`
-		page.follow("/stream/projects/shop");
-		page.story = [];
-		page.mayGoOn = new Promise((resolve) => page.goOn = resolve);
-		(async () => {
-			for await (const item of page.stream) {
-				page.story.push(item.gap ?? JSON.parse(item.data));
-				await page.mayGoOn;
-			}
-		})();
-		await page.reach("open");
-	`)
+	tb.do(standStill)
 	s.broadcast("error", 1, last)
 	s.until("a full window", func() bool { return s.client().Unacknowledged == window && s.client().Buffered == buffer })
 	// All of the window but the hello is in the page: one message in the loop, and the others wait for it.
@@ -312,5 +316,51 @@ func TestAPageFollowsAnotherServerAfterARestart(t *testing.T) {
 	s.broadcast("error", 3, 3)
 	if got := tb.story(3); len(got) != 2 {
 		t.Errorf("the page got %v, want messages 1 and 3", got)
+	}
+}
+
+func TestASlowTabCostsAnotherOneNothing(t *testing.T) {
+	const step, last = 5, 300
+	s := newService(t, mesherstream.WithMaxBuffer(10), mesherstream.WithWindow(8))
+	slow, fast := open(t, s.url()), open(t, s.url())
+	slow.follow(`{}`, 20*time.Millisecond)
+	fast.follow(`{}`, 0)
+	id := eval[mesherstream.ClientID](fast, `page.stream.hello.id`)
+	for n := 1; n <= last; n += step {
+		s.broadcast("error", n, n+step-1)
+		s.until("the fast page has taken all", func() bool { c, ok := s.m.Client(id); return ok && c.Buffered == 0 })
+	}
+	if dropped := fast.story(last).check(t, last); dropped != 0 {
+		t.Errorf("the fast page missed %d, want none", dropped)
+	}
+	dropped := slow.story(last).check(t, last)
+	if got := s.m.Stats().Dropped; uint64(dropped) != got || dropped == 0 {
+		t.Errorf("the slow page was told of %d, and the server dropped %d, want the same and some", dropped, got)
+	}
+}
+
+func TestAChangeOfTheFiltersTakesOutWhatWaits(t *testing.T) {
+	const window, buffer = 8, 10
+	s := newService(t, mesherstream.WithMaxBuffer(buffer), mesherstream.WithWindow(window))
+	tb := open(t, s.url())
+	tb.do(standStill)
+	s.broadcast("debug", 1, 12) // of which 5 wait
+	s.broadcast("error", 13, 17)
+	s.until("a full window", func() bool { return s.client().Unacknowledged == window && s.client().Buffered == buffer })
+	if got := eval[int](tb, `page.stream.setFilters({ level: "error" }).then(({ filtered }) => filtered)`); got != 5 {
+		t.Errorf("the answer says that %d were taken out, want 5", got)
+	}
+	if c := s.client(); c.Filtered != 5 || c.Dropped != 0 || c.Buffered != 5 {
+		t.Errorf("got %+v, want 5 filtered, none dropped, and 5 that wait", c)
+	}
+	s.broadcast("debug", 18, 18)
+	s.broadcast("error", 19, 19)
+	tb.do(`page.goOn()`)
+	var got []int
+	for _, item := range tb.story(19) {
+		got = append(got, item.N)
+	}
+	if want := []int{1, 2, 3, 4, 5, 6, 7, 13, 14, 15, 16, 17, 19}; !slices.Equal(got, want) {
+		t.Errorf("the page got %v, want %v", got, want)
 	}
 }
