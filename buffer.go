@@ -164,7 +164,7 @@ func (b *backlog) filter(accept func(*message) bool) (taken int) {
 // giveBack lets go of a ring that has grown and is empty.
 func (b *backlog) giveBack() {
 	if b.count == 0 && len(b.slots) > minSlots {
-		b.slots = nil
+		b.slots, b.keys = nil, nil
 	}
 }
 

@@ -127,8 +127,8 @@ func WithKeepLevels(levels ...string) Option {
 // WithWindow sets how many messages a client that has agreed on [Protocol] may leave unacknowledged, overriding the
 // default of 1,024. Beyond it nothing more is written, and the client's buffer takes over, so that after a pause it gets
 // one window of old messages at most, whatever kernels and proxies hold, and then the newest. A window bounds what a
-// client gets over a long way: its messages in two round trips, which for the default and 100 ms is some 5,000 a second. 0
-// turns it off; otherwise to 1,000,000 messages.
+// client gets over a long way: less than one window in a round trip, which for the default and 100 ms is some 8,000 a
+// second. 0 turns it off; otherwise to 1,000,000 messages.
 func WithWindow(messages int) Option {
 	return func(c *config) { c.window = messages }
 }

@@ -369,7 +369,7 @@ function parse(data, token = "") {
 function merge(a, b) {
   const [x, y] = [a, b].map(({ at, item }) => item.gap ?? { dropped: 1, byLevel: {}, since: at, until: at });
   const byLevel = { ...x.byLevel };
-  for (const level in y.byLevel) byLevel[level] = (byLevel[level] ?? 0) + y.byLevel[level];
+  for (const level in y.byLevel) byLevel[level] = y.byLevel[level] + (Object.hasOwn(byLevel, level) ? byLevel[level] : 0);
   const gap = { dropped: x.dropped + y.dropped, byLevel, since: x.since, until: y.until };
   return { n: b.n, item: { type: "gap", gap } };
 }

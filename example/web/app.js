@@ -12,7 +12,8 @@ import { follow } from './stream.js';
 const $ = id => document.getElementById(id);
 
 const query = new URLSearchParams(location.search);
-const project = query.get('project') || 'demo';
+const asked = query.get('project') ?? '';
+const project = /^[A-Za-z0-9._-]{1,64}$/.test(asked) ? asked : 'demo'; // what no project is named can't be followed
 
 let received = 0, missed = 0;
 
