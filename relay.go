@@ -126,12 +126,13 @@ func newRelaying(m *Manager) *relaying {
 	return &relaying{m: m, relay: m.cfg.relay, node: hex.EncodeToString(id[:])}
 }
 
-// start makes the relay's part of a run, whose goroutine the caller then starts. report comes from the run's hooks.
-func (n *relaying) start(report func(func())) *relayRun {
+// start makes the relay's part of a run, whose goroutine the caller then starts. report comes from the run's hooks, and
+// spawn starts a goroutine of the run.
+func (n *relaying) start(report, spawn func(func())) *relayRun {
 	r := &relayRun{relaying: n, report: report, wake: make(chan struct{}, 1)}
 	r.open, r.shut = context.WithCancel(context.Background())
 	r.alive, r.giveUp = context.WithCancel(context.Background())
-	r.interests = newInterests(n, r.open)
+	r.interests = newInterests(n, r.open, report, spawn)
 	n.run.Store(r)
 	return r
 }
