@@ -134,7 +134,11 @@ func (in *interests) join(project string) *interest {
 func (in *interests) subscribe(i *interest) {
 	ctx, cancel := context.WithTimeout(in.open, relayPatience)
 	defer cancel()
-	unsubscribe, err := in.n.relay.Subscribe(ctx, i.project, func(m RelayMessage) { in.n.receive(i, m) })
+	unsubscribe, err := in.n.relay.Subscribe(ctx, i.project, func(m RelayMessage) {
+		if in.open.Err() == nil { // or the subscription may outlive the run, and the next one has its own
+			in.n.receive(i, m)
+		}
+	})
 
 	in.mu.Lock()
 	if in.ended { // meanwhile

@@ -53,3 +53,5 @@ func TestASubscribeThatHangsKeepsNobodyFromAnything(t *testing.T) {
 		}
 	})
 }
+
+// The one whose Flush hangs has its subscriptions still when the manager has started again, with others.
