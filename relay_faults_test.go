@@ -55,3 +55,29 @@ func TestASubscribeThatHangsKeepsNobodyFromAnything(t *testing.T) {
 }
 
 // The one whose Flush hangs has its subscriptions still when the manager has started again, with others.
+func TestASubscriptionOfARunThatIsOverDeliversNothing(t *testing.T) {
+	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
+		w := nodes[0]
+		w.connect("shop")
+		held := make(chan struct{})
+		x.set(func() { x.flushing = func(context.Context) error { <-held; return nil } })
+		ctx, cancel := context.WithTimeout(w.Context(), 3*time.Second)
+		defer cancel()
+		if err := w.m.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Shutdown: got %v, want the deadline", err)
+		}
+		w.stop()
+		w.listen()
+		v := w.connect("shop")
+		if got := x.subscribed("shop"); got != 2 {
+			t.Errorf("subscriptions: got %d, want that of the run before too: this test is about it", got)
+		}
+		for i, text := range []string{"once", "end"} {
+			x.deliver(RelayMessage{Node: "other", Seq: uint64(i + 1), Message: Message{Project: "shop", Data: []byte(text)}})
+			if got := v.next(); got != text {
+				t.Errorf("got %q, want %q", got, text)
+			}
+		}
+		close(held)
+	})
+}
