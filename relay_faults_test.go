@@ -3,6 +3,8 @@ package mesherstream
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,5 +81,57 @@ func TestASubscriptionOfARunThatIsOverDeliversNothing(t *testing.T) {
 			}
 		}
 		close(held)
+	})
+}
+
+func TestALogHandlerThatBlocksDelaysNothingBetweenNodes(t *testing.T) {
+	inBubble(t, func(w *world) {
+		x := newExchange()
+		h := &stuckHandler{level: slog.LevelWarn, until: make(chan struct{})}
+		defer close(h.until)
+		w.start(WithRelay(x), WithLogger(slog.New(h)))
+		x.set(func() {
+			x.status.Away = true
+			x.subscribing = func(_ context.Context, project string) error {
+				if project == "secret" {
+					return errors.New("no permission")
+				}
+				return nil
+			}
+			x.publishing = func() error { return errors.New("away") }
+		})
+		w.connect("shop")
+		w.publish("refused")
+		w.eventually("the log is stuck", func() bool { return h.stuck.Load() > 0 })
+		time.Sleep(3 * relayTick) // in which it would tell more
+		w.connect("secret")
+		x.set(func() { x.publishing = nil })
+		w.publish("go on")
+		w.eventually("it is published", func() bool { return w.m.Stats().RelayPublished == 1 })
+	})
+}
+
+func TestWhatOverflowsTheRelaysQueueIsOfAKeptLevelLast(t *testing.T) {
+	inBubble(t, func(w *world) {
+		x := newExchange()
+		w.start(WithRelay(x), WithKeepLevels("error"))
+		held := make(chan struct{})
+		x.set(func() { x.publishing = func() error { <-held; return nil } })
+		w.publish("first")
+		synctest.Wait() // the relay holds it
+		w.publish("kept")
+		for i := range relayQueueMessages {
+			if err := w.m.Broadcast(Message{Project: "shop", Level: "info", Data: fmt.Append(nil, i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		close(held)
+		w.eventually("all is published", func() bool { return w.m.Stats().RelayPublished == relayQueueMessages+1 })
+		if got := string(x.published[1].Data); got != "kept" {
+			t.Errorf("behind the first: got %q, want kept", got)
+		}
+		if got := w.m.Stats().RelayDropped; got != 1 {
+			t.Errorf("RelayDropped: got %d, want 1", got)
+		}
 	})
 }
