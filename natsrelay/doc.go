@@ -31,5 +31,9 @@
 //
 // Local streaming goes on; the manager logs it once and tells it in its Stats. What is published meanwhile waits in the
 // connection's reconnect buffer (8 MiB unless its options say otherwise), goes out late, or is counted as dropped beyond
-// that; what others publish meanwhile is missed. The connection subscribes again by itself.
+// that; before the connection has been made for the first time, all of it is dropped. What others publish meanwhile is
+// missed. The connection subscribes again by itself.
+//
+// A server that is stopped, or behind a cut cable, is noticed when the connection misses its pongs, which by default are
+// asked for every two minutes; nats.PingInterval and nats.FlusherTimeout make it sooner.
 package natsrelay

@@ -42,7 +42,7 @@ const (
 	maxAnswer      = 2 * time.Second
 )
 
-// errAway is returned by Flush.
+// errAway is returned by Flush, and by Publish where NATS has never been there.
 var errAway = errors.New("natsrelay: NATS is away")
 
 // inbox is where the messages of all subscriptions arrive. NATS would run a goroutine for each subscription; one channel
@@ -71,9 +71,13 @@ func New(conn *nats.Conn, opts ...Option) *Relay {
 }
 
 // Publish implements [mesherstream.Relay]. It copies the message into the connection's buffer, and waits for the network
-// where that is full. The error is that of nats.Conn.PublishMsg.
+// where that is full. The error is that of nats.Conn.PublishMsg, or says that NATS has never been there yet.
 func (r *Relay) Publish(m mesherstream.RelayMessage) error {
-	return r.conn.PublishMsg(encode(r.cfg.prefix, &m))
+	err := r.conn.PublishMsg(encode(r.cfg.prefix, &m))
+	if errors.Is(err, nats.ErrHeadersNotSupported) && !r.conn.IsConnected() {
+		return errAway // as long as it has never been connected, it knows of no server that takes headers
+	}
+	return err
 }
 
 // Subscribe implements [mesherstream.Relay]. It waits until the server that this process is connected to has answered.
