@@ -127,7 +127,7 @@ type relayRun struct {
 func newRelaying(m *Manager) *relaying {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // never fails
-	return &relaying{m: m, relay: m.cfg.relay, node: hex.EncodeToString(id[:])}
+	return &relaying{m: m, relay: relaySurvivor{m.cfg.relay}, node: hex.EncodeToString(id[:])}
 }
 
 // start makes the relay's part of a run, whose goroutine the caller then starts. report comes from the run's hooks, and

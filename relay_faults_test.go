@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -132,6 +133,45 @@ func TestWhatOverflowsTheRelaysQueueIsOfAKeptLevelLast(t *testing.T) {
 		}
 		if got := w.m.Stats().RelayDropped; got != 1 {
 			t.Errorf("RelayDropped: got %d, want 1", got)
+		}
+	})
+}
+
+// panicking is a relay that does so where its tests say.
+type panicking struct {
+	*exchange
+	flushed, asked atomic.Bool
+}
+
+func (x *panicking) Flush(context.Context) error { x.flushed.Store(true); panic("Flush") }
+func (x *panicking) Status() RelayStatus         { x.asked.Store(true); panic("Status") }
+
+func TestAPanicOfTheRelayIsSurvived(t *testing.T) {
+	inBubble(t, func(w *world) {
+		x := &panicking{exchange: newExchange()}
+		x.publishing = func() error { panic("Publish") }
+		x.subscribing = func(_ context.Context, project string) error {
+			if project == "secret" {
+				panic("Subscribe")
+			}
+			return nil
+		}
+		w.start(WithRelay(x), WithMaxClients(2))
+		for range 5 { // whose places are given back
+			v := w.connect("secret")
+			w.publish("lost")
+			v.close()
+			w.eventually("the client has left", func() bool { s := w.m.Stats(); return s.Connects == s.Disconnects })
+		}
+		time.Sleep(2 * relayTick)
+		if s := w.m.Stats(); s.RelayDropped != 5 || s.RelayPublished != 0 || !s.RelayAway {
+			t.Errorf("Stats(): got %+v, want 5 dropped and the relay away", s.RelayStats)
+		}
+		if err := w.m.Shutdown(w.Context()); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if !x.flushed.Load() || !x.asked.Load() || w.logs.count("the relay panicked: Publish") != 1 || w.logs.count("the relay panicked: Subscribe") != 1 {
+			t.Error("not everything has panicked, or been logged")
 		}
 	})
 }
