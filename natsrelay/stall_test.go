@@ -33,7 +33,7 @@ type stallingConn struct {
 func (c *stallingConn) Write(p []byte) (int, error) {
 	c.s.waiting.Add(1)
 	c.s.stalled.RLock()
-	c.s.stalled.RUnlock()
+	defer c.s.stalled.RUnlock()
 	c.s.waiting.Add(-1)
 	return c.Conn.Write(p)
 }
