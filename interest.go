@@ -25,8 +25,10 @@ const (
 // interests are the projects that a run follows through its relay.
 type interests struct {
 	// Read-only after construction.
-	n    *relaying
-	open context.Context // done when the run ends
+	n      *relaying
+	open   context.Context // done when the run ends
+	report func(func())    // has something logged where that may take its time
+	spawn  func(func())    // starts a goroutine of the run
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -44,7 +46,7 @@ type interest struct {
 	over atomic.Bool // it has been let go, and what still comes is not delivered
 
 	// Guarded by interests.mu.
-	joining     int       // clients that are about to be registered
+	joining     int       // clients that are about to be registered, and the first attempt to subscribe
 	idleSince   time.Time // when it was first seen without clients, or zero
 	subscribed  bool
 	unsubscribe func()
@@ -55,8 +57,8 @@ type interest struct {
 	rotated      time.Time
 }
 
-func newInterests(n *relaying, open context.Context) *interests {
-	return &interests{n: n, open: open, byProject: make(map[string]*interest)}
+func newInterests(n *relaying, open context.Context, report, spawn func(func())) *interests {
+	return &interests{n: n, open: open, report: report, spawn: spawn, byProject: make(map[string]*interest)}
 }
 
 func (in *interests) len() int {
@@ -79,16 +81,20 @@ func (in *interests) follow(project string) (registered func()) {
 	for _, i := range all {
 		select {
 		case <-i.tried:
-		case <-timeout.C:
+			continue
+		case <-timeout.C: // which tells it once
 		case <-in.open.Done():
 		}
+		break
 	}
-	return func() {
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		for _, i := range all {
-			i.joining--
-		}
+	return func() { in.joined(all...) }
+}
+
+func (in *interests) joined(all ...*interest) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, i := range all {
+		i.joining--
 	}
 }
 
@@ -97,7 +103,8 @@ func (n *relaying) follow(project string) (registered func()) {
 	return n.run.Load().interests.follow(project)
 }
 
-// join returns the project's interest. The first one to ask makes it, and subscribes.
+// join returns the project's interest. The first one to ask makes it, and has it subscribed, by a goroutine: where the
+// relay takes its time, the client that asks first waits no longer than those behind it.
 func (in *interests) join(project string) *interest {
 	in.mu.Lock()
 	i := in.byProject[project]
@@ -106,24 +113,32 @@ func (in *interests) join(project string) *interest {
 		in.mu.Unlock()
 		return i
 	}
-	i = &interest{project: project, tried: make(chan struct{}), joining: 1, rotated: time.Now()}
-	defer close(i.tried)
+	i = &interest{project: project, tried: make(chan struct{}), joining: 2, rotated: time.Now()}
 	if in.ended {
 		in.mu.Unlock()
+		close(i.tried)
 		return i
 	}
 	in.byProject[project] = i
 	in.mu.Unlock()
-	in.subscribe(i)
+	in.spawn(func() {
+		defer in.joined(i)
+		defer close(i.tried)
+		in.subscribe(i)
+	})
 	return i
 }
 
-// subscribe makes one attempt, which nobody else makes at the same time: the first client of a project comes before the
-// goroutine of the run looks at it, and that leaves it alone until the client is registered.
+// subscribe makes one attempt, which nobody else makes at the same time: the goroutine of the run leaves an interest alone
+// until the first attempt has ended.
 func (in *interests) subscribe(i *interest) {
 	ctx, cancel := context.WithTimeout(in.open, relayPatience)
 	defer cancel()
-	unsubscribe, err := in.n.relay.Subscribe(ctx, i.project, func(m RelayMessage) { in.n.receive(i, m) })
+	unsubscribe, err := in.n.relay.Subscribe(ctx, i.project, func(m RelayMessage) {
+		if in.open.Err() == nil { // or the subscription may outlive the run, and the next one has its own
+			in.n.receive(i, m)
+		}
+	})
 
 	in.mu.Lock()
 	if in.ended { // meanwhile
@@ -138,8 +153,10 @@ func (in *interests) subscribe(i *interest) {
 	in.failing = err != nil
 	in.mu.Unlock()
 	if report {
-		in.n.m.cfg.logger.Error("mesherstream: a project can't be followed on other nodes, and is tried again",
-			"node", in.n.node, "project", i.project, "error", err)
+		in.report(func() {
+			in.n.m.cfg.logger.Error("mesherstream: a project can't be followed on other nodes, and is tried again",
+				"node", in.n.node, "project", i.project, "error", err)
+		})
 	}
 }
 

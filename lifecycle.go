@@ -182,7 +182,7 @@ func (m *Manager) start(listening bool) error {
 		r.actors.Go(s.loop)
 	}
 	if m.relaying != nil {
-		r.relay = m.relaying.start(r.hooks[0].push)
+		r.relay = m.relaying.start(r.hooks[0].push, r.rest.Go)
 		r.rest.Go(r.relay.loop)
 	}
 	r.rest.Go(func() { m.runTicker(r.stop) })

@@ -93,7 +93,7 @@ func (m *Manager) Broadcast(msg Message) error {
 		return err
 	case m.relaying != nil:
 		if shared == nil {
-			shared = newMessage(&msg)
+			shared = m.newMessage(&msg)
 		}
 		if err := m.relaying.publish(shared); err != nil {
 			return err
@@ -114,14 +114,19 @@ func (m *Manager) deliver(msg *Message) (*message, error) {
 			continue
 		}
 		if shared == nil {
-			shared = newMessage(msg)
-			shared.keep = slices.Contains(m.cfg.keepLevels, msg.Level)
+			shared = m.newMessage(msg)
 		}
 		if err := s.publish(shared); err != nil {
 			return shared, err
 		}
 	}
 	return shared, nil
+}
+
+func (m *Manager) newMessage(msg *Message) *message {
+	shared := newMessage(msg)
+	shared.keep = slices.Contains(m.cfg.keepLevels, msg.Level)
+	return shared
 }
 
 // BufferMessage puts a text message for one client into its buffer, whatever the client's filter is. It goes out with

@@ -218,7 +218,7 @@ func WithHooks(hooks Hooks) Option {
 //
 // Local clients get a broadcast at once, and the others by the relay: each at most once, and what one node publishes to
 // one project in order. Broadcast never waits for the relay: up to 8,192 messages and 16 MiB wait in a queue, and the
-// oldest are dropped and counted beyond that. A node gets only the projects that its own clients follow, from the first
+// oldest are dropped and counted beyond that, those of a level that [WithKeepLevels] names last. A node gets only the projects that its own clients follow, from the first
 // client until ten seconds after the last.
 //
 // A client is known to the manager when the relay has subscribed to its project, or after two seconds; an answer to its

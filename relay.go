@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,6 +79,9 @@ const (
 	relayTick       = time.Second
 )
 
+// errQueueFull is told to the log only.
+var errQueueFull = errors.New("the queue for the relay is full")
+
 // relaying is what a manager with a relay has for as long as it lives.
 type relaying struct {
 	// Read-only after construction.
@@ -123,15 +127,16 @@ type relayRun struct {
 func newRelaying(m *Manager) *relaying {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // never fails
-	return &relaying{m: m, relay: m.cfg.relay, node: hex.EncodeToString(id[:])}
+	return &relaying{m: m, relay: relaySurvivor{m.cfg.relay}, node: hex.EncodeToString(id[:])}
 }
 
-// start makes the relay's part of a run, whose goroutine the caller then starts. report comes from the run's hooks.
-func (n *relaying) start(report func(func())) *relayRun {
+// start makes the relay's part of a run, whose goroutine the caller then starts. report comes from the run's hooks, and
+// spawn starts a goroutine of the run.
+func (n *relaying) start(report, spawn func(func())) *relayRun {
 	r := &relayRun{relaying: n, report: report, wake: make(chan struct{}, 1)}
 	r.open, r.shut = context.WithCancel(context.Background())
 	r.alive, r.giveUp = context.WithCancel(context.Background())
-	r.interests = newInterests(n, r.open)
+	r.interests = newInterests(n, r.open, report, spawn)
 	n.run.Store(r)
 	return r
 }
@@ -167,7 +172,7 @@ func (r *relayRun) push(msg *message) bool {
 	default:
 	}
 	if dropped > 0 && r.lose(dropped) {
-		r.report(func() { r.logLosing("the queue for the relay is full") }) // the log may block, and Broadcast may not
+		r.report(func() { r.logLosing(errQueueFull) }) // the log may block, and Broadcast may not
 	}
 	return true
 }
@@ -178,7 +183,7 @@ func (r *relayRun) lose(messages int) bool {
 	return !r.losing.Swap(true)
 }
 
-func (r *relayRun) logLosing(reason any) {
+func (r *relayRun) logLosing(reason error) {
 	r.m.cfg.logger.Warn("mesherstream: other nodes miss messages of this one", "node", r.node, "reason", reason)
 }
 
@@ -189,7 +194,9 @@ func (r *relayRun) loop() {
 	for {
 		select {
 		case <-r.wake:
-			r.publishSome()
+			if lost := r.publishSome(); lost != nil {
+				r.report(func() { r.logLosing(lost) })
+			}
 		case <-tick.C:
 			r.tend()
 		case <-r.open.Done():
@@ -199,8 +206,9 @@ func (r *relayRun) loop() {
 	}
 }
 
-// publishSome publishes the oldest messages of the queue, and has itself called again where more wait.
-func (r *relayRun) publishSome() {
+// publishSome publishes the oldest messages of the queue, and has itself called again where more wait. It returns what
+// to log, or nil.
+func (r *relayRun) publishSome() (lost error) {
 	r.mu.Lock()
 	r.batch = r.queue.peek(r.batch[:0], relayBatch, relayBatchBytes)
 	r.queue.discard(len(r.batch))
@@ -215,7 +223,7 @@ func (r *relayRun) publishSome() {
 		case err == nil:
 			r.published.Add(1)
 		case r.lose(1):
-			r.logLosing(err)
+			lost = err
 		}
 	}
 	clear(r.batch)
@@ -225,6 +233,7 @@ func (r *relayRun) publishSome() {
 		default:
 		}
 	}
+	return lost
 }
 
 // outgoing is msg as the relay carries it. Its bytes stay shared: nobody ever changes them.
@@ -243,19 +252,25 @@ func (r *relayRun) outgoing(msg *message) RelayMessage {
 func (r *relayRun) tend() {
 	if away := r.relay.Status().Away; away != r.away {
 		r.away = away
-		if away {
-			r.m.cfg.logger.Warn("mesherstream: the relay is away, and clients get what is published on their own node only", "node", r.node)
-		} else {
-			r.m.cfg.logger.Info("mesherstream: the relay is back", "node", r.node)
-		}
+		r.report(func() { r.logAway(away) })
 	}
 	dropped := r.dropped.Load()
 	if r.losing.Load() && dropped == r.seenDropped {
 		r.losing.Store(false)
-		r.m.cfg.logger.Info("mesherstream: other nodes get all messages of this one again", "node", r.node, "dropped", dropped)
+		r.report(func() {
+			r.m.cfg.logger.Info("mesherstream: other nodes get all messages of this one again", "node", r.node, "dropped", dropped)
+		})
 	}
 	r.seenDropped = dropped
 	r.interests.tend()
+}
+
+func (r *relayRun) logAway(away bool) {
+	if away {
+		r.m.cfg.logger.Warn("mesherstream: the relay is away, and clients get what is published on their own node only", "node", r.node)
+	} else {
+		r.m.cfg.logger.Info("mesherstream: the relay is back", "node", r.node)
+	}
 }
 
 // close accepts nothing more. What is queued is published until ctx is done; the goroutine ends then, unless the relay
@@ -272,7 +287,9 @@ func (r *relayRun) close(ctx context.Context) {
 func (r *relayRun) finish() {
 	defer r.giveUp()
 	for r.queued() > 0 {
-		r.publishSome()
+		if lost := r.publishSome(); lost != nil {
+			r.logLosing(lost)
+		}
 	}
 	r.mu.Lock()
 	deadline := r.deadline

@@ -4,6 +4,7 @@
 //	app.Get("/metrics", adaptor.HTTPHandler(promhttp.Handler()))
 //
 // There are no labels that grow with clients or projects. A process with several managers tells them apart by
-// prometheus.WrapRegistererWith. In the folder of this package are a Grafana dashboard, dashboard.json, and alert rules,
-// alerts.yml.
+// prometheus.WrapRegistererWith. With Fiber's Prefork each child has numbers of its own, and a scrape of the app's port
+// gets those of any one child: have each child serve them on a port of its own. In the folder of this package are a
+// Grafana dashboard, dashboard.json, and alert rules, alerts.yml.
 package metrics

@@ -14,8 +14,9 @@
 // percent-encoded: one token, whatever the name is. A name that would be longer than 384 bytes then is replaced by + and its
 // SHA-256. What has no project goes to mesherstream.all. [WithPrefix] replaces mesherstream.
 //
-// A message is the data of a [mesherstream.Message], with its other fields in headers: Level, Environment, Binary, and
-// Node and Seq, which tell where it comes from. All may be missing, so any program can publish:
+// A message is the data of a [mesherstream.Message], with its other fields in headers: Level, Environment, Key, Binary,
+// and Node and Seq, which tell where it comes from. All may be missing, so any program can publish; with a Node, it must
+// count Seq up:
 //
 //	nats pub mesherstream.project.shop '{"sold":1}' -H Level:info
 //
@@ -24,12 +25,17 @@
 // # The connection
 //
 // It stays the caller's, who sets how it reconnects and closes it after the manager's shutdown, and may share it with
-// other managers and other uses. It needs MaxReconnects(-1), or NATS is given up for ever after two minutes; and not
-// NoEcho where two managers share it, since these would not hear each other. NATS 2.2 or later.
+// other managers and other uses. It needs MaxReconnects(-1), or NATS is given up for ever after two minutes. The server
+// sends a node also what it has published itself, to projects that it follows, and the node discards that; NoEcho saves
+// it, but not where two managers share the connection, since these would not hear each other. NATS 2.2 or later.
 //
 // # When NATS is away
 //
 // Local streaming goes on; the manager logs it once and tells it in its Stats. What is published meanwhile waits in the
 // connection's reconnect buffer (8 MiB unless its options say otherwise), goes out late, or is counted as dropped beyond
-// that; what others publish meanwhile is missed. The connection subscribes again by itself.
+// that; before the connection has been made for the first time, all of it is dropped. What others publish meanwhile is
+// missed. The connection subscribes again by itself.
+//
+// A server that is stopped, or behind a cut cable, is noticed when the connection misses its pongs, which by default are
+// asked for every two minutes; nats.PingInterval and nats.FlusherTimeout make it sooner.
 package natsrelay

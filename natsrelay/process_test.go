@@ -164,6 +164,9 @@ func TestANodeThatStartsBeforeNATSFollowsWhenItComes(t *testing.T) {
 	a.broadcast("local")
 	atA.wants("local")
 	a.eventually("the log tells that NATS is away", func() bool { return a.logs.count("the relay is away") == 1 })
+	if s := a.m.Stats(); s.RelayDropped != 1 || a.logs.count("reason=\""+errAway.Error()) != 1 {
+		t.Errorf("Stats(): got %+v, want 1 dropped, and the log tell why", s.RelayStats)
+	}
 	p.start()
 	arrive("a", a, atA, atB)
 	arrive("b", b, atA, atB)

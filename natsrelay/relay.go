@@ -22,14 +22,27 @@ type Relay struct {
 	receivers map[*nats.Subscription]func(mesherstream.RelayMessage)
 	inbox     *inbox // nil while there are no subscriptions
 	missed    uint64 // by subscriptions that have ended
+
+	// Guarded by statusMu.
+	statusMu sync.Mutex
+	status   mesherstream.RelayStatus // as of the last answer
+	answered chan struct{}            // closed with the answer that is waited for; nil where none is
+	askedAt  time.Time                // when that was asked for
 }
 
 var _ mesherstream.Relay = (*Relay)(nil)
 
-// maxFlush ends a flush whose context has no deadline.
-const maxFlush = time.Minute
+const (
+	// maxFlush ends a flush whose context has no deadline.
+	maxFlush = time.Minute
 
-// errAway is returned by Flush.
+	// answerPatience is how long Status waits for the connection's answer, and maxAnswer how long that may take before the
+	// connection counts as away: more than a busy machine makes it.
+	answerPatience = 100 * time.Millisecond
+	maxAnswer      = 2 * time.Second
+)
+
+// errAway is returned by Flush, and by Publish where NATS has never been there.
 var errAway = errors.New("natsrelay: NATS is away")
 
 // inbox is where the messages of all subscriptions arrive. NATS would run a goroutine for each subscription; one channel
@@ -58,9 +71,13 @@ func New(conn *nats.Conn, opts ...Option) *Relay {
 }
 
 // Publish implements [mesherstream.Relay]. It copies the message into the connection's buffer, and waits for the network
-// where that is full. The error is that of nats.Conn.PublishMsg.
+// where that is full. The error is that of nats.Conn.PublishMsg, or says that NATS has never been there yet.
 func (r *Relay) Publish(m mesherstream.RelayMessage) error {
-	return r.conn.PublishMsg(encode(r.cfg.prefix, &m))
+	err := r.conn.PublishMsg(encode(r.cfg.prefix, &m))
+	if errors.Is(err, nats.ErrHeadersNotSupported) && !r.conn.IsConnected() {
+		return errAway // as long as it has never been connected, it knows of no server that takes headers
+	}
+	return err
 }
 
 // Subscribe implements [mesherstream.Relay]. It waits until the server that this process is connected to has answered.
@@ -138,7 +155,40 @@ func (r *Relay) Flush(ctx context.Context) error {
 
 // Status implements [mesherstream.Relay]. Missed counts what the NATS client has dropped because this process was slow.
 // What a server drops, and what is published while NATS is away, nobody can count.
+//
+// The connection holds a lock while a write hangs, for up to a minute where a server has stopped or a cable is cut. So it
+// is asked beside the caller, and is away where it doesn't answer.
 func (r *Relay) Status() mesherstream.RelayStatus {
+	r.statusMu.Lock()
+	if r.answered == nil {
+		r.answered, r.askedAt = make(chan struct{}), time.Now()
+		go r.ask(r.answered)
+	}
+	answered := r.answered
+	r.statusMu.Unlock()
+	select {
+	case <-answered:
+	case <-time.After(answerPatience):
+	}
+	r.statusMu.Lock()
+	defer r.statusMu.Unlock()
+	s := r.status
+	s.Away = s.Away || r.answered == answered && time.Since(r.askedAt) >= maxAnswer
+	return s
+}
+
+// ask completes the status.
+func (r *Relay) ask(answered chan struct{}) {
+	defer close(answered)
+	away, missed := !r.conn.IsConnected(), r.missedNow()
+	r.statusMu.Lock()
+	defer r.statusMu.Unlock()
+	// A subscription of a connection that has been closed doesn't tell any more what it has dropped.
+	r.status = mesherstream.RelayStatus{Away: away, Missed: max(missed, r.status.Missed)}
+	r.answered = nil
+}
+
+func (r *Relay) missedNow() uint64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	missed := r.missed
@@ -147,5 +197,5 @@ func (r *Relay) Status() mesherstream.RelayStatus {
 			missed += uint64(dropped)
 		}
 	}
-	return mesherstream.RelayStatus{Away: !r.conn.IsConnected(), Missed: missed}
+	return missed
 }

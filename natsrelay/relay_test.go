@@ -271,6 +271,35 @@ func TestWhatTheNATSClientDropsIsCounted(t *testing.T) {
 	}
 }
 
+// A counter that went back would look to Prometheus as if the process had started again.
+func TestWhatWasMissedIsRememberedWhenTheConnectionIsClosed(t *testing.T) {
+	t.Parallel()
+	ns := embedded(t)
+	conn := inProcess(t, ns)
+	relay, other := New(conn, WithPending(1)), New(inProcess(t, ns))
+	held := make(chan struct{})
+	unsubscribe, err := relay.Subscribe(t.Context(), "shop", func(mesherstream.RelayMessage) { <-held })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if err := other.Publish(mesherstream.RelayMessage{Message: mesherstream.Message{Project: "shop"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "some are missed", func() bool { return relay.Status().Missed >= 8 }, func() any { return relay.Status() })
+	missed := relay.Status().Missed
+	conn.Close()
+	if got := relay.Status().Missed; got != missed {
+		t.Errorf("Missed when the connection is closed: got %d, want %d", got, missed)
+	}
+	close(held)
+	unsubscribe()
+	if got := relay.Status().Missed; got != missed {
+		t.Errorf("Missed when the subscription has ended: got %d, want %d", got, missed)
+	}
+}
+
 func TestWhatNATSRefusesIsCountedAndToldOnce(t *testing.T) {
 	t.Parallel()
 	ns := embedded(t)
