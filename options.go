@@ -218,8 +218,8 @@ func WithHooks(hooks Hooks) Option {
 //
 // Local clients get a broadcast at once, and the others by the relay: each at most once, and what one node publishes to
 // one project in order. Broadcast never waits for the relay: up to 8,192 messages and 16 MiB wait in a queue, and the
-// oldest are dropped and counted beyond that, those of a level that [WithKeepLevels] names last. A node gets only the projects that its own clients follow, from the first
-// client until ten seconds after the last.
+// oldest are dropped and counted beyond that, those of a level that [WithKeepLevels] names last. A node gets only the
+// projects that its own clients follow, from the first client until ten seconds after the last.
 //
 // A client is known to the manager when the relay has subscribed to its project, or after two seconds; an answer to its
 // subscribe comes after that, so what any node publishes later reaches it. That is not so where the relay is away or

@@ -42,31 +42,34 @@ func (c cluster) shares() []float64 {
 // predict: a node follows a project unless none of its clients does, which has the probability (1-share)^clients. It
 // gets what the other nodes publish to these projects, and nothing else; so the sum grows with the nodes only for
 // projects that are watched on all of them.
-func (c cluster) predict() (l clusterLoad) {
+//
+// deviation is the standard deviation of each number: chance decides who follows what, and how many events there are of a
+// project.
+func (c cluster) predict() (mean, deviation clusterLoad) {
 	nodes, clients, events := float64(c.nodes), float64(c.clients), float64(c.events)
-	l.followed = nodes
+	var followed, received, unwanted, squares, cubes float64 // variances, and what that of the deliveries is made of
+	mean.followed = nodes                                    // of what is for all projects
 	for _, share := range c.shares() {
 		follows := 1 - math.Pow(1-share, clients)
 		wants := 1 - math.Pow(1-share*c.wanting, clients)
-		fromOthers := events * share * (nodes - 1) // each event once for each node but its own
-		l.followed += nodes * follows
-		l.received += fromOthers * wants
-		l.unwanted += fromOthers * (follows - wants)
-		l.deliveries += events * share * nodes * clients * share * c.wanting
-	}
-	return l
-}
-
-// deviation is the standard deviation of the deliveries, relative to their mean, which is larger than that of the other
-// numbers: chance decides how many clients and how many events the largest projects have.
-func (c cluster) deviation() float64 {
-	var squares, cubes float64
-	for _, share := range c.shares() {
+		mean.followed += nodes * follows
+		followed += nodes * follows * (1 - follows)
+		count := func(mean, variance *float64, p float64) { // each event goes to each of the other nodes with probability p
+			ofProject, others := events*share, nodes-1
+			*mean += ofProject * others * p
+			*variance += ofProject*(others*p)*(others*p) + ofProject*ofProject*others*p*(1-p)
+		}
+		count(&mean.received, &received, wants)
+		count(&mean.unwanted, &unwanted, follows-wants)
+		mean.deliveries += events * share * nodes * clients * share * c.wanting
 		squares += share * share
 		cubes += share * share * share
 	}
-	clients := float64(c.nodes*c.clients) * c.wanting
-	return math.Sqrt(cubes*(1/clients+1/float64(c.events))) / squares
+	deviation.followed = math.Sqrt(followed)
+	deviation.received = math.Sqrt(received)
+	deviation.unwanted = math.Sqrt(unwanted)
+	deviation.deliveries = mean.deliveries * math.Sqrt(cubes*(1/(nodes*clients*c.wanting)+1/events)) / squares
+	return mean, deviation
 }
 
 // simulate runs managers with that many clients, whose links take everything at once, and an exchange between them.
@@ -173,17 +176,18 @@ func TestTheModelOfManyNodesAgreesWithASimulation(t *testing.T) {
 		{nodes: 4, clients: clients, projects: 1000, wanting: 0.1, events: events},
 		{nodes: 4, clients: clients / 10, projects: 1000, wanting: 1, events: events},
 	} {
-		want, got := c.predict(), c.simulate(t, rand.New(rand.NewPCG(*seed, 2)))
+		want, deviation := c.predict()
+		got := c.simulate(t, rand.New(rand.NewPCG(*seed, 2)))
 		t.Logf("| %d | %d | %d | %.0f %% | %d | %.0f / %.0f | %.0f / %.0f | %.0f / %.0f | %.0f / %.0f |", c.nodes, c.clients, c.projects, 100*c.wanting, c.events,
 			want.followed, got.followed, want.received, got.received, want.unwanted, got.unwanted, want.deliveries, got.deliveries)
-		for name, pair := range map[string][2]float64{
-			"followed":   {want.followed, got.followed},
-			"received":   {want.received, got.received},
-			"unwanted":   {want.unwanted, got.unwanted},
-			"deliveries": {want.deliveries, got.deliveries},
+		for name, n := range map[string][3]float64{
+			"followed":   {want.followed, got.followed, deviation.followed},
+			"received":   {want.received, got.received, deviation.received},
+			"unwanted":   {want.unwanted, got.unwanted, deviation.unwanted},
+			"deliveries": {want.deliveries, got.deliveries, deviation.deliveries},
 		} {
-			if diff := math.Abs(pair[0] - pair[1]); diff > 4*c.deviation()*pair[0] {
-				t.Errorf("%+v: %s: predicted %.0f, simulated %.0f", c, name, pair[0], pair[1])
+			if math.Abs(n[0]-n[1]) > 4*n[2] {
+				t.Errorf("%+v: %s: predicted %.0f with a deviation of %.0f, simulated %.0f", c, name, n[0], n[2], n[1])
 			}
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -122,35 +121,6 @@ func TestTheNumbersOfStatsAreShown(t *testing.T) {
 }
 
 // Each number is told apart from each other, so that none is shown under another's name.
-func TestEveryFieldOfStatsHasAMetric(t *testing.T) {
-	known := map[string]string{
-		"Clients": "clients", "Slow": "slow_clients", "Buffered": "buffered_messages", "BufferedBytes": "buffered_bytes",
-		"Broadcasts": "broadcasts_total", "Offered": "messages_offered_total", "Sent": "messages_sent_total",
-		"Dropped": "messages_dropped_total", "Abandoned": "messages_dropped_total", "Filtered": "messages_filtered_total", "Conflated": "messages_conflated_total",
-		"Connects": "connects_total", "Disconnects": "disconnects_total",
-		"FilterSets": "filter_changes_total", "HookPanics": "hook_panics_total", "Deliveries": "delivery_duration_seconds", "Drains": "drain_duration_seconds",
-		"RelayAway": "relay_away", "RelayProjects": "relay_projects", "RelayQueued": "relay_queued_messages",
-		"RelayPublished": "relay_messages_published_total", "RelayDropped": "relay_messages_dropped_total", "RelayReceived": "relay_messages_received_total",
-		"RelayUnwanted": "relay_messages_unwanted_total", "RelayRefused": "relay_messages_dropped_total", "RelayMissed": "relay_messages_dropped_total",
-	}
-	_, addr := startApp(t)
-	text := scrape(t, addr)
-	var walk func(reflect.Type)
-	walk = func(typ reflect.Type) {
-		for f := range typ.Fields() {
-			switch name := known[f.Name]; {
-			case f.Anonymous:
-				walk(f.Type)
-			case name == "":
-				t.Errorf("Stats.%s has no metric", f.Name)
-			case !strings.Contains(text, "# TYPE mesherstream_"+name+" "):
-				t.Errorf("Stats.%s: got no metric %s", f.Name, name)
-			}
-		}
-	}
-	walk(reflect.TypeFor[mesherstream.Stats]())
-}
-
 // away is a relay that is.
 type away struct{}
 

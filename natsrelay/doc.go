@@ -1,7 +1,7 @@
 // Package natsrelay carries the broadcasts of mesherstream between nodes, over NATS: what is published on one node
 // reaches the matching clients of all.
 //
-//	conn, err := nats.Connect("nats://nats:4222", nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true))
+//	conn, err := nats.Connect("nats://nats:4222", nats.NoEcho(), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true))
 //	if err != nil {
 //		log.Fatal(err)
 //	}
@@ -25,9 +25,9 @@
 // # The connection
 //
 // It stays the caller's, who sets how it reconnects and closes it after the manager's shutdown, and may share it with
-// other managers and other uses. It needs MaxReconnects(-1), or NATS is given up for ever after two minutes. The server
-// sends a node also what it has published itself, to projects that it follows, and the node discards that; NoEcho saves
-// it, but not where two managers share the connection, since these would not hear each other. NATS 2.2 or later.
+// other managers and other uses. It needs MaxReconnects(-1), or NATS is given up for ever after two minutes. Without
+// NoEcho the server sends a node also what it has published itself, to projects that it follows, and the node discards
+// that; two managers that share a connection need it that way, or they would not hear each other. NATS 2.2 or later.
 //
 // # When NATS is away
 //

@@ -18,7 +18,7 @@ func defaultConfig() config {
 }
 
 // WithPrefix sets what the subjects begin with, overriding the default "mesherstream". Nodes with different prefixes
-// don't hear each other. One or more tokens of letters, digits, - and _, with dots between them, at most 128 bytes.
+// don't hear each other, unless one prefix is another and ".project". One or more tokens of letters, digits, - and _, with dots between them, at most 128 bytes.
 func WithPrefix(prefix string) Option {
 	return func(c *config) { c.prefix = prefix }
 }

@@ -39,6 +39,9 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// dieWithTest makes a process end with that of the test, however it ends, where the system can do that.
+var dieWithTest = func(*exec.Cmd) {}
+
 var builtBinary string // empty until binary has made it
 
 func removeBinary() {
@@ -75,6 +78,7 @@ func (p *process) start() *process {
 		p.Fatal(err)
 	}
 	p.cmd = exec.Command(path, p.args...)
+	dieWithTest(p.cmd)
 	if err := p.cmd.Start(); err != nil {
 		p.Fatal(err)
 	}

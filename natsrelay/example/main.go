@@ -59,7 +59,7 @@ func run(ctx context.Context, ports []string, url string) error {
 	failed := make(chan error, len(ports))
 	for _, port := range ports {
 		// A connection for each, as if they were on different machines.
-		conn, err := nats.Connect(url, append(options, nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true))...)
+		conn, err := nats.Connect(url, append(options, nats.NoEcho(), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true))...)
 		if err != nil {
 			return err
 		}
