@@ -421,7 +421,8 @@ func TestAManagerThatOnlyPublishesIsStartedByItsFirstBroadcast(t *testing.T) {
 
 func TestABroadcastWithARelayAllocatesTwice(t *testing.T) {
 	x := newExchange()
-	x.publishing = func() error { return errors.New("nobody counts what the relay allocates") }
+	refused := errors.New("refused") // made once: what the relay allocates would count too
+	x.publishing = func() error { return refused }
 	m, err := NewManager(WithRelay(x), WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
