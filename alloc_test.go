@@ -14,8 +14,7 @@ func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
 			s := newTestShard(t, 100, l)
 			if strings.HasSuffix(name, "protocol") {
 				for _, c := range s.everyone() {
-					c.v1 = newV1(&config{})
-					c.backlog.gaps = &c.v1.gaps
+					c.agree(&config{})
 				}
 			}
 			publishTurn(t, s, m, 100) // buffers grow once

@@ -125,8 +125,7 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		sub:         sub,
 	}
 	if conn.Subprotocol() == Protocol {
-		c.v1 = newV1(&m.cfg)
-		c.backlog.gaps = &c.v1.gaps
+		c.agree(&m.cfg)
 	}
 	c.markSeen(c.connectedAt)
 	limitUnsent(rawConn(conn), m.cfg.unsentLimit)

@@ -105,8 +105,7 @@ func (p *player) connect(holds, agrees bool, project string, filter Filter) {
 		sub: Subscription{Project: project, Filter: filter},
 	}
 	if agrees {
-		c.v1 = newV1(&p.m.cfg)
-		c.backlog.gaps = &c.v1.gaps
+		c.agree(&p.m.cfg)
 	}
 	c.markSeen(now)
 	played := &playedClient{client: c}

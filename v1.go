@@ -23,8 +23,10 @@ type v1 struct {
 	gaps    gaps
 }
 
-func newV1(cfg *config) *v1 {
-	return &v1{stream: rand.Text()[:12], window: cfg.window}
+// agree makes c a client that has agreed on the protocol. It comes before the client is registered.
+func (c *client) agree(cfg *config) {
+	c.v1 = &v1{stream: rand.Text()[:12], window: cfg.window}
+	c.backlog.gaps = &c.v1.gaps
 }
 
 func (v *v1) name() string {
