@@ -48,7 +48,9 @@ func From(c *fiber.Ctx) *Manager {
 // broken percent-encoding, or if the handshake has a body or wants its connection closed; 426 if it asks for no upgrade,
 // 403 if its origin isn't allowed or its filter isn't granted, 503 or 429 if a cap is reached, 503 after Shutdown, and by
 // what the error of [WithAuthorize] says. The query's level and environment, each repeated or with commas, are the first
-// filter. Where the project would be, a GET for mesherstream.js gets the module for browsers. Everything else goes to the
+// filter. A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake would
+// be, the caps aside: so mesherstream.js learns why it was refused, which a WebSocket doesn't tell a page.
+// Where the project would be, a GET for mesherstream.js gets the module for browsers. Everything else goes to the
 // next handler, for which [From] returns m.
 func (m *Manager) Handler() fiber.Handler {
 	return func(c *fiber.Ctx) error {
@@ -59,6 +61,9 @@ func (m *Manager) Handler() fiber.Handler {
 		}
 		if project == browserClientName && !websocket.IsWebSocketUpgrade(c) {
 			return serveBrowserClient(c)
+		}
+		if asksForRefusal(c) {
+			return m.answerRefusal(c, project)
 		}
 		sub, grant, p, err := m.screen(c, project)
 		if err == nil {

@@ -155,7 +155,8 @@ func WithUnsentLimit(bytes int) Option {
 // neither the query nor a message over the wire ever widens it, both can only narrow it. It may set another project.
 // Strings that it takes from c are copied before it returns to Fiber. It must be safe for concurrent use, and may take
 // its time: nobody else waits for it. An error is handed to Fiber's error handler unchanged, and the client is not
-// upgraded. A panic, or a filter that is invalid (see [Filter]), is logged and answered by 500.
+// upgraded. A panic, or a filter that is invalid (see [Filter]), is logged and answered by 500. It is called once more
+// when mesherstream.js asks by a plain GET why its handshake was refused (see [Manager.Handler]).
 func WithAuthorize(fn func(c *fiber.Ctx, sub *Subscription) error) Option {
 	return func(c *config) { c.authorize, c.authorizeSet = fn, true }
 }
