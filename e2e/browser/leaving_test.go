@@ -157,3 +157,25 @@ func TestAPageOnAnOwnRouteGetsTheFiltersThatItAskedFor(t *testing.T) {
 		t.Errorf("got %s first, want message 4", got)
 	}
 }
+
+// No event tells a worker that its page is put away, so the page does.
+func TestTheWorkerOfAPageThatIsLeftIsNoClientAndComesBack(t *testing.T) {
+	s := newService(t)
+	tb := open(t, s.url())
+	tb.do(`
+		page.marker = "kept";
+		page.worker = new Worker("/worker.js", { type: "module" });
+		page.worker.onmessage = ({ data }) => page.seen.push(data);
+		for (const type of ["pagehide", "pageshow"]) addEventListener(type, () => page.worker.postMessage({ type }));
+	`)
+	s.client()
+	tb.run(chromedp.Navigate(s.url() + "other.html"))
+	s.until("the worker is no client", func() bool { return s.m.Stats().Clients == 0 })
+	tb.goBack()
+	if got := eval[string](tb, `page.marker ?? ""`); got != "kept" {
+		t.Fatal("the browser hasn't kept the page")
+	}
+	s.client()
+	s.broadcast("worker", 1, 1)
+	tb.do(`await page.until(() => page.seen.length === 1)`)
+}
