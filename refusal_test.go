@@ -142,6 +142,9 @@ func TestThePagesOfOtherOriginsThatMayFollowCanReadWhy(t *testing.T) {
 			t.Fatal(err)
 		}
 		allowed, credentials := resp.Header.Get("Access-Control-Allow-Origin"), resp.Header.Get("Access-Control-Allow-Credentials")
+		if !resp.Close { // or what a proxy takes for an upgrade would let the next request pass unseen
+			t.Errorf("%q: the connection is kept", tt.origin)
+		}
 		if resp.StatusCode != tt.want || allowed != tt.allowed || credentials != tt.credentials || resp.Header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%q: got %d and %v, want %d, origin %q, credentials %q", tt.origin, resp.StatusCode, resp.Header, tt.want, tt.allowed, tt.credentials)
 		}
