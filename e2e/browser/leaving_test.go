@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
@@ -178,4 +179,16 @@ func TestTheWorkerOfAPageThatIsLeftIsNoClientAndComesBack(t *testing.T) {
 	s.client()
 	s.broadcast("worker", 1, 1)
 	tb.do(`await page.until(() => page.seen.length === 1)`)
+}
+
+func TestAPageThatIsFrozenIsNoClientAndComesBack(t *testing.T) {
+	s := newService(t)
+	tb := open(t, s.url())
+	tb.follow(`{}`, 0)
+	call(tb, page.SetWebLifecycleState, page.SetWebLifecycleStateParams{State: page.SetWebLifecycleStateStateFrozen})
+	s.until("the page is no client", func() bool { return s.m.Stats().Clients == 0 })
+	call(tb, page.SetWebLifecycleState, page.SetWebLifecycleStateParams{State: page.SetWebLifecycleStateStateActive})
+	s.client()
+	s.broadcast("error", 1, 1)
+	tb.do(`await page.until(() => page.story.at(-1)?.n === 1)`)
 }
