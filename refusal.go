@@ -22,7 +22,7 @@ func asksForRefusal(c *fiber.Ctx) bool {
 // caps have no say.
 func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 	c.Set(fiber.HeaderCacheControl, "no-store")
-	c.Context().SetConnectionClose() // as behind every refusal: a proxy may take for an upgrade what we don't
+	c.Context().SetConnectionClose() // as after every refusal: a proxy may take for an upgrade what we don't
 	if !m.mayAskForRefusal(c) {
 		return fiber.NewError(fiber.StatusForbidden, "origin not allowed")
 	}

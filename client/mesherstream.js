@@ -19,7 +19,7 @@ const STABLE = 10_000;
 // A proxy may take a connection and never answer. This is longer than a TLS handshake takes on a bad mobile network.
 const HELLO_TIMEOUT = 20_000;
 
-// An answer that isn't there by then is not worth waiting for: the next attempt may do without.
+// A server that doesn't answer for so long won't say why a handshake failed: the next attempt doesn't wait for it.
 const ASK_TIMEOUT = 5_000;
 
 // The middleware answers a request that accepts this, and asks for no upgrade, as it would answer the handshake.
@@ -188,7 +188,7 @@ export function connect(url, options = {}) {
     });
     dialed.onmessage = current(receive);
     dialed.onclose = current(({ code, reason }) => (opened || code !== 1006 ? lost(code, reason) : failed(target)));
-    // No close follows a handshake that failed in Node 22. Behind one that succeeded it does, and knows the code.
+    // In Node 22, no close follows a handshake that failed. After one that succeeded it does, and has the code.
     dialed.onerror = current(({ message }) => {
       if (!opened) return failed(target, message);
       clearTimeout(timer);
@@ -221,9 +221,9 @@ export function connect(url, options = {}) {
     lost(1006, reason);
   }
 
-  // failed ends an attempt whose handshake failed. The WebSocket of a page doesn't tell why, and a fetch may. It must not
-  // guess: the answer ends the stream. So it is not asked for without the token that a subprotocol may be, nor where the
-  // WebSocket is the caller's own, which may send other headers, and has told more (Node's ws names the status).
+  // failed ends an attempt whose handshake failed. The WebSocket of a page doesn't tell why, so fetch asks. The answer may
+  // end the stream, so it must be about the same request: nothing is asked if a subprotocol may be a token, which fetch
+  // can't send, nor if the caller's own WebSocket, which may send other headers, has told why (Node's ws has the status).
   async function failed(target, message = "") {
     leave();
     let status = Number(/server response: (\d{3})/.exec(message)?.[1] ?? 0);
@@ -253,7 +253,7 @@ export function connect(url, options = {}) {
   function lost(code, reason, status) {
     const known = status && { status };
     const refused = status >= 400 && status < 500 && !PASSING.includes(status);
-    // A proxy says 404 for a while when what is behind it restarts: so not where a stream has been.
+    // Some proxies say 404 while the server behind them restarts: that is not final if the stream has been open.
     if (FINAL.test(code) || (refused && !(status === 404 && wasOpen))) return end(code, reason, known);
     leave();
 
