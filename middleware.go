@@ -223,8 +223,8 @@ func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant 
 	if !staysOpen(c) {
 		return sub, grant, nil, fiber.NewError(fiber.StatusBadRequest, "a handshake is HTTP/1.1, keeps its connection, and has no body")
 	}
-	if !m.originAllowed(c) {
-		return sub, grant, nil, fiber.NewError(fiber.StatusForbidden, "origin not allowed")
+	if err = m.checkOrigin(c); err != nil {
+		return sub, grant, nil, err
 	}
 	asked, err := queryFilter(c)
 	if err != nil {
