@@ -88,7 +88,7 @@ func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 		return err
 	}
 	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter}
-	p, err := m.reserve(strings.Clone(conn.IP()))
+	p, err := m.reserve(m.addressOfConn(conn))
 	if err != nil {
 		return tellRefusal(conn, err)
 	}
@@ -230,7 +230,7 @@ func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant 
 	if err != nil {
 		return sub, grant, nil, fiber.NewError(fiber.StatusBadRequest, err.Error())
 	}
-	if p, err = m.reserve(strings.Clone(c.IP())); err != nil {
+	if p, err = m.reserve(addressOf(c)); err != nil {
 		return sub, grant, nil, admissionError(err)
 	}
 	if sub, grant, err = m.grant(c, sub, asked); err != nil {

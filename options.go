@@ -182,8 +182,11 @@ func WithMaxClients(n int) Option {
 }
 
 // WithMaxClientsPerIP sets how many clients of one address may be connected at a time, overriding the default of 0,
-// which is no cap. The address is that of Fiber's c.IP(), which knows ProxyHeader and trusted proxies; an IPv6 network of
-// 64 bits counts as one address. Over it, a request is answered by 429. Not negative.
+// which is no cap. An IPv6 network of 64 bits counts as one address. Over it, a request is answered by 429. Not negative.
+//
+// The address is that of the connection, or the one in Fiber's ProxyHeader if Fiber trusts whoever sent it; ports, brackets
+// and quotes don't count. In a list, it is the last address that isn't one of Fiber's TrustedProxies, and without
+// EnableTrustedProxyCheck the first. If no address is there, it is the connection's.
 func WithMaxClientsPerIP(n int) Option {
 	return func(c *config) { c.maxClientsPerIP = n }
 }
