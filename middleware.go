@@ -356,6 +356,9 @@ func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 
 // queryFilter reads ?level= and ?environment=, each repeated or with commas.
 func queryFilter(c *fiber.Ctx) (Filter, error) {
+	if err := checkQuery(c); err != nil {
+		return Filter{}, err
+	}
 	values := func(key string) (list []string) {
 		for _, v := range c.Context().QueryArgs().PeekMulti(key) {
 			list = append(list, strings.Split(string(v), ",")...)
