@@ -31,6 +31,9 @@ type run struct {
 // call it before the manager has started, more than once, and at the same time: all calls wait for the same end. A hook
 // must not call it.
 func (m *Manager) Shutdown(ctx context.Context) error {
+	if !m.isMade() {
+		return ErrNotMounted
+	}
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, m.cfg.shutdownTimeout)
@@ -136,6 +139,7 @@ func closedAfter(wg *sync.WaitGroup) <-chan struct{} {
 // one from inside of a request would block for ever.
 func (m *Manager) attach(app *fiber.App) {
 	app.Hooks().OnListen(func(fiber.ListenData) error {
+		m.listened.Store(true)
 		m.start(true)
 		return nil
 	})
@@ -143,6 +147,7 @@ func (m *Manager) attach(app *fiber.App) {
 		return m.Shutdown(context.Background())
 	})
 	m.warnOfPrefork(app)
+	m.watchMount(app)
 }
 
 func (m *Manager) warnOfPrefork(app *fiber.App) {

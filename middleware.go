@@ -20,9 +20,6 @@ const maxProjectBytes = 128
 // upgradeGrace is how long a place is kept for a client between its handshake and its first turn.
 const upgradeGrace = 10 * time.Second
 
-// managerKey is the key of the manager among a request's locals.
-type managerKey struct{}
-
 // New returns the middleware, ready for app.Use: it is [NewManager] and [Manager.Handler] in one. It panics at set-up if
 // an option is invalid, with the error that NewManager returns.
 func New(opts ...Option) fiber.Handler {
@@ -33,10 +30,13 @@ func New(opts ...Option) fiber.Handler {
 	return m.Handler()
 }
 
-// From returns the manager whose middleware c has passed, and nil where it has passed none.
+// From returns the manager whose middleware c has passed: the last one, but of several on one path the first, which is the
+// one that serves there. It returns nil if c has passed none; all methods of that return [ErrNotMounted].
 func From(c *fiber.Ctx) *Manager {
-	m, _ := c.Locals(managerKey{}).(*Manager)
-	return m
+	if p, ok := c.Locals(managerKey{}).(*passage); ok {
+		return p.m
+	}
+	return nil
 }
 
 // Handler returns the handler that upgrades the clients. Mount it with app.Use, with or without a prefix, in a group, or
@@ -48,17 +48,27 @@ func From(c *fiber.Ctx) *Manager {
 // broken percent-encoding, or if the handshake has a body or wants its connection closed; 426 if it asks for no upgrade,
 // 403 if its origin isn't allowed or its filter isn't granted, 503 or 429 if a cap is reached, 503 after Shutdown, and by
 // what the error of [WithAuthorize] says. The query's level and environment, each repeated or with commas, are the first
-// filter. A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake would
-// be, the caps aside: so mesherstream.js learns why it was refused, which a WebSocket doesn't tell a page.
-// Where the project would be, a GET for mesherstream.js gets the module for browsers. Everything else goes to the
-// next handler, for which [From] returns m.
+// filter; a near miss of these names, such as levels, is a 400. A GET that asks for no upgrade, and accepts
+// application/vnd.mesherstream.v1, is answered as the handshake would be, the caps aside: so mesherstream.js learns why it
+// was refused, which a WebSocket doesn't tell a page. Where the project would be, a GET for mesherstream.js gets the module
+// for browsers. Everything else goes to the next handler, for which [From] returns m.
+//
+// The handler of a nil manager returns [ErrNotMounted].
 func (m *Manager) Handler() fiber.Handler {
+	if !m.isMade() {
+		return func(*fiber.Ctx) error { return ErrNotMounted }
+	}
 	return func(c *fiber.Ctx) error {
-		c.Locals(managerKey{}, m)
-		project, ours := m.projectOf(c)
+		mount, rest := splitMount(c)
+		m.pass(c, mount)
+		project, ours := m.projectOf(c, rest)
 		if !ours || c.Method() != fiber.MethodGet {
+			if !ours {
+				m.checkRoute(c)
+			}
 			return c.Next()
 		}
+		m.checkApp(c.App())
 		if project == browserClientName && !websocket.IsWebSocketUpgrade(c) {
 			return serveBrowserClient(c)
 		}
@@ -85,15 +95,22 @@ func (m *Manager) Handler() fiber.Handler {
 //
 // sub is what the client is granted; over the wire it can narrow its filter within it. Origin and authorization are the
 // caller's. The error is [ErrInvalidFilter], [ErrClosed] or [ErrTooManyClients], which the client has been told with code
-// 1011, 1001 or 1013, and had two seconds to answer; a client that leaves is no error.
+// 1011, 1001 or 1013, and had two seconds to answer, or [ErrNotMounted], with 1011; a client that leaves is no error.
+//
+// The client's address is told by Fiber's ProxyHeader, if there is one. Which proxies are trusted, Serve knows from the app
+// of [WithApp]; without it, all are.
 func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
+	if !m.isMade() {
+		refuse(conn, codeInternalError, "")
+		return ErrNotMounted
+	}
 	filter, err := sub.normalize()
 	if err != nil {
 		refuse(conn, codeInternalError, "")
 		return err
 	}
 	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter}
-	p, err := m.reserve(strings.Clone(conn.IP()))
+	p, err := m.reserve(m.addressOfConn(conn))
 	if err != nil {
 		return tellRefusal(conn, err)
 	}
@@ -172,18 +189,12 @@ func refuse(conn *websocket.Conn, code int, reason string) {
 	}
 }
 
-// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's.
-func (m *Manager) projectOf(c *fiber.Ctx) (segment string, ours bool) {
-	route := c.Route()
-	mount, _, _ := strings.Cut(route.Path, "*")
-	rest := c.Path()
-	// A mount with parameters is as many segments long as its pattern.
-	for range strings.FieldsFuncSeq(mount, func(r rune) bool { return r == '/' }) {
-		rest = belowFirst(rest)
-	}
+// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's. rest is
+// the path below the mount.
+func (m *Manager) projectOf(c *fiber.Ctx, rest string) (segment string, ours bool) {
 	if rest == "" || rest == "/" {
-		for _, param := range route.Params {
-			if param == "project_id" {
+		for _, param := range c.Route().Params {
+			if param == projectParam {
 				return c.Params(param), true
 			}
 		}
@@ -200,15 +211,6 @@ func (m *Manager) projectOf(c *fiber.Ctx) (segment string, ours bool) {
 		return "", false
 	}
 	return rest[1:], true
-}
-
-// belowFirst returns path without its first segment.
-func belowFirst(path string) string {
-	path = strings.TrimPrefix(path, "/")
-	if i := strings.IndexByte(path, '/'); i >= 0 {
-		return path[i:]
-	}
-	return ""
 }
 
 // samePath compares as the app's router does.
@@ -228,14 +230,14 @@ func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant 
 	if !staysOpen(c) {
 		return sub, grant, nil, fiber.NewError(fiber.StatusBadRequest, "a handshake is HTTP/1.1, keeps its connection, and has no body")
 	}
-	if !m.originAllowed(c) {
-		return sub, grant, nil, fiber.NewError(fiber.StatusForbidden, "origin not allowed")
+	if err = m.checkOrigin(c); err != nil {
+		return sub, grant, nil, err
 	}
 	asked, err := queryFilter(c)
 	if err != nil {
 		return sub, grant, nil, fiber.NewError(fiber.StatusBadRequest, err.Error())
 	}
-	if p, err = m.reserve(strings.Clone(c.IP())); err != nil {
+	if p, err = m.reserve(addressOf(c)); err != nil {
 		return sub, grant, nil, admissionError(err)
 	}
 	if sub, grant, err = m.grant(c, sub, asked); err != nil {
@@ -361,6 +363,9 @@ func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 
 // queryFilter reads ?level= and ?environment=, each repeated or with commas.
 func queryFilter(c *fiber.Ctx) (Filter, error) {
+	if err := checkQuery(c); err != nil {
+		return Filter{}, err
+	}
 	values := func(key string) (list []string) {
 		for _, v := range c.Context().QueryArgs().PeekMulti(key) {
 			list = append(list, strings.Split(string(v), ",")...)

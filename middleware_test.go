@@ -31,6 +31,9 @@ func ask(t *testing.T, app *fiber.App, method, target string, header ...string) 
 	}
 	raw := method + " " + target + " HTTP/1.1\r\n" + strings.Join(header, "\r\n") + "\r\n\r\n"
 	var req fasthttp.Request
+	if app.Config().DisableHeaderNormalizing { // as the app's server does
+		req.Header.DisableNormalizing()
+	}
 	if err := req.Read(bufio.NewReader(strings.NewReader(raw))); err != nil {
 		t.Fatalf("parse %q: %v", raw, err)
 	}

@@ -23,8 +23,8 @@ func asksForRefusal(c *fiber.Ctx) bool {
 func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 	c.Set(fiber.HeaderCacheControl, "no-store")
 	c.Context().SetConnectionClose() // as after every refusal: a proxy may take for an upgrade what we don't
-	if !m.mayAskForRefusal(c) {
-		return fiber.NewError(fiber.StatusForbidden, "origin not allowed")
+	if err := m.checkAskingOrigin(c); err != nil {
+		return err
 	}
 	if origin := c.Get(fiber.HeaderOrigin); origin != "" {
 		// It may follow the stream, so it may know why not.
@@ -46,23 +46,23 @@ func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 	return upgradeRequired(c)
 }
 
-// mayAskForRefusal is originAllowed for a request that need not have an Origin: browsers tell it with every handshake,
+// checkAskingOrigin is checkOrigin for a request that need not have an Origin: browsers tell it with every handshake,
 // but not with a GET of the same origin, and not with one that can't read the answer. The module sends a Referer then.
-func (m *Manager) mayAskForRefusal(c *fiber.Ctx) bool {
-	if c.Get(fiber.HeaderOrigin) != "" {
-		return m.originAllowed(c)
+func (m *Manager) checkAskingOrigin(c *fiber.Ctx) error {
+	if fieldText(c, fiber.HeaderOrigin) != "" {
+		return m.checkOrigin(c)
 	}
 	switch site := c.Get("Sec-Fetch-Site"); site {
 	case "", "none", "same-origin":
 	default:
-		return false
+		return fiber.NewError(fiber.StatusForbidden, "origin not allowed: the request is "+harmless(site))
 	}
 	page, err := url.Parse(c.Get(fiber.HeaderReferer))
 	if err != nil || page.Host == "" {
-		return true
+		return nil
 	}
 	header := &c.Request().Header
 	header.Set(fiber.HeaderOrigin, page.Scheme+"://"+page.Host)
 	defer header.Del(fiber.HeaderOrigin)
-	return m.originAllowed(c)
+	return m.checkOrigin(c)
 }
