@@ -40,10 +40,10 @@ func readOpening(h *fasthttp.RequestHeader) (o opening) {
 				o.v1 = o.v1 || string(bytes.Trim(element, " \t")) == Protocol // whose case counts
 			}
 		case sameASCII(name, fiber.HeaderSecWebSocketKey):
-			o.key = value
+			o.key = bytes.Trim(value, " \t") // fasthttp 1.52 trims spaces only
 			o.keys++
 		case sameASCII(name, fiber.HeaderOrigin):
-			o.origin = value
+			o.origin = bytes.Trim(value, " \t")
 			o.origins++
 		}
 	})

@@ -450,8 +450,10 @@ func TestKnockersKeepNobodyOut(t *testing.T) {
 		"by a panic":        {refuse: func(*Subscription) error { panic("no") }, want: 500},
 		"by what is broken": {refuse: func(sub *Subscription) error { sub.Levels = slices.Repeat([]string{"x"}, 17); return nil }, want: 500},
 		"by a grant of nothing that was asked for": {refuse: func(sub *Subscription) error { sub.Levels = []string{"none"}; return nil }, want: 403},
-		"of many addresses": {refuse: func(*Subscription) error { return fiber.ErrUnauthorized }, want: 401, opts: []Option{WithMaxClientsPerIP(2)},
-			from: func(i int) string { return fmt.Sprintf("2001:db8:%x::1", i) }},
+		"of many addresses": {
+			refuse: func(*Subscription) error { return fiber.ErrUnauthorized }, want: 401, opts: []Option{WithMaxClientsPerIP(2)},
+			from: func(i int) string { return fmt.Sprintf("2001:db8:%x::1", i) },
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			const places, knockers = 10, 30
