@@ -63,7 +63,7 @@ type requestConn struct {
 func (c *requestConn) Read(p []byte) (int, error)  { return c.Reader.Read(p) }
 func (c *requestConn) Write(p []byte) (int, error) { return len(p), nil }
 func (c *requestConn) Close() error                { return nil }
-func (c *requestConn) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 80} }
+func (c *requestConn) LocalAddr() net.Addr         { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 80} }
 
 func (c *requestConn) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1} }
 func (c *requestConn) SetDeadline(time.Time) error      { return nil }

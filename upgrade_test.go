@@ -459,6 +459,8 @@ func TestKnockersKeepNobodyOut(t *testing.T) {
 			const places, knockers = 10, 30
 			var under atomic.Int64
 			release := make(chan struct{})
+			let := sync.OnceFunc(func() { close(release) })
+			defer let()
 			app := quietApp(fiber.Config{ProxyHeader: "X-Real-Ip"})
 			m := newTestManager(t, append(tt.opts, WithApp(app), WithMaxClients(places), WithAuthorize(func(c *fiber.Ctx, sub *Subscription) error {
 				if c.Get("X-User") == "ann" {
@@ -489,7 +491,7 @@ func TestKnockersKeepNobodyOut(t *testing.T) {
 			if _, resp, _ := s.dial("/stream/projects/shop", "X-User: ann", "X-Real-Ip: 198.51.100.99"); resp == nil || resp.StatusCode != 503 {
 				t.Errorf("one more than there are places: got %v, want 503", resp)
 			}
-			close(release)
+			let()
 			all.Wait()
 			s.eventually("nothing is asked", func() bool {
 				m.mu.Lock()
@@ -506,6 +508,8 @@ func TestAnAddressHasABoundedNumberOfQuestionsUnderWay(t *testing.T) {
 	const most = 3
 	var under atomic.Int64
 	release := make(chan struct{})
+	let := sync.OnceFunc(func() { close(release) })
+	defer let()
 	app := quietApp(fiber.Config{ProxyHeader: "X-Real-Ip"})
 	m := newTestManager(t, WithApp(app), WithMaxClientsPerIP(most), WithAuthorize(func(c *fiber.Ctx, _ *Subscription) error {
 		if c.Get("X-User") == "ann" {
@@ -527,7 +531,7 @@ func TestAnAddressHasABoundedNumberOfQuestionsUnderWay(t *testing.T) {
 		t.Errorf("one question more of the network: got %v, want 429", resp)
 	}
 	s.connect("/stream/projects/shop", "X-User: ann", "X-Real-Ip: 2001:db8:0:1::1")
-	close(release)
+	let()
 	all.Wait()
 	s.connect("/stream/projects/shop", "X-User: ann", "X-Real-Ip: 2001:db8::bbbb")
 }
