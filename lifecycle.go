@@ -209,7 +209,7 @@ type capError struct{ perIP bool }
 func (e capError) Error() string { return ErrTooManyClients.Error() }
 func (e capError) Unwrap() error { return ErrTooManyClients }
 
-// A place is what the caps count: a client's, from before its upgrade until nothing is left of it.
+// A place is what the caps count: a client's, from its 101 until nothing is left of it.
 type place struct {
 	m       *Manager
 	ip      string
@@ -239,19 +239,27 @@ func (m *Manager) reserve(ip string) (*place, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch {
-	case m.closed:
-		return nil, ErrClosed
-	case m.cfg.maxClients > 0 && m.clients >= m.cfg.maxClients:
-		return nil, capError{}
-	case m.cfg.maxClientsPerIP > 0 && m.perIP[network] >= m.cfg.maxClientsPerIP:
-		return nil, capError{perIP: true}
+	if err := m.roomLocked(network); err != nil {
+		return nil, err
 	}
 	m.clients++
 	if m.cfg.maxClientsPerIP > 0 {
 		m.perIP[network]++
 	}
 	return &place{m: m, ip: ip, network: network}, nil
+}
+
+// roomLocked says whether there is a place for a client of that network.
+func (m *Manager) roomLocked(network string) error {
+	switch {
+	case m.closed:
+		return ErrClosed
+	case m.cfg.maxClients > 0 && m.clients >= m.cfg.maxClients:
+		return capError{}
+	case m.cfg.maxClientsPerIP > 0 && m.perIP[network] >= m.cfg.maxClientsPerIP:
+		return capError{perIP: true}
+	}
+	return nil
 }
 
 // release gives the place back. Further calls do nothing.

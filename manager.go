@@ -39,6 +39,7 @@ type Manager struct {
 	// Atomic.
 	lastID     atomic.Uint64
 	prefork    atomic.Bool // has been asked about
+	netHTTP    atomic.Bool // has been complained of
 	broadcasts atomic.Uint64
 	hookPanics atomic.Uint64
 	shadowed   atomic.Bool // the log has been told that another manager serves on the path
@@ -53,6 +54,7 @@ type Manager struct {
 	closed  bool           // Shutdown has been called, and no listen since
 	clients int            // places that are taken
 	perIP   map[string]int // by networkOf
+	asking  map[string]int // calls of WithAuthorize under way, by networkOf, where WithMaxClientsPerIP is set
 }
 
 // NewManager returns a manager for those who publish from outside of handlers; mount its [Manager.Handler]. Its error
@@ -65,7 +67,7 @@ func NewManager(opts ...Option) (*Manager, error) {
 	}
 	cfg.shards = runtime.GOMAXPROCS(0)
 	cfg.logger = slog.New(survivor{cfg.logger.Handler()})
-	m := &Manager{cfg: cfg, perIP: make(map[string]int)}
+	m := &Manager{cfg: cfg, perIP: make(map[string]int), asking: make(map[string]int)}
 	for range cfg.shards {
 		m.shards = append(m.shards, newShard(&m.cfg))
 	}

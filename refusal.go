@@ -4,7 +4,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
 )
 
@@ -12,14 +11,13 @@ import (
 // of our own would cost a page of another origin a preflight.
 const refusalType = "application/vnd.mesherstream.v1"
 
-// asksForRefusal says whether c is that question. Other requests without an upgrade, of health checks, crawlers and image
+// asksForRefusal says whether a request without an upgrade is that question. Others, of health checks, crawlers and image
 // tags, aren't worth asking WithAuthorize.
 func asksForRefusal(c *fiber.Ctx) bool {
-	return strings.Contains(c.Get(fiber.HeaderAccept), refusalType) && !websocket.IsWebSocketUpgrade(c)
+	return strings.Contains(fieldText(c, fiber.HeaderAccept), refusalType)
 }
 
-// answerRefusal answers as the handshake would be answered, and with 426 if that would be let in. It takes no place, so the
-// caps have no say.
+// answerRefusal answers as the handshake would be answered, and with 426 if that would be let in. It takes no place.
 func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 	c.Set(fiber.HeaderCacheControl, "no-store")
 	c.Context().SetConnectionClose() // as after every refusal: a proxy may take for an upgrade what we don't
@@ -40,7 +38,7 @@ func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 	if err != nil {
 		return fiber.NewError(fiber.StatusBadRequest, err.Error())
 	}
-	if _, _, err = m.grant(c, Subscription{Project: project}, asked); err != nil {
+	if err := m.admit(c, &admission{sub: Subscription{Project: project}, ip: addressOf(c)}, asked); err != nil {
 		return err
 	}
 	return upgradeRequired(c)

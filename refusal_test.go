@@ -81,8 +81,8 @@ func TestAPlainGETThatDoesNotAskWhyIsNotAuthorized(t *testing.T) {
 			t.Errorf("%q: got %d, want 426", accept, status)
 		}
 	}
-	if status, _ := ask(t, app, "HEAD", "/stream/projects/shop", asks); status != 404 {
-		t.Errorf("HEAD: got %d, want 404, as the next handler says", status)
+	if status, _ := ask(t, app, "HEAD", "/stream/projects/shop", asks); status != 426 {
+		t.Errorf("HEAD: got %d, want 426", status)
 	}
 }
 
@@ -162,7 +162,7 @@ func TestAskingWhyTakesNoPlace(t *testing.T) {
 		}
 	}
 	s.connect("/stream/projects/shop")
-	if status, _ := ask(t, app, "GET", "/stream/projects/shop", asks); status != 426 {
-		t.Errorf("with all places taken: got %d, want 426", status)
+	if status, _ := ask(t, app, "GET", "/stream/projects/shop", asks); status != 503 {
+		t.Errorf("with all places taken: got %d, want 503, as the handshake would be answered", status)
 	}
 }
