@@ -5,14 +5,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 )
 
-// Bounds of a filter, which may come from anybody.
-const (
-	maxFilterValues     = 16
-	maxFilterValueBytes = 64
-)
+// maxFilterValues bounds a list of a filter, which may come from anybody.
+const maxFilterValues = 16
 
 // Filter narrows what a client gets to some levels and some environments. A list that is empty, or holds only "",
 // accepts all, and a [Message] whose field is empty passes every list. Values are compared byte by byte. A list has at
@@ -23,7 +19,7 @@ type Filter struct {
 }
 
 // Subscription is what one client gets: the messages of one project that pass the filter. The project of a message must
-// be the same, or empty; an empty Project gets only the messages that have none.
+// be the same, or empty; an empty Project gets only the messages that have none. It is UTF-8 of at most 128 bytes.
 type Subscription struct {
 	Project string `json:"project"`
 	Filter
@@ -57,12 +53,10 @@ func normalizeValues(field string, values []string) ([]string, error) {
 	}
 	var own []string
 	for _, v := range values {
-		switch {
-		case len(v) > maxFilterValueBytes:
-			return nil, fmt.Errorf("%w: a value of %s has more than %d bytes", ErrInvalidFilter, field, maxFilterValueBytes)
-		case !utf8.ValidString(v):
-			return nil, fmt.Errorf("%w: a value of %s is not valid UTF-8", ErrInvalidFilter, field)
-		case v != "":
+		if err := checkField("a value of "+field, v, maxFilterValueBytes); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrInvalidFilter, err)
+		}
+		if v != "" {
 			own = append(own, strings.Clone(v))
 		}
 	}

@@ -14,9 +14,6 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// maxProjectBytes bounds a project's name in the path.
-const maxProjectBytes = 128
-
 // upgradeGrace is how long a place is kept for a client between its handshake and its first turn.
 const upgradeGrace = 10 * time.Second
 
@@ -79,8 +76,8 @@ func (m *Manager) Handler() fiber.Handler {
 // compressed, and a client that sends a compressed frame is closed with code 1002, its frame unopened.
 //
 // sub is what the client is granted; over the wire it can narrow its filter within it. Origin and authorization are the
-// caller's. The error is [ErrInvalidFilter], [ErrClosed] or [ErrTooManyClients], which the client has been told with code
-// 1011, 1001 or 1013, and had two seconds to answer; a client that leaves is no error.
+// caller's. The error is [ErrInvalidFilter] (of the filter or the project), [ErrClosed] or [ErrTooManyClients], which the
+// client has been told with code 1011, 1001 or 1013, and had two seconds to answer; a client that leaves is no error.
 func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 	filter, err := sub.normalize()
 	if err != nil {
@@ -256,7 +253,7 @@ func (m *Manager) grant(c *fiber.Ctx, sub Subscription, asked Filter) (_ Subscri
 	}
 	sub.Project = strings.Clone(sub.Project)
 	if grant, err = sub.normalize(); err != nil {
-		m.cfg.logger.Error("mesherstream: WithAuthorize left an invalid filter", "error", err)
+		m.cfg.logger.Error("mesherstream: WithAuthorize left an invalid subscription", "error", err)
 		return sub, grant, fiber.ErrInternalServerError
 	}
 	if sub.Filter, err = asked.within(grant); err != nil {

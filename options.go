@@ -83,8 +83,8 @@ func WithMaxBuffer(n int) Option {
 }
 
 // WithMaxBufferBytes sets how many bytes wait for one slow client at most, overriding the default of 1 MiB; whichever
-// of this bound and [WithMaxBuffer] is reached first drops the oldest. A message with more data than that is refused
-// with [ErrTooLarge]. From 1 byte to 1 GiB.
+// of this bound and [WithMaxBuffer] is reached first drops the oldest. A message counts with its data, its frame's header
+// and its fields. One with more data than the bound is refused with [ErrTooLarge]. From 1 byte to 1 GiB.
 func WithMaxBufferBytes(n int) Option {
 	return func(c *config) { c.maxBufferBytes = n }
 }
@@ -119,7 +119,8 @@ func WithOverflow(o Overflow) Option {
 
 // WithKeepLevels sets the levels whose messages are dropped last: while any other message waits, the oldest of those
 // leaves first, and a message of another level never makes one of these leave. By default no level is kept. At most 16
-// levels, none of them empty, and not together with [Disconnect], which drops nothing.
+// levels, none of them empty, and not together with [Disconnect], which drops nothing. A level is UTF-8 of at most 64
+// bytes.
 func WithKeepLevels(levels ...string) Option {
 	return func(c *config) { c.keepLevels = slices.Clone(levels) }
 }
@@ -301,8 +302,9 @@ func (c *config) validate() error {
 		invalid("WithOverflow", c.overflow, "DropOldest, DropNewest or Disconnect")
 	}
 	switch {
-	case len(c.keepLevels) > maxFilterValues || slices.Contains(c.keepLevels, ""):
-		invalid("WithKeepLevels", fmt.Sprintf("%q", c.keepLevels), fmt.Sprintf("at most %d levels, none of them empty", maxFilterValues))
+	case len(c.keepLevels) > maxFilterValues || slices.ContainsFunc(c.keepLevels, isNoLevel):
+		invalid("WithKeepLevels", fmt.Sprintf("%q", c.keepLevels),
+			fmt.Sprintf("at most %d levels, none of them empty, each UTF-8 of at most %d bytes", maxFilterValues, maxFilterValueBytes))
 	case len(c.keepLevels) > 0 && c.overflow == Disconnect:
 		invalid("WithKeepLevels", fmt.Sprintf("%q", c.keepLevels), "without WithOverflow(Disconnect)")
 	}
