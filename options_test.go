@@ -70,8 +70,8 @@ var optionRows = []optionRow{
 	{
 		name: "WithKeepLevels", typ: "...string", def: "none", doc: []string{"By default no level is kept", "At most 16 levels, none of them empty, and not together with [Disconnect]", "UTF-8 of at most 64 bytes"},
 		is: []string(nil), get: func(c *config) any { return c.keepLevels },
-		good: []Option{WithKeepLevels(), WithKeepLevels("fatal", "error"), WithKeepLevels(strings.Split("abcdefghijklmnop", "")...)},
-		bad: []Option{WithKeepLevels(""), WithKeepLevels(strings.Split("abcdefghijklmnopq", "")...), WithKeepLevels(strings.Repeat("x", 65)), WithKeepLevels("\xFF")},
+		good:   []Option{WithKeepLevels(), WithKeepLevels("fatal", "error"), WithKeepLevels(strings.Split("abcdefghijklmnop", "")...)},
+		bad:    []Option{WithKeepLevels(""), WithKeepLevels(strings.Split("abcdefghijklmnopq", "")...), WithKeepLevels(strings.Repeat("x", 65)), WithKeepLevels("\xFF")},
 		values: []string{`[""]`, `["a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q"]`, `["` + strings.Repeat("x", 65) + `"]`, `["\xff"]`}, bounds: "at most 16 levels, none of them empty, each UTF-8 of at most 64 bytes",
 	},
 	{
