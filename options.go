@@ -188,7 +188,8 @@ func WithReadLimit(bytes int) Option {
 	return func(c *config) { c.readLimit = bytes }
 }
 
-// WithPingInterval sets how often each client is pinged, overriding the default of 25 s; the clients take turns. 0 turns
+// WithPingInterval sets how often each client is pinged, overriding the default of 25 s; the clients take turns, and the
+// first ping of each comes within the interval too, after at least three quarters of it. 0 turns
 // pings off, and then a browser gives no sign of life by itself: turn the idle timeout off too, or have pages send
 // something. Otherwise from 10 ms to 24 h.
 func WithPingInterval(d time.Duration) Option {

@@ -130,7 +130,7 @@ func (p *player) connect(holds, agrees bool, project string, filter Filter) {
 		go stay()
 	}
 	played.twin = &modelClient{
-		s: p.model, holds: holds, project: project, filter: filter, member: true, seen: now, askedAt: now, pingAt: now.Add(p.model.ping),
+		s: p.model, holds: holds, project: project, filter: filter, member: true, seen: now, askedAt: now, pingBy: now.Add(p.model.ping), credit: time.Second, creditAt: now,
 		stream: c.v1.name(),
 	}
 	if agrees {

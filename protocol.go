@@ -29,9 +29,6 @@ const (
 	errorInvalidAck    = "invalid_ack"
 )
 
-// maxRequestsPerSecond bounds what one client may ask of its shard. Over it, the client is closed with code 1008.
-const maxRequestsPerSecond = 20
-
 type errorAnswer struct {
 	Type    string `json:"type"`
 	Stream  string `json:"stream,omitempty"`

@@ -44,4 +44,4 @@ func BenchmarkSubscribe(b *testing.B) {
 }
 
 // atPace lets the client ask again at once.
-func atPace(c *client) { c.requests = 0 }
+func atPace(c *client) { c.paid = 0 }
