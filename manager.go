@@ -40,6 +40,7 @@ type Manager struct {
 	// Atomic.
 	lastID     atomic.Uint64
 	prefork    atomic.Bool // has been asked about
+	wrapped    atomic.Bool // that connections hide their sockets has been told
 	broadcasts atomic.Uint64
 	hookPanics atomic.Uint64
 

@@ -125,7 +125,9 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		c.agree(&m.cfg)
 	}
 	c.markSeen(c.connectedAt)
-	limitUnsent(rawConn(conn), m.cfg.unsentLimit)
+	if raw := rawConn(conn); !limitUnsent(raw, m.cfg.unsentLimit) {
+		m.tellOfWrapper(raw)
+	}
 	stay := c.connect(conn)
 	err = c.shard.register(c)
 	registered()

@@ -145,6 +145,11 @@ func WithDrainInterval(d time.Duration) Option {
 // of 64 KiB. A lower limit shows earlier that a client is slow, and makes what it gets then fresher. It is the socket
 // option TCP_NOTSENT_LOWAT, set on Linux, behind TLS too; elsewhere it has no effect. 0 leaves it to the kernel;
 // otherwise from 1 KiB to 1 GiB.
+//
+// A listener may wrap its connections, as one for the PROXY protocol does. The option reaches through every wrapper that
+// offers the connection below, by NetConn, Raw or SyscallConn; if one doesn't, a line in the log says so once. A client
+// behind any wrapper has a goroutine of its own, since no wrapper is known to pass bytes on unchanged, to hold none back,
+// and to count nothing.
 func WithUnsentLimit(bytes int) Option {
 	return func(c *config) { c.unsentLimit = bytes }
 }
