@@ -48,9 +48,9 @@ func (b *backlog) fits(messages, bytes int, most limits) bool {
 func (b *backlog) takes(m *message, most limits) bool {
 	if number, ok := b.keys[m.key]; ok {
 		old := *b.slot(number)
-		return b.fits(0, len(m.frame)-len(old.frame), most)
+		return b.fits(0, m.size()-old.size(), most)
 	}
-	return b.count == 0 || b.fits(1, len(m.frame), most)
+	return b.count == 0 || b.fits(1, m.size(), most)
 }
 
 // push appends m, or puts it in the place of the message that waits with the same key. It returns how many messages had
@@ -65,7 +65,7 @@ func (b *backlog) push(m *message, most limits) (dropped int, replaced bool) {
 			}
 		}
 	}
-	for b.count > 0 && !b.fits(1, len(m.frame), most) {
+	for b.count > 0 && !b.fits(1, m.size(), most) {
 		number, ok := b.victim(m, most.overflow)
 		dropped++
 		if !ok {
@@ -83,7 +83,7 @@ func (b *backlog) push(m *message, most limits) (dropped int, replaced bool) {
 	}
 	b.next++
 	b.count++
-	b.bytes += len(m.frame)
+	b.bytes += m.size()
 	return dropped, replaced
 }
 
@@ -91,11 +91,11 @@ func (b *backlog) push(m *message, most limits) (dropped int, replaced bool) {
 // all the same, and m is still to be appended: what is newest of a key must not be lost for a place.
 func (b *backlog) replace(number uint64, m *message, mostBytes int) (done bool) {
 	slot := b.slot(number)
-	if b.bytes-len((*slot).frame)+len(m.frame) > mostBytes {
+	if b.bytes-(*slot).size()+m.size() > mostBytes {
 		b.take(number)
 		return false
 	}
-	b.bytes += len(m.frame) - len((*slot).frame)
+	b.bytes += m.size() - (*slot).size()
 	*slot = m
 	b.remember(m, number) // the map's key too is of the newer message now, or it would keep the older one alive
 	if !m.keep {
@@ -171,7 +171,7 @@ func (b *backlog) giveBack() {
 // take removes the message of that number.
 func (b *backlog) take(number uint64) {
 	slot := b.slot(number)
-	b.bytes -= len((*slot).frame)
+	b.bytes -= (*slot).size()
 	b.count--
 	if key := (*slot).key; key != "" {
 		delete(b.keys, key)

@@ -30,10 +30,13 @@ func (q *queue) waiting() (list []*message) {
 
 func (q *queue) size() (bytes int) {
 	for _, m := range q.waiting() {
-		bytes += len(m.frame)
+		bytes += held(m)
 	}
 	return bytes
 }
+
+// held is what a message counts with.
+func held(m *message) int { return len(m.project + m.level + m.environment + m.key + string(m.frame)) }
 
 // oldest returns the index of the oldest message that waits and has that level's rank, or -1.
 func (q *queue) oldest(keep bool) int {
@@ -43,13 +46,13 @@ func (q *queue) oldest(keep bool) int {
 func (q *queue) push(m *message) (dropped int, replaced bool) {
 	if i := slices.IndexFunc(q.entries, func(e queueEntry) bool { return !e.left && m.key != "" && e.key == m.key }); i >= 0 {
 		replaced = true
-		if q.size()-len(q.entries[i].frame)+len(m.frame) <= q.bytes {
+		if q.size()-held(q.entries[i].message)+held(m) <= q.bytes {
 			q.entries[i].message = m
 			return 0, true
 		}
 		q.entries[i].left = true
 	}
-	for n := len(q.waiting()); n > 0 && (n+1 > q.messages || q.size()+len(m.frame) > q.bytes); n-- {
+	for n := len(q.waiting()); n > 0 && (n+1 > q.messages || q.size()+held(m) > q.bytes); n-- {
 		dropped++
 		victim := q.oldest(false)
 		switch {
@@ -100,7 +103,7 @@ func FuzzBacklog(f *testing.F) {
 	f.Add(uint8(17), uint16(9999), uint8(1), append(bytes.Repeat([]byte{63}, 40), 0xFF, 1, 1, 0xFF))
 	f.Add(uint8(5), uint16(700), uint8(0), []byte{32, 33, 34, 35, 0, 1, 2, 32, 0x8F, 16, 17, 48, 49, 16, 0xC0, 0xC0, 0xC0, 1, 0xC0})
 	f.Fuzz(func(t *testing.T, maxMessages uint8, maxBytes uint16, overflow uint8, ops []byte) {
-		most := limits{max(1, int(maxMessages)), max(64, int(maxBytes)), Overflow(overflow % 2), true} // the longest frame fits, as Broadcast sees to
+		most := limits{max(1, int(maxMessages)), max(80, int(maxBytes)), Overflow(overflow % 2), true} // the longest frame fits, as Broadcast sees to
 		q := queue{limits: most}
 		b := backlog{gaps: new(gaps)}
 		for step, op := range ops {

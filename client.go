@@ -42,12 +42,11 @@ type client struct {
 	closeReason string
 	cutTimer    *time.Timer // ends a close handshake that the client does not
 
-	watched      bool      // was busy at the last beat
-	pingAt       time.Time // when the next ping is due
-	askedAt      time.Time // when the first ping was due that it has given no sign of life after
-	waitingSince time.Time // when the backlog, empty before, got its first message
-	requests     int       // in the second that began at requestsFrom
-	requestsFrom time.Time
+	watched      bool          // was busy at the last beat
+	pingAt       time.Time     // when the next ping is due
+	askedAt      time.Time     // when the first ping was due that it has given no sign of life after
+	waitingSince time.Time     // when the backlog, empty before, got its first message
+	paid         time.Duration // since connectedAt, the time that its requests have used up
 
 	dropped, abandoned, filtered, conflated uint64
 

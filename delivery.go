@@ -53,10 +53,13 @@ func (s *shard) offerGroup(g *group, m *message) {
 // deliverGroup gives the group's run to each of its clients. It goes backwards, since a client whose link fails leaves
 // the group, and the last one then takes its place.
 func (s *shard) deliverGroup(g *group) {
-	joined := join(&s.joined, g.run)
+	joined, bytes := join(&s.joined, g.run), 0
+	for _, m := range g.run {
+		bytes += m.size()
+	}
 	for i := len(g.clients) - 1; i >= 0; i-- {
 		c := g.clients[i]
-		if c.backlog.len() > 0 && !c.backlog.fits(len(g.run), len(joined), s.limits) {
+		if c.backlog.len() > 0 && !c.backlog.fits(len(g.run), bytes, s.limits) {
 			s.makeRoom(c)
 			if c.phase == phaseGone {
 				continue

@@ -22,8 +22,13 @@ var (
 	// that got such a frame would have to close the connection.
 	ErrInvalidUTF8 = errors.New("mesherstream: text message is not valid UTF-8")
 
+	// ErrInvalidMessage is returned by Broadcast when a field of the message other than Data is too long or not UTF-8. The
+	// text of the error names the field. The bounds are those of [Message].
+	ErrInvalidMessage = errors.New("mesherstream: invalid message")
+
 	// ErrInvalidFilter is returned by SetFilter, and by Serve for its subscription, when a filter has more than 16
-	// values in a list, or a value that is over 64 bytes or no UTF-8.
+	// values in a list, or a value that is over 64 bytes or no UTF-8; and by Serve when the project is over 128 bytes or
+	// no UTF-8.
 	ErrInvalidFilter = errors.New("mesherstream: invalid filter")
 
 	// ErrNotGranted is returned by SetFilter when none of the filter's values are among those that the client was

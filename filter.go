@@ -5,14 +5,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 )
 
-// Bounds of a filter, which may come from anybody.
-const (
-	maxFilterValues     = 16
-	maxFilterValueBytes = 64
-)
+// maxFilterValues bounds a list of a filter, which may come from anybody.
+const maxFilterValues = 16
 
 // Filter narrows what a client gets to some levels and some environments. A list that is empty, or holds only "",
 // accepts all, and a [Message] whose field is empty passes every list. Values are compared byte by byte. A list has at
@@ -23,7 +19,7 @@ type Filter struct {
 }
 
 // Subscription is what one client gets: the messages of one project that pass the filter. The project of a message must
-// be the same, or empty; an empty Project gets only the messages that have none.
+// be the same, or empty; an empty Project gets only the messages that have none. It is UTF-8 of at most 128 bytes.
 type Subscription struct {
 	Project string `json:"project"`
 	Filter
@@ -55,16 +51,27 @@ func normalizeValues(field string, values []string) ([]string, error) {
 	if len(values) > maxFilterValues {
 		return nil, fmt.Errorf("%w: %s has more than %d values", ErrInvalidFilter, field, maxFilterValues)
 	}
-	var own []string
+	if len(values) == 0 {
+		return nil, nil
+	}
+	size := 0
 	for _, v := range values {
-		switch {
-		case len(v) > maxFilterValueBytes:
-			return nil, fmt.Errorf("%w: a value of %s has more than %d bytes", ErrInvalidFilter, field, maxFilterValueBytes)
-		case !utf8.ValidString(v):
-			return nil, fmt.Errorf("%w: a value of %s is not valid UTF-8", ErrInvalidFilter, field)
-		case v != "":
-			own = append(own, strings.Clone(v))
+		size += len(v)
+		if err := checkField("a value of "+field, v, maxFilterValueBytes); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrInvalidFilter, err)
 		}
+	}
+	var all strings.Builder // of which the values are parts: one allocation, and not one for each
+	all.Grow(size)
+	own := make([]string, 0, len(values))
+	for _, v := range values {
+		if v != "" {
+			all.WriteString(v)
+			own = append(own, all.String()[all.Len()-len(v):])
+		}
+	}
+	if len(own) == 0 {
+		return nil, nil
 	}
 	slices.Sort(own)
 	return slices.Compact(own), nil
@@ -96,16 +103,30 @@ func intersect(asked, granted []string) (both []string, ok bool) {
 	return both, len(both) > 0
 }
 
-// key is the same for equal subscriptions, and for no others.
+// key is the same for equal subscriptions, and for no others: each value is behind its length.
 func (s *Subscription) key() string {
-	key := strconv.AppendQuote(nil, s.Project)
-	for _, list := range [][]string{s.Levels, s.Environments} {
-		key = append(key, '|')
+	size := len(s.Project) + 6
+	for _, list := range [...][]string{s.Levels, s.Environments} {
 		for _, v := range list {
-			key = strconv.AppendQuote(key, v)
+			size += len(v) + 3
 		}
 	}
-	return string(key)
+	var key strings.Builder
+	key.Grow(size)
+	appendKeyed(&key, s.Project)
+	for _, list := range [...][]string{s.Levels, s.Environments} {
+		key.WriteByte('|')
+		for _, v := range list {
+			appendKeyed(&key, v)
+		}
+	}
+	return key.String()
+}
+
+func appendKeyed(key *strings.Builder, v string) {
+	key.WriteString(strconv.Itoa(len(v)))
+	key.WriteByte(':')
+	key.WriteString(v)
 }
 
 // clone returns a copy that the caller may keep and change.

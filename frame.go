@@ -74,6 +74,12 @@ func newMessage(msg *Message) *message {
 	}
 }
 
+// size is how many bytes the message counts with wherever bytes are bounded: those of its frame, and those of its strings,
+// which it keeps in memory as long.
+func (m *message) size() int {
+	return len(m.frame) + len(m.project) + len(m.level) + len(m.environment) + len(m.key)
+}
+
 // payload returns the data that newMessage was given.
 func (m *message) payload() []byte {
 	switch m.frame[1] {

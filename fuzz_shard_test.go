@@ -119,7 +119,7 @@ func (p *player) step() {
 		p.grant(c, pick(p, 1, 2, 3, 7, 60, 125, 500, 5000, 20_000, 1<<20))
 	case 16, 17:
 		request := pick(p, modelRequests...)
-		for range pick(p, 1, 1, 1, 22) { // more than 20 in a second are too many
+		for range pick(p, 1, 1, 1, 22, 30) { // more than 20 at once are too many for a client that has saved none
 			p.arrive(c, opText, []byte(request.text))
 		}
 	case 18:

@@ -174,7 +174,7 @@ func (g *gap) notice(stream string) *message {
 	moment := func(nanos int64) time.Time { return time.Unix(0, nanos).UTC().Truncate(time.Millisecond) }
 	n := gapNotice{typeGap, stream, g.dropped, make(map[string]int, len(g.levels)), moment(g.since), moment(g.until)}
 	for _, l := range g.levels {
-		n.ByLevel[strings.ToValidUTF8(l.level, "\uFFFD")] += l.n // as JSON writes it, where two may become one
+		n.ByLevel[l.level] = l.n
 	}
 	return &message{frame: encodeAnswer(n), notice: true}
 }

@@ -2,6 +2,7 @@ package mesherstream
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,9 @@ const (
 
 	// relayMemory is how long it is remembered at least which message of a node came last.
 	relayMemory = 10 * time.Minute
+
+	// relayNodes is how many nodes are remembered at most, and as many of before: whoever may publish could make up names.
+	relayNodes = 4 << 10
 )
 
 // interests are the projects that a run follows through its relay.
@@ -232,6 +236,8 @@ func (i *interest) end() {
 func (n *relaying) receive(i *interest, msg RelayMessage) {
 	switch {
 	case msg.Node == n.node || i.over.Load():
+	case checkField("Node", msg.Node, maxNodeBytes) != nil || msg.checkFields() != nil:
+		n.rejected.Add(1) // also if no filter here could want it
 	case !n.m.wants(i.project, msg.Level, msg.Environment):
 		n.unwanted.Add(1)
 	case !i.advance(msg.Node, msg.Seq) || n.m.check(msg.Data, msg.Binary) != nil:
@@ -306,13 +312,13 @@ func (i *interest) advance(node string, seq uint64) bool {
 	if !ok {
 		last = i.older[node]
 		// A name is forgotten when it has been silent long enough, or those of all processes that ever were would stay.
-		if now := time.Now(); i.heard == nil || now.Sub(i.rotated) >= relayMemory {
+		if now := time.Now(); i.heard == nil || now.Sub(i.rotated) >= relayMemory || len(i.heard) >= relayNodes {
 			i.older, i.heard, i.rotated = i.heard, make(map[string]uint64), now
 		}
 	}
 	if seq <= last {
 		return false
 	}
-	i.heard[node] = seq
+	i.heard[strings.Clone(node)] = seq // which the relay may use again
 	return true
 }

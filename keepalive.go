@@ -41,6 +41,15 @@ func (c *config) beatInterval() time.Duration {
 	return turn / 4 / wheelSlots
 }
 
+// turnInterval is how long a turn of the wheel takes, which is how long a client is alone between two visits.
+func (c *config) turnInterval() time.Duration { return c.beatInterval() * wheelSlots }
+
+// firstPing is when the first ping of a client is due that connects now, if each ping goes with the visit that is nearest
+// to its time: then it goes within the ping interval, with the last visit that does.
+func (c *config) firstPing(now time.Time) time.Time {
+	return now.Add(c.pingInterval - c.turnInterval()/2)
+}
+
 // beat pings the clients of the next slot that are due, and removes those that have been silent for too long.
 func (s *shard) beat(now time.Time) {
 	// A process that was stopped, or a machine that slept, has read nothing meanwhile, and its clients are not to blame.
@@ -57,14 +66,13 @@ func (s *shard) beat(now time.Time) {
 			s.remove(c, errIdle)
 			continue
 		}
-		if s.cfg.pingInterval > 0 && !now.Before(c.pingAt) {
-			if now.Sub(c.pingAt) > s.cfg.pingInterval/4 {
-				c.pingAt = now // not in a turn of the wheel: the machine has slept, or is busy
-			}
+		// With the visit that is nearest to its time, which is the fourth one after the last ping, whatever a turn lacks to
+		// a quarter of the interval, and however late a busy machine has made a visit. One visit later would be late.
+		if s.cfg.pingInterval > 0 && now.Sub(c.pingAt) >= -s.cfg.turnInterval()/2 {
 			if now.Sub(c.askedAt) >= c.silence(now) {
-				c.askedAt = c.pingAt // for the first time since it has given a sign
+				c.askedAt = now // for the first time since it has given a sign
 			}
-			c.pingAt = c.pingAt.Add(s.cfg.pingInterval)
+			c.pingAt = now.Add(s.cfg.pingInterval)
 			c.ping = pingFrame
 			s.drainControl(c)
 		}

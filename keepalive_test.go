@@ -149,3 +149,73 @@ func TestAClientIsNotRemovedBecauseItsShardIsBusy(t *testing.T) {
 		})
 	}
 }
+
+// A proxy with a timeout has it run from the last byte. However the interval divides, and whenever a client comes, each of
+// its pings comes within the interval.
+func TestEveryPingComesWithinTheInterval(t *testing.T) {
+	for _, interval := range []time.Duration{
+		10 * time.Millisecond, 33_333_333 * time.Nanosecond, 25 * time.Second, 24 * time.Hour,
+	} {
+		inBubble(t, func(w *world) {
+			w.start(WithPingInterval(interval), WithIdleTimeout(0), WithDrainInterval(time.Hour))
+			type pinged struct {
+				since         time.Time
+				first, latest time.Duration
+				count         int
+			}
+			pings := make([]*pinged, 40)
+			for i := range pings {
+				v, p := w.connect("shop"), new(pinged)
+				pings[i], p.since = p, time.Now()
+				if c := w.client(v); c.ConnectedAt.Before(p.since) {
+					p.since = c.ConnectedAt
+				}
+				v.ws.SetPingHandler(func(string) error {
+					gap := time.Since(p.since)
+					if p.since = time.Now(); p.count == 0 {
+						p.first = gap
+					}
+					p.latest = max(p.latest, gap)
+					p.count++
+					return nil
+				})
+				v.collect()
+				time.Sleep(interval / 97)
+			}
+			time.Sleep(10 * interval)
+			synctest.Wait()
+			spread := make(map[time.Duration]int)
+			for i, p := range pings {
+				if p.latest > interval || p.latest < interval*7/10 || p.count < 10 || p.count > 15 {
+					t.Errorf("%v, client %d: got %d pings, the first after %v, and %v between two of them at most", interval, i, p.count, p.first, p.latest)
+				}
+				spread[p.first]++
+			}
+			if len(spread) < 10 {
+				t.Errorf("%v: the first pings came after only %d different times, want clients to take turns", interval, len(spread))
+			}
+		})
+	}
+}
+
+// A ticker that is late loses ticks. The wheel must not turn later for it.
+func TestAWheelCatchesUpWithTicksThatWereLost(t *testing.T) {
+	begin := time.Now()
+	b := beats{begin: begin, interval: time.Millisecond}
+	for _, tick := range []struct {
+		at   time.Duration
+		want int
+	}{
+		{time.Millisecond, 1},
+		{1900 * time.Microsecond, 0},
+		{2 * time.Millisecond, 1},
+		{7 * time.Millisecond, 5},
+		{7 * time.Millisecond, 0},
+		{time.Hour, wheelSlots}, // a turn, which visits everybody
+		{time.Hour + time.Millisecond, 1},
+	} {
+		if got := b.due(begin.Add(tick.at)); got != tick.want {
+			t.Errorf("at %v: got %d beats, want %d", tick.at, got, tick.want)
+		}
+	}
+}

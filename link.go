@@ -2,6 +2,7 @@ package mesherstream
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -106,6 +107,24 @@ func rawConn(conn *websocket.Conn) net.Conn {
 		return u.UnsafeConn()
 	}
 	return raw
+}
+
+// tellOfWrapper says once that clients come over connections that hide their sockets. It logs beside the caller, whose
+// client must not wait for a log. A connection in memory has no socket, and is told of too: nothing else tells it from one
+// that hides its own.
+func (m *Manager) tellOfWrapper(conn net.Conn) {
+	if m.wrapped.Swap(true) {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.current == nil { // ended meanwhile
+		return
+	}
+	m.current.rest.Go(func() {
+		m.cfg.logger.Warn("mesherstream: connections hide their sockets: WithUnsentLimit has no effect, and each client has a goroutine; "+
+			"have the wrapper offer its connection by NetConn or Raw", "type", fmt.Sprintf("%T", conn))
+	})
 }
 
 func (l *portableLink) begin() {}

@@ -50,6 +50,11 @@ const (
 
 // takeOver returns a link for the socket under conn, or nil where there is none: under TLS, in memory, and where
 // something has wrapped the connection. It then has changed nothing.
+//
+// A wrapper that offers the connection below is not looked through. It may change the bytes, as TLS does. It may hold some
+// that it has read ahead, as a listener for the PROXY protocol does. And it may count the connection until it is closed,
+// as fasthttp does for MaxConnsPerIP: fasthttp closes its own descriptor as soon as the handler has returned, and then
+// the count would be wrong for as long as the client stays.
 func takeOver(conn *websocket.Conn, s *shard) *linuxLink {
 	raw := rawConn(conn)
 	switch raw.(type) {

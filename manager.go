@@ -14,16 +14,18 @@ import (
 
 // Message is one event. A field that is empty is one that every client accepts: without a level and an environment it
 // reaches all clients of the project, whatever their filters, and without a project those of all projects.
+//
+// The fields are UTF-8, within the bounds that a filter and a subscription have: nobody could ask for more.
 type Message struct {
-	Project     string
-	Level       string
-	Environment string
+	Project     string // at most 128 bytes
+	Level       string // at most 64 bytes
+	Environment string // at most 64 bytes
 	Data        []byte // UTF-8 unless Binary
 	Binary      bool   // sent as a binary message, and otherwise as text
 
 	// Key says what the message is the newest value of, such as "issue 17". While a message waits for a slow client, a
 	// newer one with the same key takes its place, so that the client gets the newest value only; that is counted as
-	// Conflated. "" is no key.
+	// Conflated. "" is no key. At most 256 bytes.
 	Key string
 }
 
@@ -40,6 +42,7 @@ type Manager struct {
 	lastID     atomic.Uint64
 	prefork    atomic.Bool // has been asked about
 	netHTTP    atomic.Bool // has been complained of
+	wrapped    atomic.Bool // that connections hide their sockets has been told
 	broadcasts atomic.Uint64
 	hookPanics atomic.Uint64
 	shadowed   atomic.Bool // the log has been told that another manager serves on the path
@@ -89,11 +92,14 @@ func NewManager(opts ...Option) (*Manager, error) {
 //
 // With [WithRelay], the other nodes get it too: it is queued for them, and Broadcast never waits for that.
 //
-// It returns [ErrTooLarge] or [ErrInvalidUTF8], and then nobody got the message, or [ErrClosed], and then those may have
-// got it whose shard was not closed yet. nil says nothing about how many clients there were.
+// It returns [ErrTooLarge], [ErrInvalidUTF8] or [ErrInvalidMessage], and then nobody got the message, or [ErrClosed], and
+// then those may have got it whose shard was not closed yet. nil says nothing about how many clients there were.
 func (m *Manager) Broadcast(msg Message) error {
 	if !m.isMade() {
 		return ErrNotMounted
+	}
+	if err := msg.checkFields(); err != nil {
+		return err
 	}
 	if err := m.check(msg.Data, msg.Binary); err != nil {
 		return err
@@ -155,7 +161,7 @@ func (m *Manager) BufferMessage(id ClientID, data []byte) error {
 	}
 	s := m.shardOf(id)
 	msg := newMessage(&Message{Data: data})
-	return s.cast(id, len(msg.frame), func(c *client) { s.buffer(c, msg) })
+	return s.cast(id, msg.size(), func(c *client) { s.buffer(c, msg) })
 }
 
 // SetFilter replaces the filter of one client, as the client could do itself: within what it was granted, or else with

@@ -16,9 +16,6 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// maxProjectBytes bounds a project's name in the path.
-const maxProjectBytes = 128
-
 // New returns the middleware, ready for app.Use: it is [NewManager] and [Manager.Handler] in one. It panics at set-up if
 // an option is invalid, with the error that NewManager returns.
 func New(opts ...Option) fiber.Handler {
@@ -103,8 +100,9 @@ func (m *Manager) Handler() fiber.Handler {
 // compressed, and a client that sends a compressed frame is closed with code 1002, its frame unopened.
 //
 // sub is what the client is granted; over the wire it can narrow its filter within it. Origin and authorization are the
-// caller's. The error is [ErrInvalidFilter], [ErrClosed] or [ErrTooManyClients], which the client has been told with code
-// 1011, 1001 or 1013, and had two seconds to answer, or [ErrNotMounted], with 1011; a client that leaves is no error.
+// caller's. The error is [ErrInvalidFilter] (of the filter or the project), [ErrClosed] or [ErrTooManyClients], which the
+// client has been told with code 1011, 1001 or 1013, and had two seconds to answer, or [ErrNotMounted], with 1011; a client
+// that leaves is no error.
 //
 // The client's address is told by Fiber's ProxyHeader, if there is one. Which proxies are trusted, Serve knows from the app
 // of [WithApp]; without it, all are.
@@ -159,7 +157,9 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		c.agree(&m.cfg)
 	}
 	c.markSeen(c.connectedAt)
-	limitUnsent(rawConn(conn), m.cfg.unsentLimit)
+	if raw := rawConn(conn); !limitUnsent(raw, m.cfg.unsentLimit) {
+		m.tellOfWrapper(raw)
+	}
 	stay := c.connect(conn)
 	err = c.shard.register(c)
 	registered()
@@ -281,7 +281,7 @@ func (m *Manager) grant(c *fiber.Ctx, sub Subscription, asked Filter) (_ Subscri
 	}
 	sub.Project = strings.Clone(sub.Project)
 	if grant, err = sub.normalize(); err != nil {
-		m.cfg.logger.Error("mesherstream: WithAuthorize left an invalid filter", "error", err)
+		m.cfg.logger.Error("mesherstream: WithAuthorize left an invalid subscription", "error", err)
 		return sub, grant, fiber.ErrInternalServerError
 	}
 	if sub.Filter, err = asked.within(grant); err != nil {

@@ -256,6 +256,8 @@ func (s *modelShard) shutAll(flush bool) {
 }
 
 // beat: a client that has been silent for too long, while nobody slept, is removed, and one whose ping is due is pinged.
+// A client is visited four times in a ping interval: the first ping goes with the last visit within the interval, the
+// others with the visit that is nearest to it.
 func (s *modelShard) beat() {
 	now := time.Now()
 	if now.Sub(s.beatAt) >= s.idle/4 {
@@ -272,14 +274,13 @@ func (c *modelClient) beat(now time.Time) {
 	case c.phase == phaseGone:
 	case min(now.Sub(c.seen), now.Sub(c.s.awake)) >= c.s.idle && c.askedAt.After(c.seen) && now.Sub(c.askedAt) >= c.s.idle-c.s.ping:
 		c.remove(codeAbnormal)
-	case !now.Before(c.pingAt):
-		if now.Sub(c.pingAt) > c.s.ping/4 {
-			c.pingAt = now
-		}
+	case !c.pinged && now.Add(c.s.ping/4).Before(c.pingBy): // the next visit will still be in time
+	case c.pinged && now.Add(c.s.ping/8).Before(c.pingBy): // the next visit is nearer
+	default:
 		if !c.askedAt.After(c.seen) {
-			c.askedAt = c.pingAt
+			c.askedAt = now
 		}
-		c.pingAt = c.pingAt.Add(c.s.ping)
+		c.pinged, c.pingBy = true, now.Add(c.s.ping)
 		c.pinging = pingFrame
 		c.pump(onlyControl)
 	}

@@ -13,10 +13,16 @@ import (
 
 type modelMessage struct {
 	id                      int
+	project                 string
 	level, environment, key string
 	keep                    bool
 	at                      time.Time
 	frame                   []byte
+}
+
+// size is what the message counts with: its frame and its fields.
+func (m *modelMessage) size() int {
+	return len(m.frame) + len(m.project+m.level+m.environment+m.key)
 }
 
 // A modelItem is a message that waits, or a gap where messages were dropped that the client has not been told of.
@@ -43,7 +49,7 @@ func (c *modelClient) messages() (n int) {
 func (c *modelClient) messageBytes() (n int) {
 	for _, item := range c.queue {
 		if item.message != nil {
-			n += len(item.message.frame)
+			n += item.message.size()
 		}
 	}
 	return n
@@ -52,7 +58,7 @@ func (c *modelClient) messageBytes() (n int) {
 func (c *modelClient) fits(run []*modelMessage) bool {
 	bytes := c.messageBytes()
 	for _, m := range run {
-		bytes += len(m.frame)
+		bytes += m.size()
 	}
 	return c.messages()+len(run) <= c.s.maxBuffer && bytes <= c.s.maxBytes
 }
@@ -111,7 +117,7 @@ func (c *modelClient) sameKey(m *modelMessage) int {
 // takes says whether m can wait without the loss of another one.
 func (c *modelClient) takes(m *modelMessage) bool {
 	if i := c.sameKey(m); i >= 0 {
-		return c.messageBytes()-len(c.queue[i].message.frame)+len(m.frame) <= c.s.maxBytes
+		return c.messageBytes()-c.queue[i].message.size()+m.size() <= c.s.maxBytes
 	}
 	return c.messages() == 0 || c.fits([]*modelMessage{m})
 }
@@ -124,7 +130,7 @@ func (c *modelClient) replaces(m *modelMessage) bool {
 		return false
 	}
 	c.conflated++
-	if c.messageBytes()-len(c.queue[i].message.frame)+len(m.frame) > c.s.maxBytes {
+	if c.messageBytes()-c.queue[i].message.size()+m.size() > c.s.maxBytes {
 		c.queue = slices.Delete(c.queue, i, i+1)
 		return false
 	}

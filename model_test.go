@@ -66,9 +66,10 @@ type modelClient struct {
 	refused  bool
 	ended    bool
 
-	seen, askedAt, pingAt, waitingSince, cutAt time.Time
-	requests                                   int
-	requestsFrom                               time.Time
+	seen, askedAt, pingBy, waitingSince, cutAt time.Time
+	pinged                                     bool
+	credit                                     time.Duration // for requests, as of creditAt
+	creditAt                                   time.Time
 
 	stream         string // in each message of the protocol, or "" for a client without it
 	written, acked int    // messages of any kind, for the window
@@ -183,16 +184,17 @@ func (c *modelClient) buffer(m *modelMessage) {
 	c.enqueue([]*modelMessage{m})
 }
 
-// answer: a request is answered in front of what waits. The next one is read after that.
+// answer: a request is answered in front of what waits. The next one is read after that. Each costs 50 ms of the time that
+// a client has been there, of which it begins with a second, and has a minute at most.
 func (c *modelClient) answer(reply func() []byte) {
-	if now := time.Now(); now.Sub(c.requestsFrom) >= time.Second {
-		c.requests, c.requestsFrom = 0, now
-	}
-	if c.requests++; c.requests > maxRequestsPerSecond {
+	now := time.Now()
+	c.credit, c.creditAt = min(time.Minute, c.credit+now.Sub(c.creditAt)), now
+	if c.credit < 50*time.Millisecond {
 		c.waits = false
-		c.shut(codePolicyViolation, "too many requests in one second")
+		c.shut(codePolicyViolation, "more than 20 requests a second")
 		return
 	}
+	c.credit -= 50 * time.Millisecond
 	c.reply = reply()
 	c.pump(onlyControl)
 }

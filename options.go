@@ -83,8 +83,8 @@ func WithMaxBuffer(n int) Option {
 }
 
 // WithMaxBufferBytes sets how many bytes wait for one slow client at most, overriding the default of 1 MiB; whichever
-// of this bound and [WithMaxBuffer] is reached first drops the oldest. A message with more data than that is refused
-// with [ErrTooLarge]. From 1 byte to 1 GiB.
+// of this bound and [WithMaxBuffer] is reached first drops the oldest. A message counts with its data, its frame's header
+// and its fields. One with more data than the bound is refused with [ErrTooLarge]. From 1 byte to 1 GiB.
 func WithMaxBufferBytes(n int) Option {
 	return func(c *config) { c.maxBufferBytes = n }
 }
@@ -119,7 +119,8 @@ func WithOverflow(o Overflow) Option {
 
 // WithKeepLevels sets the levels whose messages are dropped last: while any other message waits, the oldest of those
 // leaves first, and a message of another level never makes one of these leave. By default no level is kept. At most 16
-// levels, none of them empty, and not together with [Disconnect], which drops nothing.
+// levels, none of them empty, and not together with [Disconnect], which drops nothing. A level is UTF-8 of at most 64
+// bytes.
 func WithKeepLevels(levels ...string) Option {
 	return func(c *config) { c.keepLevels = slices.Clone(levels) }
 }
@@ -144,6 +145,11 @@ func WithDrainInterval(d time.Duration) Option {
 // of 64 KiB. A lower limit shows earlier that a client is slow, and makes what it gets then fresher. It is the socket
 // option TCP_NOTSENT_LOWAT, set on Linux, behind TLS too; elsewhere it has no effect. 0 leaves it to the kernel;
 // otherwise from 1 KiB to 1 GiB.
+//
+// A listener may wrap its connections, as one for the PROXY protocol does. The option reaches through every wrapper that
+// offers the connection below, by NetConn, Raw or SyscallConn; if one doesn't, a line in the log says so once. A client
+// behind any wrapper has a goroutine of its own, since no wrapper is known to pass bytes on unchanged, to hold none back,
+// and to count nothing.
 func WithUnsentLimit(bytes int) Option {
 	return func(c *config) { c.unsentLimit = bytes }
 }
@@ -198,7 +204,8 @@ func WithReadLimit(bytes int) Option {
 	return func(c *config) { c.readLimit = bytes }
 }
 
-// WithPingInterval sets how often each client is pinged, overriding the default of 25 s; the clients take turns. 0 turns
+// WithPingInterval sets how often each client is pinged, overriding the default of 25 s; the clients take turns, and the
+// first ping of each comes within the interval too, after at least three quarters of it. 0 turns
 // pings off, and then a browser gives no sign of life by itself: turn the idle timeout off too, or have pages send
 // something. Otherwise from 10 ms to 24 h.
 func WithPingInterval(d time.Duration) Option {
@@ -319,8 +326,9 @@ func (c *config) validate() error {
 		invalid("WithOverflow", c.overflow, "DropOldest, DropNewest or Disconnect")
 	}
 	switch {
-	case len(c.keepLevels) > maxFilterValues || slices.Contains(c.keepLevels, ""):
-		invalid("WithKeepLevels", fmt.Sprintf("%q", c.keepLevels), fmt.Sprintf("at most %d levels, none of them empty", maxFilterValues))
+	case len(c.keepLevels) > maxFilterValues || slices.ContainsFunc(c.keepLevels, isNoLevel):
+		invalid("WithKeepLevels", fmt.Sprintf("%q", c.keepLevels),
+			fmt.Sprintf("at most %d levels, none of them empty, each UTF-8 of at most %d bytes", maxFilterValues, maxFilterValueBytes))
 	case len(c.keepLevels) > 0 && c.overflow == Disconnect:
 		invalid("WithKeepLevels", fmt.Sprintf("%q", c.keepLevels), "without WithOverflow(Disconnect)")
 	}

@@ -68,10 +68,11 @@ var optionRows = []optionRow{
 		values: []string{"Overflow(3)"}, bounds: "DropOldest, DropNewest or Disconnect",
 	},
 	{
-		name: "WithKeepLevels", typ: "...string", def: "none", doc: []string{"By default no level is kept", "At most 16 levels, none of them empty, and not together with [Disconnect]"},
+		name: "WithKeepLevels", typ: "...string", def: "none", doc: []string{"By default no level is kept", "At most 16 levels, none of them empty, and not together with [Disconnect]", "UTF-8 of at most 64 bytes"},
 		is: []string(nil), get: func(c *config) any { return c.keepLevels },
-		good: []Option{WithKeepLevels(), WithKeepLevels("fatal", "error"), WithKeepLevels(strings.Split("abcdefghijklmnop", "")...)},
-		bad:  []Option{WithKeepLevels(""), WithKeepLevels(strings.Split("abcdefghijklmnopq", "")...)}, values: []string{`[""]`, `["a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q"]`}, bounds: "at most 16 levels, none of them empty",
+		good:   []Option{WithKeepLevels(), WithKeepLevels("fatal", "error"), WithKeepLevels(strings.Split("abcdefghijklmnop", "")...)},
+		bad:    []Option{WithKeepLevels(""), WithKeepLevels(strings.Split("abcdefghijklmnopq", "")...), WithKeepLevels(strings.Repeat("x", 65)), WithKeepLevels("\xFF")},
+		values: []string{`[""]`, `["a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q"]`, `["` + strings.Repeat("x", 65) + `"]`, `["\xff"]`}, bounds: "at most 16 levels, none of them empty, each UTF-8 of at most 64 bytes",
 	},
 	{
 		name: "WithWindow", typ: "int", def: "1,024", doc: []string{"default of 1,024.", "0 turns it off", "to 1,000,000 messages"},

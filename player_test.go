@@ -130,7 +130,7 @@ func (p *player) connect(holds, agrees bool, project string, filter Filter) {
 		go stay()
 	}
 	played.twin = &modelClient{
-		s: p.model, holds: holds, project: project, filter: filter, member: true, seen: now, askedAt: now, pingAt: now.Add(p.model.ping),
+		s: p.model, holds: holds, project: project, filter: filter, member: true, seen: now, askedAt: now, pingBy: now.Add(p.model.ping), credit: time.Second, creditAt: now,
 		stream: c.v1.name(),
 	}
 	if agrees {
@@ -152,8 +152,7 @@ func (p *player) data(size int) []byte {
 
 // broadcast publishes a message whose data was made last.
 func (p *player) broadcast(msg Message) {
-	m := p.modelMessage(msg.Project, msg.Data, msg.Binary)
-	m.level, m.environment, m.key = msg.Level, msg.Environment, msg.Key
+	m := p.modelMessage(msg.Project, msg)
 	m.keep = slices.Contains(p.model.keepLevels, msg.Level)
 	p.keyed[m.id] = msg.Key != ""
 	followed := func(c *modelClient) bool { return c.member && (msg.Project == "" || c.project == msg.Project) }
@@ -170,15 +169,18 @@ func (p *player) broadcast(msg Message) {
 	}})
 }
 
-// modelMessage is the model's message of that data, for which it makes room in the inbox.
-func (p *player) modelMessage(project string, data []byte, binary bool) *modelMessage {
+// modelMessage is the model's message, for which it makes room in the inbox of the clients of a project.
+func (p *player) modelMessage(project string, msg Message) *modelMessage {
 	op := byte(opText)
-	if binary {
+	if msg.Binary {
 		op = opBinary
 	}
-	m := &modelMessage{id: p.lastID, at: time.Now(), frame: appendFrame(nil, op, data)}
-	if len(data) <= p.model.maxBytes {
-		p.makeRoom(project, len(m.frame))
+	m := &modelMessage{
+		id: p.lastID, at: time.Now(), frame: appendFrame(nil, op, msg.Data),
+		project: msg.Project, level: msg.Level, environment: msg.Environment, key: msg.Key,
+	}
+	if len(msg.Data) <= p.model.maxBytes {
+		p.makeRoom(project, m.size())
 	}
 	return m
 }
@@ -200,7 +202,7 @@ func (p *player) makeRoom(project string, size int) {
 }
 
 func (p *player) bufferMessage(c *playedClient, data []byte) {
-	m := p.modelMessage(c.sub.Project, data, false)
+	m := p.modelMessage(c.sub.Project, Message{Data: data})
 	p.logf("buffer %d of %d bytes for %d", m.id, len(data), c.id)
 	err := p.m.BufferMessage(c.id, data)
 	if p.refuses(err, data) || !p.names(c, err) {

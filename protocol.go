@@ -1,13 +1,8 @@
 package mesherstream
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -34,9 +29,6 @@ const (
 	errorInvalidAck    = "invalid_ack"
 )
 
-// maxRequestsPerSecond bounds what one client may ask of its shard. Over it, the client is closed with code 1008.
-const maxRequestsPerSecond = 20
-
 type errorAnswer struct {
 	Type    string `json:"type"`
 	Stream  string `json:"stream,omitempty"`
@@ -45,15 +37,8 @@ type errorAnswer struct {
 }
 
 type subscribeRequest struct {
-	Type    string       `json:"type"`
-	Filters *wireFilters `json:"filters"`
-}
-
-type filtersUpdated struct {
-	Type     string       `json:"type"`
-	Stream   string       `json:"stream,omitempty"`
-	Filters  *wireFilters `json:"filters"`
-	Filtered int          `json:"filtered"`
+	Type    string
+	Filters *wireFilters
 }
 
 type wireFilters struct {
@@ -67,76 +52,44 @@ type wireValues struct {
 	isList bool
 }
 
-func (v *wireValues) UnmarshalJSON(data []byte) error {
-	v.isList = data[0] == '['
-	if !v.isList {
-		data = append(append([]byte{'['}, data...), ']')
-	}
-	var list []*string // since null, which is no string, would read as one
-	if err := json.Unmarshal(data, &list); err != nil || slices.Contains(list, nil) {
-		return errNoStrings
-	}
-	for _, s := range list {
-		v.values = append(v.values, *s)
-	}
-	return nil
-}
+func (v wireValues) MarshalJSON() ([]byte, error) { return v.append(nil), nil }
 
-var errNoStrings = errors.New("a filter is a string or a list of strings")
-
-func (v wireValues) MarshalJSON() ([]byte, error) {
+func (v wireValues) append(dst []byte) []byte {
 	switch {
-	case len(v.values) > 1 || v.isList && len(v.values) == 1:
-		return json.Marshal(v.values)
-	case len(v.values) == 1:
-		return json.Marshal(v.values[0])
-	case v.isList:
-		return []byte(`[]`), nil
-	default:
-		return []byte(`""`), nil
+	case len(v.values) == 0 && !v.isList:
+		return append(dst, `""`...)
+	case len(v.values) == 1 && !v.isList:
+		return appendText(dst, v.values[0])
 	}
+	dst = append(dst, '[')
+	for i, s := range v.values {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendText(dst, s)
+	}
+	return append(dst, ']')
 }
 
-// requestType returns the type of a client's message, or "" where it has none.
-func requestType(data []byte) (string, error) {
-	var r struct {
-		Type string `json:"type"`
+// isPlain holds the bytes that mean themselves in a JSON string, as encoding/json writes it.
+var isPlain = func() (plain [256]bool) {
+	for c := ' '; c <= '~'; c++ {
+		plain[c] = !strings.ContainsRune(`"\<>&`, c)
 	}
-	err := json.Unmarshal(data, &r)
-	return r.Type, err
-}
+	return plain
+}()
 
-// decodeStrictly reads a request into r: a name that is misspelt would otherwise widen a filter silently.
-func decodeStrictly(data []byte, r any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(r); err != nil {
-		return plainly(err)
+// appendText appends a string as encoding/json writes it, which is asked if something in it is special.
+func appendText(dst []byte, s string) []byte {
+	for i := range len(s) {
+		if !isPlain[s[i]] {
+			text, _ := json.Marshal(s) // a string always encodes
+			return append(dst, text...)
+		}
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("more than one value")
-	}
-	return nil
-}
-
-// parseSubscribe reads a subscribe message.
-func parseSubscribe(data []byte) (subscribeRequest, error) {
-	var r subscribeRequest
-	if err := decodeStrictly(data, &r); err != nil {
-		return r, err
-	}
-	if r.Filters == nil {
-		return r, errors.New("filters is missing")
-	}
-	return r, nil
-}
-
-// plainly says what is wrong with a message in words of the protocol, and not of this program.
-func plainly(err error) error {
-	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("%s must not be of type %s", cmp.Or(wrong.Field, "the message"), wrong.Value)
-	}
-	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	dst = append(dst, '"')
+	dst = append(dst, s...)
+	return append(dst, '"')
 }
 
 // filter returns what the request asks for, normalized.
@@ -149,7 +102,14 @@ func (r *subscribeRequest) filter() (Filter, error) {
 func (r *subscribeRequest) answer(f Filter, stream string, filtered int) []byte {
 	r.Filters.Level.values = f.Levels
 	r.Filters.Environment.values = f.Environments
-	return encodeAnswer(filtersUpdated{typeFiltersUpdated, stream, r.Filters, filtered})
+	text := append(make([]byte, 0, 4<<10), `{"type":"`+typeFiltersUpdated+`",`...)
+	if stream != "" {
+		text = append(appendText(append(text, `"stream":`...), stream), ',')
+	}
+	text = r.Filters.Level.append(append(text, `"filters":{"level":`...))
+	text = r.Filters.Environment.append(append(text, `,"environment":`...))
+	text = strconv.AppendInt(append(text, `},"filtered":`...), int64(filtered), 10)
+	return appendFrame(nil, opText, append(text, '}'))
 }
 
 func refusal(c *client, code, text string) []byte {

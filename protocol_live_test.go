@@ -48,10 +48,10 @@ var misbehaviours = []misbehaviour{
 	{"reserved bits", sendRaw(masked(finBit|opText|0x40, "{}")), "", 1002},
 	{"a request of another protocol", sendRaw([]byte("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n")), "", 1002},
 	{"a close code that may not be sent", sendRaw(masked(finBit|opClose, "\x03\xED")), "", 1002},
-	{"more than 20 requests in a second", func(ws *websocket.Conn) error {
-		for range maxRequestsPerSecond + 1 {
-			if err := ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"subscribe","filters":{}}`)); err != nil {
-				return err
+	{"more than 20 requests a second", func(ws *websocket.Conn) error {
+		for range maxRequestsSaved + 1 {
+			if ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"subscribe","filters":{}}`)) != nil {
+				break // it was closed before
 			}
 		}
 		return nil
@@ -125,7 +125,7 @@ func TestACloseHandshakeThatTheClientAnswersEndsAtOnce(t *testing.T) {
 	}{
 		{"1003", func(_ *world, v *viewer) { _ = v.ws.WriteMessage(websocket.BinaryMessage, []byte("x")) }},
 		{"1008", func(_ *world, v *viewer) {
-			for range maxRequestsPerSecond + 1 {
+			for range maxRequestsSaved + 1 {
 				_ = v.ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"subscribe","filters":{}}`))
 			}
 		}},

@@ -57,7 +57,7 @@ type ConfirmingRelay interface {
 
 // RelayMessage is a message on its way between nodes.
 type RelayMessage struct {
-	Node    string `json:"node"` // of the manager that published it; no two have the same
+	Node    string `json:"node"` // of the manager that published it; no two have the same; at most 64 bytes
 	Seq     uint64 `json:"seq"`  // counts up what that manager publishes, with gaps
 	Message        // an empty project is one of its own: every node with clients subscribes to it
 }

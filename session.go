@@ -17,11 +17,12 @@ const (
 	reasonShutdown = "the server is shutting down"
 	reasonTooSlow  = "too slow; retry_after_ms=1000"
 	reasonTooMany  = "too many clients; retry_after_ms=5000"
+	reasonTooOften = "more than 20 requests a second"
 )
 
 func (s *shard) add(c *client) {
 	c.inWaiting = -1
-	c.pingAt, c.askedAt = c.connectedAt.Add(s.cfg.pingInterval), c.connectedAt
+	c.pingAt, c.askedAt = s.cfg.firstPing(c.connectedAt), c.connectedAt
 	s.totals.Clients++
 	s.totals.Connects++
 	s.enterGroup(c)
@@ -179,13 +180,9 @@ func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 // answer sends the reply to a request, in front of what is buffered. The link reads on when the reply is on its way, so
 // there is never more than one.
 func (s *shard) answer(c *client, reply func() []byte) {
-	now := time.Now()
-	if now.Sub(c.requestsFrom) >= time.Second {
-		c.requests, c.requestsFrom = 0, now
-	}
-	if c.requests++; c.requests > maxRequestsPerSecond {
+	if !c.pay(time.Now()) {
 		c.link.resume()
-		s.shut(c, codePolicyViolation, "too many requests in one second")
+		s.shut(c, codePolicyViolation, reasonTooOften)
 		return
 	}
 	c.reply = reply()

@@ -95,7 +95,7 @@ func (s *shard) publish(m *message) error {
 	if !s.followed(m.project) {
 		return s.stateLocked()
 	}
-	return s.castLocked(cast{message: m}, m.project, len(m.frame))
+	return s.castLocked(cast{message: m}, m.project, m.size())
 }
 
 // follows says whether any client follows the project.

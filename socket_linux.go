@@ -7,30 +7,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketUnder returns the socket of a connection, under TLS too, or nil where there is none.
+// maxWrappers ends the search in a wrapper that offers itself.
+const maxWrappers = 16
+
+// socketUnder returns the socket of a connection, or nil if there is none. It looks through every wrapper that offers the
+// connection below, as crypto/tls does by NetConn and listeners for the PROXY protocol do by Raw. What the wrapper does to
+// the bytes doesn't matter to an option of the socket.
 func socketUnder(conn net.Conn) syscall.RawConn {
-	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = secure.NetConn()
+	for range maxWrappers {
+		if socket, ok := conn.(syscall.Conn); ok {
+			if raw, err := socket.SyscallConn(); err == nil && raw != nil {
+				return raw
+			}
+		}
+		switch wrapper := conn.(type) {
+		case interface{ NetConn() net.Conn }:
+			conn = wrapper.NetConn()
+		case interface{ Raw() net.Conn }:
+			conn = wrapper.Raw()
+		default:
+			return nil
+		}
 	}
-	socket, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	return raw
+	return nil
 }
 
-// limitUnsent bounds what the kernel holds unsent for a connection. Where there is no socket underneath, there is no
-// kernel to bound. A kernel that refuses leaves freshness as it was, and nothing else is lost.
-func limitUnsent(conn net.Conn, bytes int) {
-	if raw := socketUnder(conn); raw != nil && bytes > 0 {
+// limitUnsent bounds what the kernel holds unsent for a connection. It returns false if no socket is in reach. A kernel
+// that refuses leaves freshness as it was, and nothing else is lost.
+func limitUnsent(conn net.Conn, bytes int) (reached bool) {
+	raw := socketUnder(conn)
+	if raw != nil && bytes > 0 {
 		_ = raw.Control(func(fd uintptr) {
 			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes)
 		})
 	}
+	return raw != nil
 }
 
 // ackedBytes returns how many bytes the other end's kernel has ever acknowledged, or 0 where that can't be known.

@@ -8,11 +8,12 @@ func (m *Manager) runTicker(stop <-chan struct{}) {
 	drain := time.NewTicker(m.cfg.drainInterval)
 	defer drain.Stop()
 
-	var beats <-chan time.Time // nil, and silent, where there is nothing to keep alive
-	if interval := m.cfg.beatInterval(); interval > 0 {
-		beat := time.NewTicker(interval)
+	var ticks <-chan time.Time // nil, and silent, where there is nothing to keep alive
+	wheel := beats{begin: time.Now(), interval: m.cfg.beatInterval()}
+	if wheel.interval > 0 {
+		beat := time.NewTicker(wheel.interval)
 		defer beat.Stop()
-		beats = beat.C
+		ticks = beat.C
 	}
 
 	for {
@@ -21,12 +22,30 @@ func (m *Manager) runTicker(stop <-chan struct{}) {
 			return
 		case <-drain.C:
 			m.DrainBuffers()
-		case <-beats:
-			for _, s := range m.shards {
-				s.tick(false, true)
+		case <-ticks:
+			for range wheel.due(time.Now()) {
+				for _, s := range m.shards {
+					s.tick(false, true)
+				}
 			}
 		}
 	}
+}
+
+// beats counts what the wheels of the shards have to do. A ticker's channel holds one tick, and a machine that is busy
+// loses some: a wheel that turned later for it would have pings come late.
+type beats struct {
+	begin    time.Time
+	interval time.Duration
+	done     time.Duration // how many, those that were lost included
+}
+
+// due is how many beats are due that were not before: a turn of the wheel at most.
+func (b *beats) due(now time.Time) int {
+	all := now.Sub(b.begin) / b.interval
+	due := min(all-b.done, wheelSlots)
+	b.done = all
+	return int(due)
 }
 
 // DrainBuffers sends each client what is buffered for it, in order, as far as its connection takes it. The ticker calls

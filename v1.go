@@ -2,7 +2,6 @@ package mesherstream
 
 import (
 	"crypto/rand"
-	"errors"
 	"math"
 )
 
@@ -102,19 +101,4 @@ func (s *shard) acknowledged(c *client, data []byte) {
 	if full && !c.busy {
 		s.drain(c)
 	}
-}
-
-// parseAck reads an ack, strictly as every request.
-func parseAck(data []byte) (uint64, error) {
-	var r struct {
-		Type string  `json:"type"`
-		N    *uint64 `json:"n"`
-	}
-	if err := decodeStrictly(data, &r); err != nil {
-		return 0, err
-	}
-	if r.N == nil {
-		return 0, errors.New("n is missing")
-	}
-	return *r.N, nil
 }

@@ -286,7 +286,7 @@ func TestWrongAcksAreRefused(t *testing.T) {
 		}
 		var flood sync.WaitGroup // since a pipe takes nothing before the other end reads it
 		flood.Go(func() {
-			for range maxRequestsPerSecond {
+			for range maxRequestsSaved + 1 {
 				_ = v.ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"ack","n":1}`))
 			}
 		})

@@ -13,6 +13,7 @@ require (
 	github.com/gorilla/websocket v1.5.3
 	github.com/lxzan/gws v1.8.9
 	github.com/mesher/mesherstream v0.0.0
+	github.com/pires/go-proxyproto v0.8.1
 	github.com/valyala/fasthttp v1.78.0
 	golang.org/x/sys v0.49.0
 	pgregory.net/rapid v1.3.0

@@ -1,0 +1,423 @@
+package mesherstream
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// This file reads requests. encoding/json would not do: it takes members that come twice, and adds their lists up; it
+// takes names in any case, down to "filterſ"; and it takes several times as long.
+
+// maxDepth is how deep a value may be nested. No request is deeper than two, and what is too deep is no request: a Message
+// hook gets it all the same.
+const maxDepth = 100
+
+var (
+	errSyntax   = errors.New("not JSON")
+	errBehind   = errors.New("more than one value")
+	errNoObject = errors.New("the message must be an object")
+)
+
+// A jsonReader reads one JSON text from its beginning to its end. What it returns may be a view of the text.
+type jsonReader struct {
+	text string
+	pos  int
+}
+
+// next skips white space and returns the byte behind it, or 0 at the end.
+func (r *jsonReader) next() byte {
+	for ; r.pos < len(r.text); r.pos++ {
+		switch c := r.text[r.pos]; c {
+		case ' ', '\t', '\r', '\n':
+		default:
+			return c
+		}
+	}
+	return 0
+}
+
+// take reads c if it is what comes next.
+func (r *jsonReader) take(c byte) bool {
+	if r.next() != c || c == 0 {
+		return false
+	}
+	r.pos++
+	return true
+}
+
+// document reads an object that is all that there is. member is called with each name, and reads the value.
+func (r *jsonReader) document(member func(name string) error) error {
+	switch {
+	case r.next() == '{':
+	case r.skip(0) != nil:
+		return errSyntax
+	default:
+		return errNoObject
+	}
+	if err := r.object(member); err != nil {
+		return err
+	}
+	if r.next(); r.pos < len(r.text) {
+		return errBehind
+	}
+	return nil
+}
+
+// object reads an object, of which the first brace comes next.
+func (r *jsonReader) object(member func(name string) error) error {
+	r.pos++
+	if r.take('}') {
+		return nil
+	}
+	for {
+		name, err := r.string()
+		if err != nil {
+			return err
+		}
+		if !r.take(':') {
+			return errSyntax
+		}
+		if err := member(name); err != nil {
+			return err
+		}
+		switch {
+		case r.take('}'):
+			return nil
+		case !r.take(','):
+			return errSyntax
+		}
+	}
+}
+
+// list reads a list, of which the first bracket comes next. value reads each value.
+func (r *jsonReader) list(value func() error) error {
+	r.pos++
+	if r.take(']') {
+		return nil
+	}
+	for {
+		if err := value(); err != nil {
+			return err
+		}
+		switch {
+		case r.take(']'):
+			return nil
+		case !r.take(','):
+			return errSyntax
+		}
+	}
+}
+
+// skip reads a value of any kind, in that depth.
+func (r *jsonReader) skip(depth int) error {
+	if depth > maxDepth {
+		return errSyntax
+	}
+	switch c := r.next(); {
+	case c == '{':
+		return r.object(func(string) error { return r.skip(depth + 1) })
+	case c == '[':
+		return r.list(func() error { return r.skip(depth + 1) })
+	case c == '"':
+		_, err := r.string()
+		return err
+	case c == '-' || c >= '0' && c <= '9':
+		_, err := r.number()
+		return err
+	}
+	for _, word := range [...]string{"null", "true", "false"} {
+		if strings.HasPrefix(r.text[r.pos:], word) {
+			r.pos += len(word)
+			return nil
+		}
+	}
+	return errSyntax
+}
+
+// number reads a number and returns it as it is written.
+func (r *jsonReader) number() (string, error) {
+	start := r.pos
+	digits := func() bool {
+		from := r.pos
+		for r.pos < len(r.text) && r.text[r.pos] >= '0' && r.text[r.pos] <= '9' {
+			r.pos++
+		}
+		return r.pos > from
+	}
+	at := func(set string) bool {
+		if r.pos < len(r.text) && strings.IndexByte(set, r.text[r.pos]) >= 0 {
+			r.pos++
+			return true
+		}
+		return false
+	}
+	at("-")
+	ok := at("0") || digits()
+	if ok && at(".") {
+		ok = digits()
+	}
+	if ok && at("eE") {
+		at("+-")
+		ok = digits()
+	}
+	if !ok {
+		return "", errSyntax
+	}
+	return r.text[start:r.pos], nil
+}
+
+// string reads a string. Only one with escape sequences is a copy.
+func (r *jsonReader) string() (string, error) {
+	if !r.take('"') {
+		return "", errSyntax
+	}
+	text := r.text[r.pos:]
+	for i := 0; i < len(text); i++ {
+		if isPlain[text[i]] {
+			continue
+		}
+		switch c := text[i]; {
+		case c == '"':
+			r.pos += i + 1
+			return text[:i], nil
+		case c == '\\':
+			return r.escaped()
+		case c < ' ':
+			return "", errSyntax
+		}
+	}
+	return "", errSyntax
+}
+
+// escaped reads the rest of a string that has escape sequences.
+func (r *jsonReader) escaped() (string, error) {
+	start := r.pos
+	for ; r.pos < len(r.text); r.pos++ {
+		switch c := r.text[r.pos]; {
+		case c == '"':
+			r.pos++
+			return unescape(r.text[start : r.pos-1])
+		case c == '\\':
+			r.pos++ // what is escaped may be a quotation mark
+		case c < ' ':
+			return "", errSyntax
+		}
+	}
+	return "", errSyntax
+}
+
+// unescape returns what a string with escape sequences means.
+func unescape(s string) (string, error) {
+	b := make([]byte, 0, len(s))
+	for {
+		i := strings.IndexByte(s, '\\')
+		if i < 0 {
+			return string(append(b, s...)), nil
+		}
+		b = append(b, s[:i]...)
+		if s = s[i+1:]; s == "" {
+			return "", errSyntax
+		}
+		c := s[0]
+		s = s[1:]
+		switch c {
+		case '"', '\\', '/':
+			b = append(b, c)
+		case 'b':
+			b = append(b, '\b')
+		case 'f':
+			b = append(b, '\f')
+		case 'n':
+			b = append(b, '\n')
+		case 'r':
+			b = append(b, '\r')
+		case 't':
+			b = append(b, '\t')
+		case 'u':
+			unit, ok := codeUnit(s)
+			if !ok {
+				return "", errSyntax
+			}
+			s = s[4:]
+			if utf16.IsSurrogate(unit) {
+				low, ok := rune(0), false
+				if strings.HasPrefix(s, `\u`) {
+					low, ok = codeUnit(s[2:])
+				}
+				if unit = utf16.DecodeRune(unit, low); ok && unit != utf8.RuneError {
+					s = s[6:]
+				}
+			}
+			b = utf8.AppendRune(b, unit)
+		default:
+			return "", errSyntax
+		}
+	}
+}
+
+// codeUnit reads the four digits of an escape sequence.
+func codeUnit(s string) (rune, bool) {
+	if len(s) < 4 || s[0] == '+' || s[0] == '-' || s[0] == '_' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s[:4], 16, 16)
+	return rune(n), err == nil
+}
+
+// errEnough ends a reading early.
+var errEnough = errors.New("enough is known")
+
+// requestType returns the type of a client's message, or "" if it has none. It fails if the message is no JSON object, or
+// if what it says of its type can be understood in two ways. It looks no further than the first type if that is one of the
+// protocol's: whoever reads the request refuses what is wrong with the rest.
+func requestType(data []byte) (string, error) {
+	r := jsonReader{text: string(data)}
+	kind, seen, twice := "", false, false
+	err := r.document(func(name string) error {
+		switch {
+		case name == "type" && !seen:
+			seen = true
+			if r.next() == 'n' {
+				return r.skip(1) // null
+			}
+			var err error
+			if kind, err = r.string(); kind == typeSubscribe || kind == typeAck {
+				return errEnough
+			}
+			return err
+		case name == "type":
+			twice = true
+		case strings.EqualFold(name, "type"):
+			return unknownField(name)
+		}
+		return r.skip(1)
+	})
+	switch {
+	case errors.Is(err, errEnough):
+		return kind, nil
+	case err == nil && twice:
+		err = errTwice("type")
+	}
+	if err != nil {
+		return "", err
+	}
+	return kind, nil
+}
+
+func unknownField(name string) error { return fmt.Errorf("unknown field %.64q", name) }
+func errTwice(name string) error     { return fmt.Errorf("%s is there twice", name) }
+
+// A field is a member that an object may have, and how its value is read.
+type field struct {
+	name string
+	read func(r *jsonReader) error
+	seen bool
+}
+
+// readMember reads a member into its field. An unknown one, or one that comes twice, is refused: what was misspelt would
+// otherwise widen a filter without a word.
+func readMember(r *jsonReader, name string, fields []field) error {
+	for i := range fields {
+		f := &fields[i]
+		switch {
+		case f.name != name:
+			continue
+		case f.seen:
+			return errTwice(name)
+		}
+		f.seen = true
+		return f.read(r)
+	}
+	return unknownField(name)
+}
+
+// parseSubscribe reads a subscribe message.
+func parseSubscribe(data []byte) (subscribeRequest, error) {
+	var q subscribeRequest
+	r := jsonReader{text: string(data)}
+	fields := [...]field{
+		{name: "type", read: readText(&q.Type)},
+		{name: "filters", read: func(r *jsonReader) error {
+			q.Filters = new(wireFilters)
+			return q.Filters.read(r)
+		}},
+	}
+	if err := r.document(func(name string) error { return readMember(&r, name, fields[:]) }); err != nil {
+		return q, err
+	}
+	if q.Filters == nil {
+		return q, errors.New("filters is missing")
+	}
+	return q, nil
+}
+
+// parseAck reads an ack.
+func parseAck(data []byte) (n uint64, err error) {
+	r := jsonReader{text: string(data)}
+	var kind string
+	fields := [...]field{
+		{name: "type", read: readText(&kind)},
+		{name: "n", read: func(r *jsonReader) (err error) {
+			r.next()
+			text, err := r.number()
+			if err != nil {
+				return errNoCount
+			}
+			if n, err = strconv.ParseUint(text, 10, 64); err != nil {
+				return errNoCount
+			}
+			return nil
+		}},
+	}
+	if err := r.document(func(name string) error { return readMember(&r, name, fields[:]) }); err != nil {
+		return 0, err
+	}
+	if !fields[1].seen {
+		return 0, errors.New("n is missing")
+	}
+	return n, nil
+}
+
+var (
+	errNoCount   = errors.New("n must be a whole number")
+	errNoFilters = errors.New("filters must be an object")
+	errNoStrings = errors.New("a filter is a string or a list of strings")
+)
+
+func readText(into *string) func(*jsonReader) error {
+	return func(r *jsonReader) (err error) {
+		*into, err = r.string()
+		return err
+	}
+}
+
+func (f *wireFilters) read(r *jsonReader) error {
+	if r.next() != '{' {
+		return errNoFilters
+	}
+	fields := [...]field{{name: "level", read: f.Level.read}, {name: "environment", read: f.Environment.read}}
+	return r.object(func(name string) error { return readMember(r, name, fields[:]) })
+}
+
+// read keeps one value more than a filter may have, which is enough to be refused.
+func (v *wireValues) read(r *jsonReader) error {
+	one := func() error {
+		if r.next() != '"' {
+			return errNoStrings
+		}
+		s, err := r.string()
+		if len(v.values) <= maxFilterValues {
+			v.values = append(v.values, s)
+		}
+		return err
+	}
+	if v.isList = r.next() == '['; !v.isList {
+		return one()
+	}
+	v.values = make([]string, 0, maxFilterValues+1)
+	return r.list(one)
+}
