@@ -65,7 +65,7 @@ class Follower {
 	#receive(data) {
 		const message = JSON.parse(data);
 		this.#arrived++;
-		const age = Date.now() - Date.parse(message.time);
+		const age = Date.now() - Date.parse(message.received ?? message.time); // a log has times of its own
 		this.#leastAge = Math.min(this.#leastAge, age);
 		this.lag = age - this.#leastAge;
 		if (message.type === 'event') this.#on.event(message);
