@@ -28,12 +28,14 @@ const (
 type assembler struct {
 	emit    func(Event) error
 	sources map[string]*source
+	last    *source // of the line before
 }
 
 // source is where lines of one program come from, so that those of another may come in between.
 type source struct {
 	name      string
 	pending   *pending
+	column    int   // where the text of its last line began, if journalctl indents those that follow
 	partial   entry // the parts of a line that is not yet whole
 	parts     int
 	lastLevel string
@@ -46,6 +48,9 @@ func newAssembler(emit func(Event) error) *assembler {
 
 // add takes the next line.
 func (a *assembler) add(line string, now time.Time) error {
+	if a.takesIndented(line, now) {
+		return nil
+	}
 	e := unwrapped(line, now)
 	s := a.sources[e.source]
 	if s == nil {
@@ -57,7 +62,8 @@ func (a *assembler) add(line string, now time.Time) error {
 		s = &source{name: e.source}
 		a.sources[e.source] = s
 	}
-	s.used = now
+	s.used, s.column = now, e.column
+	a.last = s
 	if s.parts > 0 {
 		e.text, e.line = clip(s.partial.text+e.text, maxLineBytes), s.partial.line
 	}
@@ -76,6 +82,18 @@ func (a *assembler) add(line string, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// takesIndented adds a line of a message that journalctl has shown as several: all but the first are indented as far as
+// the first one's text.
+func (a *assembler) takesIndented(line string, now time.Time) bool {
+	s := a.last
+	if s == nil || s.column == 0 || s.pending == nil || len(line) <= s.column || strings.TrimLeft(line[:s.column], " ") != "" {
+		return false
+	}
+	s.pending.append(line[s.column:])
+	s.pending.touched, s.used = now, now
+	return true
 }
 
 // take adds an entry to what is pending, or makes it the next to be so.
@@ -167,12 +185,17 @@ func newPending(e *entry, now time.Time) *pending {
 		p.trace.begin(text)
 	}
 	for _, line := range e.rest {
-		if p.trace.language == none {
-			p.trace.begin(line)
-		}
-		p.stack.add(line)
+		p.append(line)
 	}
 	return p
+}
+
+// append adds a line that came with the first.
+func (p *pending) append(line string) {
+	if !p.trace.goesOn(line, line != "" && (line[0] == ' ' || line[0] == '\t')) && p.trace.language == none {
+		p.trace.begin(line)
+	}
+	p.stack.add(line)
 }
 
 func (p *pending) due() time.Time {
@@ -189,7 +212,7 @@ func (p *pending) takes(e *entry) bool {
 	if first.json && !first.tail || e.json || len(e.rest) > 0 {
 		return false
 	}
-	text, indented := e.text, e.indented()
+	text, indented := clip(e.text, 2*maxMessageBytes), e.indented()
 	switch {
 	case !p.joined && p.stack.empty() && (dotNet.MatchString(first.message) && indented ||
 		julHead.MatchString(strings.TrimSpace(first.text)) && julText.MatchString(text)):

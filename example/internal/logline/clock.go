@@ -29,6 +29,8 @@ var clocks = []*regexp.Regexp{
 	regexp.MustCompile(`^(?P<mo>\d\d?)/(?P<d>\d\d?)/(?P<y>\d{4}),? ` + ofDay + meridiem),
 	// 11-23 18:31:01.123, of Android
 	regexp.MustCompile(`^(?P<mo>\d\d)-(?P<d>\d\d) ` + ofDay),
+	// 261123 18:31:01, of MySQL
+	regexp.MustCompile(`^(?P<y>\d\d)(?P<mo>\d\d)(?P<d>\d\d) +` + ofDay),
 	// 18:31:01.123, 6:31PM
 	regexp.MustCompile(`^(?:` + ofDay + meridiem + `?|(?P<h>\d\d?):(?P<m>\d\d)` + meridiem + `)`),
 	// 1795458661.123, 1795458661123

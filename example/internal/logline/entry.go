@@ -44,6 +44,7 @@ type entry struct {
 	raw     string // the text of the object, if nothing is added to it
 	json    bool   // the program itself has logged JSON
 	tail    bool   // the JSON is only the end of the line
+	column  int    // where the text begins in a line of journalctl
 	partial bool   // the line goes on with the next of its source
 }
 
@@ -96,6 +97,8 @@ var (
 	ofRFC5424 = regexp.MustCompile(`^1 (\S+) \S+ (\S+) \S+ \S+ (?:-|(?:\[(?:[^\]\\]|\\.)*\])+)(?: |$)(?:\x{FEFF})?`)
 	// host service[123]: text, behind a time
 	ofSyslog = regexp.MustCompile(`^[\w.:-]+ ([\w./@+()-]+?)(?:\[\d+\])?: `)
+	// service[123]: text, as programs write to /dev/log
+	ofDevLog = regexp.MustCompile(`^([\w./@+()-]+?)\[\d+\]: `)
 	// app[web.1]: text, of Heroku, behind a time
 	ofHeroku = regexp.MustCompile(`^(?:app|heroku)\[([\w.-]+)\]: `)
 )
@@ -134,11 +137,15 @@ func (e *entry) unwrap(now time.Time) bool {
 		rest = rest[1:]
 		m := ofHeroku.FindStringSubmatch(rest)
 		if m == nil && at.dated && (at.zoned && e.text[len("2006-01-02")] != ' ' || e.text[0] >= 'A') {
-			m = ofSyslog.FindStringSubmatch(rest)
+			if m = ofDevLog.FindStringSubmatch(rest); m == nil {
+				m = ofSyslog.FindStringSubmatch(rest)
+			}
 		}
 		if m != nil && namedLevel(m[1]) == "" && namedLevel(strings.Fields(rest)[0]) == "" {
 			e.say(at)
-			return e.from(m[1], rest[len(m[0]):])
+			e.from(m[1], rest[len(m[0]):])
+			e.column = len(e.line) - len(e.text)
+			return true
 		}
 		if m := composed.FindStringSubmatch(rest); m != nil && namedLevel(m[1]) == "" && strings.Trim(m[1], "0123456789.:-") != "" {
 			e.say(at)
@@ -457,12 +464,12 @@ func (e *entry) readLogfmt(now time.Time) bool {
 			if at, ok := momentOf(p.value, now); ok {
 				e.say(at)
 				e.timed = true
-				if before == "" && pairs[0] == p { // not again in the message
-					_, n := logfmtValue(e.message[len(p.key)+1:])
-					e.message = strings.TrimSpace(e.message[len(p.key)+1+n:])
-				}
+				e.message = strings.TrimSpace(e.message[:p.start] + strings.TrimLeft(e.message[p.end:], " \t"))
 			}
+		default:
+			continue
 		}
+		break
 	}
 	e.service = cmp.Or(e.service, first(pairs, "service", "service.name", "component", "logger", "app", "subsys"))
 	if message != "" && (before == "" || namedLevel(strings.Trim(before, "[]:<>")) != "") {

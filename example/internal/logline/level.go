@@ -56,20 +56,21 @@ var (
 	marked = regexp.MustCompile(`(?i)[\[(<](?:[\w.]*:)?(` + anyCase + `) *[\])>]|\|\s*(` + anyCase + `)\s*\||\t(` + anyCase + `)\t`)
 	// error: in front of its message, fatal error: of Go, PHP and compilers, DeprecationWarning: of Python, error[E0308]: of
 	// rustc, error TS2304: of tsc
-	labelled = regexp.MustCompile(`(?i)(?:^|\s)(trace|debug|info|notice|warn|warning|error|critical|fatal|panic|fatal error|\w+warning)(?:\[\w+\]| [A-Z]+\d+)?:(?:\s|$)`)
-	// words that only count where a line begins: .NET, npm, apt, make, git, a line that has begun with a time, Android
-	leading = regexp.MustCompile(`^(?:(?:(trce|dbug|info|warn|fail|crit|err|debug|alert|emerg): ?|npm (ERR!|error|WARN|warn|notice|info|verb|http)\s|([EWN]): |([VDIWEFA])/\S.*?: )|make(?:\[\d+\])?: \*\*\* ()|\w+ *:(emerg|alert|crit|err|warn|notice|info|debug) *: )`)
+	labelled = regexp.MustCompile(`(?i)(?:^|[\s\[])(trace|debug|info|notice|warn|warning|error|critical|fatal|panic|fatal error|\w+warning)(?:\[\w+\]| [A-Z]+\d+)?:(?:\s|$)`)
+	// words that only count where a line begins: .NET, yarn, npm, apt, make, git, a line that has begun with a time, Android
+	leading = regexp.MustCompile(`^(?:(?:(trce|dbug|info|warn|fail|crit|err|debug|alert|emerg): ?|(error|warn|warning|fatal)\s|npm (ERR!|error|WARN|warn|notice|info|verb|http)\s|([EWN]): |([VDIWEFA])/\S.*?: )|make(?:\[\d+\])?: \*\*\* ()|\w+ *:(emerg|alert|crit|err|warn|notice|info|debug) *: )`)
 	// the same behind a time, where one word says it
 	afterTime = regexp.MustCompile(`^(?i:(trace|debug|info|notice|warn|warning|err|error|crit|critical|fatal|verbose|panic)(?:[\s:|]|$))`)
 	lettered  = regexp.MustCompile(`^(?:([VDIWEFC])[1-5]? +(?:[A-Z]{3,}|-) |\d+ +\d+ ([VDIWEFA]) \S)`) // MongoDB before 4.4, Android
 	redis     = regexp.MustCompile(`^(?:\d+:[A-Z] )?([.*#-]) `)
-	status    = regexp.MustCompile(`" (5\d\d) (?:\d+|-)(?: |$)`) // of an access log
-	failed    = regexp.MustCompile(`^(?:Failed to |Fatal Python error|Unhandled exception|Uncaught |Exception |Task exception was |\*\* \(|panicked at |http: panic serving |E\d{4}:)|UnhandledPromiseRejection|ERR_PNPM|Segmentation fault`)
+	status    = regexp.MustCompile(`" (5\d\d) (?:\d+|-)(?: |$)|^(5\d\d) +\| `) // of an access log
+	failed    = regexp.MustCompile(`^(?:Failed to |Fatal Python error|Unhandled exception|Uncaught |Exception |terminate called |Caused by: |Task exception was |\*\* \(|panicked at |http: panic serving |E\d{4}:)|UnhandledPromiseRejection|ERR_PNPM|Segmentation fault`)
 )
 
 // textLevel finds the level in a line that is no JSON, or returns "". In a line that began with a time, more words are
 // levels. The word is the one that said it.
 func textLevel(line string, timed bool) (level, word string) {
+	line = clip(line, maxMessageBytes)
 	if m := leading.FindStringSubmatch(line); m != nil {
 		word = strings.Join(m[1:], "")
 		if strings.HasPrefix(word, "http") {

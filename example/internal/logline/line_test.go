@@ -160,6 +160,11 @@ func TestALineTellsItsLevelServiceAndMessage(t *testing.T) {
 		{"[2026-11-23 18:31:01.123][1][critical][main] Envoy", "fatal", "", "[1][critical][main] Envoy"},
 		{"2026-11-23T18:31:01.123Z [WARN]  agent: hclog: key=1", "warning", "", "[WARN]  agent: hclog: key=1"},
 		{"2026-11-23 18:31:01.123456+01:00 [error] <0.123.0> RabbitMQ", "error", "", "[error] <0.123.0> RabbitMQ"},
+		{"261123 18:31:01 [ERROR] mysqld got signal 11", "error", "", "[ERROR] mysqld got signal 11"},
+		{"[GIN] 2026/11/23 - 18:31:01 | 500 | 1ms | GET", "error", "", "500 | 1ms | GET"},
+		{"level=WARN ts=1795458661 no message here", "warning", "", "level=WARN no message here"},
+		{"error Command failed with exit code 1.", "error", "", ""},
+		{"[Error: boom]", "error", "", ""},
 		// Android, make, apt
 		{"11-23 18:31:01.123  1234  5678 E Tag: logcat", "error", "", "1234  5678 E Tag: logcat"},
 		{"E/Tag( 123): logcat", "error", "", ""},
@@ -174,6 +179,7 @@ func TestALineTellsItsLevelServiceAndMessage(t *testing.T) {
 		{"E1123 is a product", "info", "", "E1123 is a product"},
 		// syslog and journald
 		{"<11>Nov 23 18:31:01 web sshd[123]: error: no such user", "error", "sshd", "error: no such user"},
+		{"<30>Nov 23 18:31:01 dockerd[1]: level=warning msg=\"without a host\"", "warning", "dockerd", "without a host"},
 		{"<165>1 2026-11-23T18:31:01.003Z web app 1 - - hello", "info", "app", "hello"},
 		{"<163>1 2026-11-23T18:31:01.003Z web app 1 ID47 [x@1 a=\"b\\]\"] \ufeffhello", "error", "app", "hello"},
 		{"<4>[  12.3] usb 1-1: reset", "warning", "", "[  12.3] usb 1-1: reset"},

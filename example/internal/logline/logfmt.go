@@ -6,8 +6,11 @@ import (
 	"strings"
 )
 
-// pair is one key and its value in logfmt.
-type pair struct{ key, value string }
+// pair is one key and its value in logfmt, and where in the line it stands.
+type pair struct {
+	key, value string
+	start, end int
+}
 
 // logfmt reads the pairs of a line such as
 //
@@ -37,7 +40,7 @@ func logfmt(line string) (before string, pairs []pair) {
 		if pairs == nil {
 			before = strings.TrimSpace(line[:key])
 		}
-		pairs = append(pairs, pair{name, value})
+		pairs = append(pairs, pair{name, value, key, i})
 		if len(pairs) == 100 {
 			break
 		}

@@ -26,25 +26,25 @@ var (
 	pythonFile  = regexp.MustCompile(`^\s+File ".*", line \d+`)
 	// the last line of Python's, KeyboardInterrupt or pkg.Error: text
 	chained    = regexp.MustCompile(`^(?:During handling of the above exception, another|The above exception was the direct cause of)`)
-	goTrace    = regexp.MustCompile(`^(?:panic: |fatal error: |goroutine \d+ (?:gp=\S+ )?.*\[.*\]:$|SIG[A-Z]+: |unexpected fault address |WARNING: DATA RACE$|http: panic serving )`)
+	goTrace    = regexp.MustCompile(`^(?:panic: |fatal error: |goroutine \d+ (?:gp=\S+ )?.*\[.*\]:$|SIG[A-Z]+: |unexpected fault address |runtime: (?:goroutine stack exceeds|out of memory)|WARNING: DATA RACE$|http: panic serving )`)
 	goPanicked = regexp.MustCompile(`\bhttp: panic serving `)
-	goLine     = regexp.MustCompile(`^(?:(?:[\w.~%@+-]+/)*[\w.~%@+-]+\.\S*\(.*\)$|panic\(|created by |goroutine |\[signal |\[recovered|\.\.\.|exit status \d|runtime stack:|` +
+	goLine     = regexp.MustCompile(`^(?:(?:[\w.~%@+-]+/)*[\w.~%@+-]+\.\S*\(.*\)$|panic\(|created by |goroutine |runtime: |\[signal |\[recovered|\.\.\.|exit status \d|runtime stack:|` +
 		`(?:r\w{1,2}|e\w\w|[cfg]s|lr|sp|pc|[er]flags|fault|x\d+|trap|error|oldmask|cpsr)\s+0x|PC=|(?:Previous )?(?:[Rr]ead|[Ww]rite|atomic \w+) (?:at|of) |Goroutine \d|={10,}$|panic: |fatal error: )`)
 	rustTrace = regexp.MustCompile(`^thread .* panicked at |^thread caused non-unwinding panic`)
 	rustLine  = regexp.MustCompile(`^(?:note: |stack backtrace:|thread caused non-unwinding)`)
 	nodeTrace = regexp.MustCompile(`^(?:(?:/|[A-Z]:\\|file://|node:)\S*|\[(?:eval|stdin)\]):\d+$`)
 	rubyTrace = regexp.MustCompile("^\\S+:\\d+:in [`'].*': .*\\([A-Z][\\w:]*\\)$")
 	phpTrace  = regexp.MustCompile(`^(?:PHP )?(?:Fatal|Parse|Recoverable fatal) error: `)
-	other     = regexp.MustCompile(`^(?:Unhandled exception|Fatal Python error: |Exception (?:ignored in|in callback)|Task exception was never retrieved|\*\* \(\w|==\d+==ERROR: |panicked at )`)
+	other     = regexp.MustCompile(`^(?:Unhandled exception|Fatal Python error: |Exception (?:ignored in|in callback)|Task exception was never retrieved|\*\* \(\w|==\d+==ERROR: |terminate called |Caused by: |error: Uncaught |panicked at )`)
 	zapFunc   = regexp.MustCompile(`^[^\s:=]+\.[^\s:=]+$`)
 
 	// what goes on with a trace though it isn't indented
-	goesOn = regexp.MustCompile(`^(?:Caused by:|Suppressed: |Wrapped by: |\.\.\. \d+ |--- End of |Stack trace:$|[Ss]tack traceback:$|[Ss]tack backtrace:$|Location:$|Backtrace:$|Next \S+: |` +
+	goesOn = regexp.MustCompile(`^(?:Caused by:|Suppressed: |Wrapped by: |\.\.\. \d+ |--- End of |<---$|Stack trace:$|[Ss]tack traceback:$|[Ss]tack backtrace:$|Location:$|Backtrace:$|Next \S+: |` +
 		"\\[stacktrace\\]$|#\\d+ |\"\\} *$|\\}$|Node\\.js v\\d|note: |(?:Current thread|Thread) 0x|SUMMARY: |\\S+:\\d+:in [`'])")
 	// a frame: at com.example.Main(Main.java:3), at main (x.js:1:2), from x.rb:1, ... 12 more
 	frame = regexp.MustCompile(`^\s+(?:at .*(?:\)|:\d+|>)|from \S+:\d+|\.\.\. \d+ (?:more|common|lines)|Caused by: |Suppressed: )`)
 	// postgres tells more in lines of their own
-	postgresMore = regexp.MustCompile(`(?:^|\] |: )(?:DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LOCATION):  `)
+	postgresMore = regexp.MustCompile(`(?:^|\s)(?:DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LOCATION):  `)
 
 	// Nov 23, 2026 6:31:01 PM com.example.Main run, whose level and text are in the next line
 	julHead   = regexp.MustCompile(`^[A-Z][a-z]{2} \d{1,2}, \d{4} \d{1,2}:\d\d:\d\d [AP]M \S+ \S+$`)
@@ -56,6 +56,7 @@ var (
 
 // begins says whether a text is the first line of a trace, and whose.
 func begins(text string) language {
+	text = clip(text, maxMessageBytes)
 	switch {
 	case pythonTrace.MatchString(text), pythonFile.MatchString(text):
 		return python
@@ -95,6 +96,7 @@ func (t *trace) goesOn(text string, indented bool) bool {
 	if t.language == none {
 		return false
 	}
+	text = clip(text, maxMessageBytes)
 	t.step++
 	switch t.language {
 	case python:

@@ -196,11 +196,31 @@ Stack trace:
 #0 /app/a.php(7): total()
 #1 {main}
 "}`},
+	{".NET, many", "error", `Unhandled exception. System.AggregateException: One or more errors occurred. (x)
+ ---> System.Exception: x
+   at Shop.Program.Main()
+   --- End of inner exception stack trace ---
+   at Shop.Program.Main()
+ ---> (Inner Exception #1) System.Exception: y
+   at Shop.Program.Main()
+<---`},
+	{"Go, a stack that is full", "fatal", `runtime: goroutine stack exceeds 1000000000-byte limit
+runtime: sp=0xc0200e0390 stack=[0xc0200e0000, 0xc0400e0000]
+fatal error: stack overflow
+runtime stack:
+runtime.throw({0x4a0b31?, 0x0?})
+	/go/src/runtime/panic.go:1077 +0x5c
+goroutine 1 [running]:
+main.f(0x1)
+	/app/main.go:3 +0x2c
+...100 frames elided...
+created by main.main`},
+	{"C++", "error", "terminate called after throwing an instance of 'std::runtime_error'\n  what():  no cart"},
 	{"Elixir", "error", "** (RuntimeError) no cart\n    (shop 0.1.0) lib/shop.ex:3: Shop.total/1"},
 	{"Lua", "error", "lua: ERROR a.lua:1: no cart\nstack traceback:\n\t[C]: in function 'error'\n\ta.lua:1: in main chunk"},
 	{"Dart", "error", "Unhandled exception:\nException: no cart\n#0      main (file:///app/a.dart:3:3)\n#1      _start (dart:isolate:1)"},
 	{"a query over many lines", "info", "2026-11-23 18:31:01.123 UTC [1] LOG:  statement: SELECT 1\n\tFROM cart\n\tWHERE id = 7"},
-	{"more of postgres", "error", "2026-11-23 18:31:01.123 UTC [1] ERROR:  duplicate key\n2026-11-23 18:31:01.123 UTC [1] DETAIL:  Key (id)=(7) already exists.\n2026-11-23 18:31:01.123 UTC [1] STATEMENT:  INSERT INTO cart"},
+	{"more of postgres", "error", "2026-11-23 18:31:01.123 UTC [1] ERROR:  duplicate key\n2026-11-23 18:31:01.123 UTC [1] u@shop DETAIL:  Key (id)=(7) already exists.\n2026-11-23 18:31:01.123 UTC [1] STATEMENT:  INSERT INTO cart"},
 }
 
 func TestAStackTraceIsOneEvent(t *testing.T) {
@@ -282,6 +302,17 @@ func TestNodeTellsThePlaceFirst(t *testing.T) {
 	want := []string{"/app/a.js:1", "throw new Error('x')", "^", "    at Object.<anonymous> (/app/a.js:1:7)", "Node.js v20.19.2"}
 	if got.Message != "Error: x" || got.Level != "error" || !slices.Equal(stackOf(t, got), want) {
 		t.Errorf("got %+v with %q", got, stackOf(t, got))
+	}
+}
+
+// journalctl writes a message of several lines so.
+func TestALineThatIsIndentedAsFarAsTheTextBelongsToIt(t *testing.T) {
+	head := "Nov 23 18:31:01 host app[9]: "
+	pad := strings.Repeat(" ", len(head))
+	list := events(t, head+"Traceback (most recent call last):\n"+pad+"  File \"a.py\", line 1\n"+pad+"KeyError: 1\n"+head+"two\n"+pad+"lines\n"+"Nov 23 18:31:02 host app[9]: three\n")
+	if len(list) != 3 || list[0].Level != "error" || list[1].Level != "info" || list[1].Service != "app" ||
+		!slices.Equal(stackOf(t, list[0]), []string{"  File \"a.py\", line 1", "KeyError: 1"}) || !slices.Equal(stackOf(t, list[1]), []string{"lines"}) {
+		t.Errorf("got %+v", list)
 	}
 }
 
