@@ -96,12 +96,12 @@ func TestALineWithoutAnEndTakesABoundedMemory(t *testing.T) {
 		runtime.GC()
 		runtime.ReadMemStats(&before)
 		reads := uint64(0)
-		r := io.LimitReader(&endless{b}, 8<<20)
+		r := io.LimitReader(&endless{b}, 3<<20)
 		err := readLines(io.TeeReader(r, writerFunc(func(p []byte) (int, error) {
-			if reads++; reads%400 == 0 {
+			if reads++; reads%100 == 0 {
 				runtime.GC()
 				runtime.ReadMemStats(&after)
-				if after.HeapAlloc > before.HeapAlloc+4<<20 {
+				if after.HeapAlloc > before.HeapAlloc+1<<20 {
 					t.Errorf("%q: got %d bytes on the heap", b, after.HeapAlloc-before.HeapAlloc)
 				}
 			}
