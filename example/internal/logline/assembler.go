@@ -243,7 +243,7 @@ func (p *pending) takes(e *entry) bool {
 		p.trace.begin(text)
 	case p.trace.language == none && first.severe() && goesOn.MatchString(text):
 		p.trace.language = common
-	case p.trace.language == none && indented && begins(text) != python && (e.level == "" || e.weak) && (first.timed || first.level != "" && !first.weak):
+	case p.trace.language == none && indented && begins(text) != python && (e.level == "" || e.weak) && (first.timed || first.stamped || first.level != "" && !first.weak):
 	default:
 		return false
 	}
@@ -261,7 +261,7 @@ func (e *entry) severe() bool { return e.level == "error" || e.level == "fatal" 
 func (p *pending) logsException() bool {
 	first := &p.first
 	head := clip(first.message, 160)
-	return p.stack.empty() && (first.timed && loggedFor.MatchString(head) || labelled1.MatchString(head))
+	return p.stack.empty() && ((first.timed || first.stamped) && loggedFor.MatchString(head) || labelled1.MatchString(head))
 }
 
 // event returns the event as it is now. A line that is indented and says no level has the one of the line before.

@@ -40,6 +40,7 @@ type entry struct {
 	weak    bool   // the level is what is said of lines that say nothing
 	given   bool   // the level is of the envelope, which knows better than the text
 	timed   bool   // the text itself has a time, so that it is no part of what came before
+	stamped bool   // each line of the source has a time of its collector, those of a trace too
 	object  object // of a line that is JSON, or of what was around the text
 	raw     string // the text of the object, if nothing is added to it
 	json    bool   // the program itself has logged JSON
@@ -91,6 +92,8 @@ var (
 	ofKubectl = regexp.MustCompile(`^\[pod/[^/\]]+/([^\]]+)\] ?`)
 	// 2026-11-23T18:31:01.123456789Z stderr F text, of Kubernetes on the disk of a node
 	ofCRI = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\S+) (?:stdout|stderr) ([FP])(?::\S+)?(?: |$)`)
+	// 2026-11-23T18:31:01.123456789Z text, of docker logs -t and kubectl logs --timestamps
+	ofTimestamps = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d\d:\d\d))(?: |$)`)
 	// <11>text: a priority of syslog, which journald and the kernel take at the start of a line
 	priority = regexp.MustCompile(`^<(\d{1,3})>`)
 	// 1 2026-11-23T18:31:01Z host app 123 ID [x@1 a="b"] text, of RFC 5424
@@ -109,6 +112,13 @@ func (e *entry) unwrap(now time.Time) bool {
 		if at, _, ok := cutMoment(m[1], now); ok {
 			e.say(at)
 			e.text, e.partial = e.text[len(m[0]):], m[2] == "P"
+			return true
+		}
+	}
+	if m := ofTimestamps.FindStringSubmatch(e.text); m != nil && !e.stamped {
+		if at, _, ok := cutMoment(m[1], now); ok {
+			e.say(at)
+			e.text, e.stamped = e.text[len(m[0]):], true
 			return true
 		}
 	}
@@ -280,7 +290,9 @@ func (e *entry) readObject(before string, o object, now time.Time) {
 	if before != "" {
 		head.readText(now)
 		e.moment, e.timed = head.moment, head.timed
-		o["line"] = cmp.Or(o["line"], any(before))
+		if head.message != "" {
+			o["line"] = cmp.Or(o["line"], any(before))
+		}
 	}
 	if level := o.level(); level != "" && (before == "" || head.level == "" || head.weak) {
 		e.level, e.weak = level, false
@@ -289,8 +301,9 @@ func (e *entry) readObject(before string, o object, now time.Time) {
 	} else if o.has("@mt", "@m") { // Serilog leaves out the level that most events have
 		e.level, e.weak = "info", false
 	}
-	if m, ok := o.moment(now); ok {
-		e.say(m)
+	own, told := o.moment(now)
+	if told {
+		e.say(own)
 	}
 	e.service = cmp.Or(e.service, head.service, o.service())
 	if stream := outer.text("stream"); stream != "" && o["stream"] == nil {
@@ -299,6 +312,12 @@ func (e *entry) readObject(before string, o object, now time.Time) {
 	message := o.message()
 	if before != "" && head.message != "" && !(message != "" && head.bare()) {
 		message = head.message
+	}
+	if at, rest, ok := cutMomentInBrackets(message, now); ok && strings.TrimSpace(rest) != "" {
+		message = rest
+		if !told {
+			e.say(at)
+		}
 	}
 	if message == "" {
 		delete(o, "line")
@@ -388,11 +407,15 @@ func (e *entry) readText(now time.Time) {
 	if at, rest, ok := cutTime(text, now); ok {
 		e.say(at)
 		e.timed, e.message = true, rest
+		if at, rest, ok := cutMomentInBrackets(rest, now); ok && rest != "" { // of what collects, and of the program
+			e.say(at)
+			e.message = rest
+		}
 	}
 	if e.readLogfmt(now) {
 		return
 	}
-	level, _ := textLevel(e.message, e.timed)
+	level, _ := textLevel(e.message, e.timed || e.stamped)
 	e.found(level)
 }
 

@@ -208,6 +208,12 @@ func TestALineTellsItsLevelServiceAndMessage(t *testing.T) {
 		{"INFO  | a table", "info", "", "INFO  | a table"},
 		{"2026-11-23T18:31:01.123456789Z stderr F ERROR x", "error", "", "ERROR x"},
 		{"2026-11-23T18:31:01.1Z stdout P half a \n2026-11-23T18:31:01.2Z stdout F line", "info", "", "half a line"},
+		{"2026-11-23T18:31:01.123456789Z E1123 18:31:01.000000       1 a.go:1] x", "error", "", "a.go:1] x"},
+		{"2026-11-23T18:31:01.123456789Z 2026-11-23 18:31:01,123 ERROR x", "error", "", "ERROR x"},
+		{"2026-11-23T18:31:01Z 2026/11/23 18:31:01 [error] x", "error", "", "[error] x"},
+		{`2026-11-23T18:31:01.1Z {"level":"warn","msg":"x"}`, "warning", "", "x"},
+		{`{"message":"2026-11-23 18:31:01 ERROR x"}`, "error", "", "ERROR x"},
+		{"web-1  | 2026-11-23T18:31:01.123456789Z time=2026-11-23T18:31:01Z level=error msg=x", "error", "web-1", "x"},
 		// edges
 		{"<999>x", "debug", "", "x"},
 		{"<", "info", "", "<"},

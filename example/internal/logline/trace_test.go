@@ -257,9 +257,10 @@ func TestAStackTraceIsOneEvent(t *testing.T) {
 		}
 
 		// of two services at once, of Docker and of journald
-		var compose, docker, journald strings.Builder
+		var compose, docker, journald, stamped strings.Builder
 		for _, line := range lines {
 			fmt.Fprintf(&compose, "web-1  | %s\ndb  | %s\n", line, line)
+			fmt.Fprintf(&stamped, "2026-11-23T18:31:01.123456789Z %s\n", line)
 			text, _ := json.Marshal(line + "\n")
 			fmt.Fprintf(&docker, `{"log":%s,"stream":"stderr","time":"2026-11-23T18:31:01.1Z"}`+"\n", text)
 			text, _ = json.Marshal(line)
@@ -272,7 +273,7 @@ func TestAStackTraceIsOneEvent(t *testing.T) {
 			check("of compose", list[0])
 			check("of compose", list[1])
 		}
-		for how, text := range map[string]string{"of Docker": docker.String(), "of journald": journald.String()} {
+		for how, text := range map[string]string{"of Docker": docker.String(), "of journald": journald.String(), "of docker logs -t": stamped.String()} {
 			if got := one(t, text); got.Level != "" {
 				check(how, got)
 			}
