@@ -181,6 +181,7 @@ var (
 	// what may stand before the time: a level, the prefixes of redis, NestJS, Gin and Ruby
 	beforeTime = regexp.MustCompile(`^(?:\d+:[A-Z] |\[Nest\] \d+ +- |\[GIN\] |[A-Z], )`)
 	levelFirst = regexp.MustCompile(`^[\[(<]?([A-Za-z]{3,11})[\])>]?[:,]?\s+`)
+	prefix     = regexp.MustCompile(`^[^\s\[]{1,32}: |^\[[^\s\]]{1,32}\][: ] *`) // of a logger of Go, of postgres in syslog
 	separator  = regexp.MustCompile(`^\s*(?:[|,]|-\s|:\s|;)?\s*`)
 )
 
@@ -192,15 +193,18 @@ func cutTime(s string, now time.Time) (m moment, rest string, ok bool) {
 	} else if found := levelFirst.FindStringSubmatch(s); found != nil && namedLevel(found[1]) != "" {
 		head = found[0]
 	}
+	if head == "" {
+		head = prefix.FindString(s)
+		if m, _, ok := cutMoment(s[len(head):], now); !ok || !m.dated {
+			head = ""
+		}
+	}
 	for _, head := range []string{"", head} {
 		if m, rest, ok = cutMomentInBrackets(s[len(head):], now); ok {
 			if strings.HasPrefix(head, "[Nest]") || head == "[GIN] " || len(head) > 1 && head[1] == ',' {
 				head = ""
 			}
 			return m, head + rest, true
-		}
-		if head == "" {
-			continue
 		}
 	}
 	near := clip(s, 300)

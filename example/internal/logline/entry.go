@@ -102,6 +102,7 @@ var (
 	ofSyslog = regexp.MustCompile(`^[\w.:-]+ ([\w./@+()-]+?)(?:\[\d+\])?: `)
 	// service[123]: text, as programs write to /dev/log
 	ofDevLog = regexp.MustCompile(`^([\w./@+()-]+?)\[\d+\]: `)
+	ofTag    = regexp.MustCompile(`^([\w./@+()-]+): `)
 	// app[web.1]: text, of Heroku, behind a time
 	ofHeroku = regexp.MustCompile(`^(?:app|heroku)\[([\w.-]+)\]: `)
 )
@@ -149,6 +150,9 @@ func (e *entry) unwrap(now time.Time) bool {
 		if m == nil && at.dated && (at.zoned && e.text[len("2006-01-02")] != ' ' || e.text[0] >= 'A') {
 			if m = ofDevLog.FindStringSubmatch(rest); m == nil {
 				m = ofSyslog.FindStringSubmatch(rest)
+			}
+			if m == nil && e.level != "" { // behind a priority
+				m = ofTag.FindStringSubmatch(rest)
 			}
 		}
 		if m != nil && namedLevel(m[1]) == "" && namedLevel(strings.Fields(rest)[0]) == "" {

@@ -179,6 +179,10 @@ func TestALineTellsItsLevelServiceAndMessage(t *testing.T) {
 		{"E1123 is a product", "info", "", "E1123 is a product"},
 		// syslog and journald
 		{"<11>Nov 23 18:31:01 web sshd[123]: error: no such user", "error", "sshd", "error: no such user"},
+		{"<3>Nov 23 18:31:01 app: x", "error", "app", "x"},
+		{"Nov 23 18:31:01 db postgres[12]: [3-1] 2026-11-23 18:31:01.123 UTC [12] ERROR:  x", "error", "postgres", "[3-1] [12] ERROR:  x"},
+		{"shop: 2026/11/23 18:31:01 a prefix", "info", "", "shop: a prefix"},
+		{"[shop] 2026/11/23 18:31:01 a prefix", "info", "", "[shop] a prefix"},
 		{"<30>Nov 23 18:31:01 dockerd[1]: level=warning msg=\"without a host\"", "warning", "dockerd", "without a host"},
 		{"<165>1 2026-11-23T18:31:01.003Z web app 1 - - hello", "info", "app", "hello"},
 		{"<163>1 2026-11-23T18:31:01.003Z web app 1 ID47 [x@1 a=\"b\\]\"] \ufeffhello", "error", "app", "hello"},
