@@ -43,6 +43,7 @@ func TestPagesInABrowser(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *chromium){
 		"the list holds many events in few elements": testManyEvents,
 		"the list stands still for a reader":         testReader,
+		"a log that has times of its own":            testLogged,
 		"the keyboard reaches details and filters":   testKeyboard,
 		"an operator disconnects a client":           testOperator,
 		"a page that reads slowly is told":           testSlow,
