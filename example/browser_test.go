@@ -60,6 +60,7 @@ func TestPagesInABrowser(t *testing.T) {
 		"the details show any data":                     testDetails,
 		"whatever is published is shown":                testOddMessages,
 		"the title counts what nobody has seen":         testTitle,
+		"a log that has times of its own":               testLogged,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, browser) })
 	}

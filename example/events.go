@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/gofiber/fiber/v2"
@@ -35,6 +36,7 @@ var isName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`).MatchString
 // event is what the pages get for each event.
 type event struct {
 	stamp
+	Received *time.Time `json:"received,omitempty"` // if the time of the event is that of a log
 	fields
 }
 
@@ -64,7 +66,16 @@ func (f *feed) postEvent(c *fiber.Ctx) error {
 }
 
 func (f *feed) publishEvent(in fields) (id string, err error) {
-	e := event{f.stamp("event"), in}
+	return f.publishEventAt(in, time.Time{})
+}
+
+// publishEventAt publishes an event that a log has a time for. A zero time is now.
+func (f *feed) publishEventAt(in fields, at time.Time) (id string, err error) {
+	e := event{stamp: f.stamp("event"), fields: in}
+	if !at.IsZero() {
+		received := e.Time
+		e.Time, e.Received = at.UTC(), &received
+	}
 	msg := mesherstream.Message{Project: e.Project, Level: e.Level, Environment: e.Environment}
 	if err := f.send(msg, &e); err != nil {
 		return "", err

@@ -4,7 +4,12 @@
 //
 //	go run ./example                           # then post events, see http://127.0.0.1:3000
 //	go run ./example -demo 200                 # 200 invented events a second
-//	journalctl -f | go run ./example -stdin    # each line is an event
+//	journalctl -f | go run ./example -stdin    # each line is an event, a stack trace is one
+//
+// It asks nobody for a login, and therefore answers only to requests for localhost, for the host in -addr, and for the
+// names in -host:
+//
+//	go run ./example -addr :3000 -host dash.example.com,192.0.2.7
 package main
 
 import (
@@ -29,22 +34,28 @@ func main() {
 	environment := flag.String("environment", "local", "environment of the events of -stdin")
 	stdin := flag.Bool("stdin", false, "stream each line of standard input as an event")
 	demo := flag.Float64("demo", 0, "make `n` invented events a second")
+	var given hosts
+	flag.Var(&given, "host", "answer to this `name` too, or to several between commas; localhost, 127.0.0.1, [::1] and that of -addr need none")
 	flag.Parse()
 
-	if err := run(*addr, *project, *environment, *stdin, *demo); err != nil {
+	if err := run(*addr, given, *project, *environment, *stdin, *demo); err != nil {
 		fmt.Fprintln(os.Stderr, "example:", err)
 		os.Exit(1)
 	}
 }
 
-func run(addr, project, environment string, stdin bool, demo float64) error {
+func run(addr string, given hosts, project, environment string, stdin bool, demo float64) error {
 	if !isName(project) || !isName(environment) {
 		return errors.New("-project and -environment take " + nameRule)
 	}
 	if !(demo >= 0 && demo <= maxDemoRate) {
 		return fmt.Errorf("-demo takes a rate from 0 to %d", maxDemoRate)
 	}
-	app, m, feed, err := newApp()
+	names, link, advice, err := hostsFor(addr, given)
+	if err != nil {
+		return err
+	}
+	app, m, feed, err := newApp(names)
 	if err != nil {
 		return err
 	}
@@ -59,7 +70,10 @@ func run(addr, project, environment string, stdin bool, demo float64) error {
 		go streamDemo(ctx, feed, project, demo)
 	}
 	app.Hooks().OnListen(func(l fiber.ListenData) error {
-		slog.Info("open http://" + net.JoinHostPort(l.Host, l.Port) + "/?project=" + project)
+		slog.Info("open http://" + net.JoinHostPort(link, l.Port) + "/?project=" + project)
+		if advice != "" {
+			slog.Warn(advice)
+		}
 		return nil
 	})
 
@@ -74,8 +88,9 @@ func run(addr, project, environment string, stdin bool, demo float64) error {
 	}
 }
 
-// newApp mounts the stream, the API and the pages. The feed publishes from outside of handlers.
-func newApp() (*fiber.App, *mesherstream.Manager, *feed, error) {
+// newApp mounts the stream, the API and the pages, for requests that ask for one of names. The feed publishes from outside
+// of handlers.
+func newApp(names hosts) (*fiber.App, *mesherstream.Manager, *feed, error) {
 	app := fiber.New(fiber.Config{
 		BodyLimit:             maxBodyBytes,
 		ReadTimeout:           10 * time.Second,
@@ -89,6 +104,7 @@ func newApp() (*fiber.App, *mesherstream.Manager, *feed, error) {
 	}
 	feed := newFeed(m)
 
+	app.Use(names.check)
 	app.Use(m.Handler())
 	app.Get("/", serveFile("index.html"))
 	app.Get("/clients", serveFile("clients.html"))

@@ -17,7 +17,7 @@ import (
 // call sends one request to a new app and returns the status and the body.
 func call(t *testing.T, method, path, body string) (int, string) {
 	t.Helper()
-	app, _, _, err := newApp()
+	app, _, _, err := newApp(hosts{"example.com"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func call(t *testing.T, method, path, body string) (int, string) {
 // serve runs a new app on a free port until the test ends.
 func serve(t *testing.T) (url string, f *feed) {
 	t.Helper()
-	app, m, f, err := newApp()
+	app, m, f, err := newApp(localhost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,10 +134,11 @@ func TestStatsAndPageAreServed(t *testing.T) {
 
 func TestFlagsAreChecked(t *testing.T) {
 	for name, err := range map[string]error{
-		"project":     run("127.0.0.1:0", "a/b", "e", false, 0),
-		"environment": run("127.0.0.1:0", "a", "", false, 0),
-		"rate":        run("127.0.0.1:0", "a", "e", false, -1),
-		"address":     run("256.0.0.1:x", "a", "e", false, 0),
+		"project":     run("127.0.0.1:0", nil, "a/b", "e", false, 0),
+		"environment": run("127.0.0.1:0", nil, "a", "", false, 0),
+		"rate":        run("127.0.0.1:0", nil, "a", "e", false, -1),
+		"address":     run("256.0.0.1:x", nil, "a", "e", false, 0),
+		"port":        run("127.0.0.1", nil, "a", "e", false, 0),
 	} {
 		if err == nil {
 			t.Errorf("an invalid %s: got no error", name)

@@ -14,7 +14,7 @@ import (
 // request sends a request with headers to a new app.
 func request(t *testing.T, method, path string, headers map[string]string) *http.Response {
 	t.Helper()
-	app, _, _, err := newApp()
+	app, _, _, err := newApp(hosts{"example.com"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestPostsOfOtherOriginsAreRefused(t *testing.T) {
 		{"a sandboxed page", map[string]string{"Origin": "null"}, false},
 		{"nonsense", map[string]string{"Origin": "http://%zz"}, false},
 	} {
-		for path, allowed := range map[string]int{"/api/v1/issues/SHOP-1/resolve": http.StatusAccepted, "/api/v1/clients/1/disconnect": http.StatusNotFound} {
+		for path, allowed := range map[string]int{"/api/v1/issues/SHOP-1/resolve": http.StatusAccepted, "/api/v1/clients/1/disconnect": http.StatusNotFound, "/api/v1/events": http.StatusBadRequest} {
 			want := http.StatusForbidden
 			if test.allowed {
 				want = allowed
