@@ -52,7 +52,7 @@ func TestClientsThatFallSilentAreRemoved(t *testing.T) {
 // fasthttp tells nobody when a 101 reaches nobody. The place behind it comes back after ten seconds at the latest.
 func TestHandshakesThatAreResetGiveTheirPlacesBack(t *testing.T) {
 	if !*long {
-		t.Skip("waits for ten seconds: run it with -long")
+		t.Skip("waits for ten seconds: go test ./e2e/attack -long")
 	}
 	const places = 20
 	s := newTarget(t, settings{Ping: time.Second, Idle: 5 * time.Second, MaxClients: places})

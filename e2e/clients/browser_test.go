@@ -31,7 +31,7 @@ var chromium = &driver{
 	refuses:  func(code int) bool { return code != 1000 && code != noCode && code < 3000 },
 	missing: func() string {
 		if _, err := exec.LookPath("chromium"); err != nil {
-			return "chromium is not installed"
+			return "needs Chromium: apt-get install chromium"
 		}
 		return ""
 	},
