@@ -4,11 +4,11 @@
 run:            # the example on http://127.0.0.1:3000, with demo events
 	go run ./example -demo 5
 
-test:
-	go test work
+test:           # says at its end what it did not run, and why
+	go run ./tools/test
 
-race:
-	go test -race -shuffle=on work
+race:           # needs a C compiler
+	go run ./tools/test -race -shuffle=on
 
 lint:
 	go tool gofumpt -l .
