@@ -19,7 +19,7 @@ var windows = flag.String("windows", "", "measure these windows of unacknowledge
 func eachWindow(t *testing.T) (list []int, options map[int][]mesherstream.Option) {
 	t.Helper()
 	if *windows == "" {
-		t.Skip("measures: go test ./e2e/network -run "+t.Name()+" -v -windows 0,64,1024")
+		t.Skip("measures: go test ./e2e/network -run " + t.Name() + " -v -windows 0,64,1024")
 	}
 	options = make(map[int][]mesherstream.Option)
 	for field := range strings.SplitSeq(*windows, ",") {
