@@ -1,14 +1,14 @@
 # The commands of README.md and .ci/run, by name.
-.PHONY: run test race lint bench fuzz soak attack network ci
+.PHONY: run test race lint bench fuzz soak attack network release ci
 
 run:            # the example on http://127.0.0.1:3000, with demo events
 	go run ./example -demo 5
 
-test:
-	go test work
+test:           # says at its end what it did not run, and why
+	go run ./tools/test
 
-race:
-	go test -race -shuffle=on work
+race:           # needs a C compiler
+	go run ./tools/test -race -shuffle=on
 
 lint:
 	go tool gofumpt -l .
@@ -30,6 +30,9 @@ attack:
 
 network:        # needs root, for network namespaces
 	go test -count=1 -v -timeout 30m ./e2e/network -long
+
+release:        # VERSION=v0.1.0; in a clone, and with TAG=1 the tags come here; without VERSION it rehearses
+	go run ./tools/release $(if $(TAG),-tag) $(VERSION)
 
 ci:
 	.ci/run

@@ -17,6 +17,7 @@ import (
 // server runs an example's app on a free port.
 type server struct {
 	app     *fiber.App
+	ln      net.Listener
 	addr    string
 	served  chan error
 	clients []*fws.Conn
@@ -29,7 +30,7 @@ func serve(app *fiber.App) *server {
 	if err != nil {
 		panic(err)
 	}
-	s := &server{app: app, addr: ln.Addr().String(), served: make(chan error, 1)}
+	s := &server{app: app, ln: ln, addr: ln.Addr().String(), served: make(chan error, 1)}
 	go func() { s.served <- app.Listener(ln) }()
 	return s
 }
@@ -41,6 +42,7 @@ func (s *server) stop() {
 	if err := s.app.ShutdownWithTimeout(5 * time.Second); err != nil {
 		fmt.Println(err)
 	}
+	_ = s.ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 	<-s.served
 }
 

@@ -79,7 +79,9 @@ func newFuzzSite(f *testing.F, wrap bool) *fuzzSite {
 	serving := make(chan error, 1)
 	go func() { serving <- app.Listener(ln) }()
 	f.Cleanup(func() {
-		if err := errors.Join(app.Shutdown(), <-serving); err != nil {
+		err := app.Shutdown()
+		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
+		if err := errors.Join(err, <-serving); err != nil {
 			f.Error(err)
 		}
 	})

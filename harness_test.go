@@ -69,6 +69,7 @@ type world struct {
 	started time.Time
 	logs    logBuffer
 	dial    func(network, addr string) (net.Conn, error)
+	ln      net.Listener
 	serving chan error
 	viewers []*viewer
 }
@@ -112,7 +113,7 @@ func (w *world) start(opts ...Option) {
 func (w *world) listen() {
 	w.Helper()
 	ln, dial := w.transport.listen(w.T)
-	w.dial = dial
+	w.ln, w.dial = ln, dial
 	listening := make(chan struct{})
 	w.app.Hooks().OnListen(func(fiber.ListenData) error {
 		select {
@@ -136,6 +137,7 @@ func (w *world) stop() {
 	if err := w.app.ShutdownWithTimeout(5 * time.Second); err != nil {
 		w.Errorf("app.Shutdown: %v", err)
 	}
+	_ = w.ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 	if err := <-w.serving; err != nil {
 		w.Errorf("app.Listener: %v", err)
 	}

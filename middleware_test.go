@@ -125,11 +125,22 @@ func newSiteOver(t *testing.T, app *fiber.App, m *Manager, tr transport) *site {
 		if err := app.ShutdownWithTimeout(5 * time.Second); err != nil {
 			t.Errorf("app.Shutdown: %v", err)
 		}
+		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 		if err := <-served; err != nil {
 			t.Errorf("app.Listener: %v", err)
 		}
 	})
 	return &site{t, app, m, dial}
+}
+
+func TestAnAppThatIsShutDownAsItBeginsToListenEnds(t *testing.T) {
+	for range 50 {
+		t.Run("", func(t *testing.T) {
+			app := quietApp()
+			m := newTestManager(t, WithApp(app))
+			newSite(t, app, m)
+		})
+	}
 }
 
 // dial asks for a stream. header holds lines such as "Origin: null".

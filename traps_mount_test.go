@@ -276,6 +276,7 @@ func TestTrap18ASlowClientInMemoryIsBufferedFor(t *testing.T) {
 	go func() { served <- app.Listener(ln) }()
 	t.Cleanup(func() {
 		_ = app.ShutdownWithTimeout(5 * time.Second)
+		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 		<-served
 	})
 	d := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return ln.Dial() }}

@@ -359,7 +359,7 @@ func testLegible(t *testing.T, browser *chromium) {
 //	go test ./example -run TestFrames -v -long
 func TestFrames(t *testing.T) {
 	if !*long {
-		t.Skip("takes 12 s and a machine with nothing else to do; it runs with -long")
+		t.Skip("takes 12 s and a machine with nothing else to do: go test ./example -run TestFrames -v -long")
 	}
 	url, f := serve(t)
 	p := startChromium(t).open(t, 1440, 860, url+"/?project=shop")

@@ -37,7 +37,7 @@ func startChromium(t *testing.T) *chromium {
 		}
 	}
 	if name == "" {
-		t.Skip("this test needs Chromium, and there is no chromium, chromium-browser or google-chrome in PATH")
+		t.Skip("needs Chromium: apt-get install chromium")
 	}
 	profile, err := os.MkdirTemp("", "chromium-")
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
 )
 
@@ -46,10 +47,23 @@ func serve(t *testing.T) (url string, f *feed) {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
+	listening := make(chan struct{})
+	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	wg.Go(func() { app.Listener(ln) })
+	<-listening // or an app that is shut down before would start its manager afterwards
 	wg.Go(func() { streamClients(t.Context(), m, 50*time.Millisecond) })
-	t.Cleanup(func() { app.ShutdownWithTimeout(10 * time.Second); wg.Wait() })
+	t.Cleanup(func() {
+		app.ShutdownWithTimeout(10 * time.Second)
+		ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
+		wg.Wait()
+	})
 	return "http://" + ln.Addr().String(), f
+}
+
+func TestAnAppThatIsShutDownAsItBeginsToListenEnds(t *testing.T) {
+	for range 50 {
+		t.Run("", func(t *testing.T) { serve(t) })
+	}
 }
 
 func TestPostsAreValidated(t *testing.T) {

@@ -39,12 +39,22 @@ func startApp(t *testing.T, opts ...mesherstream.Option) (m *mesherstream.Manage
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
+	listening := make(chan struct{})
+	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	go func() { served <- app.Listener(ln) }()
+	<-listening // or an app that is shut down before would start its manager afterwards
 	t.Cleanup(func() {
 		_ = app.ShutdownWithTimeout(10 * time.Second)
+		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 		<-served
 	})
 	return m, ln.Addr().String()
+}
+
+func TestAnAppThatIsShutDownAsItBeginsToListenEnds(t *testing.T) {
+	for range 50 {
+		t.Run("", func(t *testing.T) { startApp(t) })
+	}
 }
 
 // watch connects a client that reads only if it is told to.

@@ -17,11 +17,11 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
-// need skips where a program is missing. Both come with Debian's package prometheus.
+// need skips a test whose program is missing. Both come with Debian's package prometheus.
 func need(t *testing.T, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
-		t.Skipf("%s is missing: apt-get install prometheus", program)
+		t.Skipf("needs %s: apt-get install prometheus", program)
 	}
 }
 

@@ -114,17 +114,27 @@ func newNode(tb testing.TB, relay mesherstream.Relay, opts ...mesherstream.Optio
 	}
 	n.addr = ln.Addr().String()
 	served := make(chan error, 1)
+	listening := make(chan struct{})
+	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	go func() { served <- app.Listener(ln) }()
+	<-listening // or an app that is shut down before would start its manager afterwards
 	n.stop = sync.OnceFunc(func() {
 		if err := app.ShutdownWithTimeout(10 * time.Second); err != nil {
 			tb.Errorf("app.Shutdown: %v", err)
 		}
+		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 		if err := <-served; err != nil {
 			tb.Errorf("app.Listener: %v", err)
 		}
 	})
 	tb.Cleanup(n.stop)
 	return n
+}
+
+func TestANodeThatIsShutDownAsItBeginsToListenEnds(t *testing.T) {
+	for range 50 {
+		newNode(t, nil).stop()
+	}
 }
 
 // broadcast publishes to the project "shop".

@@ -71,7 +71,7 @@ func newProcess(tb testing.TB, port string, args ...string) *process {
 func (p *process) start() *process {
 	p.Helper()
 	if _, err := exec.LookPath("go"); err != nil {
-		p.Skip("the go command is missing, which builds the NATS server")
+		p.Skip("needs the go command, which builds the NATS server: apt-get install golang-go")
 	}
 	path, err := binary()
 	if err != nil {

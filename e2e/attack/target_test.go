@@ -15,7 +15,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -59,8 +58,7 @@ func serve(text string) {
 		log.Fatal(err)
 	}
 	if set.Descriptors > 0 {
-		limit := syscall.Rlimit{Cur: set.Descriptors, Max: set.Descriptors}
-		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		if err := limitDescriptors(set.Descriptors); err != nil {
 			log.Fatal(err)
 		}
 	}

@@ -63,16 +63,22 @@ type tab struct {
 	ctx context.Context
 }
 
-// open opens url in a tab of its own, which ends with the test.
-func open(t *testing.T, url string) *tab {
+// needChromium skips a test that can't have a browser, before it starts anything that would have to end.
+func needChromium(t *testing.T) {
 	t.Helper()
 	chromium.start.Do(startChromium)
 	if chromium.ctx == nil {
-		t.Skipf("no Chromium: %v; install the package chromium", chromium.err)
+		t.Skip("needs Chromium: apt-get install chromium")
 	}
 	if chromium.err != nil {
 		t.Fatalf("Chromium doesn't start: %v", chromium.err)
 	}
+}
+
+// open opens url in a tab of its own, which ends with the test.
+func open(t *testing.T, url string) *tab {
+	t.Helper()
+	needChromium(t)
 	tb := newTab(t, chromium.ctx)
 	tb.run(chromedp.Navigate(url))
 	return tb

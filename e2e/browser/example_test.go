@@ -33,6 +33,7 @@ type program struct {
 
 func newExample(t *testing.T) *program {
 	t.Helper()
+	needChromium(t)
 	for _, pattern := range []string{"*.go", "web/*"} { // or a result would be cached when they have changed
 		names, err := filepath.Glob(filepath.Join(exampleDir, pattern))
 		if err != nil || len(names) == 0 {

@@ -12,16 +12,19 @@ import (
 const clientDir = "../../client"
 
 func TestTheClientInNode(t *testing.T) {
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skip("needs Node 20 or later: apt-get install nodejs npm")
+	}
 	version, err := exec.Command("node", "--print", "process.versions.node").Output()
 	if err != nil {
-		t.Skipf("no Node: %v; install Node 20 or later", err)
+		t.Fatalf("node --print: %v", err)
 	}
 	major, _, _ := strings.Cut(string(version), ".")
 	if n, err := strconv.Atoi(major); err != nil || n < 20 {
-		t.Skipf("Node is %s, and the tests of the client need 20 or later", strings.TrimSpace(string(version)))
+		t.Skipf("needs Node 20 or later, and this is %s: apt-get install nodejs npm", strings.TrimSpace(string(version)))
 	}
 	if _, err := os.Stat(filepath.Join(clientDir, "node_modules")); err != nil {
-		t.Skipf("%v; run npm ci in client/", err)
+		t.Skip("needs the packages of client/package-lock.json: npm ci --prefix client")
 	}
 	// The result is cached until a file changes that this process itself has read.
 	for _, pattern := range []string{"*", "tests/*", "tests/types/*"} {

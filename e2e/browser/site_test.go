@@ -29,6 +29,7 @@ type site struct {
 	streams func(*site, *fiber.App)
 	app     *fiber.App
 	addr    string
+	ln      net.Listener
 	serving chan error
 
 	peers chan *peer            // where a test says what is sent
@@ -37,6 +38,12 @@ type site struct {
 
 	mu    sync.Mutex
 	conns []net.Conn // all that were accepted
+}
+
+func TestASiteThatIsShutDownAsItBeginsToListenEnds(t *testing.T) {
+	for range 100 {
+		serveWithoutBrowser(t, func(*site, *fiber.App) {}).shutdown()
+	}
 }
 
 // newSite serves streams that say what a test wants.
@@ -65,7 +72,14 @@ func newService(t *testing.T, opts ...mesherstream.Option) *site {
 	})
 }
 
+// serve serves a site to a browser, and skips the test if there is none.
 func serve(t *testing.T, streams func(*site, *fiber.App)) *site {
+	t.Helper()
+	needChromium(t)
+	return serveWithoutBrowser(t, streams)
+}
+
+func serveWithoutBrowser(t *testing.T, streams func(*site, *fiber.App)) *site {
 	t.Helper()
 	s := &site{T: t, streams: streams, addr: "127.0.0.1:0", peers: make(chan *peer, 100), hold: make(chan struct{})}
 	s.listen()
@@ -97,10 +111,13 @@ func (s *site) listen() {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.addr = ln.Addr().String()
+	s.addr, s.ln = ln.Addr().String(), ln
 	serving := make(chan error, 1)
 	s.serving = serving
+	listening := make(chan struct{})
+	s.app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	go func(app *fiber.App) { serving <- app.Listener(listener{ln, s}) }(s.app)
+	<-listening // or an app that is shut down before would start its manager afterwards
 }
 
 // listener remembers what it accepts.
@@ -131,6 +148,7 @@ func (s *site) shutdown() {
 	if err := s.app.ShutdownWithTimeout(10 * time.Second); err != nil {
 		s.Errorf("app.Shutdown: %v", err)
 	}
+	_ = s.ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 	if err := <-s.serving; err != nil {
 		s.Errorf("app.Listener: %v", err)
 	}

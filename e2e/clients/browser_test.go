@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -31,7 +30,7 @@ var chromium = &driver{
 	refuses:  func(code int) bool { return code != 1000 && code != noCode && code < 3000 },
 	missing: func() string {
 		if _, err := exec.LookPath("chromium"); err != nil {
-			return "chromium is not installed"
+			return "needs Chromium: apt-get install chromium"
 		}
 		return ""
 	},
@@ -86,8 +85,8 @@ func launchBrowser() (*browser, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd.ExtraFiles = []*os.File{commands, answers}        // its descriptors 3 and 4
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that all its processes can be ended together
+	cmd.ExtraFiles = []*os.File{commands, answers} // its descriptors 3 and 4
+	kill := groupOf(cmd)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -99,7 +98,7 @@ func launchBrowser() (*browser, error) {
 		b.mail.shut(&browserError{output.String()})
 	}()
 	b.stop = sync.OnceFunc(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		kill()
 		<-ended
 		_, _, _ = server.Close(), toBrowser.Close(), fromBrowser.Close()
 		_ = os.RemoveAll(profile)

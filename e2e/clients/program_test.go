@@ -24,25 +24,30 @@ type program struct {
 
 var (
 	nodeProgram   = &program{args: []string{"node", "client.mjs"}, dir: "testdata/node"}
-	pythonProgram = &program{args: []string{"/usr/bin/python3", "client.py"}, dir: "testdata"}
+	pythonProgram = &program{args: []string{"python3", "client.py"}, dir: "testdata"} // missing finds which python3
 )
 
 var node = &driver{name: "node-ws", run: nodeProgram.run, missing: func() string {
 	if _, err := exec.LookPath("node"); err != nil {
-		return "node is not installed"
+		return "needs Node: apt-get install nodejs npm"
 	}
 	if _, err := os.Stat("testdata/node/node_modules/ws"); err != nil {
-		return "the package ws is not installed: npm ci --prefix e2e/clients/testdata/node"
+		return "needs the package ws: npm ci --prefix e2e/clients/testdata/node"
 	}
 	return ""
 }}
 
-// python is Debian's python3-websockets, which belongs to the system's own Python.
+// python is the first python3 in PATH that has websockets. Debian's belongs to the system's own Python, and another one
+// may come before that.
 var python = &driver{name: "python-websockets", run: pythonProgram.run, noEmptyClose: true, missing: sync.OnceValue(func() string {
-	if err := exec.Command("/usr/bin/python3", "-c", "import websockets").Run(); err != nil {
-		return "Debian's python3-websockets is not installed: /usr/bin/python3 can't import websockets"
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		path := filepath.Join(dir, "python3")
+		if exec.Command(path, "-c", "import websockets").Run() == nil {
+			pythonProgram.args[0] = path
+			return ""
+		}
 	}
-	return ""
+	return "needs Python with websockets: apt-get install python3-websockets"
 })}
 
 func (p *program) run(ctx context.Context, pl plan) report {

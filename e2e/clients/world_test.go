@@ -96,6 +96,14 @@ func startEcho(t *testing.T, tr transport, opts ...mesherstream.Option) *world {
 	}, append(opts, mesherstream.WithPingInterval(0), mesherstream.WithIdleTimeout(0))...)
 }
 
+func TestAnAppThatIsShutDownAsItBeginsToListenEnds(t *testing.T) {
+	overTransports(t, func(t *testing.T, tr transport) {
+		for range 50 {
+			start(t, tr).stop()
+		}
+	})
+}
+
 type messageHook func(m *mesherstream.Manager, c mesherstream.Client, data []byte, binary bool)
 
 func serve(t *testing.T, tr transport, message messageHook, opts ...mesherstream.Option) *world {
@@ -123,11 +131,15 @@ func serve(t *testing.T, tr transport, message messageHook, opts ...mesherstream
 		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{identity().certificate}})
 	}
 	served := make(chan error, 1)
+	listening := make(chan struct{})
+	w.app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	go func() { served <- w.app.Listener(ln) }()
+	<-listening // or an app that is shut down before would start its manager afterwards
 	w.stop = sync.OnceFunc(func() {
 		if err := w.app.ShutdownWithTimeout(patience); err != nil {
 			t.Errorf("shutdown: %v", err)
 		}
+		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}

@@ -14,7 +14,7 @@ import (
 func TestEveryClientGetsWhatTheModelSaysWhenSignalsInterruptItsCalls(t *testing.T) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("strace is missing: install the package strace")
+		t.Skip("needs strace: apt-get install strace")
 	}
 	calls := filepath.Join(t.TempDir(), "calls")
 	traced := func(args ...string) *exec.Cmd {
@@ -23,7 +23,7 @@ func TestEveryClientGetsWhatTheModelSaysWhenSignalsInterruptItsCalls(t *testing.
 		}, args...)...)
 	}
 	if out, err := traced("true").CombinedOutput(); err != nil && strings.Contains(string(out), "ermi") {
-		t.Skipf("strace may not trace here: %s", out)
+		t.Skipf("needs permission to trace (strace says %q)", strings.TrimSpace(string(out)))
 	}
 	out, err := traced(os.Args[0], "-test.run=^TestEveryClientGetsWhatTheModelSays$/^tcp$", "-rapid.checks=30").CombinedOutput()
 	if err != nil {

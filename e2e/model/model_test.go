@@ -97,6 +97,7 @@ type machine struct {
 
 	m       *mesherstream.Manager
 	app     *fiber.App
+	ln      net.Listener
 	addr    string
 	serving chan error
 	viewers []*viewer
@@ -133,12 +134,12 @@ func (m *machine) start(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.addr = ln.Addr().String()
+	m.ln, m.addr = ln, ln.Addr().String()
 	m.serving = make(chan error, 1)
 	listening := make(chan struct{})
 	m.app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	go func() { m.serving <- m.app.Listener(m.wrap(ln)) }()
-	<-listening // an app that is shut down before would never end
+	<-listening // or an app that is shut down before would start its manager afterwards
 }
 
 // end leaves nothing behind, also after a failure.
@@ -147,6 +148,7 @@ func (m *machine) end() {
 		v.leave()
 	}
 	_ = m.app.ShutdownWithTimeout(5 * time.Second)
+	_ = m.ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 	<-m.serving
 }
 

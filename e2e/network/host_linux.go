@@ -16,11 +16,11 @@ type Network struct {
 	t testing.TB
 }
 
-// New begins a network. It skips the test where there can be none, and says why. All that it gets ends with the test.
+// New begins a network. It skips the test if there can be none, and says why. All that it gets ends with the test.
 func New(t testing.TB) *Network {
 	t.Helper()
 	if refusal != nil {
-		t.Skipf("skipped: %v", refusal)
+		t.Skipf("needs %v", refusal)
 	}
 	return &Network{t}
 }

@@ -18,13 +18,13 @@ func overBothWays(t *testing.T, test func(t *testing.T, link func(n *Network, h 
 	New(t)
 	t.Run("netem", func(t *testing.T) {
 		if netemErr != nil {
-			t.Skipf("skipped: no netem: %v", netemErr)
+			t.Skipf("needs netem, a module of the kernel: %v", netemErr)
 		}
 		test(t, (*Network).netemLink)
 	})
 	t.Run("tun", func(t *testing.T) {
 		if tunErr != nil {
-			t.Skipf("skipped: no TUN devices: %v", tunErr)
+			t.Skipf("needs TUN devices: %v", tunErr)
 		}
 		test(t, (*Network).tunLink)
 	})

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -24,7 +23,7 @@ const (
 	programVar = "MESHERSTREAM_NETWORK_PROGRAM"
 )
 
-// refusal is why there can be no networks, or nil.
+// refusal is what networks need and this machine doesn't have, or nil.
 var refusal error
 
 // Main is the whole body of a TestMain. It moves the test's process into a network namespace of its own, where links end
@@ -50,7 +49,7 @@ func Main(m *testing.M, programs map[string]Program) {
 func enter() error {
 	for _, program := range []string{"ip", "nsenter"} {
 		if _, err := exec.LookPath(program); err != nil {
-			return fmt.Errorf("the program %s is missing (Debian: iproute2, util-linux)", program)
+			return fmt.Errorf("%s: apt-get install iproute2 util-linux", program)
 		}
 	}
 	self, err := os.Executable()
@@ -61,7 +60,7 @@ func enter() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("network namespaces are not permitted: unshare: %w", err)
+		return fmt.Errorf("network namespaces, which root may make (unshare: %w)", err)
 	}
 	return syscall.Exec(self, os.Args, append(os.Environ(), insideVar+"=1"))
 }
@@ -73,7 +72,7 @@ func arrive() error {
 	}
 	netemErr, tunErr = tryNetem(), tryTUN()
 	if netemErr != nil && tunErr != nil {
-		return fmt.Errorf("no way to make a bad link: %w", errors.Join(netemErr, tunErr))
+		return fmt.Errorf("netem (%w) or TUN devices (%w) for a bad link", netemErr, tunErr)
 	}
 	return nil
 }

@@ -75,12 +75,16 @@ func newServer(t *testing.T, opts ...mesherstream.Option) *server {
 	}
 	_, s.port, _ = net.SplitHostPort(ln.Addr().String())
 	served := make(chan error, 1)
+	listening := make(chan struct{})
+	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	go func() { served <- app.Listener(ln) }()
+	<-listening // or an app that is shut down before would start its manager afterwards
 	t.Cleanup(func() {
 		s.checkAccounts()
 		if err := app.ShutdownWithTimeout(10 * time.Second); err != nil {
 			t.Errorf("app.Shutdown: %v", err)
 		}
+		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 		if err := <-served; err != nil {
 			t.Errorf("app.Listener: %v", err)
 		}

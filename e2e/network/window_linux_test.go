@@ -15,11 +15,11 @@ import (
 // that how much a client gets over a long round trip. These tests measure both, for the default to be chosen.
 var windows = flag.String("windows", "", "measure these windows of unacknowledged messages, separated by commas; 0 is none")
 
-// eachWindow returns the windows to be measured, each with a server's options. It skips the test where there are none.
+// eachWindow returns the windows to be measured, each with a server's options. It skips the test if there are none.
 func eachWindow(t *testing.T) (list []int, options map[int][]mesherstream.Option) {
 	t.Helper()
 	if *windows == "" {
-		t.Skip("skipped: -windows names nothing to measure")
+		t.Skip("measures: go test ./e2e/network -run " + t.Name() + " -v -windows 0,64,1024")
 	}
 	options = make(map[int][]mesherstream.Option)
 	for field := range strings.SplitSeq(*windows, ",") {

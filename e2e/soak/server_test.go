@@ -21,6 +21,7 @@ type server struct {
 	*testing.T
 	app     *fiber.App
 	m       *mesherstream.Manager
+	ln      net.Listener
 	addr    string
 	ready   chan struct{}
 	serving chan error
@@ -80,7 +81,7 @@ func (s *server) listen() {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.addr = ln.Addr().String()
+	s.ln, s.addr = ln, ln.Addr().String()
 	s.ready = make(chan struct{})
 	s.serving = make(chan error, 1)
 	s.listens++
@@ -100,6 +101,7 @@ func (s *server) shutdown() {
 	if err := s.app.ShutdownWithTimeout(20 * time.Second); err != nil {
 		s.Errorf("app.Shutdown: %v", err)
 	}
+	_ = s.ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 	if err := <-s.serving; err != nil {
 		s.Errorf("app.Listener: %v", err)
 	}

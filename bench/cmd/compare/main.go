@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command compare runs the same work through several servers, in rounds that alternate them, and prints what it cost each, beside what
 // the bare system calls cost in the same round.
 //

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command load is the clients of a run: thousands of WebSocket connections in one thread, cheaper per message than any server, so that
 // what is measured is the server. It is started by compare, which talks to it over standard input and output (package control).
 package main

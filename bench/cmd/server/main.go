@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command server runs one of the servers that are compared. It is started by compare.
 package main
 

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package clock reads the one clock that two processes on a machine share, and the time that this one has used.
 package clock
 

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package harness is what every server under test has in common: flags, the publisher, the meter, and the conversation with compare.
 // What differs is a [Server].
 package harness
