@@ -110,9 +110,13 @@ func rawConn(conn *websocket.Conn) net.Conn {
 }
 
 // tellOfWrapper says once that clients come over connections that hide their sockets. It logs beside the caller, whose
-// client must not wait for a log. A connection in memory has no socket, and is told of too: nothing else tells it from one
-// that hides its own.
+// client must not wait for a log. A connection in memory has no socket to hide, and its address is of another network.
 func (m *Manager) tellOfWrapper(conn net.Conn) {
+	switch conn.LocalAddr().(type) {
+	case *net.TCPAddr, *net.UnixAddr:
+	default:
+		return
+	}
 	if m.wrapped.Swap(true) {
 		return
 	}
