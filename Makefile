@@ -15,7 +15,7 @@ lint:
 	go vet work
 	go tool staticcheck work
 
-bench:          # every scenario against every peer, for hours; RESULTS.md is made of what it writes
+bench:          # every scenario against every peer, for hours; bench/RESULTS.md is made of what it writes
 	go run ./bench/cmd/compare -scenario all -markdown results.md -json results.json -svg results.svg
 
 fuzz:           # each target for a minute

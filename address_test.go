@@ -160,7 +160,7 @@ func TestServeWithoutAnAppTakesTheAddressThatFiberTells(t *testing.T) {
 	}
 }
 
-// Trap 30: over a unix socket every connection comes from 0.0.0.0, so that is the proxy to trust; SCALING.md says so.
+// Trap 30: over a unix socket every connection comes from 0.0.0.0, so that is the proxy to trust; docs/scaling.md says so.
 func TestTrap30AProxyOnAUnixSocketIsTrustedAs0000(t *testing.T) {
 	for _, tt := range []struct {
 		trusted string

@@ -14,7 +14,7 @@ import (
 )
 
 // Fiber ends a Prefork child half a second after its master, and the child sends nothing first. Only a child that gets the
-// signal itself says goodbye. SCALING.md says what to do.
+// signal itself says goodbye. docs/scaling.md says what to do.
 func TestPreforkEndsStreamsWith1001OnlyIfItsChildrenGetTheSignal(t *testing.T) {
 	if addr := os.Getenv("MESHERSTREAM_PREFORK"); addr != "" {
 		prefork(t, addr)

@@ -7,16 +7,16 @@ import (
 	"testing"
 )
 
-// TestTheTranscriptOfTheProtocolIsTrue replays the one in PROTOCOL.md.
+// TestTheTranscriptOfTheProtocolIsTrue replays the one in docs/protocol.md.
 func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
-	text, err := os.ReadFile("PROTOCOL.md")
+	text, err := os.ReadFile("docs/protocol.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, transcript, found := strings.Cut(string(text), "## A transcript")
 	_, transcript, found2 := strings.Cut(transcript, "```\n")
 	if !found || !found2 {
-		t.Fatal("PROTOCOL.md has no transcript")
+		t.Fatal("docs/protocol.md has no transcript")
 	}
 	transcript, _, _ = strings.Cut(transcript, "```")
 	pattern := strings.NewReplacer(
@@ -56,7 +56,7 @@ func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
 				w.publishAll(Message{Level: level, Data: []byte(data)})
 				w.client(v) // and so it is done
 			default:
-				w.Fatalf("PROTOCOL.md: no such line: %q", line)
+				w.Fatalf("docs/protocol.md: no such line: %q", line)
 			}
 		}
 	})

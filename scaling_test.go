@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// cluster is the model of SCALING.md: what many nodes have to do, from how many there are and who watches what.
+// cluster is the model of docs/scaling.md: what many nodes have to do, from how many there are and who watches what.
 type cluster struct {
 	nodes, clients int     // clients of each node
 	projects       int     // of which project k has a share of both the clients and the events that falls as 1/(k+1)
@@ -161,7 +161,7 @@ func (c cluster) connect(t *testing.T, m *Manager, project string, wanting bool)
 
 var seed = flag.Uint64("seed", 1, "seed of the simulation")
 
-// TestTheModelOfManyNodesAgreesWithASimulation is for SCALING.md. Without -long it is a tenth of that.
+// TestTheModelOfManyNodesAgreesWithASimulation is for docs/scaling.md. Without -long it is a tenth of that.
 func TestTheModelOfManyNodesAgreesWithASimulation(t *testing.T) {
 	clients, events := 500, 5_000
 	if *long {

@@ -6,7 +6,7 @@ import (
 )
 
 // Protocol is the WebSocket subprotocol by which a client agrees to be told more: who it is, what it has missed, and by
-// which it acknowledges what it has got. PROTOCOL.md describes it. A client that doesn't offer it gets the application's
+// which it acknowledges what it has got. docs/protocol.md describes it. A client that doesn't offer it gets the application's
 // messages and nothing else, but for the answers to its own requests.
 //
 // A route with an upgrade of its own offers it by the Subprotocols of its [websocket.Config].

@@ -15,7 +15,7 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
-var measure = flag.Duration("measure", 0, "measure what the relay costs, each case for so long; SCALING.md is made of what it prints")
+var measure = flag.Duration("measure", 0, "measure what the relay costs, each case for so long; docs/scaling.md is made of what it prints")
 
 // TestMeasure prints CPU time and throughput of each part of a message's way between nodes. NATS is a process of its own,
 // over TCP on loopback; the nodes share this process, and what one more of them costs is the difference.
