@@ -1,6 +1,8 @@
 package mesherstream
 
 import (
+	"errors"
+	"io"
 	"sync/atomic"
 	"time"
 )
@@ -124,4 +126,119 @@ func (c *client) snapshot() Client {
 
 		Unacknowledged: c.v1.unacknowledged(),
 	}
+}
+
+// closeGrace is how long a client may take to answer a close frame, which may have to wait for room itself.
+const closeGrace = 2 * time.Second
+
+// Why this package itself closes clients. Those of code 1013 tell when one may come back; a page waits a little longer,
+// each a different time, so that not all come back at once.
+const (
+	reasonShutdown = "the server is shutting down"
+	reasonTooSlow  = "too slow; retry_after_ms=1000"
+	reasonTooMany  = "too many clients; retry_after_ms=5000"
+	reasonTooOften = "more than 20 requests a second"
+)
+
+func (s *shard) add(c *client) {
+	c.inWaiting = -1
+	c.pingAt, c.askedAt = s.cfg.firstPing(c.connectedAt), c.connectedAt
+	s.totals.Clients++
+	s.totals.Connects++
+	s.enterGroup(c)
+	s.regrouping.Add(-1)
+	s.wheel.add(c)
+	s.hooks.connect(c)
+	if c.v1 != nil {
+		if err := s.writeControl(c, c.v1.hello(c)); err != nil {
+			s.remove(c, err)
+			return
+		}
+	}
+	c.link.begin()
+}
+
+// shut begins the end: what is buffered is given up, the close frame goes out as soon as a frame may start, and the
+// client has a moment to answer it.
+func (s *shard) shut(c *client, code int, reason string) {
+	if c.phase >= phaseClosing {
+		return
+	}
+	s.withdraw(c)
+	c.phase = phaseClosing
+	c.closeCode, c.closeReason = code, reason
+	c.closing = closeFrame(code, reason)
+	s.abandon(c)
+	if c.reply != nil {
+		c.reply = nil
+		c.link.resume()
+	}
+	c.cutTimer = time.AfterFunc(closeGrace, func() { s.post(event{kind: eventCut, client: c}) })
+	s.drain(c)
+}
+
+// withdraw takes the client out of sight: nothing more is offered to it, and the application can't name it any more.
+func (s *shard) withdraw(c *client) {
+	if c.phase != phaseOpen {
+		return
+	}
+	s.leaveGroup(c)
+	s.unmarkSlow(c)
+	s.unregister(c)
+	s.leaving[c] = struct{}{}
+	s.totals.Clients--
+}
+
+// abandon gives up what is buffered for the client and what it was to be told of gaps, but not what is in flight.
+func (s *shard) abandon(c *client) {
+	n := c.backlog.len()
+	c.backlog.discard(n)
+	c.backlog.gaps.clear()
+	s.countAbandoned(c, n)
+}
+
+func (s *shard) countAbandoned(c *client, n int) {
+	c.abandoned += uint64(n)
+	s.totals.Abandoned += uint64(n)
+}
+
+// ended is told when nothing more will come from the client, which may have said so itself and still be reading: a close
+// frame that is on its way to it isn't taken back.
+func (s *shard) ended(c *client, err error) {
+	if c.phase == phaseClosing && c.busy && errors.Is(err, io.EOF) {
+		c.closeReceived = true // there will be no better answer
+		return
+	}
+	s.remove(c, err)
+}
+
+// remove ends the client's life. cause is nil when the close handshake is complete.
+func (s *shard) remove(c *client, cause error) {
+	if c.phase == phaseGone {
+		return
+	}
+	s.withdraw(c)
+	c.phase = phaseGone
+	delete(s.leaving, c)
+	s.unawait(c)
+	s.wheel.remove(c)
+	if c.cutTimer != nil {
+		c.cutTimer.Stop()
+	}
+	if s.hooks.fns.Disconnect == nil && s.hooks.keepsUp() {
+		c.place.release() // before the client can know that it is gone, or one that comes back at once meets itself
+	}
+	c.link.close()
+
+	s.abandon(c)
+	s.countAbandoned(c, c.flight.messages)
+	c.flight = flight{}
+	s.totals.Disconnects++
+	if c.closeCode == 0 {
+		c.closeCode = codeAbnormal
+		if cause != nil && !errors.Is(cause, io.EOF) {
+			c.closeReason = cause.Error()
+		}
+	}
+	s.hooks.disconnect(c)
 }

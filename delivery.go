@@ -1,6 +1,8 @@
 package mesherstream
 
-import "time"
+import (
+	"time"
+)
 
 // This file is the way of a message through a shard: matched with groups, joined with those that came with it, and
 // written to each client's link or put into its backlog. All of it runs on the shard's goroutine.
@@ -38,6 +40,24 @@ func (s *shard) deliverRun() {
 	clear(s.run)
 	s.run = s.run[:0]
 	s.endRun(begin)
+}
+
+// deliveriesTimed is how many runs of a shard there are for each one that is timed: reading the clock twice costs about
+// as much as handing one message to one client.
+const deliveriesTimed = 64
+
+// beginRun returns when the run began, or zero if it isn't timed.
+func (s *shard) beginRun() (begin time.Time) {
+	if s.runs++; s.runs%deliveriesTimed == 0 {
+		begin = time.Now()
+	}
+	return begin
+}
+
+func (s *shard) endRun(begin time.Time) {
+	if !begin.IsZero() {
+		s.totals.Deliveries.observe(time.Since(begin))
+	}
 }
 
 func (s *shard) offerGroup(g *group, m *message) {
@@ -238,6 +258,20 @@ func (s *shard) enqueue(c *client, run []*message) {
 		s.markSlow(c)
 		s.hooks.drop(c, dropped)
 	}
+}
+
+// buffer puts m into the client's backlog, where it waits for the next drain.
+func (s *shard) buffer(c *client, m *message) {
+	c.offered++
+	s.totals.Offered++
+	if c.phase != phaseOpen {
+		s.countAbandoned(c, 1)
+		return
+	}
+	s.batch = append(s.batch[:0], m)
+	s.enqueue(c, s.batch)
+	clear(s.batch)
+	s.settle(c, nil)
 }
 
 // drain sends what waits for the client, in order, until the link or the client's window can't take more. What was

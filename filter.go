@@ -25,6 +25,16 @@ type Subscription struct {
 	Filter
 }
 
+// normalize returns a copy of the filter in the form that [Filter.normalize] describes, and fails if that fails or if the
+// project is out of its bounds. It takes the place of the method of the embedded filter, so that no subscription comes in
+// with one half unchecked.
+func (s *Subscription) normalize() (Filter, error) {
+	if err := checkField("project", s.Project, maxProjectBytes); err != nil {
+		return Filter{}, fmt.Errorf("%w: %w", ErrInvalidFilter, err)
+	}
+	return s.Filter.normalize()
+}
+
 // matches says whether m passes f.
 func (f *Filter) matches(m *message) bool {
 	return accepts(f.Levels, m.level) && accepts(f.Environments, m.environment)
@@ -134,4 +144,85 @@ func (s Subscription) clone() Subscription {
 	s.Levels = slices.Clone(s.Levels)
 	s.Environments = slices.Clone(s.Environments)
 	return s
+}
+
+// A group is the clients of one project with one filter. A message is matched with the group, not with each client.
+type group struct {
+	key       string
+	sub       Subscription
+	inProject int // index in its list of shard.projects
+	clients   []*client
+	run       []*message // of this turn, the messages for this group
+}
+
+func (s *shard) enterGroup(c *client) {
+	key := c.sub.key()
+	g := s.groups[key]
+	if g == nil {
+		ofProject := s.projects[c.sub.Project]
+		g = &group{key: key, sub: c.sub, inProject: len(ofProject)}
+		s.mu.Lock()
+		s.groups[key] = g
+		s.projects[c.sub.Project] = append(ofProject, g)
+		s.mu.Unlock()
+	}
+	c.group, c.inGroup = g, len(g.clients)
+	g.clients = append(g.clients, c)
+}
+
+// leaveGroup ends what the client is offered.
+func (s *shard) leaveGroup(c *client) {
+	g := c.group
+	if g == nil {
+		return
+	}
+	c.group = nil
+	g.clients = swapOut(g.clients, c.inGroup, func(moved *client) { moved.inGroup = c.inGroup })
+	if len(g.clients) > 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.groups, g.key)
+	ofProject := swapOut(s.projects[g.sub.Project], g.inProject, func(moved *group) { moved.inProject = g.inProject })
+	if s.projects[g.sub.Project] = ofProject; len(ofProject) == 0 {
+		delete(s.projects, g.sub.Project)
+	}
+}
+
+// swapOut takes the element at i out of list and puts the last one in its place, telling which one that is.
+func swapOut[T any](list []*T, i int, moved func(*T)) []*T {
+	last := len(list) - 1
+	list[i] = list[last]
+	moved(list[i])
+	list[last] = nil
+	return list[:last]
+}
+
+// wants looks at what the goroutine owns, and may: it changes groups and projects under mu. While a client is on its way
+// from one group to another, or to its first one, the groups don't tell, and every client is taken for one that wants
+// the message.
+func (s *shard) wants(m *message) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.followed(m.project) {
+		return false
+	}
+	if s.regrouping.Load() > 0 || m.level == "" && m.environment == "" {
+		return true
+	}
+	if m.project == "" {
+		for _, g := range s.groups {
+			if g.sub.matches(m) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, g := range s.projects[m.project] {
+		if g.sub.matches(m) {
+			return true
+		}
+	}
+	return false
 }

@@ -2,8 +2,6 @@ package mesherstream
 
 import (
 	"encoding/binary"
-	"time"
-	"unsafe"
 )
 
 // The opcodes of RFC 6455, section 5.2.
@@ -36,63 +34,7 @@ const (
 	codeTryAgainLater   = 1013
 )
 
-// A message is one published message as all clients share it: encoded once, never changed.
-type message struct {
-	project, level, environment, key string // views of the bytes behind the frame
-
-	frame  []byte // what goes on the wire
-	at     int64  // when it was published, in Unix nanoseconds
-	keep   bool   // its level is one that WithKeepLevels names
-	notice bool   // it is of the protocol and for one client, and no message to count
-}
-
 var pingFrame = appendFrame(nil, opPing, nil)
-
-// newMessage copies everything that it needs out of msg, in two allocations: the message, and one stretch of bytes for
-// its frame and its strings.
-func newMessage(msg *Message) *message {
-	op := byte(opText)
-	if msg.Binary {
-		op = opBinary
-	}
-	frameLen := frameHeaderLen(len(msg.Data)) + len(msg.Data)
-	buf := make([]byte, 0, frameLen+len(msg.Project)+len(msg.Level)+len(msg.Environment)+len(msg.Key))
-	buf = appendFrame(buf, op, msg.Data)
-	take := func(s string) string {
-		start := len(buf)
-		buf = append(buf, s...)
-		// Nobody writes to buf after this function, so a string may share it.
-		return unsafe.String(unsafe.SliceData(buf[start:]), len(s))
-	}
-	return &message{
-		project:     take(msg.Project),
-		level:       take(msg.Level),
-		environment: take(msg.Environment),
-		key:         take(msg.Key),
-		at:          time.Now().UnixNano(),
-		frame:       buf[:frameLen:frameLen],
-	}
-}
-
-// size is how many bytes the message counts with wherever bytes are bounded: those of its frame, and those of its strings,
-// which it keeps in memory as long.
-func (m *message) size() int {
-	return len(m.frame) + len(m.project) + len(m.level) + len(m.environment) + len(m.key)
-}
-
-// payload returns the data that newMessage was given.
-func (m *message) payload() []byte {
-	switch m.frame[1] {
-	case 127:
-		return m.frame[10:]
-	case 126:
-		return m.frame[4:]
-	default:
-		return m.frame[2:]
-	}
-}
-
-func (m *message) isBinary() bool { return m.frame[0] == finBit|opBinary }
 
 func frameHeaderLen(payload int) int {
 	switch {

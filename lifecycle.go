@@ -3,7 +3,6 @@ package mesherstream
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -201,80 +200,6 @@ func (m *Manager) isClosed() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.closed
-}
-
-// A capError says which cap is reached.
-type capError struct{ perIP bool }
-
-func (e capError) Error() string { return ErrTooManyClients.Error() }
-func (e capError) Unwrap() error { return ErrTooManyClients }
-
-// A place is what the caps count: a client's, from its 101 until nothing is left of it.
-type place struct {
-	m       *Manager
-	ip      string
-	network string // what it counts for in Manager.perIP
-	free    sync.Once
-}
-
-// networkOf returns what WithMaxClientsPerIP counts as one address. Whoever has one IPv6 address has a network of 2^64
-// of them. What is no address, which an app without EnableIPValidation may take from its proxy, stands for itself.
-func networkOf(ip string) string {
-	addr, err := netip.ParseAddr(ip)
-	if err != nil {
-		return ip
-	}
-	if addr = addr.Unmap().WithZone(""); addr.Is4() {
-		return addr.String()
-	}
-	network, _ := addr.Prefix(64) // no IPv6 address is too short for that
-	return network.String()
-}
-
-// reserve takes a place for a client of that address.
-func (m *Manager) reserve(ip string) (*place, error) {
-	network := ip
-	if m.cfg.maxClientsPerIP > 0 {
-		network = networkOf(ip)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.roomLocked(network); err != nil {
-		return nil, err
-	}
-	m.clients++
-	if m.cfg.maxClientsPerIP > 0 {
-		m.perIP[network]++
-	}
-	return &place{m: m, ip: ip, network: network}, nil
-}
-
-// roomLocked says whether there is a place for a client of that network.
-func (m *Manager) roomLocked(network string) error {
-	switch {
-	case m.closed:
-		return ErrClosed
-	case m.cfg.maxClients > 0 && m.clients >= m.cfg.maxClients:
-		return capError{}
-	case m.cfg.maxClientsPerIP > 0 && m.perIP[network] >= m.cfg.maxClientsPerIP:
-		return capError{perIP: true}
-	}
-	return nil
-}
-
-// release gives the place back. Further calls do nothing.
-func (p *place) release() {
-	p.free.Do(func() {
-		p.m.mu.Lock()
-		defer p.m.mu.Unlock()
-		p.m.clients--
-		if p.m.cfg.maxClientsPerIP == 0 {
-			return
-		}
-		if p.m.perIP[p.network]--; p.m.perIP[p.network] == 0 {
-			delete(p.m.perIP, p.network)
-		}
-	})
 }
 
 // enter makes the run wait for a handler, which calls leave before it returns.

@@ -9,7 +9,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // Message is one event. A field that is empty is one that every client accepts: without a level and an environment it
@@ -283,3 +285,102 @@ func (m *Manager) isMade() bool { return m != nil && len(m.shards) > 0 }
 func (m *Manager) shardOf(id ClientID) *shard {
 	return m.shards[uint64(id)%uint64(len(m.shards))]
 }
+
+// The bounds of the fields of a message and of a subscription, in bytes. Without bounds, they would be the part of a
+// message that nothing counts; and a level that no filter can name would reach nobody who filters.
+const (
+	maxProjectBytes     = 128
+	maxFilterValueBytes = 64 // a level or an environment
+	maxKeyBytes         = 256
+	maxNodeBytes        = 64 // the name of a node of a relay
+)
+
+// checkField returns what is wrong with the value of a field, or nil.
+func checkField(field, value string, most int) error {
+	switch {
+	case len(value) > most:
+		return fmt.Errorf("%s has %d bytes, and the most is %d", field, len(value), most)
+	case !utf8.ValidString(value):
+		return fmt.Errorf("%s is not valid UTF-8", field)
+	}
+	return nil
+}
+
+// checkFields checks everything in the message but its data.
+func (msg *Message) checkFields() error {
+	for _, f := range [...]struct {
+		name, value string
+		most        int
+	}{
+		{"Project", msg.Project, maxProjectBytes},
+		{"Level", msg.Level, maxFilterValueBytes},
+		{"Environment", msg.Environment, maxFilterValueBytes},
+		{"Key", msg.Key, maxKeyBytes},
+	} {
+		if err := checkField(f.name, f.value, f.most); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalidMessage, err)
+		}
+	}
+	return nil
+}
+
+// isNoLevel says whether no message has a level of that name.
+func isNoLevel(name string) bool {
+	return name == "" || checkField("level", name, maxFilterValueBytes) != nil
+}
+
+// A message is one published message as all clients share it: encoded once, never changed.
+type message struct {
+	project, level, environment, key string // views of the bytes behind the frame
+
+	frame  []byte // what goes on the wire
+	at     int64  // when it was published, in Unix nanoseconds
+	keep   bool   // its level is one that WithKeepLevels names
+	notice bool   // it is of the protocol and for one client, and no message to count
+}
+
+// newMessage copies everything that it needs out of msg, in two allocations: the message, and one stretch of bytes for
+// its frame and its strings.
+func newMessage(msg *Message) *message {
+	op := byte(opText)
+	if msg.Binary {
+		op = opBinary
+	}
+	frameLen := frameHeaderLen(len(msg.Data)) + len(msg.Data)
+	buf := make([]byte, 0, frameLen+len(msg.Project)+len(msg.Level)+len(msg.Environment)+len(msg.Key))
+	buf = appendFrame(buf, op, msg.Data)
+	take := func(s string) string {
+		start := len(buf)
+		buf = append(buf, s...)
+		// Nobody writes to buf after this function, so a string may share it.
+		return unsafe.String(unsafe.SliceData(buf[start:]), len(s))
+	}
+	return &message{
+		project:     take(msg.Project),
+		level:       take(msg.Level),
+		environment: take(msg.Environment),
+		key:         take(msg.Key),
+		at:          time.Now().UnixNano(),
+		frame:       buf[:frameLen:frameLen],
+	}
+}
+
+// size is how many bytes the message counts with wherever bytes are bounded: those of its frame, and those of its strings,
+// which it keeps in memory as long.
+func (m *message) size() int {
+	return len(m.frame) + len(m.project) + len(m.level) + len(m.environment) + len(m.key)
+}
+
+// payload returns the data that newMessage was given.
+func (m *message) payload() []byte {
+	switch m.frame[1] {
+	case 127:
+		return m.frame[10:]
+	case 126:
+		return m.frame[4:]
+	default:
+		return m.frame[2:]
+	}
+}
+
+func (m *message) isBinary() bool { return m.frame[0] == finBit|opBinary }

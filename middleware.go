@@ -1,19 +1,15 @@
 package mesherstream
 
 import (
-	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
 	"errors"
-	"fmt"
-	"net/url"
-	"runtime/debug"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
-	"github.com/valyala/fasthttp"
 )
 
 // New returns the middleware, ready for app.Use: it is [NewManager] and [Manager.Handler] in one. It panics at set-up if
@@ -198,42 +194,6 @@ func refuse(conn *websocket.Conn, code int, reason string) {
 	}
 }
 
-// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's. rest is
-// the path below the mount.
-func (m *Manager) projectOf(c *fiber.Ctx, rest string) (segment string, ours bool) {
-	if rest == "" || rest == "/" {
-		for _, param := range c.Route().Params {
-			if param == projectParam {
-				return c.Params(param), true
-			}
-		}
-	}
-
-	prefix := m.cfg.path
-	if len(rest) < len(prefix) || !m.samePath(c, rest[:len(prefix)], prefix) {
-		return "", false
-	}
-	switch rest = rest[len(prefix):]; {
-	case rest == "":
-		return "", true
-	case rest[0] != '/':
-		return "", false
-	}
-	return rest[1:], true
-}
-
-// samePath compares as the app's router does.
-func (m *Manager) samePath(c *fiber.Ctx, a, b string) bool {
-	return a == b || strings.EqualFold(a, b) && !c.App().Config().CaseSensitive
-}
-
-// An admission is what a client gets whose handshake is accepted.
-type admission struct {
-	sub   Subscription
-	grant Filter
-	ip    string
-}
-
 // screen asks the questions that come before an upgrade, the cheap ones first. It takes no place.
 func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission, err error) {
 	if a.sub.Project, err = decodeProject(c, segment); err != nil {
@@ -263,135 +223,29 @@ func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission,
 	return a, nil
 }
 
-// refuseNetHTTP answers where no handler of a hijacked connection is ever called, and the client would wait for ever.
-func (m *Manager) refuseNetHTTP() error {
-	const why = "the app is served by net/http, through an adaptor, which can't hand a connection over to a stream; have Fiber listen itself"
-	if !m.netHTTP.Swap(true) {
-		m.cfg.logger.Error("mesherstream: " + why)
-	}
-	return fiber.NewError(fiber.StatusNotImplemented, why)
-}
+// browserClient is the module for pages, which the handler serves beside the streams, so that the two are always of one
+// version. It is minified, by npm run build in client/, and its first line says of what.
+//
+//go:embed client/mesherstream.min.js
+var browserClient []byte
 
-// grant asks WithAuthorize what the client may get, and narrows that to what it asks for.
-func (m *Manager) grant(c *fiber.Ctx, sub Subscription, asked Filter) (_ Subscription, grant Filter, err error) {
-	if m.cfg.authorize != nil {
-		if err := m.callAuthorize(c, &sub); err != nil {
-			return sub, grant, err
-		}
-	}
-	sub.Project = strings.Clone(sub.Project)
-	if grant, err = sub.normalize(); err != nil {
-		m.cfg.logger.Error("mesherstream: WithAuthorize left an invalid subscription", "error", err)
-		return sub, grant, fiber.ErrInternalServerError
-	}
-	if sub.Filter, err = asked.within(grant); err != nil {
-		return sub, grant, fiber.NewError(fiber.StatusForbidden, "filter not granted")
-	}
-	return sub, grant, nil
-}
+// browserClientName stands where a stream has its project. A project of that name can be followed all the same, since a
+// stream begins with an upgrade, and a script doesn't.
+const browserClientName = "mesherstream.js"
 
-func (m *Manager) callAuthorize(c *fiber.Ctx, sub *Subscription) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			m.cfg.logger.Error("mesherstream: WithAuthorize panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = fiber.ErrInternalServerError
-		}
-	}()
-	return m.cfg.authorize(c, sub)
-}
+var browserClientTag = func() string {
+	sum := sha256.Sum256(browserClient)
+	return `"` + base64.RawURLEncoding.EncodeToString(sum[:9]) + `"`
+}()
 
-// upgradeRequired says what the client has to ask for.
-func upgradeRequired(c *fiber.Ctx) error {
-	c.Set(fiber.HeaderUpgrade, "websocket")
-	c.Set("Sec-WebSocket-Version", "13")
-	return fiber.ErrUpgradeRequired
-}
-
-func (m *Manager) recovered(conn *websocket.Conn) {
-	if p := recover(); p != nil {
-		m.cfg.logger.Error("mesherstream: panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-		refuse(conn, codeInternalError, "")
+// serveBrowserClient answers with the module, or with 304 where the page has this version.
+func serveBrowserClient(c *fiber.Ctx) error {
+	c.Set(fiber.HeaderETag, browserClientTag)
+	c.Set(fiber.HeaderCacheControl, "no-cache") // kept, but asked for each time: the next release may speak another protocol
+	c.Set(fiber.HeaderXContentTypeOptions, "nosniff")
+	if c.Fresh() {
+		return c.SendStatus(fiber.StatusNotModified)
 	}
-}
-
-// decodeProject returns the project that a segment of the path names. It has bytes of its own.
-func decodeProject(c *fiber.Ctx, segment string) (string, error) {
-	var project string
-	var err error
-	if c.App().Config().UnescapePath {
-		project, err = decodedAsPath(c, segment)
-	} else {
-		project, err = url.PathUnescape(strings.Clone(segment))
-	}
-	switch {
-	case errors.Is(err, errAmbiguous), errors.Is(err, errSlash):
-		return "", fiber.NewError(fiber.StatusBadRequest, err.Error())
-	case err != nil:
-		return "", fiber.NewError(fiber.StatusBadRequest, "project has broken percent-encoding")
-	}
-	switch {
-	case project == "":
-		return "", fiber.NewError(fiber.StatusBadRequest, "project is empty")
-	case len(project) > maxProjectBytes:
-		return "", fiber.NewError(fiber.StatusBadRequest, fmt.Sprintf("project is over %d bytes", maxProjectBytes))
-	case strings.Contains(project, "/"):
-		return "", fiber.NewError(fiber.StatusBadRequest, "project has a slash")
-	case !utf8.ValidString(project), strings.ContainsFunc(project, unicode.IsControl):
-		return "", fiber.NewError(fiber.StatusBadRequest, "project has control characters or is not UTF-8")
-	}
-	return project, nil
-}
-
-// decodedAsPath returns what a segment means that UnescapePath has decoded: by the rules of forms, by which a plus is a
-// space, and what is broken stays as it is. It is found in the path by its place, since both ways of decoding yield the
-// same number of bytes. A slash that was encoded is refused wherever it is: Fiber has taken it for one that separates.
-func decodedAsPath(c *fiber.Ctx, segment string) (string, error) {
-	written := c.Request().URI().PathOriginal()
-	plain, err := url.PathUnescape(string(written))
-	if err != nil {
-		return "", err
-	}
-	if strings.Count(plain, "/") != bytes.Count(written, []byte{'/'}) {
-		return "", errSlash
-	}
-	path := c.Path()
-	if !strings.Contains(segment, " ") {
-		return strings.Clone(segment), nil
-	}
-	if string(fasthttp.AppendUnquotedArg(nil, written)) != path {
-		return "", errAmbiguous // a handler has put another path there
-	}
-	project, found := "", false
-	for at := 0; at+len(segment) <= len(path); at++ {
-		if path[at:at+len(segment)] != segment {
-			continue
-		}
-		if found && plain[at:at+len(segment)] != project {
-			return "", errAmbiguous
-		}
-		project, found = plain[at:at+len(segment)], true
-	}
-	if !found {
-		return "", errAmbiguous
-	}
-	return project, nil
-}
-
-var (
-	errAmbiguous = errors.New("project has a space or a plus, and which one is not known")
-	errSlash     = errors.New("project has a slash")
-)
-
-// queryFilter reads ?level= and ?environment=, each repeated or with commas.
-func queryFilter(c *fiber.Ctx) (Filter, error) {
-	if err := checkQuery(c); err != nil {
-		return Filter{}, err
-	}
-	values := func(key string) (list []string) {
-		for _, v := range c.Context().QueryArgs().PeekMulti(key) {
-			list = append(list, strings.Split(string(v), ",")...)
-		}
-		return list
-	}
-	return Filter{Levels: values("level"), Environments: values("environment")}.normalize()
+	c.Set(fiber.HeaderContentType, "text/javascript; charset=utf-8")
+	return c.Send(browserClient)
 }

@@ -1,9 +1,12 @@
 package mesherstream
 
 import (
+	"crypto/rand"
 	"encoding/json"
+	"math"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // The messages of the wire protocol that a client may send, and the answers. All are JSON text messages:
@@ -123,4 +126,232 @@ func encodeAnswer(v any) []byte {
 		panic(err)
 	}
 	return appendFrame(nil, opText, data)
+}
+
+// received takes one message or control frame of the client. Each call is followed by one resume, sooner or later, also
+// where it ends the client: the answer to a close frame wants to be read.
+func (s *shard) received(c *client, op byte, payload []byte) {
+	if c.closeReceived {
+		c.link.resume() // what comes behind a close frame is discarded
+		return
+	}
+	switch op {
+	case opPing:
+		// Only the newest ping needs an answer (RFC 6455, section 5.5.3), and a flood of them gets one in a turn.
+		if c.pong == nil {
+			s.pinged = append(s.pinged, c)
+		}
+		c.pong = appendFrame(nil, opPong, payload)
+		c.link.resume()
+	case opPong:
+		c.link.resume()
+	case opClose:
+		code, reason := parseClose(payload)
+		c.closeReceived = true
+		c.link.resume()
+		s.shut(c, code, reason)
+		s.settle(c, nil) // it may have been the answer to ours
+	default:
+		if c.phase != phaseOpen {
+			c.link.resume()
+			return
+		}
+		s.receivedMessage(c, op, payload)
+	}
+}
+
+func (s *shard) sendPongs() {
+	for _, c := range s.pinged {
+		if c.phase != phaseGone {
+			s.drainControl(c)
+		}
+	}
+	clear(s.pinged)
+	s.pinged = s.pinged[:0]
+}
+
+func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
+	var kind string
+	var malformed error
+	if op == opText {
+		kind, malformed = requestType(payload)
+	}
+	switch {
+	case kind == typeSubscribe && malformed == nil:
+		s.answer(c, func() []byte { return s.subscribe(c, payload) })
+	case kind == typeAck && malformed == nil && c.v1 != nil:
+		s.acknowledged(c, payload)
+	case s.hooks.message(c, op == opBinary, payload):
+		c.inHook = true // the link resumes when the hook has returned
+	case op == opBinary:
+		c.link.resume()
+		s.shut(c, codeUnsupportedData, "binary messages are not accepted here")
+	case malformed != nil:
+		s.answer(c, func() []byte { return refusal(c, errorMalformed, "not a JSON object with a type") })
+	default:
+		s.answer(c, func() []byte { return refusal(c, errorUnknownType, `the type for a request is "subscribe"`) })
+	}
+}
+
+// answer sends the reply to a request, in front of what is buffered. The link reads on when the reply is on its way, so
+// there is never more than one.
+func (s *shard) answer(c *client, reply func() []byte) {
+	if !c.pay(time.Now()) {
+		c.link.resume()
+		s.shut(c, codePolicyViolation, reasonTooOften)
+		return
+	}
+	c.reply = reply()
+	s.drainControl(c)
+}
+
+// subscribe changes the filter as the client asks, and returns the answer.
+func (s *shard) subscribe(c *client, data []byte) []byte {
+	request, err := parseSubscribe(data)
+	if err != nil {
+		return refusal(c, errorMalformed, err.Error())
+	}
+	filter, err := request.filter()
+	if err != nil {
+		return refusal(c, errorInvalidFilter, err.Error())
+	}
+	if filter, err = filter.within(c.grant); err != nil {
+		return refusal(c, errorNotGranted, err.Error())
+	}
+	return request.answer(filter, c.v1.name(), s.setFilter(c, filter))
+}
+
+// setFilter puts a filter into force that is within the grant, takes out what waits and doesn't pass it, and returns how
+// many messages that was. What is in flight can't be taken back.
+func (s *shard) setFilter(c *client, f Filter) (filtered int) {
+	if c.phase != phaseOpen {
+		return 0
+	}
+	s.regrouping.Add(1)
+	s.leaveGroup(c)
+	c.sub.Filter = f
+	s.enterGroup(c)
+	s.regrouping.Add(-1)
+	s.totals.FilterSets++
+	filtered = c.backlog.filter(f.matches)
+	c.filtered += uint64(filtered)
+	s.totals.Filtered += uint64(filtered)
+	return filtered
+}
+
+type gapNotice struct {
+	Type    string         `json:"type"`
+	Stream  string         `json:"stream"`
+	Dropped int            `json:"dropped"`
+	ByLevel map[string]int `json:"by_level"`
+	Since   time.Time      `json:"since"`
+	Until   time.Time      `json:"until"`
+}
+
+// notice returns the message that tells a client of the gap.
+func (g *gap) notice(stream string) *message {
+	moment := func(nanos int64) time.Time { return time.Unix(0, nanos).UTC().Truncate(time.Millisecond) }
+	n := gapNotice{typeGap, stream, g.dropped, make(map[string]int, len(g.levels)), moment(g.since), moment(g.until)}
+	for _, l := range g.levels {
+		n.ByLevel[l.level] = l.n
+	}
+	return &message{frame: encodeAnswer(n), notice: true}
+}
+
+// Protocol is the WebSocket subprotocol by which a client agrees to be told more: who it is, what it has missed, and by
+// which it acknowledges what it has got. docs/protocol.md describes it. A client that doesn't offer it gets the application's
+// messages and nothing else, but for the answers to its own requests.
+//
+// A route with an upgrade of its own offers it by the Subprotocols of its [websocket.Config].
+const Protocol = "mesherstream.v1"
+
+// v1 is what a shard keeps for a client that has agreed on the protocol. The methods of a nil *v1 are those of a client
+// that hasn't.
+type v1 struct {
+	stream  string // a random word in each of the protocol's messages, so that no message of the application passes for one
+	window  int
+	written uint64 // messages of any kind that were handed to the link
+	acked   uint64 // how many of them the client has acknowledged
+	gaps    gaps
+}
+
+// agree makes c a client that has agreed on the protocol. It comes before the client is registered.
+func (c *client) agree(cfg *config) {
+	c.v1 = &v1{stream: rand.Text()[:12], window: cfg.window}
+	c.backlog.gaps = &c.v1.gaps
+}
+
+func (v *v1) name() string {
+	if v == nil {
+		return ""
+	}
+	return v.stream
+}
+
+func (v *v1) wrote(messages int) {
+	if v != nil {
+		v.written += uint64(messages)
+	}
+}
+
+func (v *v1) unacknowledged() int {
+	if v == nil {
+		return 0
+	}
+	return int(v.written - v.acked)
+}
+
+// room is how many messages more the client may be sent before it acknowledges some.
+func (c *client) room() int {
+	// Nothing comes behind a flush, so there is nothing fresher to hold the rest back for.
+	if c.v1 == nil || c.v1.window == 0 || c.phase == phaseFlushing {
+		return math.MaxInt
+	}
+	return max(0, c.v1.window-c.v1.unacknowledged())
+}
+
+type helloMessage struct {
+	Type      string      `json:"type"`
+	Stream    string      `json:"stream"`
+	ID        ClientID    `json:"id"`
+	Project   string      `json:"project"`
+	Filters   wireFilters `json:"filters"`
+	MaxBuffer int         `json:"max_buffer"`
+	Window    int         `json:"window"`
+}
+
+// hello is the first message of the stream.
+func (v *v1) hello(c *client) []byte {
+	list := func(values []string) wireValues { return wireValues{values: values, isList: true} }
+	return encodeAnswer(helloMessage{
+		Type:      typeHello,
+		Stream:    v.stream,
+		ID:        c.id,
+		Project:   c.sub.Project,
+		Filters:   wireFilters{Level: list(c.sub.Levels), Environment: list(c.sub.Environments)},
+		MaxBuffer: c.shard.cfg.maxBuffer,
+		Window:    v.window,
+	})
+}
+
+// acknowledged takes the client's count of the messages that it has handled. One that acknowledges something new isn't
+// counted as a request: a client that gets much acknowledges much.
+func (s *shard) acknowledged(c *client, data []byte) {
+	n, err := parseAck(data)
+	switch {
+	case err != nil:
+		s.answer(c, func() []byte { return refusal(c, errorMalformed, err.Error()) })
+		return
+	case n > c.v1.written || n <= c.v1.acked:
+		s.answer(c, func() []byte {
+			return refusal(c, errorInvalidAck, "n is not a number of messages that are to be acknowledged")
+		})
+		return
+	}
+	full := c.room() == 0
+	c.v1.acked = n
+	c.link.resume()
+	if full && !c.busy {
+		s.drain(c)
+	}
 }

@@ -6,6 +6,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,22 +73,6 @@ type RelayStatus struct {
 	Breaks     uint64 // how often the way to the other nodes broke, however briefly: what was on it may be lost
 	Unfollowed int    // subscriptions that Subscribe has made, and that are refused now; the relay makes them again
 	Reason     error  // why it is away, or why a subscription is refused; nil where it doesn't know
-}
-
-// RelayStats is the part of [Stats] that a [Relay] has to do with: all zero without one.
-type RelayStats struct {
-	RelayAway       bool `json:"relay_away"`       // nothing gets through at the moment, or not to all projects
-	RelayProjects   int  `json:"relay_projects"`   // projects that this node follows now, "" included
-	RelayUnfollowed int  `json:"relay_unfollowed"` // those of them that the relay refuses: their clients get nothing of other nodes
-	RelayQueued     int  `json:"relay_queued"`     // messages that wait for the relay now
-
-	RelayBreaks    uint64 `json:"relay_breaks"`    // how often the relay was away, however briefly: what was on its way may be lost
-	RelayPublished uint64 `json:"relay_published"` // messages of this node that the relay has taken, and not refused
-	RelayDropped   uint64 `json:"relay_dropped"`   // messages of this node that left the queue for newer ones, that the relay refused, or whose fate it doesn't know
-	RelayReceived  uint64 `json:"relay_received"`  // messages of other nodes that were delivered here
-	RelayUnwanted  uint64 `json:"relay_unwanted"`  // those whose level or environment no client here wanted
-	RelayRefused   uint64 `json:"relay_refused"`   // those that came twice, out of order, or are no message for this node's bounds
-	RelayMissed    uint64 `json:"relay_missed"`    // those that were lost on the way, as far as the relay knows
 }
 
 const (
@@ -396,4 +382,58 @@ func (n *relaying) stats() RelayStats {
 		s.RelayAway = s.RelayAway || unfollowed > 0
 	}
 	return s
+}
+
+// relaySurvivor is a relay whose panics are errors: they cost what the call was for, and neither a goroutine of the
+// manager, and so the process, nor the place of a client.
+type relaySurvivor struct{ relay Relay }
+
+func (r relaySurvivor) Publish(m RelayMessage) (err error) {
+	defer survivePanic(&err)
+	return r.relay.Publish(m)
+}
+
+// PublishConfirmed is Publish where the relay has no other, and then it has an outcome at once.
+func (r relaySurvivor) PublishConfirmed(m RelayMessage, outcome func(error)) (err error) {
+	confirming, ok := r.relay.(ConfirmingRelay)
+	if !ok {
+		if err = r.Publish(m); err == nil {
+			outcome(nil)
+		}
+		return err
+	}
+	defer survivePanic(&err)
+	return confirming.PublishConfirmed(m, outcome)
+}
+
+func (r relaySurvivor) Subscribe(ctx context.Context, project string, receive func(RelayMessage)) (unsubscribe func(), err error) {
+	defer survivePanic(&err)
+	end, err := r.relay.Subscribe(ctx, project, receive)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		var ignored error
+		defer survivePanic(&ignored)
+		end()
+	}, nil
+}
+
+func (r relaySurvivor) Flush(ctx context.Context) (err error) {
+	defer survivePanic(&err)
+	return r.relay.Flush(ctx)
+}
+
+// Status says that a relay is away which can't tell.
+func (r relaySurvivor) Status() (s RelayStatus) {
+	var err error
+	defer func() { s.Away = s.Away || err != nil }()
+	defer survivePanic(&err)
+	return r.relay.Status()
+}
+
+func survivePanic(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("the relay panicked: %v\n%s", p, debug.Stack())
+	}
 }

@@ -1,6 +1,9 @@
 package mesherstream
 
-import "time"
+import (
+	"math/bits"
+	"time"
+)
 
 // ClientID names one connection of a client. IDs are not used again while the process lives.
 type ClientID uint64
@@ -76,4 +79,47 @@ func (s *Stats) add(o Stats) {
 	s.HookPanics += o.HookPanics
 	s.Deliveries.add(o.Deliveries)
 	s.Drains.add(o.Drains)
+}
+
+// RelayStats is the part of [Stats] that a [Relay] has to do with: all zero without one.
+type RelayStats struct {
+	RelayAway       bool `json:"relay_away"`       // nothing gets through at the moment, or not to all projects
+	RelayProjects   int  `json:"relay_projects"`   // projects that this node follows now, "" included
+	RelayUnfollowed int  `json:"relay_unfollowed"` // those of them that the relay refuses: their clients get nothing of other nodes
+	RelayQueued     int  `json:"relay_queued"`     // messages that wait for the relay now
+
+	RelayBreaks    uint64 `json:"relay_breaks"`    // how often the relay was away, however briefly: what was on its way may be lost
+	RelayPublished uint64 `json:"relay_published"` // messages of this node that the relay has taken, and not refused
+	RelayDropped   uint64 `json:"relay_dropped"`   // messages of this node that left the queue for newer ones, that the relay refused, or whose fate it doesn't know
+	RelayReceived  uint64 `json:"relay_received"`  // messages of other nodes that were delivered here
+	RelayUnwanted  uint64 `json:"relay_unwanted"`  // those whose level or environment no client here wanted
+	RelayRefused   uint64 `json:"relay_refused"`   // those that came twice, out of order, or are no message for this node's bounds
+	RelayMissed    uint64 `json:"relay_missed"`    // those that were lost on the way, as far as the relay knows
+}
+
+// Histogram counts durations by their size. It is a value; counting goes on in the [Manager].
+type Histogram struct {
+	// Counts[i] is how many took at most Bound(i) and more than the bound before; the last is how many took longer than
+	// every bound.
+	Counts [14]uint64    `json:"counts"`
+	Sum    time.Duration `json:"sum_ns"`
+}
+
+// Bound returns the bound of Counts[i]: 1 µs, 4 µs, 16 µs and so on, to 17 s.
+func (h *Histogram) Bound(i int) time.Duration { return time.Microsecond << (2 * i) }
+
+func (h *Histogram) observe(d time.Duration) {
+	i := 0
+	if us := uint64((d + time.Microsecond - 1) / time.Microsecond); us > 1 {
+		i = min((bits.Len64(us-1)+1)/2, len(h.Counts)-1)
+	}
+	h.Counts[i]++
+	h.Sum += d
+}
+
+func (h *Histogram) add(o Histogram) {
+	for i := range h.Counts {
+		h.Counts[i] += o.Counts[i]
+	}
+	h.Sum += o.Sum
 }

@@ -271,34 +271,6 @@ func (m *Manager) wants(project, level, environment string) bool {
 	return false
 }
 
-// wants looks at what the goroutine owns, and may: it changes groups and projects under mu. While a client is on its way
-// from one group to another, or to its first one, the groups don't tell, and every client is taken for one that wants
-// the message.
-func (s *shard) wants(m *message) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.followed(m.project) {
-		return false
-	}
-	if s.regrouping.Load() > 0 || m.level == "" && m.environment == "" {
-		return true
-	}
-	if m.project == "" {
-		for _, g := range s.groups {
-			if g.sub.matches(m) {
-				return true
-			}
-		}
-		return false
-	}
-	for _, g := range s.projects[m.project] {
-		if g.sub.matches(m) {
-			return true
-		}
-	}
-	return false
-}
-
 // advance returns false if a message of that node came before that is the same or newer: a relay may deliver twice, and
 // where a node changes the server it talks to, what it sent over the old one may come late. A node that names itself
 // "" doesn't number its messages.
