@@ -5,6 +5,7 @@ package mesherstream
 import (
 	"testing"
 
+	"github.com/mesher/mesherstream/internal/wsframe"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +23,7 @@ func socketPair(tb testing.TB) (a, b int) {
 func TestWritingToASocketAllocatesNothing(t *testing.T) {
 	ours, theirs := socketPair(t)
 	l := &linuxLink{fd: ours}
-	frame, buf := appendFrame(nil, opText, make([]byte, 512)), make([]byte, 1<<10)
+	frame, buf := wsframe.Append(nil, wsframe.OpText, make([]byte, 512)), make([]byte, 1<<10)
 	if got := testing.AllocsPerRun(100, func() {
 		if sent, _, err := l.write(frame); sent != len(frame) || err != nil {
 			t.Fatalf("write: got %d of %d bytes, %v", sent, len(frame), err)

@@ -87,16 +87,6 @@ func BenchmarkBacklog(b *testing.B) {
 	}
 }
 
-func BenchmarkFrameReader(b *testing.B) {
-	frame := appendMasked(nil, opText, []byte(`{"type":"subscribe","filters":{"level":"error"}}`))
-	reader := frameReader{limit: 4 << 10}
-	b.ReportAllocs()
-	for b.Loop() {
-		p := append([]byte(nil), frame...)
-		_, _ = reader.feed(p, func(byte, []byte) error { return nil })
-	}
-}
-
 // BenchmarkHandshake counts what a client costs from its request to the end of its connection.
 func BenchmarkHandshake(b *testing.B) {
 	app := fiber.New(fiber.Config{DisableStartupMessage: true})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 func TestTheCapPerAddressCountsAnIPv6NetworkOnce(t *testing.T) {
@@ -166,7 +167,7 @@ func TestClientsThatNeverAnswerACloseFrameHoldTheirPlacesForAMomentOnly(t *testi
 			s := newSiteOver(t, app, m, tr)
 			for range 5 {
 				ws, _ := s.connect("/stream/projects/shop")
-				if _, err := ws.NetConn().Write(masked(finBit|opBinary, "not accepted here")); err != nil {
+				if _, err := ws.NetConn().Write(masked(wsframe.FinBit|wsframe.OpBinary, "not accepted here")); err != nil {
 					t.Fatal(err)
 				}
 			}

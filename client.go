@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync/atomic"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // client is one connection as its shard knows it.
@@ -79,7 +81,7 @@ type flight struct {
 
 // landed returns how many messages of the flight the kernel has whole.
 func (f *flight) landed() int {
-	_, n := wholeFrames(f.bytes, f.done)
+	_, n := wsframe.Whole(f.bytes, f.done)
 	if f.notice && n > 0 {
 		n--
 	}
@@ -167,7 +169,7 @@ func (s *shard) shut(c *client, code int, reason string) {
 	s.withdraw(c)
 	c.phase = phaseClosing
 	c.closeCode, c.closeReason = code, reason
-	c.closing = closeFrame(code, reason)
+	c.closing = wsframe.Close(code, reason)
 	s.abandon(c)
 	if c.reply != nil {
 		c.reply = nil
@@ -235,7 +237,7 @@ func (s *shard) remove(c *client, cause error) {
 	c.flight = flight{}
 	s.totals.Disconnects++
 	if c.closeCode == 0 {
-		c.closeCode = codeAbnormal
+		c.closeCode = wsframe.CodeAbnormal
 		if cause != nil && !errors.Is(cause, io.EOF) {
 			c.closeReason = cause.Error()
 		}

@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unsafe"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // newQuietShard returns a shard without a goroutine, and one client whose link takes everything.
@@ -75,7 +77,7 @@ func TestAMachineThatSleptBlamesNoClient(t *testing.T) {
 		if c.phase != phaseOpen {
 			t.Fatal("the machine slept, and the client is gone")
 		}
-		if got := string(c.link.(*directLink).taken); got != string(pingFrame) {
+		if got := string(c.link.(*directLink).taken); got != string(wsframe.Ping) {
 			t.Errorf("after the sleep: got %q, want one ping", got)
 		}
 		for awake := time.Duration(0); awake < s.cfg.idleTimeout; awake += time.Second {

@@ -10,6 +10,7 @@ import (
 
 	fws "github.com/fasthttp/websocket"
 	"github.com/gofiber/contrib/websocket"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // The Handler agrees on no compression, whatever a client offers (see TestGarbageInAHandshakeIsRefusedOrHarmless). An own
@@ -40,13 +41,13 @@ func TestADecompressionBombIsRefusedUnopened(t *testing.T) {
 			quiet, bomber := dial(), dial()
 			s.eventually("both are connected", func() bool { return m.Stats().Clients == 2 })
 
-			frame := masked(finBit|0x40|opBinary, string(bomb()))
+			frame := masked(wsframe.FinBit|0x40|wsframe.OpBinary, string(bomb()))
 			before := heapBytes()
 			if _, err := bomber.NetConn().Write(frame); err != nil {
 				t.Fatal(err)
 			}
 			_ = bomber.SetReadDeadline(time.Now().Add(20 * time.Second))
-			if _, _, err := bomber.ReadMessage(); !fws.IsCloseError(err, codeProtocolError) || !strings.Contains(err.Error(), "compression") {
+			if _, _, err := bomber.ReadMessage(); !fws.IsCloseError(err, wsframe.CodeProtocolError) || !strings.Contains(err.Error(), "compression") {
 				t.Errorf("the bomber: got %v, want close 1002 that names compression", err)
 			}
 			if after := heapBytes(); after > before+8<<20 {

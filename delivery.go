@@ -2,6 +2,8 @@ package mesherstream
 
 import (
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // This file is the way of a message through a shard: matched with groups, joined with those that came with it, and
@@ -181,7 +183,7 @@ func (s *shard) writeControl(c *client, frame []byte) error {
 	if c.busy = sent < len(frame); c.busy {
 		c.flight = flight{bytes: frame, done: sent}
 	}
-	if frame[0]&controlBit == 0 {
+	if frame[0]&wsframe.ControlBit == 0 {
 		c.v1.wrote(1)
 	}
 	return err
@@ -242,7 +244,7 @@ func (s *shard) enqueue(c *client, run []*message) {
 	for i, m := range run {
 		if s.limits.overflow == Disconnect && !c.backlog.takes(m, s.limits) {
 			s.countAbandoned(c, len(run)-i)
-			s.shut(c, codeTryAgainLater, reasonTooSlow)
+			s.shut(c, wsframe.CodeTryAgainLater, reasonTooSlow)
 			return
 		}
 		left, replaced := c.backlog.push(m, s.limits)
@@ -348,7 +350,7 @@ func (s *shard) settle(c *client, err error) {
 	s.unawait(c)
 	switch {
 	case c.phase == phaseFlushing:
-		s.shut(c, codeGoingAway, reasonShutdown)
+		s.shut(c, wsframe.CodeGoingAway, reasonShutdown)
 	case c.closeSent && c.closeReceived:
 		s.remove(c, nil)
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // What floods send, for as long as they are let.
@@ -15,13 +17,13 @@ var floods = []struct {
 	name  string
 	frame []byte
 }{
-	{"pings", masked(finBit|opPing, strings.Repeat("p", maxControlPayload))},
-	{"empty pings", masked(finBit|opPing, "")},
-	{"pongs", masked(finBit|opPong, "nobody asked")},
-	{"subscribes", masked(finBit|opText, `{"type":"subscribe","filters":{"level":["a","b","c"]}}`)},
-	{"malformed requests", masked(finBit|opText, strings.Repeat("[", 100))},
-	{"empty fragments", masked(opContinuation, "")},
-	{"binary", masked(finBit|opBinary, "x")},
+	{"pings", masked(wsframe.FinBit|wsframe.OpPing, strings.Repeat("p", wsframe.MaxControlPayload))},
+	{"empty pings", masked(wsframe.FinBit|wsframe.OpPing, "")},
+	{"pongs", masked(wsframe.FinBit|wsframe.OpPong, "nobody asked")},
+	{"subscribes", masked(wsframe.FinBit|wsframe.OpText, `{"type":"subscribe","filters":{"level":["a","b","c"]}}`)},
+	{"malformed requests", masked(wsframe.FinBit|wsframe.OpText, strings.Repeat("[", 100))},
+	{"empty fragments", masked(wsframe.OpContinuation, "")},
+	{"binary", masked(wsframe.FinBit|wsframe.OpBinary, "x")},
 }
 
 // A client that floods and reads nothing costs the others nothing, and the server no memory that grows with its 16 MiB.
@@ -41,7 +43,7 @@ func TestAFloodOfAClientThatReadsNothingCostsNobodyElseAnything(t *testing.T) {
 						attacker := w.connect("shop")
 						conn := attacker.ws.NetConn()
 						if flood.name == "empty fragments" {
-							if _, err := conn.Write(masked(opText, "")); err != nil {
+							if _, err := conn.Write(masked(wsframe.OpText, "")); err != nil {
 								w.Fatal(err)
 							}
 						}
@@ -91,7 +93,7 @@ func TestAFrameThatComesByteByByteHoldsNobodyUp(t *testing.T) {
 		bystander := w.connect("shop").collect()
 		loris := w.connect("shop")
 		request := `{"type":"subscribe","filters":{"level":"` + strings.Repeat("x", 60) + `"}}`
-		frame := masked(finBit|opText, request)
+		frame := masked(wsframe.FinBit|wsframe.OpText, request)
 		for i := range frame {
 			if _, err := loris.ws.NetConn().Write(frame[i : i+1]); err != nil {
 				w.Fatal(err)

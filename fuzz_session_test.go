@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 const rawHandshake = "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
@@ -25,16 +26,16 @@ const rawHandshake = "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\nCo
 func FuzzSession(f *testing.F) {
 	for _, seed := range [][]byte{
 		nil,
-		masked(finBit|opText, `{"type":"subscribe","filters":{"level":"error"}}`),
-		concat(masked(finBit|opPing, "p"), masked(opText, `{"type":`), masked(finBit|opPing, ""), masked(finBit|opContinuation, `"x"}`)),
-		bytes.Repeat(masked(finBit|opText, "x"), 25),
-		masked(finBit|opBinary, "\x00\xFF"),
-		concat(masked(finBit|opClose, "\x03\xE8bye"), masked(finBit|opText, "late")),
-		masked(finBit|opClose, ""),
-		masked(finBit|opText, "\xFF"),
-		masked(finBit|opText, strings.Repeat("x", 300)),
-		{finBit | opText, 5, 'h', 'e'},
-		concat(masked(finBit|opPong, "unasked"), []byte{finBit | opText, 0xFF, 0x7F}),
+		masked(wsframe.FinBit|wsframe.OpText, `{"type":"subscribe","filters":{"level":"error"}}`),
+		concat(masked(wsframe.FinBit|wsframe.OpPing, "p"), masked(wsframe.OpText, `{"type":`), masked(wsframe.FinBit|wsframe.OpPing, ""), masked(wsframe.FinBit|wsframe.OpContinuation, `"x"}`)),
+		bytes.Repeat(masked(wsframe.FinBit|wsframe.OpText, "x"), 25),
+		masked(wsframe.FinBit|wsframe.OpBinary, "\x00\xFF"),
+		concat(masked(wsframe.FinBit|wsframe.OpClose, "\x03\xE8bye"), masked(wsframe.FinBit|wsframe.OpText, "late")),
+		masked(wsframe.FinBit|wsframe.OpClose, ""),
+		masked(wsframe.FinBit|wsframe.OpText, "\xFF"),
+		masked(wsframe.FinBit|wsframe.OpText, strings.Repeat("x", 300)),
+		{wsframe.FinBit | wsframe.OpText, 5, 'h', 'e'},
+		concat(masked(wsframe.FinBit|wsframe.OpPong, "unasked"), []byte{wsframe.FinBit | wsframe.OpText, 0xFF, 0x7F}),
 	} {
 		f.Add(seed, uint16(0), false)
 		f.Add(seed, uint16(3), true)
@@ -143,9 +144,9 @@ func (s *fuzzSite) check(t testing.TB, sent, got []byte) {
 		}
 		left = left[len(frame):]
 		switch frame[0] {
-		case finBit | opText, finBit | opPong, finBit | opPing:
-		case finBit | opClose:
-			if code = codeNoStatus; len(payload) > 0 {
+		case wsframe.FinBit | wsframe.OpText, wsframe.FinBit | wsframe.OpPong, wsframe.FinBit | wsframe.OpPing:
+		case wsframe.FinBit | wsframe.OpClose:
+			if code = wsframe.CodeNoStatus; len(payload) > 0 {
 				code = int(binary.BigEndian.Uint16(payload))
 			}
 		default:
@@ -161,25 +162,25 @@ func (s *fuzzSite) check(t testing.TB, sent, got []byte) {
 func fittingCodes(sent []byte) []int {
 	code, texts := -1, 0
 	stop := errors.New("stop")
-	r := frameReader{limit: 256}
-	_, err := r.feed(bytes.Clone(sent), func(op byte, payload []byte) error {
+	r := wsframe.Reader{Limit: 256}
+	_, err := r.Feed(bytes.Clone(sent), func(op byte, payload []byte) error {
 		switch op {
-		case opText:
+		case wsframe.OpText:
 			if texts++; texts > maxRequestsPerSecond {
-				code = codePolicyViolation
+				code = wsframe.CodePolicyViolation
 				return stop
 			}
-		case opBinary:
-			code = codeUnsupportedData
+		case wsframe.OpBinary:
+			code = wsframe.CodeUnsupportedData
 			return stop
-		case opClose:
-			code, _ = parseClose(payload)
+		case wsframe.OpClose:
+			code, _ = wsframe.ParseClose(payload)
 			return stop
 		}
 		return nil
 	})
-	if broken, ok := errors.AsType[*closeError](err); ok {
-		code = broken.code
+	if broken, ok := errors.AsType[*wsframe.CloseError](err); ok {
+		code = broken.Code
 	}
 	if code < 0 || texts <= maxRequestsPerSecond {
 		return []int{code}

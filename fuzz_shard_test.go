@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // FuzzShard plays what data says on a shard and on the model, and compares what every client got after every turn, down
@@ -112,7 +114,7 @@ func (p *player) step() {
 	switch op {
 	case 9:
 		n := c.twin.written
-		p.arrive(c, opText, fmt.Append(nil, modelAck, pick(p, n, n, n, max(n-1, 0), n/2, n+1, c.twin.acked), "}"))
+		p.arrive(c, wsframe.OpText, fmt.Append(nil, modelAck, pick(p, n, n, n, max(n-1, 0), n/2, n+1, c.twin.acked), "}"))
 	case 10, 11:
 		p.bufferMessage(c, p.data(p.size()))
 	case 12, 13, 14, 15:
@@ -120,16 +122,16 @@ func (p *player) step() {
 	case 16, 17:
 		request := pick(p, modelRequests...)
 		for range pick(p, 1, 1, 1, 22, 30) { // more than 20 at once are too many for a client that has saved none
-			p.arrive(c, opText, []byte(request.text))
+			p.arrive(c, wsframe.OpText, []byte(request.text))
 		}
 	case 18:
-		p.arrive(c, opPing, []byte(pick(p, "", "a", "bb", strings.Repeat("c", maxControlPayload))))
+		p.arrive(c, wsframe.OpPing, []byte(pick(p, "", "a", "bb", strings.Repeat("c", wsframe.MaxControlPayload))))
 	case 19:
-		p.arrive(c, opPong, nil)
+		p.arrive(c, wsframe.OpPong, nil)
 	case 20:
-		p.arrive(c, opClose, pick(p, nil, []byte("\x03\xE8"), []byte("\x0F\xA1bye")))
+		p.arrive(c, wsframe.OpClose, pick(p, nil, []byte("\x03\xE8"), []byte("\x0F\xA1bye")))
 	case 21:
-		p.arrive(c, pick[byte](p, opBinary, frameBroken, frameEnd, frameEnd), nil)
+		p.arrive(c, pick[byte](p, wsframe.OpBinary, frameBroken, frameEnd, frameEnd), nil)
 	case 22:
 		p.setFilter(c, pick(p, Filter{}, Filter{Levels: []string{"info"}}, Filter{Environments: []string{"live"}}))
 	case 23:

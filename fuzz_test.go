@@ -14,39 +14,6 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// FuzzFrameReader feeds arbitrary bytes in arbitrary pieces. The pieces must not matter, nor whether the reader has to
-// stop behind each message.
-func FuzzFrameReader(f *testing.F) {
-	f.Add(masked(finBit|opText, "hello"), uint8(3), uint16(100))
-	f.Add(concat(masked(opText, "a"), masked(finBit|opPing, "p"), masked(finBit|opContinuation, "b")), uint8(1), uint16(10))
-	f.Add(masked(finBit|opText, strings.Repeat("x", 300)), uint8(200), uint16(256))
-	f.Add([]byte{finBit | opText, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4}, uint8(5), uint16(4096))
-	f.Add(masked(finBit|opClose, "\x03\xE8bye"), uint8(2), uint16(64))
-	f.Add(concat(masked(finBit|opText, ""), masked(finBit|opText, "\xFF")), uint8(1), uint16(64))
-	f.Fuzz(func(t *testing.T, in []byte, piece uint8, limit uint16) {
-		whole, wholeErr := readFrames(t, in, int(limit), len(in), false)
-		for _, pause := range []bool{false, true} {
-			got, err := readFrames(t, in, int(limit), int(piece), pause)
-			if !slices.Equal(got, whole) {
-				t.Errorf("in pieces of %d, pausing %v: got %q, whole %q", piece, pause, got, whole)
-			}
-			if (err == nil) != (wholeErr == nil) || err != nil && err.Error() != wholeErr.Error() {
-				t.Errorf("in pieces of %d, pausing %v: got error %v, whole %v", piece, pause, err, wholeErr)
-			}
-		}
-		var ce *closeError
-		if wholeErr != nil && (!errors.As(wholeErr, &ce) || !isSendableCode(ce.code) || !utf8.ValidString(ce.reason)) {
-			t.Errorf("got %v, want an error that a close frame can tell", wholeErr)
-		}
-		for _, message := range whole {
-			switch op, payload := message[0], message[2:]; {
-			case op == '1' && !utf8.ValidString(payload), op <= '2' && len(payload) > int(limit), op > '2' && len(payload) > maxControlPayload:
-				t.Errorf("emitted %.100q, which is no valid message within %d bytes", message, limit)
-			}
-		}
-	})
-}
-
 // FuzzSubscribe: whatever a client asks, it is refused or gets a filter within the bounds, and the answer says which.
 func FuzzSubscribe(f *testing.F) {
 	for _, seed := range []string{

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/wsframe"
 	"github.com/valyala/fasthttp"
 )
 
@@ -261,6 +262,6 @@ func (m *Manager) refuseNetHTTP() error {
 func (m *Manager) recovered(conn *websocket.Conn) {
 	if p := recover(); p != nil {
 		m.cfg.logger.Error("mesherstream: panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-		refuse(conn, codeInternalError, "")
+		refuse(conn, wsframe.CodeInternalError, "")
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/wsframe"
 	"github.com/valyala/fasthttp"
 )
 
@@ -245,7 +246,7 @@ func (v *viewer) next() string {
 	return string(data)
 }
 
-// closeError reads until the connection ends and returns what ended it, after the messages it still got.
+// wsframe.CloseError reads until the connection ends and returns what ended it, after the messages it still got.
 func (v *viewer) closeError() (messages []string, err error) {
 	_ = v.ws.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for {
@@ -333,7 +334,7 @@ func (b *logBuffer) count(s string) int {
 // appendMasked appends a frame as a client sends it.
 func appendMasked(dst []byte, op byte, payload []byte) []byte {
 	start := len(dst)
-	dst = appendFrame(dst, op, nil)
+	dst = wsframe.Append(dst, op, nil)
 	dst[start+1] = 0x80 | byte(len(payload))
 	mask := [4]byte{1, 2, 3, 4}
 	dst = append(dst, mask[:]...)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // A run is the time from a start of the manager to its shutdown.
@@ -216,5 +217,5 @@ func (m *Manager) enter() (leave func(), err error) {
 // hookPanicked closes the client whose hook has panicked. It may have gone already.
 func (m *Manager) hookPanicked(id ClientID) {
 	m.hookPanics.Add(1)
-	_ = m.Disconnect(id, codeInternalError, "")
+	_ = m.Disconnect(id, wsframe.CodeInternalError, "")
 }

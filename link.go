@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gofiber/contrib/websocket"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // A link is how a shard reaches one client's socket. The shard's goroutine calls its methods, and none of them blocks.
@@ -150,8 +151,8 @@ func (l *portableLink) progressed() bool {
 func (l *portableLink) write(p []byte) (sent, held int, err error) {
 	held = len(p)
 	if held > chunkBytes {
-		if held, _ = wholeFrames(p, chunkBytes); held == 0 {
-			held = frameLen(p)
+		if held, _ = wsframe.Whole(p, chunkBytes); held == 0 {
+			held = wsframe.Len(p)
 		}
 	}
 	l.out = p[:held]
@@ -225,13 +226,13 @@ func (l *portableLink) serve() {
 }
 
 func (l *portableLink) read() error {
-	reader := frameReader{limit: l.client.shard.cfg.readLimit}
+	reader := wsframe.Reader{Limit: l.client.shard.cfg.readLimit}
 	buf := make([]byte, 1<<10)
 	for {
 		n, err := l.conn.Read(buf)
 		if n > 0 {
 			l.client.markSeen(time.Now())
-			if _, broken := reader.feed(buf[:n], l.emit); broken != nil {
+			if _, broken := reader.Feed(buf[:n], l.emit); broken != nil {
 				return l.refuse(broken, buf)
 			}
 		}
@@ -255,7 +256,7 @@ func (l *portableLink) emit(op byte, payload []byte) error {
 // refuse tells the shard what the client did wrong and reads on to nowhere: a socket that is closed with unread bytes
 // in it resets the connection, and the client would never see the close frame.
 func (l *portableLink) refuse(broken error, buf []byte) error {
-	var ce *closeError
+	var ce *wsframe.CloseError
 	if !errors.As(broken, &ce) {
 		return broken
 	}

@@ -10,10 +10,11 @@ import (
 	"time"
 
 	"github.com/gofiber/contrib/websocket"
+	"github.com/mesher/mesherstream/internal/wsframe"
 	"golang.org/x/sys/unix"
 )
 
-// errPaused stops a frameReader behind a message that isn't dealt with yet.
+// errPaused stops a wsframe.Reader behind a message that isn't dealt with yet.
 var errPaused = errors.New("paused")
 
 // readBytes is how much a link reads from its socket in one turn of its shard, so that a client that sends much can't
@@ -30,7 +31,7 @@ type linuxLink struct {
 	poller *poller
 	fd     int
 	acked  uint64 // at the last call of progressed
-	reader frameReader
+	reader wsframe.Reader
 	hints  atomic.Uint32 // of the poller, that ready has not seen yet
 	unread []byte        // was read, but comes behind a message that is still being dealt with
 	ending bool          // the poller has seen the end of the stream, behind what is still to be read
@@ -79,7 +80,7 @@ func takeOver(conn *websocket.Conn, s *shard) *linuxLink {
 		_ = unix.Close(fd)
 		return nil
 	}
-	return &linuxLink{poller: p, fd: fd, reader: frameReader{limit: s.cfg.readLimit}, unread: readAhead(conn, raw)}
+	return &linuxLink{poller: p, fd: fd, reader: wsframe.Reader{Limit: s.cfg.readLimit}, unread: readAhead(conn, raw)}
 }
 
 // readAhead returns what fasthttp has read off the socket with the handshake. Behind a deadline in the past, a read
@@ -188,13 +189,13 @@ func (l *linuxLink) feed(p []byte) {
 	if l.state == linkRefused {
 		return
 	}
-	n, err := l.reader.feed(p, l.emit)
-	var broken *closeError
+	n, err := l.reader.Feed(p, l.emit)
+	var broken *wsframe.CloseError
 	switch {
 	case l.state == linkClosed:
 	case errors.As(err, &broken):
 		l.state = linkRefused
-		l.poller.shard.shut(l.client, broken.code, broken.reason)
+		l.poller.shard.shut(l.client, broken.Code, broken.Reason)
 	case n < len(p):
 		l.unread = append([]byte(nil), p[n:]...)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 func TestAPlainSocketIsTakenOverAndItsHandlerReturns(t *testing.T) {
@@ -46,7 +47,7 @@ func TestWhatComesWithTheHandshakeIsRead(t *testing.T) {
 		request = append(request, "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"...)
 		for i := range 15 { // more than one, the later ones behind answers
-			request = appendMasked(request, opText, fmt.Appendf(nil, `{"type":"subscribe","filters":{"level":"l%d"}}`, i))
+			request = appendMasked(request, wsframe.OpText, fmt.Appendf(nil, `{"type":"subscribe","filters":{"level":"l%d"}}`, i))
 		}
 		go func() { _, _ = conn.Write(request) }()
 
@@ -115,7 +116,7 @@ func TestAClientThatIsGoneIsNotWaitedFor(t *testing.T) {
 		s.ask(func() {
 			c = s.find(v.id)
 			_ = v.ws.NetConn().Close()
-			s.shut(c, codeNormal, "")
+			s.shut(c, wsframe.CodeNormal, "")
 		})
 		var last phase
 		s.ask(func() { last = c.phase }) // a turn later, and not when closeGrace has passed

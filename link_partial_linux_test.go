@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // Partial writes of the link that owns its socket, on real sockets. A seam for its system calls would be there for tests
@@ -50,7 +52,7 @@ type tearing struct {
 
 func (l *tearing) write(p []byte) (sent, held int, err error) {
 	sent, held, err = l.linuxLink.write(p)
-	if whole, _ := wholeFrames(p, sent); err == nil && whole < sent {
+	if whole, _ := wsframe.Whole(p, sent); err == nil && whole < sent {
 		l.at[sent-whole] = true
 	}
 	return sent, held, err
@@ -92,9 +94,9 @@ func TestTheKernelTearsFramesAnywhereAndTheStreamStaysWhole(t *testing.T) {
 								w.Fatal(err)
 							}
 						}
-						reader.send(appendMasked(nil, opPing, fmt.Append(nil, round)))
+						reader.send(appendMasked(nil, wsframe.OpPing, fmt.Append(nil, round)))
 						if round < maxRequestsPerSecond {
-							reader.send(appendMasked(nil, opText, []byte(`{"type":"hello"}`)))
+							reader.send(appendMasked(nil, wsframe.OpText, []byte(`{"type":"hello"}`)))
 						}
 						reader.until(func() bool { return reader.last == round*30+29 && reader.pongs == round+1 })
 					}
@@ -151,11 +153,11 @@ func (r *tornReader) until(done func() bool) {
 func (r *tornReader) take(first byte, payload string) {
 	r.Helper()
 	switch {
-	case first == finBit|opPong && payload == strconv.Itoa(r.pongs):
+	case first == wsframe.FinBit|wsframe.OpPong && payload == strconv.Itoa(r.pongs):
 		r.pongs++
-	case first == finBit|opText && strings.HasPrefix(payload, `{"type":"error","code":"unknown_type"`):
+	case first == wsframe.FinBit|wsframe.OpText && strings.HasPrefix(payload, `{"type":"error","code":"unknown_type"`):
 		r.answers++
-	case first == finBit|opText && len(payload) >= 130:
+	case first == wsframe.FinBit|wsframe.OpText && len(payload) >= 130:
 		n, err := strconv.Atoi(payload)
 		if err != nil || n <= r.last {
 			r.Fatalf("after message %d came %.300q", r.last, payload)

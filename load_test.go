@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 var long = flag.Bool("long", false, "run the load test at full size: 1,000 clients, 100 broadcasts a second for 20 s")
@@ -113,7 +114,7 @@ func (c *counter) read() {
 		buf = buf[:len(buf)+n]
 		start := 0
 		for {
-			size, messages := wholeFrames(buf[start:], frameLen(buf[start:]))
+			size, messages := wsframe.Whole(buf[start:], wsframe.Len(buf[start:]))
 			if size == 0 {
 				break
 			}
@@ -122,7 +123,7 @@ func (c *counter) read() {
 			if messages == 0 {
 				continue // a close frame
 			}
-			number, err := strconv.Atoi(string(frame[frameHeaderLen(512):][:8]))
+			number, err := strconv.Atoi(string(frame[wsframe.HeaderLen(512):][:8]))
 			if want := int(c.received.Add(1)) - 1; err != nil || number != want {
 				c.t.Errorf("a healthy client got message %d, %v, want %d", number, err, want)
 				return

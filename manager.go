@@ -12,6 +12,8 @@ import (
 	"time"
 	"unicode/utf8"
 	"unsafe"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // Message is one event. A field that is empty is one that every client accepts: without a level and an environment it
@@ -201,7 +203,7 @@ func (m *Manager) Disconnect(id ClientID, code int, reason string) error {
 	if !m.isMade() {
 		return ErrNotMounted
 	}
-	if !isSendableCode(code) || len(reason) > maxControlPayload-2 || !utf8.ValidString(reason) {
+	if !wsframe.IsSendableCode(code) || len(reason) > wsframe.MaxControlPayload-2 || !utf8.ValidString(reason) {
 		return fmt.Errorf("%w: %d %.123q", ErrInvalidClose, code, reason)
 	}
 	s := m.shardOf(id)
@@ -342,13 +344,13 @@ type message struct {
 // newMessage copies everything that it needs out of msg, in two allocations: the message, and one stretch of bytes for
 // its frame and its strings.
 func newMessage(msg *Message) *message {
-	op := byte(opText)
+	op := byte(wsframe.OpText)
 	if msg.Binary {
-		op = opBinary
+		op = wsframe.OpBinary
 	}
-	frameLen := frameHeaderLen(len(msg.Data)) + len(msg.Data)
+	frameLen := wsframe.HeaderLen(len(msg.Data)) + len(msg.Data)
 	buf := make([]byte, 0, frameLen+len(msg.Project)+len(msg.Level)+len(msg.Environment)+len(msg.Key))
-	buf = appendFrame(buf, op, msg.Data)
+	buf = wsframe.Append(buf, op, msg.Data)
 	take := func(s string) string {
 		start := len(buf)
 		buf = append(buf, s...)
@@ -383,4 +385,4 @@ func (m *message) payload() []byte {
 	}
 }
 
-func (m *message) isBinary() bool { return m.frame[0] == finBit|opBinary }
+func (m *message) isBinary() bool { return m.frame[0] == wsframe.FinBit|wsframe.OpBinary }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // New returns the middleware, ready for app.Use: it is [NewManager] and [Manager.Handler] in one. It panics at set-up if
@@ -104,12 +105,12 @@ func (m *Manager) Handler() fiber.Handler {
 // of [WithApp]; without it, all are.
 func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 	if !m.isMade() {
-		refuse(conn, codeInternalError, "")
+		refuse(conn, wsframe.CodeInternalError, "")
 		return ErrNotMounted
 	}
 	filter, err := sub.normalize()
 	if err != nil {
-		refuse(conn, codeInternalError, "")
+		refuse(conn, wsframe.CodeInternalError, "")
 		return err
 	}
 	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter}
@@ -171,9 +172,9 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 // tellRefusal closes a connection that can't be served, and returns why.
 func tellRefusal(conn *websocket.Conn, err error) error {
 	if errors.Is(err, ErrTooManyClients) {
-		refuse(conn, codeTryAgainLater, reasonTooMany)
+		refuse(conn, wsframe.CodeTryAgainLater, reasonTooMany)
 	} else {
-		refuse(conn, codeGoingAway, reasonShutdown)
+		refuse(conn, wsframe.CodeGoingAway, reasonShutdown)
 	}
 	return err
 }
@@ -182,7 +183,7 @@ func tellRefusal(conn *websocket.Conn, err error) error {
 func refuse(conn *websocket.Conn, code int, reason string) {
 	raw := rawConn(conn)
 	_ = raw.SetDeadline(time.Now().Add(closeGrace))
-	if _, err := raw.Write(closeFrame(code, reason)); err != nil {
+	if _, err := raw.Write(wsframe.Close(code, reason)); err != nil {
 		return
 	}
 	// The close frame arrives only if nothing is left unread when the connection closes.

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // This file is the model's life of a client: what it sends, how it leaves, and what time does to it.
@@ -24,7 +26,7 @@ func (c *modelClient) read() {
 		case next.op == frameBroken:
 			c.refused = true
 			c.seen = time.Now()
-			c.s.events = append(c.s.events, func() { c.shut(codeProtocolError, c.brokenReason()) })
+			c.s.events = append(c.s.events, func() { c.shut(wsframe.CodeProtocolError, c.brokenReason()) })
 		default:
 			c.waits = true
 			c.seen = time.Now()
@@ -49,15 +51,15 @@ func (c *modelClient) received(a arrival) {
 		return
 	}
 	switch a.op {
-	case opPing:
-		c.pong = appendFrame(nil, opPong, a.data)
+	case wsframe.OpPing:
+		c.pong = wsframe.Append(nil, wsframe.OpPong, a.data)
 		c.s.pinged = append(c.s.pinged, c)
 		c.waits = false
-	case opPong:
+	case wsframe.OpPong:
 		c.waits = false
-	case opClose:
+	case wsframe.OpClose:
 		c.waits, c.closeReceived = false, true
-		code, reason := parseClose(a.data)
+		code, reason := wsframe.ParseClose(a.data)
 		c.shut(code, reason)
 		c.settle()
 	default:
@@ -72,9 +74,9 @@ func (c *modelClient) received(a arrival) {
 			a.data = []byte(`{"type":"hello"}`) // as unknown as that
 		}
 		i := slices.IndexFunc(modelRequests, func(r modelRequest) bool { return r.text == string(a.data) })
-		if i < 0 || a.op == opBinary {
+		if i < 0 || a.op == wsframe.OpBinary {
 			c.waits = false
-			c.shut(codeUnsupportedData, "binary messages are not accepted here")
+			c.shut(wsframe.CodeUnsupportedData, "binary messages are not accepted here")
 			return
 		}
 		request := modelRequests[i]
@@ -104,7 +106,7 @@ func (c *modelClient) encode(text string) []byte {
 	if c.stream != "" {
 		text = strings.Replace(text, `",`, `","stream":"`+c.stream+`",`, 1)
 	}
-	return appendFrame(nil, opText, []byte(text))
+	return wsframe.Append(nil, wsframe.OpText, []byte(text))
 }
 
 // modelAck is how an acknowledgement begins.
@@ -173,7 +175,7 @@ func (c *modelClient) shut(code int, reason string) {
 	}
 	c.withdraw(phaseClosing)
 	c.code = code
-	c.closing = closeFrame(code, reason)
+	c.closing = wsframe.Close(code, reason)
 	c.giveUp()
 	c.cutAt = time.Now().Add(closeGrace)
 	c.pump(everything)
@@ -197,7 +199,7 @@ func (c *modelClient) gone() {
 		c.closeReceived = true
 		return
 	}
-	c.remove(codeAbnormal)
+	c.remove(wsframe.CodeAbnormal)
 }
 
 func (c *modelClient) remove(code int) {
@@ -222,9 +224,9 @@ func (c *modelClient) settle() {
 	c.slow = false
 	switch {
 	case c.phase == phaseFlushing:
-		c.shut(codeGoingAway, reasonShutdown)
+		c.shut(wsframe.CodeGoingAway, reasonShutdown)
 	case c.closeSent && c.closeReceived:
-		c.remove(codeAbnormal)
+		c.remove(wsframe.CodeAbnormal)
 	}
 }
 
@@ -247,7 +249,7 @@ func (s *modelShard) shutAll(flush bool) {
 		switch {
 		case c.phase == phaseGone:
 		case !flush || c.idle():
-			c.shut(codeGoingAway, reasonShutdown)
+			c.shut(wsframe.CodeGoingAway, reasonShutdown)
 		case c.phase == phaseOpen:
 			c.withdraw(phaseFlushing)
 			c.pump(everything)
@@ -273,7 +275,7 @@ func (c *modelClient) beat(now time.Time) {
 	switch {
 	case c.phase == phaseGone:
 	case min(now.Sub(c.seen), now.Sub(c.s.awake)) >= c.s.idle && c.askedAt.After(c.seen) && now.Sub(c.askedAt) >= c.s.idle-c.s.ping:
-		c.remove(codeAbnormal)
+		c.remove(wsframe.CodeAbnormal)
 	case !c.pinged && now.Add(c.s.ping/4).Before(c.pingBy): // the next visit will still be in time
 	case c.pinged && now.Add(c.s.ping/8).Before(c.pingBy): // the next visit is nearer
 	default:
@@ -281,7 +283,7 @@ func (c *modelClient) beat(now time.Time) {
 			c.askedAt = now
 		}
 		c.pinged, c.pingBy = true, now.Add(c.s.ping)
-		c.pinging = pingFrame
+		c.pinging = wsframe.Ping
 		c.pump(onlyControl)
 	}
 }
@@ -314,6 +316,6 @@ func (c *modelClient) pass() {
 func (c *modelClient) cutBefore(due time.Time) {
 	if now := time.Now(); !c.cutAt.IsZero() && !now.Before(c.cutAt) && c.cutAt.Before(due) {
 		c.cutAt = time.Time{}
-		c.s.events = append(c.s.events, func() { c.remove(codeAbnormal) })
+		c.s.events = append(c.s.events, func() { c.remove(wsframe.CodeAbnormal) })
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // This file is the model's queue: what waits for a client, what leaves it when it is full, and what is told of that.
@@ -85,7 +87,7 @@ func (c *modelClient) enqueue(run []*modelMessage) {
 	for i, m := range run {
 		if c.s.overflow == Disconnect && !c.takes(m) {
 			c.abandoned += len(run) - i
-			c.shut(codeTryAgainLater, reasonTooSlow)
+			c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 			return
 		}
 		if c.replaces(m) {
@@ -187,7 +189,7 @@ func (c *modelClient) takeGap() (notice []byte) {
 	}
 	levels, _ := json.Marshal(all.levels) // a map of numbers
 	moment := func(t time.Time) string { return t.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano) }
-	return appendFrame(nil, opText, fmt.Appendf(nil, `{"type":"gap","stream":%q,"dropped":%d,"by_level":%s,"since":%q,"until":%q}`,
+	return wsframe.Append(nil, wsframe.OpText, fmt.Appendf(nil, `{"type":"gap","stream":%q,"dropped":%d,"by_level":%s,"since":%q,"until":%q}`,
 		c.stream, all.dropped, levels, moment(all.since), moment(all.until)))
 }
 

@@ -2,6 +2,8 @@ package mesherstream
 
 import (
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // The model: what a shard promises to each of its clients, played one message at a time, with a list for a queue, and
@@ -150,7 +152,7 @@ func (c *modelClient) offer(run []*modelMessage) {
 		c.pump(everything)
 	case c.failing && !c.holds && c.windowRoom() > 0:
 		c.enqueue(run)
-		c.remove(codeAbnormal)
+		c.remove(wsframe.CodeAbnormal)
 	default:
 		c.writeThrough(run)
 	}
@@ -191,7 +193,7 @@ func (c *modelClient) answer(reply func() []byte) {
 	c.credit, c.creditAt = min(time.Minute, c.credit+now.Sub(c.creditAt)), now
 	if c.credit < 50*time.Millisecond {
 		c.waits = false
-		c.shut(codePolicyViolation, "more than 20 requests a second")
+		c.shut(wsframe.CodePolicyViolation, "more than 20 requests a second")
 		return
 	}
 	c.credit -= 50 * time.Millisecond
@@ -250,7 +252,7 @@ func (c *modelClient) pump(what cargo) {
 // sendControl gives the link a frame that is no message. An answer counts for the window all the same.
 func (c *modelClient) sendControl(frame []byte) {
 	c.flight, c.flying, c.noticeBytes = frame, nil, 0
-	if frame[0]&controlBit == 0 {
+	if frame[0]&wsframe.ControlBit == 0 {
 		c.written++
 	}
 	c.send()
@@ -286,7 +288,7 @@ func (c *modelClient) send() {
 		c.busy = true
 		c.startPiece()
 	case c.failing:
-		c.remove(codeAbnormal)
+		c.remove(wsframe.CodeAbnormal)
 	default:
 		n := min(c.room, len(c.flight))
 		c.take(n)
@@ -371,7 +373,7 @@ func (c *modelClient) fail() {
 			c.flying = c.flying[1:]
 			c.sent++
 		}
-		c.remove(codeAbnormal)
+		c.remove(wsframe.CodeAbnormal)
 	})
 }
 
@@ -386,7 +388,7 @@ func (c *modelClient) hint() {
 // writable goes on where the room ended.
 func (c *modelClient) writable() {
 	if len(c.flight) > 0 && c.failing {
-		c.remove(codeAbnormal)
+		c.remove(wsframe.CodeAbnormal)
 		return
 	}
 	c.take(min(c.room, len(c.flight)))

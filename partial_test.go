@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // Writes that stop at every byte, that fail at every byte, and that take a few bytes at a time. The model checks after
@@ -19,10 +21,10 @@ var frameStory = []func(p *player, c *playedClient){
 		p.broadcast(Message{Project: "a", Data: p.data(126), Binary: true})
 		p.broadcast(Message{Project: "a", Data: p.data(7)})
 	},
-	func(p *player, c *playedClient) { p.arrive(c, opPing, []byte("are you there")) },
-	func(p *player, c *playedClient) { p.arrive(c, opText, []byte(modelRequests[0].text)) },
+	func(p *player, c *playedClient) { p.arrive(c, wsframe.OpPing, []byte("are you there")) },
+	func(p *player, c *playedClient) { p.arrive(c, wsframe.OpText, []byte(modelRequests[0].text)) },
 	func(p *player, _ *playedClient) { p.broadcast(Message{Project: "a", Level: "error", Data: p.data(30)}) },
-	func(p *player, c *playedClient) { p.arrive(c, opPing, nil) },
+	func(p *player, c *playedClient) { p.arrive(c, wsframe.OpPing, nil) },
 	func(p *player, c *playedClient) { p.bufferMessage(c, p.data(9)) },
 	func(p *player, _ *playedClient) { p.drain() },
 	func(p *player, _ *playedClient) {
@@ -117,7 +119,7 @@ func TestAFewBytesAtATimeTearNothing(t *testing.T) {
 					for n := 0; n < 2*storyBytes; n += piece {
 						p.grant(c, piece)
 						if n%5 == 0 {
-							p.arrive(c, opPing, []byte(strings.Repeat("p", n%100)))
+							p.arrive(c, wsframe.OpPing, []byte(strings.Repeat("p", n%100)))
 						}
 						p.settle()
 						p.turn()

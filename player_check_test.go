@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"slices"
 	"strconv"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // compare holds every client against its twin.
@@ -108,14 +110,14 @@ func (p *player) checkPromise(c *playedClient) {
 		}
 		wire = wire[len(frame):]
 		switch op := frame[0] & 0x0F; {
-		case frame[0]&0xF0 != finBit || closes > 0:
+		case frame[0]&0xF0 != wsframe.FinBit || closes > 0:
 			p.Fatalf("client %d got a frame that begins with %#x, after %d close frames", c.id, frame[0], closes)
-		case op == opClose:
+		case op == wsframe.OpClose:
 			closes++
-		case op == opPing, op == opPong:
-		case op == opText && bytes.HasPrefix(payload, []byte("{")):
+		case op == wsframe.OpPing, op == wsframe.OpPong:
+		case op == wsframe.OpText && bytes.HasPrefix(payload, []byte("{")):
 			told += gapIn(payload)
-		case op == opText, op == opBinary:
+		case op == wsframe.OpText, op == wsframe.OpBinary:
 			sent++
 			if len(payload) < 7 {
 				continue // it has no number
@@ -143,7 +145,7 @@ func (p *player) checkPromise(c *playedClient) {
 	if t := c.twin; sent < t.sent || sent > t.offered-t.dropped || sent > t.sent && !t.holds {
 		p.Errorf("client %d got %d messages, and %d were sent, %d dropped, %d abandoned, of %d", c.id, sent, t.sent, t.dropped, t.abandoned, t.offered)
 	}
-	if all := p.flushed && c.code == codeGoingAway && !torn && c.twin.abandoned == 0; told > c.twin.dropped || all && told != c.twin.dropped && c.v1 != nil {
+	if all := p.flushed && c.code == wsframe.CodeGoingAway && !torn && c.twin.abandoned == 0; told > c.twin.dropped || all && told != c.twin.dropped && c.v1 != nil {
 		p.Errorf("client %d was told of %d that it missed, and %d were dropped", c.id, told, c.twin.dropped)
 	}
 	if torn && c.disconnects == 0 {
@@ -160,7 +162,7 @@ func gapIn(payload []byte) int {
 	return notice.Dropped
 }
 
-// nextFrame returns the first frame of p and its payload, or nil where it isn't whole. It is written beside frameLen,
+// nextFrame returns the first frame of p and its payload, or nil where it isn't whole. It is written beside wsframe.Len,
 // which it tests.
 func nextFrame(p []byte) (frame, payload []byte) {
 	header, n := 2, uint64(0)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // player plays steps on a shard without a goroutine and on the model, and holds one against the other after each turn.
@@ -171,12 +173,12 @@ func (p *player) broadcast(msg Message) {
 
 // modelMessage is the model's message, for which it makes room in the inbox of the clients of a project.
 func (p *player) modelMessage(project string, msg Message) *modelMessage {
-	op := byte(opText)
+	op := byte(wsframe.OpText)
 	if msg.Binary {
-		op = opBinary
+		op = wsframe.OpBinary
 	}
 	m := &modelMessage{
-		id: p.lastID, at: time.Now(), frame: appendFrame(nil, op, msg.Data),
+		id: p.lastID, at: time.Now(), frame: wsframe.Append(nil, op, msg.Data),
 		project: msg.Project, level: msg.Level, environment: msg.Environment, key: msg.Key,
 	}
 	if len(msg.Data) <= p.model.maxBytes {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // The messages of the wire protocol that a client may send, and the answers. All are JSON text messages:
@@ -112,7 +114,7 @@ func (r *subscribeRequest) answer(f Filter, stream string, filtered int) []byte 
 	text = r.Filters.Level.append(append(text, `"filters":{"level":`...))
 	text = r.Filters.Environment.append(append(text, `,"environment":`...))
 	text = strconv.AppendInt(append(text, `},"filtered":`...), int64(filtered), 10)
-	return appendFrame(nil, opText, append(text, '}'))
+	return wsframe.Append(nil, wsframe.OpText, append(text, '}'))
 }
 
 func refusal(c *client, code, text string) []byte {
@@ -125,7 +127,7 @@ func encodeAnswer(v any) []byte {
 	if err != nil {
 		panic(err)
 	}
-	return appendFrame(nil, opText, data)
+	return wsframe.Append(nil, wsframe.OpText, data)
 }
 
 // received takes one message or control frame of the client. Each call is followed by one resume, sooner or later, also
@@ -136,17 +138,17 @@ func (s *shard) received(c *client, op byte, payload []byte) {
 		return
 	}
 	switch op {
-	case opPing:
+	case wsframe.OpPing:
 		// Only the newest ping needs an answer (RFC 6455, section 5.5.3), and a flood of them gets one in a turn.
 		if c.pong == nil {
 			s.pinged = append(s.pinged, c)
 		}
-		c.pong = appendFrame(nil, opPong, payload)
+		c.pong = wsframe.Append(nil, wsframe.OpPong, payload)
 		c.link.resume()
-	case opPong:
+	case wsframe.OpPong:
 		c.link.resume()
-	case opClose:
-		code, reason := parseClose(payload)
+	case wsframe.OpClose:
+		code, reason := wsframe.ParseClose(payload)
 		c.closeReceived = true
 		c.link.resume()
 		s.shut(c, code, reason)
@@ -173,7 +175,7 @@ func (s *shard) sendPongs() {
 func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 	var kind string
 	var malformed error
-	if op == opText {
+	if op == wsframe.OpText {
 		kind, malformed = requestType(payload)
 	}
 	switch {
@@ -181,11 +183,11 @@ func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 		s.answer(c, func() []byte { return s.subscribe(c, payload) })
 	case kind == typeAck && malformed == nil && c.v1 != nil:
 		s.acknowledged(c, payload)
-	case s.hooks.message(c, op == opBinary, payload):
+	case s.hooks.message(c, op == wsframe.OpBinary, payload):
 		c.inHook = true // the link resumes when the hook has returned
-	case op == opBinary:
+	case op == wsframe.OpBinary:
 		c.link.resume()
-		s.shut(c, codeUnsupportedData, "binary messages are not accepted here")
+		s.shut(c, wsframe.CodeUnsupportedData, "binary messages are not accepted here")
 	case malformed != nil:
 		s.answer(c, func() []byte { return refusal(c, errorMalformed, "not a JSON object with a type") })
 	default:
@@ -198,7 +200,7 @@ func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 func (s *shard) answer(c *client, reply func() []byte) {
 	if !c.pay(time.Now()) {
 		c.link.resume()
-		s.shut(c, codePolicyViolation, reasonTooOften)
+		s.shut(c, wsframe.CodePolicyViolation, reasonTooOften)
 		return
 	}
 	c.reply = reply()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // misbehaviour is what a client sends, and what becomes of it: an answer that holds some text, or a close code.
@@ -43,11 +44,11 @@ var misbehaviours = []misbehaviour{
 	{"binary without a hook", func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.BinaryMessage, []byte("x")) }, "", 1003},
 	{"not UTF-8", func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.TextMessage, []byte("a\xFF")) }, "", 1007},
 	{"over the read limit", sendText(strings.Repeat("x", 4<<10+1)), "", 1009},
-	{"a frame that says it is huge", sendRaw([]byte{finBit | opText, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4}), "", 1009},
-	{"unmasked", sendRaw(appendFrame(nil, opText, []byte(`{"type":"subscribe","filters":{}}`))), "", 1002},
-	{"reserved bits", sendRaw(masked(finBit|opText|0x40, "{}")), "", 1002},
+	{"a frame that says it is huge", sendRaw([]byte{wsframe.FinBit | wsframe.OpText, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4}), "", 1009},
+	{"unmasked", sendRaw(wsframe.Append(nil, wsframe.OpText, []byte(`{"type":"subscribe","filters":{}}`))), "", 1002},
+	{"reserved bits", sendRaw(masked(wsframe.FinBit|wsframe.OpText|0x40, "{}")), "", 1002},
 	{"a request of another protocol", sendRaw([]byte("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n")), "", 1002},
-	{"a close code that may not be sent", sendRaw(masked(finBit|opClose, "\x03\xED")), "", 1002},
+	{"a close code that may not be sent", sendRaw(masked(wsframe.FinBit|wsframe.OpClose, "\x03\xED")), "", 1002},
 	{"more than 20 requests a second", func(ws *websocket.Conn) error {
 		for range maxRequestsSaved + 1 {
 			if ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"subscribe","filters":{}}`)) != nil {
@@ -180,7 +181,7 @@ func TestTheCloseFrameOfAClientThatResetsItsConnectionIsRead(t *testing.T) {
 			defer s.mu.Unlock()
 			return len(s.inbox.casts) == 0
 		})
-		if _, err := v.ws.NetConn().Write(masked(finBit|opClose, "\x0F\xA0enough")); err != nil {
+		if _, err := v.ws.NetConn().Write(masked(wsframe.FinBit|wsframe.OpClose, "\x0F\xA0enough")); err != nil {
 			w.Fatal(err)
 		}
 		_ = v.ws.Close()
@@ -198,7 +199,7 @@ func TestAPingBehindACloseFrameIsNotAnswered(t *testing.T) {
 		v := w.connect("shop")
 		w.broadcast(0, 1) // which a pipe takes only when it is read
 		synctest.Wait()
-		if _, err := v.ws.NetConn().Write(concat(masked(finBit|opClose, "\x03\xE8bye"), masked(finBit|opPing, "p"))); err != nil {
+		if _, err := v.ws.NetConn().Write(concat(masked(wsframe.FinBit|wsframe.OpClose, "\x03\xE8bye"), masked(wsframe.FinBit|wsframe.OpPing, "p"))); err != nil {
 			w.Fatal(err)
 		}
 		synctest.Wait()
@@ -250,16 +251,16 @@ func TestAMessageInManyFragmentsAndPiecesIsOne(t *testing.T) {
 		request := `{"type":"subscribe","filters":{"level":"error"}}`
 		var frames []byte
 		for i := range len(request) {
-			first := byte(opContinuation)
+			first := byte(wsframe.OpContinuation)
 			if i == 0 {
-				first = opText
+				first = wsframe.OpText
 			}
 			if i == len(request)-1 {
-				first |= finBit
+				first |= wsframe.FinBit
 			}
 			frames = append(frames, masked(first, request[i:i+1])...)
 			if i == 20 {
-				frames = append(frames, masked(finBit|opPong, "unasked for")...)
+				frames = append(frames, masked(wsframe.FinBit|wsframe.OpPong, "unasked for")...)
 			}
 		}
 		for p := range slices.Chunk(frames, 11) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 func list(n int, value string) string {
@@ -83,7 +85,7 @@ func TestASubscribeMessageIsReadStrictly(t *testing.T) {
 			if !slices.Equal(got.Levels, tt.want.Levels) || !slices.Equal(got.Environments, tt.want.Environments) {
 				t.Errorf("filter of %s: got %+v, want %+v", tt.in, got, tt.want)
 			}
-			want := string(appendFrame(nil, opText, []byte(`{"type":"filters_updated","filters":`+tt.answer+`,"filtered":0}`)))
+			want := string(wsframe.Append(nil, wsframe.OpText, []byte(`{"type":"filters_updated","filters":`+tt.answer+`,"filtered":0}`)))
 			if got := string(r.answer(got, "", 0)); got != want {
 				t.Errorf("answer to %s: got %q, want %q", tt.in, got, want)
 			}
@@ -115,7 +117,7 @@ func TestAnErrorAnswerIsOneJSONObject(t *testing.T) {
 	for _, text := range []string{"plain", `with "quotes"`, "with <html> & \u2028", "\xFF no UTF-8"} {
 		frame := refusal(&client{}, errorMalformed, text)
 		var got map[string]string
-		if err := json.Unmarshal(frame[frameHeaderLen(len(frame)-2):], &got); err != nil {
+		if err := json.Unmarshal(frame[wsframe.HeaderLen(len(frame)-2):], &got); err != nil {
 			t.Errorf("refusal(%q): got %q: %v", text, frame, err)
 			continue
 		}

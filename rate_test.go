@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // asking is a client whose requests a test has read at moments of its choice.
@@ -28,7 +30,7 @@ func newAsking(t *testing.T, agrees bool) *asking {
 // ask has n requests read at once, and returns how many were answered before the client was closed.
 func (a *asking) ask(n int) (answered int) {
 	for range n {
-		a.s.received(a.c, opText, []byte(`{"type":"subscribe","filters":{}}`))
+		a.s.received(a.c, wsframe.OpText, []byte(`{"type":"subscribe","filters":{}}`))
 		if a.c.phase != phaseOpen {
 			return answered
 		}
@@ -85,7 +87,7 @@ func TestAClientThatAsksTooOftenIsClosed(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a := newAsking(t, false)
 			time.Sleep(tt.wait)
-			if got := a.ask(10_000); got != tt.want || a.c.closeCode != codePolicyViolation {
+			if got := a.ask(10_000); got != tt.want || a.c.closeCode != wsframe.CodePolicyViolation {
 				t.Errorf("%s: got %d answers and close code %d, want %d and 1008", name, got, a.c.closeCode, tt.want)
 			}
 		})
@@ -106,10 +108,10 @@ func TestAnswersToPingsAndAcknowledgementsAreNotRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAsking(t, true)
 		for i := range 1000 {
-			a.s.received(a.c, opPong, nil)
-			a.s.received(a.c, opPing, nil)
+			a.s.received(a.c, wsframe.OpPong, nil)
+			a.s.received(a.c, wsframe.OpPing, nil)
 			publishTurn(t, a.s, newMessage(&Message{Project: "shop", Data: []byte("x")}), 1)
-			a.s.received(a.c, opText, fmt.Append(nil, modelAck, i+1, "}"))
+			a.s.received(a.c, wsframe.OpText, fmt.Append(nil, modelAck, i+1, "}"))
 		}
 		if got := a.ask(21); got != 20 {
 			t.Errorf("behind 1,000 of each: got %d answers, want 20", got)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // The two write paths of a link, with a kernel that takes exactly as many bytes as a test says. Both exist without Linux
@@ -124,7 +126,7 @@ func (l *directLink) flow() {
 		case next.op == frameBroken:
 			l.refused = true
 			l.client.markSeen(time.Now())
-			s.post(event{kind: eventRefused, client: l.client, err: protocolError("scripted")})
+			s.post(event{kind: eventRefused, client: l.client, err: &wsframe.CloseError{Code: wsframe.CodeProtocolError, Reason: "scripted"}})
 		default:
 			l.waits = true
 			l.client.markSeen(time.Now())
@@ -161,9 +163,9 @@ func (l *heldLink) arrive(op byte, data []byte) {
 	switch op {
 	case frameEnd:
 	case frameBroken:
-		frame = []byte{finBit | opText, 0} // not masked
+		frame = []byte{wsframe.FinBit | wsframe.OpText, 0} // not masked
 	default:
-		frame = masked(finBit|op, string(data))
+		frame = masked(wsframe.FinBit|op, string(data))
 	}
 	l.conn.update(func() { l.conn.incoming = append(l.conn.incoming, frame) })
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // A shard is an actor: one goroutine that owns some of the clients, and an inbox of what others want of them. Nobody
@@ -308,9 +310,9 @@ func (s *shard) handle(e *event) {
 		c.markSeen(time.Now()) // what it sent meanwhile was not read
 		c.link.resume()
 	case eventRefused:
-		var ce *closeError
+		var ce *wsframe.CloseError
 		errors.As(e.err, &ce)
-		s.shut(c, ce.code, ce.reason)
+		s.shut(c, ce.Code, ce.Reason)
 	case eventEnded:
 		s.ended(c, e.err)
 	case eventCut:
@@ -343,7 +345,7 @@ func (s *shard) goOn() {
 func (s *shard) shutAll(flush bool) {
 	for _, c := range s.everyone() {
 		if !flush || c.idle() {
-			s.shut(c, codeGoingAway, reasonShutdown)
+			s.shut(c, wsframe.CodeGoingAway, reasonShutdown)
 			continue
 		}
 		if c.phase == phaseOpen {
@@ -447,7 +449,7 @@ const (
 	eventReady                     // the link's poller has a hint for it
 	eventReceived                  // a message or a control frame of the client: op and payload
 	eventResume                    // the Message hook has returned
-	eventRefused                   // what the client sent is against the protocol: err is a *closeError
+	eventRefused                   // what the client sent is against the protocol: err is a *wsframe.CloseError
 	eventEnded                     // nothing more will come: err
 	eventCut                       // the client has not ended the close handshake in time
 )

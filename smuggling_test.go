@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // rawSite is a site that is spoken to byte by byte, and tells how many requests have reached the route /secret.
@@ -68,7 +69,7 @@ func TestARequestBehindTheUpgradeIsNoRequest(t *testing.T) {
 	s := newRawSite(t)
 	answers := s.exchange(handshake("/stream/projects/shop") + secretRequest)
 	head, frames, _ := strings.Cut(answers, "\r\n\r\n")
-	if want := string(closeFrame(codeProtocolError, "frame of a client is not masked")); !strings.HasPrefix(head, "HTTP/1.1 101") || frames != want {
+	if want := string(wsframe.Close(wsframe.CodeProtocolError, "frame of a client is not masked")); !strings.HasPrefix(head, "HTTP/1.1 101") || frames != want {
 		t.Errorf("got %q, want 101 and %q", answers, want)
 	}
 	// A body of no bytes ends where everybody thinks that it ends.
@@ -107,7 +108,7 @@ func TestARefusedHandshakeEndsItsConnection(t *testing.T) {
 // A body would be a place to hide frames or requests in, wherever a proxy and this server disagree about its length.
 // With StreamRequestBody, fasthttp leaves it unread.
 func TestAHandshakeWithABodyIsRefused(t *testing.T) {
-	frame := string(masked(finBit|opText, `{"type":"subscribe","filters":{}}`))
+	frame := string(masked(wsframe.FinBit|wsframe.OpText, `{"type":"subscribe","filters":{}}`))
 	chunked := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(frame), frame)
 	for _, config := range []fiber.Config{{}, {StreamRequestBody: true}} {
 		s := newRawSite(t, config)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // BenchmarkSubscribe is the price of a request: from its bytes to the answer's, with the change of the client's group.
@@ -34,7 +36,7 @@ func BenchmarkSubscribe(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				atPace(c)
-				s.received(c, opText, requests[i%2])
+				s.received(c, wsframe.OpText, requests[i%2])
 			}
 			if c.phase != phaseOpen {
 				b.Fatal("the client was closed")

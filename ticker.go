@@ -3,6 +3,8 @@ package mesherstream
 import (
 	"errors"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // runTicker is the manager's only clock, and its goroutine: it lives from start to stop. It never waits for a shard, so
@@ -128,7 +130,7 @@ func (s *shard) beat(now time.Time) {
 				c.askedAt = now // for the first time since it has given a sign
 			}
 			c.pingAt = now.Add(s.cfg.pingInterval)
-			c.ping = pingFrame
+			c.ping = wsframe.Ping
 			s.drainControl(c)
 		}
 	}

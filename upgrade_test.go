@@ -28,6 +28,7 @@ import (
 	"github.com/gofiber/fiber/v2/middleware/logger"
 	"github.com/gofiber/fiber/v2/middleware/recover"
 	"github.com/gofiber/fiber/v2/middleware/requestid"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // A behind is a middleware that does something after the stream's handler has returned.
@@ -314,7 +315,7 @@ func TestAHandshakeThatBreaksAtAnyPointHoldsNoPlace(t *testing.T) {
 		reset(conn)
 		free()
 	}
-	conn := open(full + string(masked(finBit|opText, `{"type":"subscribe","filters":{}}`))[:5]) // a piece of a frame
+	conn := open(full + string(masked(wsframe.FinBit|wsframe.OpText, `{"type":"subscribe","filters":{}}`))[:5]) // a piece of a frame
 	reset(conn)
 	free()
 	s.connect("/stream/projects/shop")
@@ -329,7 +330,7 @@ func TestAHandshakeBehindPipelinedRequestsIsAStream(t *testing.T) {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	pipelined := secretRequest + secretRequest + handshake("/stream/projects/shop") + string(masked(finBit|opText, `{"type":"x"}`))
+	pipelined := secretRequest + secretRequest + handshake("/stream/projects/shop") + string(masked(wsframe.FinBit|wsframe.OpText, `{"type":"x"}`))
 	if _, err := conn.Write([]byte(pipelined)); err != nil {
 		t.Fatal(err)
 	}

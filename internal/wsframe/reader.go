@@ -1,4 +1,4 @@
-package mesherstream
+package wsframe
 
 import (
 	"encoding/binary"
@@ -6,25 +6,25 @@ import (
 	"unicode/utf8"
 )
 
-// A closeError is what a client did wrong, as the close frame says it.
-type closeError struct {
-	code   int
-	reason string
+// A CloseError is what a client did wrong, as the close frame says it.
+type CloseError struct {
+	Code   int
+	Reason string
 }
 
-func (e *closeError) Error() string { return fmt.Sprintf("close %d: %s", e.code, e.reason) }
+func (e *CloseError) Error() string { return fmt.Sprintf("close %d: %s", e.Code, e.Reason) }
 
-var errNotUTF8 = &closeError{codeInvalidPayload, "text is not valid UTF-8"}
+var errNotUTF8 = &CloseError{CodeInvalidPayload, "text is not valid UTF-8"}
 
-func protocolError(reason string) error { return &closeError{codeProtocolError, reason} }
+func protocolError(reason string) error { return &CloseError{CodeProtocolError, reason} }
 
-// A frameReader turns the bytes of a client into messages and control frames. It is fed as the bytes come, in any
+// A Reader turns the bytes of a client into messages and control frames. It is fed as the bytes come, in any
 // pieces, and holds no buffer between messages.
 //
 // The reader of contrib's connection would not do: it answers a broken frame by writing to the socket itself, where a
 // data frame may be half written.
-type frameReader struct {
-	limit int // bytes of one message
+type Reader struct {
+	Limit int // bytes of one message
 
 	header [14]byte // of the frame that is being read
 	have   int      // bytes of header read so far
@@ -42,10 +42,10 @@ type frameReader struct {
 	control []byte
 }
 
-// feed reads p and calls emit for each whole message and control frame, in order. It unmasks p in place; what emit gets
-// is its to keep. Where emit returns an error, feed returns it and how much of p was read, and may go on from there. A
-// *closeError is final.
-func (r *frameReader) feed(p []byte, emit func(op byte, payload []byte) error) (n int, err error) {
+// Feed reads p and calls emit for each whole message and control frame, in order. It unmasks p in place; what emit gets
+// is its to keep. If emit returns an error, Feed returns it and how much of p was read, and may go on from there. A
+// *CloseError is final.
+func (r *Reader) Feed(p []byte, emit func(op byte, payload []byte) error) (n int, err error) {
 	all := len(p)
 	for len(p) > 0 || r.inPayload && r.remaining == 0 {
 		if !r.inPayload {
@@ -79,7 +79,7 @@ func (r *frameReader) feed(p []byte, emit func(op byte, payload []byte) error) (
 }
 
 // headerLen is how long the header is, mask included, as far as its first two bytes tell.
-func (r *frameReader) headerLen() int {
+func (r *Reader) headerLen() int {
 	if r.have < 2 {
 		return 2
 	}
@@ -94,9 +94,9 @@ func (r *frameReader) headerLen() int {
 }
 
 // begin checks a whole header, before anything of the payload is read.
-func (r *frameReader) begin() error {
+func (r *Reader) begin() error {
 	first := r.header[0]
-	r.fin, r.op = first&finBit != 0, first&0x0F
+	r.fin, r.op = first&FinBit != 0, first&0x0F
 	length := uint64(r.header[1] & 0x7F)
 	switch length {
 	case 126:
@@ -114,27 +114,27 @@ func (r *frameReader) begin() error {
 	switch {
 	case first&0x70 != 0:
 		return protocolError("reserved bits are set, and no extension or compression is supported")
-	case r.op&controlBit != 0:
-		if r.op > opPong {
+	case r.op&ControlBit != 0:
+		if r.op > OpPong {
 			return protocolError("reserved opcode")
 		}
-		if !r.fin || length > maxControlPayload {
+		if !r.fin || length > MaxControlPayload {
 			return protocolError("control frame is fragmented or too long")
 		}
 	default:
 		switch {
-		case r.op > opBinary:
+		case r.op > OpBinary:
 			return protocolError("reserved opcode")
-		case r.op == opContinuation && r.messageOp == 0:
+		case r.op == OpContinuation && r.messageOp == 0:
 			return protocolError("continuation of no message")
-		case r.op != opContinuation && r.messageOp != 0:
+		case r.op != OpContinuation && r.messageOp != 0:
 			return protocolError("new message inside a fragmented one")
 		}
 		// Compared without adding, since a length of the client's choice may overflow.
-		if length > uint64(r.limit-len(r.message)) {
-			return &closeError{codeTooBig, fmt.Sprintf("message is over %d bytes", r.limit)}
+		if length > uint64(r.Limit-len(r.message)) {
+			return &CloseError{CodeTooBig, fmt.Sprintf("message is over %d bytes", r.Limit)}
 		}
-		if r.op != opContinuation {
+		if r.op != OpContinuation {
 			r.messageOp = r.op
 		}
 	}
@@ -145,13 +145,13 @@ func (r *frameReader) begin() error {
 }
 
 // take unmasks a piece of the payload and keeps it.
-func (r *frameReader) take(p []byte) {
+func (r *Reader) take(p []byte) {
 	for i := range p {
 		p[i] ^= r.mask[(r.maskPos+i)&3]
 	}
 	r.maskPos += len(p)
 	r.remaining -= len(p)
-	if r.op&controlBit != 0 {
+	if r.op&ControlBit != 0 {
 		r.control = append(r.control, p...)
 	} else {
 		r.message = append(r.message, p...)
@@ -160,8 +160,8 @@ func (r *frameReader) take(p []byte) {
 
 // checkText refuses a text as soon as it can't become UTF-8 any more. A character that is still incomplete waits for its
 // rest.
-func (r *frameReader) checkText() error {
-	if r.op&controlBit != 0 || r.messageOp != opText {
+func (r *Reader) checkText() error {
+	if r.op&ControlBit != 0 || r.messageOp != OpText {
 		return nil
 	}
 	fresh := r.message[r.checked:]
@@ -187,12 +187,12 @@ func incomplete(p []byte) int {
 }
 
 // end hands over what the frame completed, if anything.
-func (r *frameReader) end(emit func(op byte, payload []byte) error) error {
+func (r *Reader) end(emit func(op byte, payload []byte) error) error {
 	r.inPayload, r.have = false, 0
-	if r.op&controlBit != 0 {
+	if r.op&ControlBit != 0 {
 		payload := r.control
 		r.control = nil
-		if r.op == opClose {
+		if r.op == OpClose {
 			if err := checkClose(payload); err != nil {
 				return err
 			}
@@ -204,7 +204,7 @@ func (r *frameReader) end(emit func(op byte, payload []byte) error) error {
 	}
 	op, payload, checked := r.messageOp, r.message, r.checked
 	r.messageOp, r.message, r.checked = 0, nil, 0
-	if op == opText && checked < len(payload) {
+	if op == OpText && checked < len(payload) {
 		return errNotUTF8
 	}
 	return emit(op, payload)
@@ -214,18 +214,18 @@ func checkClose(payload []byte) error {
 	switch {
 	case len(payload) == 0:
 		return nil
-	case len(payload) == 1 || !isSendableCode(int(binary.BigEndian.Uint16(payload))):
+	case len(payload) == 1 || !IsSendableCode(int(binary.BigEndian.Uint16(payload))):
 		return protocolError("close frame has no valid code")
 	case !utf8.Valid(payload[2:]):
-		return &closeError{codeInvalidPayload, "close reason is not valid UTF-8"}
+		return &CloseError{CodeInvalidPayload, "close reason is not valid UTF-8"}
 	}
 	return nil
 }
 
-// parseClose returns what a checked close frame says.
-func parseClose(payload []byte) (code int, reason string) {
+// ParseClose returns what a checked close frame says.
+func ParseClose(payload []byte) (code int, reason string) {
 	if len(payload) < 2 {
-		return codeNoStatus, ""
+		return CodeNoStatus, ""
 	}
 	return int(binary.BigEndian.Uint16(payload)), string(payload[2:])
 }

@@ -1,0 +1,115 @@
+// Package wsframe writes and reads the frames of RFC 6455 as a server does.
+package wsframe
+
+import "encoding/binary"
+
+// The opcodes of RFC 6455, section 5.2.
+const (
+	OpContinuation = 0x0
+	OpText         = 0x1
+	OpBinary       = 0x2
+	OpClose        = 0x8
+	OpPing         = 0x9
+	OpPong         = 0xA
+
+	FinBit     = 0x80
+	ControlBit = 0x08 // set in every control frame's opcode
+
+	MaxControlPayload = 125
+)
+
+// The close codes of RFC 6455, section 7.4.1, that the library sends or names.
+const (
+	CodeNormal          = 1000
+	CodeGoingAway       = 1001
+	CodeProtocolError   = 1002
+	CodeUnsupportedData = 1003
+	CodeNoStatus        = 1005 // never on the wire: a close frame without a code
+	CodeAbnormal        = 1006 // never on the wire: no close frame at all
+	CodeInvalidPayload  = 1007
+	CodePolicyViolation = 1008
+	CodeTooBig          = 1009
+	CodeInternalError   = 1011
+	CodeTryAgainLater   = 1013
+)
+
+// Ping is a ping without a payload.
+var Ping = Append(nil, OpPing, nil)
+
+// HeaderLen returns how long the header is of a frame that Append makes.
+func HeaderLen(payload int) int {
+	switch {
+	case payload <= 125:
+		return 2
+	case payload <= 0xFFFF:
+		return 4
+	default:
+		return 10
+	}
+}
+
+// Append appends one unmasked, unfragmented frame, as a server sends it.
+func Append(dst []byte, op byte, payload []byte) []byte {
+	switch n := len(payload); HeaderLen(n) {
+	case 2:
+		dst = append(dst, FinBit|op, byte(n))
+	case 4:
+		dst = append(dst, FinBit|op, 126)
+		dst = binary.BigEndian.AppendUint16(dst, uint16(n))
+	default:
+		dst = append(dst, FinBit|op, 127)
+		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
+	}
+	return append(dst, payload...)
+}
+
+// Close encodes a close frame. A code that may not be sent makes a close frame without one.
+func Close(code int, reason string) []byte {
+	if code == CodeNoStatus {
+		return Append(nil, OpClose, nil)
+	}
+	payload := binary.BigEndian.AppendUint16(nil, uint16(code))
+	return Append(nil, OpClose, append(payload, reason...))
+}
+
+// IsSendableCode says whether a close frame may carry code (RFC 6455, section 7.4, and the registry it opened).
+func IsSendableCode(code int) bool {
+	switch {
+	case code >= 1000 && code <= 1003, code >= 1007 && code <= 1014:
+		return true
+	default:
+		return code >= 3000 && code <= 4999
+	}
+}
+
+// Len returns how long the frame is that p starts with, as Append made it, or 0 if p ends within its header.
+func Len(p []byte) int {
+	if len(p) < 2 {
+		return 0
+	}
+	switch n := int(p[1]); {
+	case n <= 125:
+		return 2 + n
+	case n == 126 && len(p) >= 4:
+		return 4 + int(binary.BigEndian.Uint16(p[2:]))
+	case n == 127 && len(p) >= 10:
+		return 10 + int(binary.BigEndian.Uint64(p[2:]))
+	default:
+		return 0
+	}
+}
+
+// Whole returns how many bytes the frames have that end within the first limit bytes of p, and how many of these
+// frames are messages. p starts with a frame that Append made.
+func Whole(p []byte, limit int) (size, messages int) {
+	for {
+		n := Len(p[size:])
+		if n == 0 || n > min(limit, len(p))-size {
+			return size, messages
+		}
+		if p[size]&ControlBit == 0 {
+			messages++
+		}
+		size += n
+	}
+}
