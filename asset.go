@@ -9,9 +9,9 @@ import (
 )
 
 // browserClient is the module for pages, which the handler serves beside the streams, so that the two are always of one
-// version.
+// version. It is minified, by npm run build in client/, and its first line says of what.
 //
-//go:embed client/mesherstream.js
+//go:embed client/mesherstream.min.js
 var browserClient []byte
 
 // browserClientName stands where a stream has its project. A project of that name can be followed all the same, since a

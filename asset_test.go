@@ -2,16 +2,19 @@ package mesherstream
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"io"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/gofiber/fiber/v2"
 )
 
 func TestTheBrowserClientIsServedBesideTheStreams(t *testing.T) {
-	want, err := os.ReadFile("client/mesherstream.js")
+	want, err := os.ReadFile("client/mesherstream.min.js")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +41,75 @@ func TestTheBrowserClientIsServedBesideTheStreams(t *testing.T) {
 	}
 	if resp, err := app.Test(httptest.NewRequest("GET", "/stream/projects/mesherstream.ts", nil)); err != nil || resp.StatusCode != 426 {
 		t.Errorf("another project without an upgrade: got %v, %v, want 426", resp.StatusCode, err)
+	}
+}
+
+func TestTheServedModuleIsMadeOfItsSourceAndSaysSo(t *testing.T) {
+	source, err := os.ReadFile("client/mesherstream.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(browserClient), "\n")
+	if want := fmt.Sprintf("client/mesherstream.js, SHA-256 %.8x…", sha256.Sum256(source)); !strings.HasSuffix(first, want) {
+		t.Errorf("the first line of mesherstream.min.js: got %q, want %q at its end; run npm run build in client/", first, want)
+	}
+}
+
+func TestTheDocumentsSayHowLargeTheServedModuleIs(t *testing.T) {
+	app := quietApp()
+	app.Use(newTestManager(t).Handler())
+	resp, err := app.Test(httptest.NewRequest("GET", "/stream/projects/mesherstream.js", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := fmt.Sprintf("%.1f KB", float64(len(body))/1000)
+	for name, said := range map[string]string{
+		"README.md":        "The module is served minified, " + size,
+		"client/README.md": "That is `mesherstream.min.js`, " + size,
+	} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), said) {
+			t.Errorf("%s: want %q, as is served", name, said)
+		}
+	}
+}
+
+func TestAPageThatHasTheModuleGets304(t *testing.T) {
+	app := quietApp()
+	app.Get("/mesherstream.js", serveBrowserClient) // Fiber's Get routes HEAD too
+	for _, method := range []string{"GET", "HEAD"} {
+		for match, want := range map[string]int{
+			"":                                  200,
+			`"another"`:                         200,
+			browserClientTag:                    304,
+			"W/" + browserClientTag:             304, // as a proxy has it that compresses
+			`"another", ` + browserClientTag:    304,
+			`W/"another",W/` + browserClientTag: 304,
+			"*":                                 304,
+		} {
+			req := httptest.NewRequest(method, "/mesherstream.js", nil)
+			if match != "" {
+				req.Header.Set("If-None-Match", match)
+			}
+			resp, err := app.Test(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			if resp.StatusCode != want || resp.Header.Get("ETag") != browserClientTag || resp.Header.Get("Cache-Control") != "no-cache" {
+				t.Errorf("%s, If-None-Match %s: got %d, %v, want %d with ETag and Cache-Control", method, match, resp.StatusCode, resp.Header, want)
+			}
+			if full := method == "GET" && want == 200; len(body) != 0 != full || want == 200 && resp.ContentLength != int64(len(browserClient)) {
+				t.Errorf("%s, If-None-Match %s: got %d bytes, Content-Length %d", method, match, len(body), resp.ContentLength)
+			}
+		}
 	}
 }
 

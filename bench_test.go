@@ -4,7 +4,12 @@ package mesherstream
 
 import (
 	"fmt"
+	"log/slog"
+	"net"
 	"testing"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
 )
 
 func BenchmarkDeliver(b *testing.B) {
@@ -89,5 +94,44 @@ func BenchmarkFrameReader(b *testing.B) {
 	for b.Loop() {
 		p := append([]byte(nil), frame...)
 		_, _ = reader.feed(p, func(byte, []byte) error { return nil })
+	}
+}
+
+// BenchmarkHandshake counts what a client costs from its request to the end of its connection.
+func BenchmarkHandshake(b *testing.B) {
+	app := fiber.New(fiber.Config{DisableStartupMessage: true})
+	m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)), WithMaxClients(1000), WithMaxClientsPerIP(1000),
+		WithAuthorize(func(*fiber.Ctx, *Subscription) error { return nil }))
+	if err != nil {
+		b.Fatal(err)
+	}
+	app.Use(m.Handler())
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- app.Listener(ln) }()
+	defer func() {
+		_ = app.ShutdownWithTimeout(5 * time.Second)
+		<-served
+		_ = m.Shutdown(b.Context())
+	}()
+	request := []byte(handshake("/stream/projects/shop?level=error", "Origin: http://app.test", "Sec-WebSocket-Protocol: mesherstream.v1",
+		"User-Agent: Mozilla/5.0", "Cookie: session=x", "Accept-Language: en"))
+	answer := make([]byte, 1<<10)
+	b.ReportAllocs()
+	for b.Loop() {
+		conn, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := conn.Write(request); err != nil {
+			b.Fatal(err)
+		}
+		if n, err := conn.Read(answer); err != nil || string(answer[9:12]) != "101" {
+			b.Fatalf("got %q, %v, want 101", answer[:n], err)
+		}
+		_ = conn.Close()
 	}
 }

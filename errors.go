@@ -10,6 +10,10 @@ var (
 	// ErrClosed is returned by every call that needs a running [Manager] after Shutdown has begun.
 	ErrClosed = errors.New("mesherstream: manager is closed")
 
+	// ErrNotMounted is returned by every method of a nil [Manager] that returns an error. [From] returns a nil Manager if the
+	// request has passed no middleware of New: mount New before the handlers that call From.
+	ErrNotMounted = errors.New("mesherstream: no manager: mount New before the handlers that call From")
+
 	// ErrTooLarge is returned by Broadcast and BufferMessage when a message is longer than [WithMaxBufferBytes]: no
 	// client could ever buffer it.
 	ErrTooLarge = errors.New("mesherstream: message too large")

@@ -49,6 +49,7 @@ type interest struct {
 	joining     int       // clients that are about to be registered, and the first attempt to subscribe
 	idleSince   time.Time // when it was first seen without clients, or zero
 	subscribed  bool
+	refused     bool // as the last attempt to subscribe has failed
 	unsubscribe func()
 
 	// Guarded by mu.
@@ -61,10 +62,16 @@ func newInterests(n *relaying, open context.Context, report, spawn func(func()))
 	return &interests{n: n, open: open, report: report, spawn: spawn, byProject: make(map[string]*interest)}
 }
 
-func (in *interests) len() int {
+// count returns how many projects are followed, and how many of them the relay has refused.
+func (in *interests) count() (projects, unfollowed int) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return len(in.byProject)
+	for _, i := range in.byProject {
+		if i.refused {
+			unfollowed++
+		}
+	}
+	return len(in.byProject), unfollowed
 }
 
 // follow has what other nodes publish to the project, and to all projects, delivered here. It returns when the relay has
@@ -148,7 +155,7 @@ func (in *interests) subscribe(i *interest) {
 		}
 		return
 	}
-	i.subscribed, i.unsubscribe = err == nil, unsubscribe
+	i.subscribed, i.refused, i.unsubscribe = err == nil, err != nil, unsubscribe
 	report := err != nil && !in.failing
 	in.failing = err != nil
 	in.mu.Unlock()

@@ -31,6 +31,9 @@ type run struct {
 // call it before the manager has started, more than once, and at the same time: all calls wait for the same end. A hook
 // must not call it.
 func (m *Manager) Shutdown(ctx context.Context) error {
+	if !m.isMade() {
+		return ErrNotMounted
+	}
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, m.cfg.shutdownTimeout)
@@ -136,6 +139,7 @@ func closedAfter(wg *sync.WaitGroup) <-chan struct{} {
 // one from inside of a request would block for ever.
 func (m *Manager) attach(app *fiber.App) {
 	app.Hooks().OnListen(func(fiber.ListenData) error {
+		m.listened.Store(true)
 		m.start(true)
 		return nil
 	})
@@ -143,6 +147,7 @@ func (m *Manager) attach(app *fiber.App) {
 		return m.Shutdown(context.Background())
 	})
 	m.warnOfPrefork(app)
+	m.watchMount(app)
 }
 
 func (m *Manager) warnOfPrefork(app *fiber.App) {
@@ -204,7 +209,7 @@ type capError struct{ perIP bool }
 func (e capError) Error() string { return ErrTooManyClients.Error() }
 func (e capError) Unwrap() error { return ErrTooManyClients }
 
-// A place is what the caps count: a client's, from before its upgrade until nothing is left of it.
+// A place is what the caps count: a client's, from its 101 until nothing is left of it.
 type place struct {
 	m       *Manager
 	ip      string
@@ -234,19 +239,27 @@ func (m *Manager) reserve(ip string) (*place, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch {
-	case m.closed:
-		return nil, ErrClosed
-	case m.cfg.maxClients > 0 && m.clients >= m.cfg.maxClients:
-		return nil, capError{}
-	case m.cfg.maxClientsPerIP > 0 && m.perIP[network] >= m.cfg.maxClientsPerIP:
-		return nil, capError{perIP: true}
+	if err := m.roomLocked(network); err != nil {
+		return nil, err
 	}
 	m.clients++
 	if m.cfg.maxClientsPerIP > 0 {
 		m.perIP[network]++
 	}
 	return &place{m: m, ip: ip, network: network}, nil
+}
+
+// roomLocked says whether there is a place for a client of that network.
+func (m *Manager) roomLocked(network string) error {
+	switch {
+	case m.closed:
+		return ErrClosed
+	case m.cfg.maxClients > 0 && m.clients >= m.cfg.maxClients:
+		return capError{}
+	case m.cfg.maxClientsPerIP > 0 && m.perIP[network] >= m.cfg.maxClientsPerIP:
+		return capError{perIP: true}
+	}
+	return nil
 }
 
 // release gives the place back. Further calls do nothing.

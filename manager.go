@@ -28,7 +28,8 @@ type Message struct {
 }
 
 // Manager streams messages to its clients. All its methods are safe for concurrent use, and none of them waits for a
-// client.
+// client. On a nil Manager, as [From] returns one for a request that has passed no middleware, they return [ErrNotMounted],
+// or find no client.
 type Manager struct {
 	// Read-only after construction.
 	cfg      config
@@ -38,8 +39,14 @@ type Manager struct {
 	// Atomic.
 	lastID     atomic.Uint64
 	prefork    atomic.Bool // has been asked about
+	netHTTP    atomic.Bool // has been complained of
 	broadcasts atomic.Uint64
 	hookPanics atomic.Uint64
+	shadowed   atomic.Bool // the log has been told that another manager serves on the path
+	strayApp   atomic.Bool // the log has been told that the app of WithApp isn't the one that listens
+	listened   atomic.Bool // the app of WithApp has listened
+
+	askedRoutes sync.Map // the routes that checkRoute has seen, by their first handler
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -47,6 +54,7 @@ type Manager struct {
 	closed  bool           // Shutdown has been called, and no listen since
 	clients int            // places that are taken
 	perIP   map[string]int // by networkOf
+	asking  map[string]int // calls of WithAuthorize under way, by networkOf, where WithMaxClientsPerIP is set
 }
 
 // NewManager returns a manager for those who publish from outside of handlers; mount its [Manager.Handler]. Its error
@@ -59,7 +67,7 @@ func NewManager(opts ...Option) (*Manager, error) {
 	}
 	cfg.shards = runtime.GOMAXPROCS(0)
 	cfg.logger = slog.New(survivor{cfg.logger.Handler()})
-	m := &Manager{cfg: cfg, perIP: make(map[string]int)}
+	m := &Manager{cfg: cfg, perIP: make(map[string]int), asking: make(map[string]int)}
 	for range cfg.shards {
 		m.shards = append(m.shards, newShard(&m.cfg))
 	}
@@ -84,6 +92,9 @@ func NewManager(opts ...Option) (*Manager, error) {
 // It returns [ErrTooLarge] or [ErrInvalidUTF8], and then nobody got the message, or [ErrClosed], and then those may have
 // got it whose shard was not closed yet. nil says nothing about how many clients there were.
 func (m *Manager) Broadcast(msg Message) error {
+	if !m.isMade() {
+		return ErrNotMounted
+	}
 	if err := m.check(msg.Data, msg.Binary); err != nil {
 		return err
 	}
@@ -136,6 +147,9 @@ func (m *Manager) newMessage(msg *Message) *message {
 // For an ID that names no streaming client it changes nothing and returns [ErrUnknownClient]; it also returns
 // [ErrTooLarge], [ErrInvalidUTF8] and [ErrClosed].
 func (m *Manager) BufferMessage(id ClientID, data []byte) error {
+	if !m.isMade() {
+		return ErrNotMounted
+	}
 	if err := m.check(data, false); err != nil {
 		return err
 	}
@@ -149,6 +163,9 @@ func (m *Manager) BufferMessage(id ClientID, data []byte) error {
 // Filtered. The client isn't told. It also returns [ErrInvalidFilter], [ErrUnknownClient] and [ErrClosed], and waits as
 // Broadcast does. f is copied.
 func (m *Manager) SetFilter(id ClientID, f Filter) error {
+	if !m.isMade() {
+		return ErrNotMounted
+	}
 	f, err := f.normalize()
 	if err != nil {
 		return err
@@ -173,6 +190,9 @@ func (m *Manager) SetFilter(id ClientID, f Filter) error {
 // code is one that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999. reason is UTF-8 of at most 123 bytes.
 // Otherwise it returns [ErrInvalidClose]; it also returns [ErrUnknownClient] and [ErrClosed].
 func (m *Manager) Disconnect(id ClientID, code int, reason string) error {
+	if !m.isMade() {
+		return ErrNotMounted
+	}
 	if !isSendableCode(code) || len(reason) > maxControlPayload-2 || !utf8.ValidString(reason) {
 		return fmt.Errorf("%w: %d %.123q", ErrInvalidClose, code, reason)
 	}
@@ -184,12 +204,15 @@ func (m *Manager) Disconnect(id ClientID, code int, reason string) error {
 // IsStreamClient says whether id names a client that is connected and isn't being closed. It doesn't block. After Shutdown
 // there is none, and Client and Clients find none either.
 func (m *Manager) IsStreamClient(id ClientID) bool {
-	return m.shardOf(id).find(id) != nil
+	return m.isMade() && m.shardOf(id).find(id) != nil
 }
 
 // Client returns a snapshot of one client, and false if id names none. What the calling goroutine published before is
 // in the numbers. It waits for a turn of one shard, never for a client.
 func (m *Manager) Client(id ClientID) (snapshot Client, ok bool) {
+	if !m.isMade() {
+		return Client{}, false
+	}
 	s := m.shardOf(id)
 	c := s.find(id)
 	if c == nil {
@@ -207,6 +230,9 @@ func (m *Manager) Client(id ClientID) (snapshot Client, ok bool) {
 // clients that come or go during it may be missing or be gone. It waits for a turn of each shard, never for a client.
 func (m *Manager) Clients() iter.Seq[Client] {
 	return func(yield func(Client) bool) {
+		if !m.isMade() {
+			return
+		}
 		for _, s := range m.shards {
 			var list []Client
 			s.ask(func() { list = s.snapshots() })
@@ -222,6 +248,9 @@ func (m *Manager) Clients() iter.Seq[Client] {
 // Stats returns the totals over all clients, also after Shutdown. What the calling goroutine published before is in them. It waits for a turn
 // of each shard, never for a client.
 func (m *Manager) Stats() Stats {
+	if !m.isMade() {
+		return Stats{}
+	}
 	t := Stats{Broadcasts: m.broadcasts.Load(), HookPanics: m.hookPanics.Load()}
 	if m.relaying != nil {
 		t.RelayStats = m.relaying.stats()
@@ -241,6 +270,9 @@ func (m *Manager) check(data []byte, binary bool) error {
 	}
 	return nil
 }
+
+// isMade says whether NewManager has made m: not a nil one, as From may return, and not one that was only declared.
+func (m *Manager) isMade() bool { return m != nil && len(m.shards) > 0 }
 
 func (m *Manager) shardOf(id ClientID) *shard {
 	return m.shards[uint64(id)%uint64(len(m.shards))]

@@ -1,6 +1,7 @@
 package mesherstream
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/url"
@@ -12,16 +13,11 @@ import (
 
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
 )
 
 // maxProjectBytes bounds a project's name in the path.
 const maxProjectBytes = 128
-
-// upgradeGrace is how long a place is kept for a client between its handshake and its first turn.
-const upgradeGrace = 10 * time.Second
-
-// managerKey is the key of the manager among a request's locals.
-type managerKey struct{}
 
 // New returns the middleware, ready for app.Use: it is [NewManager] and [Manager.Handler] in one. It panics at set-up if
 // an option is invalid, with the error that NewManager returns.
@@ -33,10 +29,13 @@ func New(opts ...Option) fiber.Handler {
 	return m.Handler()
 }
 
-// From returns the manager whose middleware c has passed, and nil where it has passed none.
+// From returns the manager whose middleware c has passed: the last one, but of several on one path the first, which is the
+// one that serves there. It returns nil if c has passed none; all methods of that return [ErrNotMounted].
 func From(c *fiber.Ctx) *Manager {
-	m, _ := c.Locals(managerKey{}).(*Manager)
-	return m
+	if p, ok := c.Locals(managerKey{}).(*passage); ok {
+		return p.m
+	}
+	return nil
 }
 
 // Handler returns the handler that upgrades the clients. Mount it with app.Use, with or without a prefix, in a group, or
@@ -45,24 +44,49 @@ func From(c *fiber.Ctx) *Manager {
 // A prefix may have parameters, but none that is optional, and none called project_id.
 //
 // On that path, a GET is answered by 400 if the project is empty, over 128 bytes, or has a slash, a control character or
-// broken percent-encoding, or if the handshake has a body or wants its connection closed; 426 if it asks for no upgrade,
-// 403 if its origin isn't allowed or its filter isn't granted, 503 or 429 if a cap is reached, 503 after Shutdown, and by
-// what the error of [WithAuthorize] says. The query's level and environment, each repeated or with commas, are the first
-// filter. Where the project would be, a GET for mesherstream.js gets the module for browsers. Everything else goes to the
-// next handler, for which [From] returns m.
+// broken percent-encoding, or if the handshake has a body, no host, a key that is none or several, or isn't HTTP/1.1; 426
+// if it asks for no upgrade or another version, 403 if its origin isn't allowed or its filter isn't granted, 503 or 429 if
+// a cap is reached, 503 after Shutdown, 501 if the app runs under net/http (Fiber's adaptor), which keeps its connections
+// to itself, and by what the error of [WithAuthorize] says. A HEAD is answered as a GET without an upgrade. The query's
+// level and environment, each repeated or with commas, are the first filter; a near miss of these names, such as levels,
+// is a 400. A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake
+// would be: so mesherstream.js learns why it was refused, which a WebSocket doesn't tell a page. Where the project would
+// be, a GET or HEAD for mesherstream.js gets the module for browsers. Everything else goes to the next handler, for which
+// [From] returns m.
+//
+// The 101 is sent after all handlers have returned, with the headers that they have set. If one of them has set another
+// status by then, the client receives that response, and nothing comes of the stream.
+//
+// The handler of a nil manager returns [ErrNotMounted].
 func (m *Manager) Handler() fiber.Handler {
+	if !m.isMade() {
+		return func(*fiber.Ctx) error { return ErrNotMounted }
+	}
 	return func(c *fiber.Ctx) error {
-		c.Locals(managerKey{}, m)
-		project, ours := m.projectOf(c)
-		if !ours || c.Method() != fiber.MethodGet {
+		mount, rest := splitMount(c)
+		m.pass(c, mount)
+		project, ours := m.projectOf(c, rest)
+		head := c.Method() == fiber.MethodHead
+		if !ours || c.Method() != fiber.MethodGet && !head {
+			if !ours {
+				m.checkRoute(c)
+			}
 			return c.Next()
 		}
-		if project == browserClientName && !websocket.IsWebSocketUpgrade(c) {
+		m.checkApp(c.App())
+		var o opening // of a HEAD, none
+		if !head {
+			o = readOpening(&c.Request().Header)
+		}
+		if project == browserClientName && !o.asked() {
 			return serveBrowserClient(c)
 		}
-		sub, grant, p, err := m.screen(c, project)
+		if !head && !o.asked() && asksForRefusal(c) {
+			return m.answerRefusal(c, project)
+		}
+		a, err := m.screen(c, project, &o)
 		if err == nil {
-			err = m.upgrade(c, sub, grant, p)
+			err = m.upgrade(c, a)
 		}
 		if err != nil {
 			// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
@@ -80,15 +104,22 @@ func (m *Manager) Handler() fiber.Handler {
 //
 // sub is what the client is granted; over the wire it can narrow its filter within it. Origin and authorization are the
 // caller's. The error is [ErrInvalidFilter], [ErrClosed] or [ErrTooManyClients], which the client has been told with code
-// 1011, 1001 or 1013, and had two seconds to answer; a client that leaves is no error.
+// 1011, 1001 or 1013, and had two seconds to answer, or [ErrNotMounted], with 1011; a client that leaves is no error.
+//
+// The client's address is told by Fiber's ProxyHeader, if there is one. Which proxies are trusted, Serve knows from the app
+// of [WithApp]; without it, all are.
 func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
+	if !m.isMade() {
+		refuse(conn, codeInternalError, "")
+		return ErrNotMounted
+	}
 	filter, err := sub.normalize()
 	if err != nil {
 		refuse(conn, codeInternalError, "")
 		return err
 	}
 	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter}
-	p, err := m.reserve(strings.Clone(conn.IP()))
+	p, err := m.reserve(m.addressOfConn(conn))
 	if err != nil {
 		return tellRefusal(conn, err)
 	}
@@ -97,7 +128,7 @@ func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 
 // serve streams to a client that has its place, which serve gives back.
 func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p *place) error {
-	// Where the server has KeepHijackedConns, fasthttp leaves the closing to the handler. Otherwise this does nothing.
+	// If the server has KeepHijackedConns, fasthttp leaves the closing to the handler. Otherwise this does nothing.
 	defer func() { _ = conn.Close() }()
 	err := m.start(false)
 	var leave func()
@@ -167,18 +198,12 @@ func refuse(conn *websocket.Conn, code int, reason string) {
 	}
 }
 
-// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's.
-func (m *Manager) projectOf(c *fiber.Ctx) (segment string, ours bool) {
-	route := c.Route()
-	mount, _, _ := strings.Cut(route.Path, "*")
-	rest := c.Path()
-	// A mount with parameters is as many segments long as its pattern.
-	for range strings.FieldsFuncSeq(mount, func(r rune) bool { return r == '/' }) {
-		rest = belowFirst(rest)
-	}
+// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's. rest is
+// the path below the mount.
+func (m *Manager) projectOf(c *fiber.Ctx, rest string) (segment string, ours bool) {
 	if rest == "" || rest == "/" {
-		for _, param := range route.Params {
-			if param == "project_id" {
+		for _, param := range c.Route().Params {
+			if param == projectParam {
 				return c.Params(param), true
 			}
 		}
@@ -197,54 +222,54 @@ func (m *Manager) projectOf(c *fiber.Ctx) (segment string, ours bool) {
 	return rest[1:], true
 }
 
-// belowFirst returns path without its first segment.
-func belowFirst(path string) string {
-	path = strings.TrimPrefix(path, "/")
-	if i := strings.IndexByte(path, '/'); i >= 0 {
-		return path[i:]
-	}
-	return ""
-}
-
 // samePath compares as the app's router does.
 func (m *Manager) samePath(c *fiber.Ctx, a, b string) bool {
 	return a == b || strings.EqualFold(a, b) && !c.App().Config().CaseSensitive
 }
 
-// screen asks the questions that come before an upgrade, the cheap ones first. Where it returns no error, the client has
-// its place.
-func (m *Manager) screen(c *fiber.Ctx, segment string) (sub Subscription, grant Filter, p *place, err error) {
-	if sub.Project, err = decodeProject(c, segment); err != nil {
-		return sub, grant, nil, err
+// An admission is what a client gets whose handshake is accepted.
+type admission struct {
+	sub   Subscription
+	grant Filter
+	ip    string
+}
+
+// screen asks the questions that come before an upgrade, the cheap ones first. It takes no place.
+func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission, err error) {
+	if a.sub.Project, err = decodeProject(c, segment); err != nil {
+		return a, err
 	}
-	if !websocket.IsWebSocketUpgrade(c) {
-		return sub, grant, nil, upgradeRequired(c)
+	if !o.asked() {
+		return a, upgradeRequired(c)
 	}
-	if !staysOpen(c) {
-		return sub, grant, nil, fiber.NewError(fiber.StatusBadRequest, "a handshake is HTTP/1.1, keeps its connection, and has no body")
+	if err := o.check(c); err != nil {
+		return a, err
 	}
-	if !m.originAllowed(c) {
-		return sub, grant, nil, fiber.NewError(fiber.StatusForbidden, "origin not allowed")
+	if c.Context().ConnRequestNum() == 0 { // fasthttp's server counts from 1
+		return a, m.refuseNetHTTP()
+	}
+	o.settle(&c.Request().Header)
+	if err = m.checkOrigin(c); err != nil {
+		return a, err
 	}
 	asked, err := queryFilter(c)
 	if err != nil {
-		return sub, grant, nil, fiber.NewError(fiber.StatusBadRequest, err.Error())
+		return a, fiber.NewError(fiber.StatusBadRequest, err.Error())
 	}
-	if p, err = m.reserve(strings.Clone(c.IP())); err != nil {
-		return sub, grant, nil, admissionError(err)
+	a.ip = addressOf(c)
+	if err := m.admit(c, &a, asked); err != nil {
+		return a, err
 	}
-	if sub, grant, err = m.grant(c, sub, asked); err != nil {
-		p.release()
-		return sub, grant, nil, err
-	}
-	return sub, grant, p, nil
+	return a, nil
 }
 
-// staysOpen says whether fasthttp leaves the connection to the client behind the 101. Where the request wants it closed,
-// the 101 would be its last; and a body that Fiber streams would be read as frames.
-func staysOpen(c *fiber.Ctx) bool {
-	h := &c.Request().Header
-	return !h.ConnectionClose() && len(h.Peek(fiber.HeaderTransferEncoding)) == 0 && h.ContentLength() <= 0
+// refuseNetHTTP answers where no handler of a hijacked connection is ever called, and the client would wait for ever.
+func (m *Manager) refuseNetHTTP() error {
+	const why = "the app is served by net/http, through an adaptor, which can't hand a connection over to a stream; have Fiber listen itself"
+	if !m.netHTTP.Swap(true) {
+		m.cfg.logger.Error("mesherstream: " + why)
+	}
+	return fiber.NewError(fiber.StatusNotImplemented, why)
 }
 
 // grant asks WithAuthorize what the client may get, and narrows that to what it asks for.
@@ -275,43 +300,6 @@ func (m *Manager) callAuthorize(c *fiber.Ctx, sub *Subscription) (err error) {
 	return m.cfg.authorize(c, sub)
 }
 
-func admissionError(err error) error {
-	var full capError
-	switch {
-	case errors.As(err, &full) && full.perIP:
-		return fiber.NewError(fiber.StatusTooManyRequests, "too many streams from this address")
-	case errors.As(err, &full):
-		return fiber.NewError(fiber.StatusServiceUnavailable, "too many streams")
-	default:
-		return fiber.NewError(fiber.StatusServiceUnavailable, reasonShutdown)
-	}
-}
-
-// upgrade hands over to contrib, whose own questions have been answered. Everything that lives on is a copy: Fiber uses
-// the memory behind c again as soon as this returns.
-func (m *Manager) upgrade(c *fiber.Ctx, sub Subscription, grant Filter, p *place) error {
-	m.warnOfPrefork(c.App())
-	// When the client is gone before it gets its 101, fasthttp never calls the function.
-	lost := time.AfterFunc(upgradeGrace, p.release)
-	err := websocket.New(func(conn *websocket.Conn) {
-		if !lost.Stop() {
-			refuse(conn, codeTryAgainLater, "the upgrade took too long")
-			return
-		}
-		_ = m.serve(conn, sub, grant, p) // the client has been told
-	}, websocket.Config{
-		Subprotocols:   []string{Protocol},
-		RecoverHandler: m.recovered, // the default one tells the client what the panic said
-	})(c)
-	if err == nil {
-		return nil
-	}
-	if lost.Stop() {
-		p.release()
-	}
-	return upgradeRequired(c) // as contrib says for every reason
-}
-
 // upgradeRequired says what the client has to ask for.
 func upgradeRequired(c *fiber.Ctx) error {
 	c.Set(fiber.HeaderUpgrade, "websocket")
@@ -328,18 +316,18 @@ func (m *Manager) recovered(conn *websocket.Conn) {
 
 // decodeProject returns the project that a segment of the path names. It has bytes of its own.
 func decodeProject(c *fiber.Ctx, segment string) (string, error) {
-	project := strings.Clone(segment)
-	written := project
-	decoded := c.App().Config().UnescapePath
-	if decoded { // which leaves what is broken as it is
-		written = string(c.Request().URI().PathOriginal())
+	var project string
+	var err error
+	if c.App().Config().UnescapePath {
+		project, err = decodedAsPath(c, segment)
+	} else {
+		project, err = url.PathUnescape(strings.Clone(segment))
 	}
-	plain, err := url.PathUnescape(written)
-	if err != nil {
+	switch {
+	case errors.Is(err, errAmbiguous), errors.Is(err, errSlash):
+		return "", fiber.NewError(fiber.StatusBadRequest, err.Error())
+	case err != nil:
 		return "", fiber.NewError(fiber.StatusBadRequest, "project has broken percent-encoding")
-	}
-	if !decoded {
-		project = plain
 	}
 	switch {
 	case project == "":
@@ -354,8 +342,51 @@ func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 	return project, nil
 }
 
+// decodedAsPath returns what a segment means that UnescapePath has decoded: by the rules of forms, by which a plus is a
+// space, and what is broken stays as it is. It is found in the path by its place, since both ways of decoding yield the
+// same number of bytes. A slash that was encoded is refused wherever it is: Fiber has taken it for one that separates.
+func decodedAsPath(c *fiber.Ctx, segment string) (string, error) {
+	written := c.Request().URI().PathOriginal()
+	plain, err := url.PathUnescape(string(written))
+	if err != nil {
+		return "", err
+	}
+	if strings.Count(plain, "/") != bytes.Count(written, []byte{'/'}) {
+		return "", errSlash
+	}
+	path := c.Path()
+	if !strings.Contains(segment, " ") {
+		return strings.Clone(segment), nil
+	}
+	if string(fasthttp.AppendUnquotedArg(nil, written)) != path {
+		return "", errAmbiguous // a handler has put another path there
+	}
+	project, found := "", false
+	for at := 0; at+len(segment) <= len(path); at++ {
+		if path[at:at+len(segment)] != segment {
+			continue
+		}
+		if found && plain[at:at+len(segment)] != project {
+			return "", errAmbiguous
+		}
+		project, found = plain[at:at+len(segment)], true
+	}
+	if !found {
+		return "", errAmbiguous
+	}
+	return project, nil
+}
+
+var (
+	errAmbiguous = errors.New("project has a space or a plus, and which one is not known")
+	errSlash     = errors.New("project has a slash")
+)
+
 // queryFilter reads ?level= and ?environment=, each repeated or with commas.
 func queryFilter(c *fiber.Ctx) (Filter, error) {
+	if err := checkQuery(c); err != nil {
+		return Filter{}, err
+	}
 	values := func(key string) (list []string) {
 		for _, v := range c.Context().QueryArgs().PeekMulti(key) {
 			list = append(list, strings.Split(string(v), ",")...)

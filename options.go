@@ -155,15 +155,23 @@ func WithUnsentLimit(bytes int) Option {
 // neither the query nor a message over the wire ever widens it, both can only narrow it. It may set another project.
 // Strings that it takes from c are copied before it returns to Fiber. It must be safe for concurrent use, and may take
 // its time: nobody else waits for it. An error is handed to Fiber's error handler unchanged, and the client is not
-// upgraded. A panic, or a filter that is invalid (see [Filter]), is logged and answered by 500.
+// upgraded. A panic, or a filter that is invalid (see [Filter]), is logged and answered by 500. It is called once more
+// when mesherstream.js asks by a plain GET why its handshake was refused (see [Manager.Handler]).
 func WithAuthorize(fn func(c *fiber.Ctx, sub *Subscription) error) Option {
 	return func(c *config) { c.authorize, c.authorizeSet = fn, true }
 }
 
 // WithOrigins adds origins whose pages may connect, such as "https://app.example.com" or "http://localhost:5173", and
 // "*" for every origin. By default, and always, a page of the same origin may, and a client that sends no Origin header,
-// since that is no browser. Others get 403. An origin is a scheme and a host, with its port where that isn't the
-// scheme's own, and nothing else; no wildcards inside.
+// since that is no browser. Others get 403.
+//
+// An origin is a scheme and a host, perhaps with a port, and nothing else: no slash at the end, no user, no wildcard
+// inside. It is compared by its meaning: upper case, the port of the scheme itself, wss for https, a host in Unicode and
+// the long form of an IPv6 address make no difference. Any other value is invalid.
+//
+// Applications have origins of their own schemes, such as "capacitor://localhost" or "chrome-extension://" with an ID;
+// pages that Electron loads from files have "file://". "null" is the origin of every sandboxed frame and every data: URL,
+// those of strangers too: let it in only if [WithAuthorize] asks for more than cookies.
 func WithOrigins(origins ...string) Option {
 	return func(c *config) { c.origins = origins }
 }
@@ -175,8 +183,11 @@ func WithMaxClients(n int) Option {
 }
 
 // WithMaxClientsPerIP sets how many clients of one address may be connected at a time, overriding the default of 0,
-// which is no cap. The address is that of Fiber's c.IP(), which knows ProxyHeader and trusted proxies; an IPv6 network of
-// 64 bits counts as one address. Over it, a request is answered by 429. Not negative.
+// which is no cap. An IPv6 network of 64 bits counts as one address. Over it, a request is answered by 429. Not negative.
+//
+// The address is that of the connection, or the one in Fiber's ProxyHeader if Fiber trusts whoever sent it; ports, brackets
+// and quotes don't count. In a list, it is the last address that isn't one of Fiber's TrustedProxies, and without
+// EnableTrustedProxyCheck the first. If no address is there, it is the connection's.
 func WithMaxClientsPerIP(n int) Option {
 	return func(c *config) { c.maxClientsPerIP = n }
 }
@@ -242,7 +253,14 @@ func newConfig(opts []Option) (config, error) {
 			opt(&c)
 		}
 	}
-	return c, c.validate()
+	if err := c.validate(); err != nil {
+		return c, err
+	}
+	c.origins = slices.Clone(c.origins) // the caller's otherwise
+	for i, origin := range c.origins {
+		c.origins[i], _ = allowedOrigin(origin)
+	}
+	return c, nil
 }
 
 // validate joins one error for each invalid option. Nothing is silently corrected.
@@ -293,8 +311,8 @@ func (c *config) validate() error {
 		invalid("WithPath", fmt.Sprintf("%q", c.path), "a path of segments of letters, digits and -._~, each behind one slash")
 	}
 	for _, origin := range c.origins {
-		if !isOrigin(origin) && origin != "*" {
-			invalid("WithOrigins", fmt.Sprintf("%q", origin), `"*" or a scheme and a host, such as "https://app.example.com:8443"`)
+		if _, err := allowedOrigin(origin); err != nil {
+			invalid("WithOrigins", fmt.Sprintf("%q", origin), err.Error())
 		}
 	}
 	if c.overflow > Disconnect {

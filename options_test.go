@@ -97,14 +97,14 @@ var optionRows = []optionRow{
 		good: []Option{WithAuthorize(func(*fiber.Ctx, *Subscription) error { return nil })}, bad: []Option{WithAuthorize(nil)}, values: []string{"<nil>"}, bounds: "a function",
 	},
 	{
-		name: "WithOrigins", typ: "...string", def: "same origin", doc: []string{"By default, and always, a page of the same origin may", "An origin is a scheme and a host"},
+		name: "WithOrigins", typ: "...string", def: "same origin", doc: []string{"By default, and always, a page of the same origin may", "An origin is a scheme and a host", "Any other value is invalid"},
 		is: []string(nil), get: func(c *config) any { return c.origins },
-		good: []Option{WithOrigins(), WithOrigins("*"), WithOrigins("https://app.example.com", "http://localhost:5173", "http://[::1]:3000")},
+		good: []Option{WithOrigins(), WithOrigins("*"), WithOrigins("https://app.example.com", "http://localhost:5173", "http://[::1]:3000", "null", "file://")},
 		bad: []Option{
-			WithOrigins(""), WithOrigins("app.example.com"), WithOrigins("https://app.example.com/"), WithOrigins("https://"), WithOrigins("null"),
+			WithOrigins(""), WithOrigins("app.example.com"), WithOrigins("https://app.example.com/"), WithOrigins("https://"), WithOrigins("nil"),
 			WithOrigins("https://*.example.com/x"), WithOrigins("https://good.test", "//bad"), WithOrigins("https://u@x.test"),
 		},
-		values: []string{`""`, `"app.example.com"`, `"https://app.example.com/"`, `"https://"`, `"null"`, `"https://*.example.com/x"`, `"//bad"`, `"https://u@x.test"`},
+		values: []string{`""`, `"app.example.com"`, `"https://app.example.com/"`, `"https://"`, `"nil"`, `"https://*.example.com/x"`, `"//bad"`, `"https://u@x.test"`},
 		bounds: "a scheme and a host",
 	},
 	{

@@ -1,6 +1,7 @@
 package mesherstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -15,7 +16,7 @@ import (
 //
 // All methods must be safe for concurrent use. The manager itself takes care that a node neither delivers its own
 // messages twice nor gets anything twice or out of order, that publishing never delays a Broadcast, and that a
-// subscription is tried again; a Relay need not. It carries every field of [RelayMessage] as it is, and may use the JSON
+// subscription is tried again; a Relay need not, but for one that it loses after Subscribe has returned. It carries every field of [RelayMessage] as it is, and may use the JSON
 // names of the fields for that.
 type Relay interface {
 	// Publish hands m on to whoever has subscribed to m.Project, on whatever node; the publisher itself may be among
@@ -42,6 +43,18 @@ type Relay interface {
 	Status() RelayStatus
 }
 
+// A ConfirmingRelay is a [Relay] that learns only after Publish has returned whether a message is refused. The manager
+// calls PublishConfirmed instead of Publish then.
+type ConfirmingRelay interface {
+	Relay
+
+	// PublishConfirmed is Publish, and where it returns nil, outcome is called once, on any goroutine: with nil when the
+	// message is out of this process and hasn't been refused, or with an error if it is lost, or nobody knows whether it
+	// is. outcome doesn't block. Where PublishConfirmed returns an error, outcome is not called. When Flush has returned
+	// nil, or Status, the outcome of what was published before has been told, if the relay knows it.
+	PublishConfirmed(m RelayMessage, outcome func(error)) error
+}
+
 // RelayMessage is a message on its way between nodes.
 type RelayMessage struct {
 	Node    string `json:"node"` // of the manager that published it; no two have the same
@@ -51,18 +64,25 @@ type RelayMessage struct {
 
 // RelayStatus is how a [Relay] is.
 type RelayStatus struct {
-	Away   bool   // nothing gets through at the moment
+	Away   bool   // nothing gets through at the moment, or not all that is subscribed to
 	Missed uint64 // messages for this node that were lost on the way, as far as the relay knows
+
+	Lost       uint64 // messages that Publish has taken, and that were lost or refused later; not those of PublishConfirmed
+	Breaks     uint64 // how often the way to the other nodes broke, however briefly: what was on it may be lost
+	Unfollowed int    // subscriptions that Subscribe has made, and that are refused now; the relay makes them again
+	Reason     error  // why it is away, or why a subscription is refused; nil where it doesn't know
 }
 
 // RelayStats is the part of [Stats] that a [Relay] has to do with: all zero without one.
 type RelayStats struct {
-	RelayAway     bool `json:"relay_away"`     // nothing gets through at the moment
-	RelayProjects int  `json:"relay_projects"` // projects that this node follows now, "" included
-	RelayQueued   int  `json:"relay_queued"`   // messages that wait for the relay now
+	RelayAway       bool `json:"relay_away"`       // nothing gets through at the moment, or not to all projects
+	RelayProjects   int  `json:"relay_projects"`   // projects that this node follows now, "" included
+	RelayUnfollowed int  `json:"relay_unfollowed"` // those of them that the relay refuses: their clients get nothing of other nodes
+	RelayQueued     int  `json:"relay_queued"`     // messages that wait for the relay now
 
-	RelayPublished uint64 `json:"relay_published"` // messages of this node that the relay has taken
-	RelayDropped   uint64 `json:"relay_dropped"`   // messages of this node that left the queue for newer ones, or that the relay refused
+	RelayBreaks    uint64 `json:"relay_breaks"`    // how often the relay was away, however briefly: what was on its way may be lost
+	RelayPublished uint64 `json:"relay_published"` // messages of this node that the relay has taken, and not refused
+	RelayDropped   uint64 `json:"relay_dropped"`   // messages of this node that left the queue for newer ones, that the relay refused, or whose fate it doesn't know
 	RelayReceived  uint64 `json:"relay_received"`  // messages of other nodes that were delivered here
 	RelayUnwanted  uint64 `json:"relay_unwanted"`  // those whose level or environment no client here wanted
 	RelayRefused   uint64 `json:"relay_refused"`   // those that came twice, out of order, or are no message for this node's bounds
@@ -79,14 +99,17 @@ const (
 	relayTick       = time.Second
 )
 
-// errQueueFull is told to the log only.
-var errQueueFull = errors.New("the queue for the relay is full")
+// These are told to the log only.
+var (
+	errQueueFull = errors.New("the queue for the relay is full")
+	errLostLater = errors.New("the relay has lost them after it had taken them")
+)
 
 // relaying is what a manager with a relay has for as long as it lives.
 type relaying struct {
 	// Read-only after construction.
 	m     *Manager
-	relay Relay
+	relay relaySurvivor
 	node  string // names this manager among all nodes
 
 	// Atomic.
@@ -103,6 +126,7 @@ type relayRun struct {
 	// Read-only after construction.
 	interests *interests
 	report    func(func())    // has something logged where that may take its time
+	outcome   func(error)     // is told what has become of a message
 	wake      chan struct{}   // holds one token when something is queued
 	open      context.Context // done when the queue gets nothing more; shut does that
 	shut      context.CancelFunc
@@ -111,8 +135,9 @@ type relayRun struct {
 
 	// Owned by the goroutine.
 	batch       []*message
-	away        bool
-	seenDropped uint64 // at the last tick
+	last        RelayStatus // at the last tick
+	missing     bool        // an episode of missed messages has been reported, and hasn't ended
+	seenDropped uint64      // at the last tick
 
 	// Atomic.
 	losing atomic.Bool // an episode of drops has been reported, and hasn't ended
@@ -136,6 +161,7 @@ func (n *relaying) start(report, spawn func(func())) *relayRun {
 	r := &relayRun{relaying: n, report: report, wake: make(chan struct{}, 1)}
 	r.open, r.shut = context.WithCancel(context.Background())
 	r.alive, r.giveUp = context.WithCancel(context.Background())
+	r.outcome = r.tell
 	r.interests = newInterests(n, r.open, report, spawn)
 	n.run.Store(r)
 	return r
@@ -189,6 +215,8 @@ func (r *relayRun) logLosing(reason error) {
 
 // loop is the goroutine of the run. It ends after close.
 func (r *relayRun) loop() {
+	before := r.relay.Status()
+	r.last.Breaks, r.last.Missed, r.last.Lost = before.Breaks, before.Missed, before.Lost
 	tick := time.NewTicker(relayTick)
 	defer tick.Stop()
 	for {
@@ -217,12 +245,9 @@ func (r *relayRun) publishSome() (lost error) {
 	for _, msg := range r.batch {
 		err := r.alive.Err()
 		if err == nil {
-			err = r.relay.Publish(r.outgoing(msg))
+			err = r.relay.PublishConfirmed(r.outgoing(msg), r.outcome)
 		}
-		switch {
-		case err == nil:
-			r.published.Add(1)
-		case r.lose(1):
+		if err != nil && r.lose(1) {
 			lost = err
 		}
 	}
@@ -234,6 +259,19 @@ func (r *relayRun) publishSome() (lost error) {
 		}
 	}
 	return lost
+}
+
+// tell counts what has become of a message that the relay had taken.
+func (r *relayRun) tell(err error) {
+	switch {
+	case err == nil:
+		r.published.Add(1)
+	case !r.lose(1):
+	case r.open.Err() != nil: // the run ends, and may not report any more
+		r.logLosing(err)
+	default:
+		r.report(func() { r.logLosing(err) })
+	}
 }
 
 // outgoing is msg as the relay carries it. Its bytes stay shared: nobody ever changes them.
@@ -250,11 +288,13 @@ func (r *relayRun) outgoing(msg *message) RelayMessage {
 
 // tend does what is due once in a tick: it tells the log what has changed, and keeps the subscriptions.
 func (r *relayRun) tend() {
-	if away := r.relay.Status().Away; away != r.away {
-		r.away = away
-		r.report(func() { r.logAway(away) })
+	before, now := r.last, r.relay.Status()
+	r.last = now
+	r.tellChanges(before, now)
+	if now.Lost > before.Lost && !r.losing.Swap(true) {
+		r.report(func() { r.logLosing(cmp.Or(now.Reason, errLostLater)) })
 	}
-	dropped := r.dropped.Load()
+	dropped := r.dropped.Load() + now.Lost
 	if r.losing.Load() && dropped == r.seenDropped {
 		r.losing.Store(false)
 		r.report(func() {
@@ -265,11 +305,40 @@ func (r *relayRun) tend() {
 	r.interests.tend()
 }
 
-func (r *relayRun) logAway(away bool) {
-	if away {
-		r.m.cfg.logger.Warn("mesherstream: the relay is away, and clients get what is published on their own node only", "node", r.node)
+// tellChanges logs what the relay tells otherwise than at the last tick.
+func (r *relayRun) tellChanges(before, now RelayStatus) {
+	switch {
+	case now.Away != before.Away || now.Away && (now.Unfollowed == 0) != (before.Unfollowed == 0):
+		r.report(func() { r.logAway(now) })
+	case now.Breaks != before.Breaks && !now.Away: // between two ticks
+		r.report(func() { r.logAway(RelayStatus{Away: true}); r.logAway(now) })
+	}
+	if missing := now.Missed > before.Missed; missing != r.missing {
+		r.missing = missing
+		r.report(func() { r.logMissing(missing, now.Missed) })
+	}
+}
+
+func (r *relayRun) logAway(s RelayStatus) {
+	log := r.m.cfg.logger
+	switch {
+	case s.Unfollowed > 0:
+		log.Error("mesherstream: the relay refuses projects that this node follows, and tries again; their clients get what is published on their own node only",
+			"node", r.node, "projects", s.Unfollowed, "reason", s.Reason)
+	case s.Away && s.Reason != nil:
+		log.Warn("mesherstream: the relay is away, and clients get what is published on their own node only", "node", r.node, "reason", s.Reason)
+	case s.Away:
+		log.Warn("mesherstream: the relay is away, and clients get what is published on their own node only", "node", r.node)
+	default:
+		log.Info("mesherstream: the relay is back", "node", r.node)
+	}
+}
+
+func (r *relayRun) logMissing(missing bool, missed uint64) {
+	if missing {
+		r.m.cfg.logger.Warn("mesherstream: this node misses messages of other ones", "node", r.node, "missed", missed)
 	} else {
-		r.m.cfg.logger.Info("mesherstream: the relay is back", "node", r.node)
+		r.m.cfg.logger.Info("mesherstream: this node misses no more messages of other ones", "node", r.node, "missed", missed)
 	}
 }
 
@@ -307,19 +376,24 @@ func (r *relayRun) queued() int {
 }
 
 func (n *relaying) stats() RelayStats {
-	status := n.relay.Status()
+	status := n.relay.Status() // which has outcomes told, so it comes first
 	s := RelayStats{
-		RelayAway:      status.Away,
-		RelayMissed:    status.Missed,
-		RelayPublished: n.published.Load(),
-		RelayDropped:   n.dropped.Load(),
-		RelayReceived:  n.received.Load(),
-		RelayUnwanted:  n.unwanted.Load(),
-		RelayRefused:   n.rejected.Load(),
+		RelayAway:       status.Away,
+		RelayUnfollowed: status.Unfollowed,
+		RelayBreaks:     status.Breaks,
+		RelayMissed:     status.Missed,
+		RelayPublished:  n.published.Load(),
+		RelayDropped:    n.dropped.Load() + status.Lost,
+		RelayReceived:   n.received.Load(),
+		RelayUnwanted:   n.unwanted.Load(),
+		RelayRefused:    n.rejected.Load(),
 	}
 	if r := n.run.Load(); r != nil {
 		s.RelayQueued = r.queued()
-		s.RelayProjects = r.interests.len()
+		projects, unfollowed := r.interests.count()
+		s.RelayProjects = projects
+		s.RelayUnfollowed += unfollowed
+		s.RelayAway = s.RelayAway || unfollowed > 0
 	}
 	return s
 }

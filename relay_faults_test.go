@@ -175,3 +175,70 @@ func TestAPanicOfTheRelayIsSurvived(t *testing.T) {
 		}
 	})
 }
+
+// tellsLater is a relay that refuses what it has taken, when its tests say so.
+type tellsLater struct {
+	*exchange
+	outcomes chan func(error)
+}
+
+func (x *tellsLater) PublishConfirmed(m RelayMessage, outcome func(error)) error {
+	if err := x.Publish(m); err != nil {
+		return err
+	}
+	x.outcomes <- outcome
+	return nil
+}
+
+func TestAMessageThatTheRelayRefusesLaterIsNotPublished(t *testing.T) {
+	inBubble(t, func(w *world) {
+		x := &tellsLater{newExchange(), make(chan func(error), 10)}
+		w.start(WithRelay(x))
+		for range 3 {
+			w.publish("taken")
+		}
+		time.Sleep(2 * relayTick)
+		if s := w.m.Stats(); s.RelayPublished != 0 || s.RelayDropped != 0 {
+			t.Errorf("Stats() before there is an outcome: got %+v, want none published and none dropped", s.RelayStats)
+		}
+		refused := errors.New("not permitted")
+		(<-x.outcomes)(nil)
+		(<-x.outcomes)(refused)
+		(<-x.outcomes)(refused)
+		synctest.Wait()
+		if s := w.m.Stats(); s.RelayPublished != 1 || s.RelayDropped != 2 || w.logs.count("not permitted") != 1 {
+			t.Errorf("Stats(): got %+v, want 1 published, 2 dropped, and the log tell why once", s.RelayStats)
+		}
+	})
+}
+
+func TestWhatARelayTellsOfItselfIsShownAndLogged(t *testing.T) {
+	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
+		w := nodes[0]
+		w.connect("shop")
+		time.Sleep(2 * relayTick)
+		x.set(func() { x.status = RelayStatus{Breaks: 1} })
+		time.Sleep(2 * relayTick)
+		if away, back := w.logs.count("the relay is away"), w.logs.count("the relay is back"); away != 1 || back != 1 {
+			t.Errorf("after a break between two ticks: the log tells %d times that it is away and %d times that it is back, want once each", away, back)
+		}
+		x.set(func() {
+			x.status = RelayStatus{Breaks: 1, Away: true, Unfollowed: 2, Reason: errors.New("not permitted"), Missed: 3, Lost: 4}
+		})
+		time.Sleep(2 * relayTick)
+		s := w.m.Stats()
+		if !s.RelayAway || s.RelayUnfollowed != 2 || s.RelayBreaks != 1 || s.RelayMissed != 3 || s.RelayDropped != 4 {
+			t.Errorf("Stats(): got %+v, want what the relay says", s.RelayStats)
+		}
+		for _, text := range []string{"the relay refuses projects", "this node misses messages", "other nodes miss messages"} {
+			if got := w.logs.count(text); got != 1 {
+				t.Errorf("the log tells %q %d times, want once", text, got)
+			}
+		}
+		x.set(func() { x.subscribing = func(context.Context, string) error { return errors.New("not permitted") } })
+		w.connect("secret")
+		if s := w.m.Stats(); s.RelayUnfollowed != 3 {
+			t.Errorf("RelayUnfollowed with a project that can't be followed: got %d, want 3", s.RelayUnfollowed)
+		}
+	})
+}

@@ -15,6 +15,19 @@ func (r relaySurvivor) Publish(m RelayMessage) (err error) {
 	return r.relay.Publish(m)
 }
 
+// PublishConfirmed is Publish where the relay has no other, and then it has an outcome at once.
+func (r relaySurvivor) PublishConfirmed(m RelayMessage, outcome func(error)) (err error) {
+	confirming, ok := r.relay.(ConfirmingRelay)
+	if !ok {
+		if err = r.Publish(m); err == nil {
+			outcome(nil)
+		}
+		return err
+	}
+	defer survivePanic(&err)
+	return confirming.PublishConfirmed(m, outcome)
+}
+
 func (r relaySurvivor) Subscribe(ctx context.Context, project string, receive func(RelayMessage)) (unsubscribe func(), err error) {
 	defer survivePanic(&err)
 	end, err := r.relay.Subscribe(ctx, project, receive)

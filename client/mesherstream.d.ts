@@ -4,11 +4,13 @@
  *
  * @param url The stream's address with ws, wss, http or https, or relative to the page. Its query is kept, except that
  * the filters of the options replace its level and environment.
- * @throws where an option is invalid, or the url; and in Node before 22 where no WebSocket is given.
+ * @throws {TypeError} if the url is none, an option is unknown or of a wrong type, or a filter is; and in Node before 22
+ * if no WebSocket is given.
+ * @throws {RangeError} if the delays are out of their bounds.
  */
 export function connect(url: string | URLLike, options?: Options): Stream;
 
-/** Filters say what a stream gets. A field that is left out, "" and [] accept all. */
+/** Filters say what a stream gets: a plain object. A field that is left out, "" and [] accept all. */
 export interface Filters {
   level?: string | readonly string[];
   environment?: string | readonly string[];
@@ -29,10 +31,13 @@ export interface FiltersUpdated {
 
 export interface Options extends Callbacks {
   /**
-   * The first filters: all by default. The server refuses the connection when it does not grant them, which a page can't
-   * tell from any other failure, so it goes on trying. Filters with a comma in a value are asked for on the open
-   * connection instead: messages that they hold back may come before they are in force, and when they are refused, the
-   * stream is closed with the code 1008 and the server's code as the reason.
+   * The first filters: all by default. They are asked for in the query. If the server does not grant them, it refuses the
+   * connection with the status 403.
+   *
+   * If the hello tells that they are not in force, they are asked for on the open connection: on a route of the
+   * application's own that does not read the query, and if a value has a comma. Then messages that they hold back may
+   * arrive before they are in force, and if they are refused, the stream is closed with the code 1008 and the server's
+   * code as the reason.
    */
   filters?: Filters;
   /** The first back-off in milliseconds, over 0, 500 by default. It doubles with each attempt that fails. */
@@ -43,6 +48,14 @@ export interface Options extends Callbacks {
   protocols?: string | readonly string[];
   /** The constructor of WebSockets, for tests and for Node before 22. The global one by default. */
   WebSocket?: new (url: string, protocols: string[]) => WebSocketLike;
+  /**
+   * Asks why a handshake failed, which a WebSocket does not tell a page: a GET of the same address, once after each
+   * attempt. The status of the answer is the status of the state. The global one by default; null never asks.
+   *
+   * If protocols are given, the default is null, since the request can't send them, and a token may be among them. If a
+   * WebSocket is given whose error says what went wrong, as that of the package ws does, that is used instead.
+   */
+  fetch?: FetchLike | null;
   /** Closes the stream when it is aborted. */
   signal?: AbortSignalLike;
 }
@@ -62,9 +75,14 @@ export interface Callbacks {
    * - "connecting": an attempt is made.
    * - "open": the server's hello is there. What is published from now on arrives, or a gap tells of it. Nothing tells of
    *   what was published while there was no connection: a page that shows a state loads it again here.
-   * - "waiting": the connection was lost, or the attempt failed; info says why, and when the next attempt is made.
-   * - "closed": for good. By close or the signal, or by the server with a code after which the same would happen again:
-   *   1002, 1003, 1007, 1008, 1009, or one of the application's own, 4000 to 4999.
+   * - "waiting": the connection was lost, or the attempt failed; info says why, and when the next attempt is made. Or the
+   *   page was put away: kept to go back to after its user has left it, or frozen. Then the connection is closed, info has
+   *   the code 1001 and an infinite delay, and the next attempt is made when the page is back.
+   * - "closed": for good. By close or the signal; by the server with a code after which the same would happen again, 1002,
+   *   1003, 1007, 1008, 1009, or one of the application's own, 4000 to 4999; or because the handshake was refused with an
+   *   HTTP status after which the same would happen again. Those are 400 to 499, except for 407, 408, 409, 421, 423, 424,
+   *   425, 426 and 429, and for 404 if this stream has been open: some proxies say so during a restart. Redirects, 500 to
+   *   599, and no answer at all are tried again.
    */
   onstate?: ((...change: StateChange) => void) | null;
 }
@@ -80,12 +98,15 @@ export type StateChange =
 export interface Closed {
   /** The close code; 1006 where there was none, as after a handshake that failed. */
   code: number;
+  /** Of the close; "HTTP" and the status where there is one. */
   reason: string;
+  /** The HTTP status that a handshake was refused with, if it is known. */
+  status?: number;
 }
 
 export interface Waiting extends Closed {
   /**
-   * Milliseconds to the next attempt: at random between 0 and the back-off, which doubles with each attempt from minDelay
+   * Milliseconds to the next attempt, infinite while the page is put away: at random between 0 and the back-off, which doubles with each attempt from minDelay
    * to maxDelay, and starts again after a connection that was open for 10 seconds. Where the server said how long to
    * wait (retry_after_ms in the reason of 1012 or 1013), that, and up to half of it more.
    *
@@ -139,6 +160,7 @@ export type Item = { type: "message"; data: string | ArrayBuffer } | { type: "ga
  * those before.
  */
 export interface Stream extends Callbacks, AsyncIterable<Item> {
+  // Setting anything but a callback throws a TypeError.
   readonly state: State;
   /** What the server said first on this connection; null while there is none. */
   readonly hello: Hello | null;
@@ -161,7 +183,7 @@ export interface Stream extends Callbacks, AsyncIterable<Item> {
 
 /** FilterError says why filters have not been changed. */
 export interface FilterError extends Error {
-  /** As the server tells it; "closed" where the stream is closed; "malformed" also where it was not even asked. */
+  /** As the server tells it; "closed" where the stream is closed; "malformed" also for a TypeError, when it was not even asked. */
   code: "malformed" | "unknown_type" | "invalid_filter" | "not_granted" | "closed";
 }
 
@@ -173,6 +195,9 @@ export interface URLLike {
   readonly href: string;
   toString(): string;
 }
+
+/** FetchLike is what the stream uses of fetch. */
+export type FetchLike = (url: string, options: any) => Promise<{ readonly status: number }>;
 
 /** AbortSignalLike is what the stream uses of an AbortSignal. */
 export interface AbortSignalLike {

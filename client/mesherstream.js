@@ -19,6 +19,12 @@ const STABLE = 10_000;
 // A proxy may take a connection and never answer. This is longer than a TLS handshake takes on a bad mobile network.
 const HELLO_TIMEOUT = 20_000;
 
+// A server that doesn't answer for so long won't say why a handshake failed: the next attempt doesn't wait for it.
+const ASK_TIMEOUT = 5_000;
+
+// The middleware answers a request that accepts this, and asks for no upgrade, as it would answer the handshake.
+const ASK = "application/vnd.mesherstream.v1";
+
 // The server closes a client that asks more than 20 times a second, for good. The network can push requests together,
 // so half of that.
 const REQUEST_SPACING = 100;
@@ -33,16 +39,38 @@ const MAX_TIMER = 2 ** 31 - 1;
 // The codes after which the same would happen again, and those of the application.
 const FINAL = /^(100[23789]|4...)$/;
 
+// The statuses of 4xx that say "not now", or nothing about the handshake. Any other one refuses for good.
+const PASSING = [407, 408, 409, 421, 423, 424, 425, 426, 429];
+
 const FIELDS = ["level", "environment"];
+
+const CALLBACKS = { onmessage: "function", ongap: "function", onstate: "function" };
+
+const OPTIONS = {
+  filters: "object",
+  minDelay: "number",
+  maxDelay: "number",
+  protocols: "",
+  WebSocket: "function",
+  fetch: "function",
+  signal: "object",
+  ...CALLBACKS,
+};
 
 // connect is one function, and the functions in it share its variables: they minify, and the fields of a class don't.
 export function connect(url, options = {}) {
-  const { minDelay = 500, maxDelay = 30_000, protocols = [], signal } = options;
+  check("option", options, OPTIONS);
+  const { minDelay = 500, maxDelay = 30_000, signal } = options;
+  const protocols = [].concat(options.protocols ?? []);
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
-  if (!WebSocket) throw new TypeError("mesherstream: no WebSocket here, give one as an option");
+  if (!WebSocket) throw invalid("no WebSocket here, give one as an option");
   if (!(minDelay > 0 && maxDelay >= minDelay)) throw new RangeError("mesherstream: want 0 < minDelay <= maxDelay");
+  if (protocols.some((name) => typeof name !== "string")) throw invalid("protocols are a string or a list of strings");
+  if (signal && !signal.addEventListener) throw invalid("signal is no AbortSignal");
+  if (typeof url !== "string" && !url?.href) throw invalid("the url is a string or a URL");
   const address = new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
   address.protocol = address.protocol.replace("http", "ws");
+  if (!/^wss?:$/.test(address.protocol)) throw invalid(`the url has ws, wss, http or https, and not ${address.protocol}`);
   address.hash = "";
 
   const stream = {
@@ -66,10 +94,14 @@ export function connect(url, options = {}) {
   // The connection.
   let socket = null; // events of any other socket are late, and ignored
   let hello = null;
-  let timer; // ends the wait for the next attempt, or for the hello
+  let asking = null; // aborts the question why a handshake failed
+  let timer; // ends the wait for the next attempt, for the hello, or for the answer
   let attempts = 0; // since a connection was stable
   let openedAt = 0;
+  let wasOpen = false; // ever
   let told = null; // the server said how long to wait
+  let due = 0; // when the next attempt is made
+  let paused = false; // the page is put away
   let arrived = 0; // messages on this connection, the protocol's own included
   let acked = 0;
 
@@ -92,9 +124,16 @@ export function connect(url, options = {}) {
   queueMicrotask(() => {
     if (state === first) enter(first, first === "closed" ? { code: 1000, reason: "" } : undefined);
   });
-  return stream;
+  return new Proxy(stream, { set: assign });
 
   // --- what a stream can do
+
+  // assign takes callbacks, and nothing else: one that is misspelt would never be called.
+  function assign(_, name, callback) {
+    check("callback", { [String(name)]: callback }, CALLBACKS);
+    stream[name] = callback;
+    return true;
+  }
 
   function setFilters(filters) {
     return new Promise((resolve, reject) => {
@@ -141,11 +180,20 @@ export function connect(url, options = {}) {
     }
     const dialed = new WebSocket(target.href, [PROTOCOL].concat(protocols));
     const current = (handle) => (event) => dialed === socket && handle(event);
+    let opened = false;
     dialed.binaryType = "arraybuffer";
-    dialed.onopen = current(() => dialed.protocol === PROTOCOL || drop("no " + PROTOCOL));
+    dialed.onopen = current(() => {
+      opened = true;
+      if (dialed.protocol !== PROTOCOL) drop("no " + PROTOCOL);
+    });
     dialed.onmessage = current(receive);
-    dialed.onclose = current((event) => lost(event.code, event.reason));
-    dialed.onerror = () => {}; // a close follows; but without a listener, Node's ws would throw
+    dialed.onclose = current(({ code, reason }) => (opened || code !== 1006 ? lost(code, reason) : failed(target)));
+    // In Node 22, no close follows a handshake that failed. After one that succeeded it does, and has the code.
+    dialed.onerror = current(({ message }) => {
+      if (!opened) return failed(target, message);
+      clearTimeout(timer);
+      timer = setTimeout(drop, HELLO_TIMEOUT, "error");
+    });
     socket = dialed;
     arrived = acked = 0;
     for (const entry of queue ?? []) entry.n = 0; // nothing is acknowledged until these are taken
@@ -155,8 +203,10 @@ export function connect(url, options = {}) {
   function begin(message) {
     clearTimeout(timer);
     hello = message;
-    openedAt = Date.now();
-    if (accepted && !FIELDS.every((field) => expressible(accepted[field]))) {
+    openedAt = performance.now(); // not Date.now(): somebody may set that clock
+    wasOpen = true;
+    // The query can't say every value, and a route of the application's own need not read it.
+    if (accepted && !FIELDS.every((field) => within(hello.filters?.[field], accepted[field]))) {
       subscribe({ filters: accepted, waiters: [] });
     }
     enter("open");
@@ -171,9 +221,40 @@ export function connect(url, options = {}) {
     lost(1006, reason);
   }
 
-  function lost(code, reason) {
-    if (FINAL.test(code)) return end(code, reason);
-    if (hello && Date.now() - openedAt >= STABLE) attempts = 0;
+  // failed ends an attempt whose handshake failed. The WebSocket of a page doesn't tell why, so fetch asks. The answer may
+  // end the stream, so it must be about the same request: nothing is asked if a subprotocol may be a token, which fetch
+  // can't send, nor if the caller's own WebSocket, which may send other headers, has told why (Node's ws has the status).
+  async function failed(target, message = "") {
+    leave();
+    let status = Number(/server response: (\d{3})/.exec(message)?.[1] ?? 0);
+    const { fetch = protocols.length ? null : globalThis.fetch } = options;
+    if (!status && fetch && (!options.WebSocket || !message || message.includes("101"))) {
+      const question = (asking = new AbortController());
+      timer = setTimeout(() => question.abort(), ASK_TIMEOUT);
+      try {
+        const answer = await fetch(target.href.replace("ws", "http"), {
+          headers: { Accept: ASK },
+          credentials: "include", // as the handshake does
+          referrerPolicy: "origin", // a page tells its own origin in no other way
+          redirect: "manual", // a WebSocket doesn't follow one
+          cache: "no-store",
+          signal: question.signal,
+        });
+        status = answer.status;
+        question.abort(); // whatever else it says
+      } catch {
+        // no network, no answer, or none that this page may see
+      }
+      if (asking !== question) return; // closed, or put away
+    }
+    lost(1006, status ? `HTTP ${status}` : "", status);
+  }
+
+  function lost(code, reason, status) {
+    const known = status && { status };
+    const refused = status >= 400 && status < 500 && !PASSING.includes(status);
+    // Some proxies say 404 while the server behind them restarts: that is not final if the stream has been open.
+    if (FINAL.test(code) || (refused && !(status === 404 && wasOpen))) return end(code, reason, known);
     leave();
 
     // Full jitter: anything up to the back-off. When a server restarts, its clients come back spread over the whole of
@@ -182,8 +263,9 @@ export function connect(url, options = {}) {
     told = [1012, 1013].includes(code) && /retry_after_ms=([1-9]\d*)/.exec(reason);
     if (told) delay = told[1] * (1 + Math.random() / 2);
     delay = Math.min(delay, MAX_TIMER);
+    due = performance.now() + delay;
     timer = setTimeout(retry, delay);
-    enter("waiting", { code, reason, delay });
+    enter("waiting", { code, reason, ...known, delay });
   }
 
   function retry() {
@@ -193,13 +275,13 @@ export function connect(url, options = {}) {
   }
 
   // end closes the stream for good.
-  function end(code, reason) {
+  function end(code, reason, known) {
     if (state === "closed") return;
     leave();
     listening.abort();
     const waiters = next?.waiters ?? [];
     next = null;
-    enter("closed", { code, reason });
+    enter("closed", { code, reason, ...known });
     for (const { reject } of waiters) reject(failure("closed", `closed (${code} ${reason})`));
     wake?.();
   }
@@ -207,23 +289,56 @@ export function connect(url, options = {}) {
   // leave forgets the connection. A request that has no answer is made again on the next one: nobody knows whether it
   // arrived, and it may arrive twice without harm.
   function leave() {
+    if (hello && performance.now() - openedAt >= STABLE) attempts = 0;
+    asking?.abort();
     const later = next;
     next = null;
     if (sent?.waiters.length) ask(sent);
     if (later) ask(later);
     clearTimeout(timer);
     clearTimeout(spacing);
-    socket = hello = sent = spacing = null;
+    socket = asking = hello = sent = spacing = null;
+  }
+
+  // pause gives the connection up when the page is put away: kept to go back to, or frozen. It would take nothing, and be
+  // a client that is slow for ever.
+  function pause() {
+    if (paused) return;
+    paused = true;
+    clearTimeout(timer);
+    if (state === "waiting") return;
+    const left = socket;
+    leave();
+    told = null;
+    left?.close(1000);
+    enter("waiting", { code: 1001, reason: "the page was put away", delay: Infinity });
+  }
+
+  function resume() {
+    if (!paused) return;
+    paused = false;
+    const delay = told ? due - performance.now() : 0;
+    if (delay > 0) timer = setTimeout(retry, delay);
+    else retry();
   }
 
   // listen makes an attempt at once when the network is back, or the user: unless the server said how long to wait.
   function listen() {
     const until = { signal: listening.signal };
-    const hurry = () => state === "waiting" && !told && retry();
+    const hurry = () => state === "waiting" && !told && !paused && retry();
     const { document } = globalThis;
-    globalThis.addEventListener?.("online", hurry, until);
-    document?.addEventListener("visibilitychange", () => document.visibilityState === "visible" && hurry(), until);
-    signal?.addEventListener("abort", () => close(), until);
+    const on = (target, type, listener) => target?.addEventListener?.(type, listener, until);
+    on(globalThis, "online", hurry);
+    on(globalThis, "pagehide", ({ persisted }) => persisted && pause());
+    on(globalThis, "pageshow", resume);
+    on(document, "freeze", pause);
+    on(document, "resume", resume);
+    on(document, "visibilitychange", () => {
+      if (document.visibilityState !== "visible") return;
+      resume();
+      hurry();
+    });
+    on(signal, "abort", () => close());
   }
 
   // --- messages
@@ -334,17 +449,38 @@ export function connect(url, options = {}) {
   }
 }
 
+// check refuses names that it doesn't know and values of wrong types. Something else than a plain object, a promise for
+// instance, would have none of the names, and say nothing either.
+function check(what, given, types) {
+  const names = Object.keys(types).join(", ");
+  const prototype = given && Object.getPrototypeOf(given);
+  if (typeof given !== "object" || !given || (prototype && Object.getPrototypeOf(prototype))) {
+    throw invalid(`${what}s are a plain object with ${names}`);
+  }
+  for (const [name, value] of Object.entries(given)) {
+    if (!Object.hasOwn(types, name)) throw invalid(`unknown ${what} ${name}, want one of ${names}`);
+    const type = types[name];
+    if (type && value !== undefined && (value !== null || type === "number") && typeof value !== type) {
+      throw invalid(`${what} ${name} is no ${type}`);
+    }
+  }
+}
+
 // normalize copies filters, which are kept for every attempt, into one form. A name that is misspelt would otherwise
 // widen the filter silently.
 function normalize(filters) {
+  check("filter", filters, { level: "", environment: "" });
   const [level, environment] = FIELDS.map((field) => [].concat(filters[field] ?? []).filter((v) => v !== ""));
-  if (
-    Object.keys(filters).some((name) => !FIELDS.includes(name)) ||
-    [...level, ...environment].some((v) => typeof v !== "string")
-  ) {
-    throw failure("malformed", "filters are level and environment, each a string or a list of strings");
+  if ([...level, ...environment].some((v) => typeof v !== "string")) {
+    throw invalid("filters are level and environment, each a string or a list of strings");
   }
   return { level, environment };
+}
+
+// within says whether the filters that a hello tells are those that were asked for, or narrower.
+function within(inForce, asked) {
+  const values = [].concat(inForce ?? []);
+  return !asked.length || (values.length > 0 && values.every((v) => asked.includes(v)));
 }
 
 // expressible says whether a query can say this list, where commas part the values.
@@ -376,4 +512,8 @@ function merge(a, b) {
 
 function failure(code, message) {
   return Object.assign(new Error("mesherstream: " + message), { code });
+}
+
+function invalid(message) {
+  return Object.assign(new TypeError("mesherstream: " + message), { code: "malformed" });
 }

@@ -41,13 +41,25 @@ func publish(t *testing.T, f *feed, n int) {
 func TestPagesInABrowser(t *testing.T) {
 	browser := startChromium(t)
 	for name, test := range map[string]func(*testing.T, *chromium){
-		"the list holds many events in few elements": testManyEvents,
-		"the list stands still for a reader":         testReader,
-		"the keyboard reaches details and filters":   testKeyboard,
-		"an operator disconnects a client":           testOperator,
-		"a page that reads slowly is told":           testSlow,
-		"a page outlives its server":                 testRestart,
-		"everything is legible":                      testLegible,
+		"the list holds many events in few elements":    testManyEvents,
+		"the list stands still for a reader":            testReader,
+		"the keyboard reaches details and filters":      testKeyboard,
+		"an operator disconnects a client":              testOperator,
+		"a page that reads slowly is told":              testSlow,
+		"a page outlives its server":                    testRestart,
+		"everything is legible":                         testLegible,
+		"a reader connects at once, and keeps the list": testConnectNow,
+		"the state says why in words":                   testStateText,
+		"the head has room for long reasons and names":  testHead,
+		"a narrow screen is for the list":               testNarrow,
+		"a question mark opens the shortcuts":           testShortcuts,
+		"gaps don't hide that nothing matches":          testNothingMatches,
+		"the address holds the filters":                 testAddress,
+		"the words are marked":                          testHighlight,
+		"long lines wrap":                               testWrap,
+		"the details show any data":                     testDetails,
+		"whatever is published is shown":                testOddMessages,
+		"the title counts what nobody has seen":         testTitle,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, browser) })
 	}
@@ -175,7 +187,7 @@ func testKeyboard(t *testing.T, browser *chromium) {
 	p.key("Escape")
 	p.wait(`document.getElementById('text').value === '' && document.querySelectorAll('.row').length > 18`)
 	p.click("#levels [value=error]")
-	p.wait(`document.getElementById('status').textContent === 'Showing error from everywhere'`)
+	p.wait(`document.getElementById('status').textContent === 'Showing error events'`)
 	publish(t, f, 90)
 	p.wait(`document.getElementById('received').textContent === '108'`)
 	p.wait(`[...document.querySelectorAll('.row')].every(r => r.item.type !== 'event' || r.item.level === 'error')`)
@@ -196,7 +208,7 @@ func testOperator(t *testing.T, browser *chromium) {
 	operator.click("#rows tr:last-child button")
 	operator.wait(`document.querySelectorAll('#rows tr').length === 1`)
 	viewer.front()
-	viewer.wait(`document.getElementById('state').textContent === 'Disconnected: disconnected by an operator'`)
+	viewer.wait(`document.getElementById('state').textContent === 'Disconnected by an operator'`)
 	viewer.shot("disconnected")
 	viewer.click("#again")
 	viewer.wait(isLive)
@@ -299,7 +311,7 @@ func testLegible(t *testing.T, browser *chromium) {
 	p.click("#levels [value=error]") // a chip that is on, and a row that says so
 	p.wait(`document.querySelector('.row.filter')`)
 	p.click("#levels [value='']")
-	p.wait(`document.getElementById('status').textContent === 'Showing all levels from everywhere'`)
+	p.wait(`document.getElementById('status').textContent === 'Showing all events'`)
 	// While the page is busy: more than it may leave unacknowledged, and the server buffers.
 	for sent, missed := 15, "0"; missed == "0"; missed = p.text("missed") {
 		p.eval(`void setTimeout(() => { for (const end = Date.now() + 500; Date.now() < end;); })`, nil)

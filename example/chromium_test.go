@@ -255,10 +255,12 @@ func (p *page) shot(name string) {
 // key presses a key, which is named as in KeyboardEvent.key.
 func (p *page) key(name string) {
 	p.t.Helper()
-	codes := map[string]int{"Enter": 13, "Escape": 27, " ": 32, "ArrowUp": 38, "ArrowDown": 40, "/": 191}
+	codes := map[string]int{"Enter": 13, "Escape": 27, " ": 32, "Home": 36, "ArrowUp": 38, "ArrowDown": 40, "/": 191, "?": 191}
 	event := map[string]any{"type": "keyDown", "key": name, "windowsVirtualKeyCode": codes[name]}
 	if len(name) == 1 {
 		event["text"] = name
+	} else if name == "Enter" {
+		event["text"] = "\r"
 	}
 	p.call("Input.dispatchKeyEvent", event)
 	p.call("Input.dispatchKeyEvent", map[string]any{"type": "keyUp", "key": name, "windowsVirtualKeyCode": codes[name]})

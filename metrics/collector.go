@@ -47,15 +47,19 @@ var metrics = []metric{
 	counter("filter_changes_total", "Filters that were changed.", func(s *mesherstream.Stats) uint64 { return s.FilterSets }),
 	counter("hook_panics_total", "Panics of hooks that were recovered.", func(s *mesherstream.Stats) uint64 { return s.HookPanics }),
 
-	gauge("relay_away", "1 while nothing gets through to other nodes, and 0 otherwise or without a relay.", func(s *mesherstream.Stats) float64 {
+	gauge("relay_away", "1 while nothing gets through between nodes or not to all projects, and 0 otherwise or without a relay.", func(s *mesherstream.Stats) float64 {
 		if s.RelayAway {
 			return 1
 		}
 		return 0
 	}),
 	gauge("relay_projects", "Projects that this node follows on other nodes.", func(s *mesherstream.Stats) float64 { return float64(s.RelayProjects) }),
+	gauge("relay_unfollowed_projects", "Projects of this node's clients that the relay refuses, so that they get nothing of other nodes.",
+		func(s *mesherstream.Stats) float64 { return float64(s.RelayUnfollowed) }),
 	gauge("relay_queued_messages", "Messages that wait for the relay.", func(s *mesherstream.Stats) float64 { return float64(s.RelayQueued) }),
-	counter("relay_messages_published_total", "Messages of this node that the relay has taken.",
+	counter("relay_breaks_total", "Times that the relay was away, however briefly: what was on its way may be lost.",
+		func(s *mesherstream.Stats) uint64 { return s.RelayBreaks }),
+	counter("relay_messages_published_total", "Messages of this node that the relay has taken, and not refused.",
 		func(s *mesherstream.Stats) uint64 { return s.RelayPublished }),
 	counter("relay_messages_received_total", "Messages of other nodes that were delivered here.",
 		func(s *mesherstream.Stats) uint64 { return s.RelayReceived }),

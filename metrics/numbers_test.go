@@ -20,6 +20,7 @@ var shows = map[string]string{
 	"FilterSets": "filter_changes_total", "HookPanics": "hook_panics_total",
 	"RelayAway": "relay_away", "RelayProjects": "relay_projects", "RelayQueued": "relay_queued_messages",
 	"RelayPublished": "relay_messages_published_total", "RelayReceived": "relay_messages_received_total",
+	"RelayUnfollowed": "relay_unfollowed_projects", "RelayBreaks": "relay_breaks_total",
 	"RelayUnwanted": "relay_messages_unwanted_total", "RelayDropped": "relay_messages_dropped_total unpublished",
 	"RelayRefused": "relay_messages_dropped_total refused", "RelayMissed": "relay_messages_dropped_total missed",
 }

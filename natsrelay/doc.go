@@ -20,7 +20,8 @@
 //
 //	nats pub mesherstream.project.shop '{"sold":1}' -H Level:info
 //
-// Whoever may publish to these subjects may publish to every client: give NATS accounts or permissions.
+// Whoever may publish to these subjects may publish to every client: give NATS accounts or permissions. A node needs the
+// permission to publish and to subscribe to both subjects.
 //
 // # The connection
 //
@@ -28,6 +29,28 @@
 // other managers and other uses. It needs MaxReconnects(-1), or NATS is given up for ever after two minutes. Without
 // NoEcho the server sends a node also what it has published itself, to projects that it follows, and the node discards
 // that; two managers that share a connection need it that way, or they would not hear each other. NATS 2.2 or later.
+//
+// # When NATS refuses something
+//
+// NATS tells only the connection's error handler what it refuses. So the relay puts a handler of its own before the
+// application's, which is called as before. An application that sets its handler after [New] keeps it too, but what is
+// refused within the second after that may not be noticed.
+//
+// If a node may not subscribe to a project, now or no longer, or an account allows no more subscriptions, the manager's
+// Stats say so by RelayAway and RelayUnfollowed, and the log says why. The subscription is tried again until it is in
+// force: every second by the manager if it never was, and after 250 ms to 5 s by the relay if NATS has refused it later.
+//
+// A message that NATS refuses because of its subject counts as dropped and not as published, exactly, for the manager that
+// published it. A message that is on its way when a connection breaks counts as dropped although it may have arrived.
+// A message that is longer than max_payload is an error of Publish. If the server's limit has been lowered meanwhile, or
+// the connection has gone to a server with a lower one, the message makes the server end the connection, and the NATS
+// client then closes it for good. The longest message on its way counts as the one that was too long, and all that
+// followed it are dropped. The client also closes a connection whose user has been refused twice, unless it has
+// nats.IgnoreAuthErrorAbort. RelayAway is true from then on, and the log says that the connection doesn't come back:
+// have nats.ClosedHandler end the process, or make a new connection and a new manager.
+//
+// A server that finds a node too slow ends its connection without saying so. That and every other break counts in
+// RelayBreaks, and the log tells it even if the connection is back at once.
 //
 // # When NATS is away
 //

@@ -1,25 +1,34 @@
 package natsrelay
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mesher/mesherstream"
 	"github.com/nats-io/nats.go"
 )
 
-// Relay is a [mesherstream.Relay] over a NATS connection. It is safe for concurrent use, several managers may share it,
-// and it has one goroutine for as long as it has subscriptions.
+// Relay is a [mesherstream.ConfirmingRelay] over a NATS connection. It is safe for concurrent use, several managers may
+// share it, and it has one goroutine for as long as it has subscriptions, and another one while NATS refuses some.
 type Relay struct {
 	// Read-only after construction.
-	conn *nats.Conn
-	cfg  config
+	conn  *nats.Conn
+	cfg   config
+	watch func() *watch // has the connection's refusals heard from its first call on
+
+	pending pending       // what is published, until NATS has answered
+	lost    atomic.Uint64 // of what Publish has taken
 
 	// Guarded by mu.
 	mu        sync.RWMutex
 	receivers map[*nats.Subscription]func(mesherstream.RelayMessage)
+	subs      map[*subscription]struct{}
 	inbox     *inbox // nil while there are no subscriptions
 	missed    uint64 // by subscriptions that have ended
 
@@ -30,7 +39,7 @@ type Relay struct {
 	askedAt  time.Time                // when that was asked for
 }
 
-var _ mesherstream.Relay = (*Relay)(nil)
+var _ mesherstream.ConfirmingRelay = (*Relay)(nil)
 
 const (
 	// maxFlush ends a flush whose context has no deadline.
@@ -38,19 +47,28 @@ const (
 
 	// answerPatience is how long Status waits for the connection's answer, and maxAnswer how long that may take before the
 	// connection counts as away: more than a busy machine makes it.
-	answerPatience = 100 * time.Millisecond
+	answerPatience = 200 * time.Millisecond
 	maxAnswer      = 2 * time.Second
+
+	// maxHearing is how long a refusal may wait for the other callbacks of the connection before it is not waited for.
+	// One that may have been told before is waited for as long as maxHearingAgain.
+	maxHearing      = time.Second
+	maxHearingAgain = 100 * time.Millisecond
+
+	// maxPending is how many messages wait for NATS's answer before it is asked for one, if Status doesn't ask sooner.
+	maxPending = 4 << 10
 )
 
-// errAway is returned by Flush, and by Publish where NATS has never been there.
-var errAway = errors.New("natsrelay: NATS is away")
+var (
+	// errAway is returned by Flush, and by Publish where NATS has never been there.
+	errAway = errors.New("natsrelay: NATS is away")
 
-// inbox is where the messages of all subscriptions arrive. NATS would run a goroutine for each subscription; one channel
-// for all costs a project a map entry.
-type inbox struct {
-	messages chan *nats.Msg
-	stop     chan struct{} // closed when the last subscription has ended
-}
+	// errNone stands for a reason that there isn't.
+	errNone = errors.New("none")
+
+	// errBroken is the outcome of a message whose fate nobody knows.
+	errBroken = errors.New("natsrelay: the connection broke before NATS had answered, and what was on its way may be lost")
+)
 
 // New returns a relay over conn, which needs not be connected yet, and stays the caller's. It panics at set-up if conn
 // is nil or an option is invalid, with an error that says which.
@@ -67,105 +85,162 @@ func New(conn *nats.Conn, opts ...Option) *Relay {
 	if conn == nil {
 		panic(errors.New("natsrelay: New(nil): must be a connection"))
 	}
-	return &Relay{conn: conn, cfg: cfg, receivers: make(map[*nats.Subscription]func(mesherstream.RelayMessage))}
+	r := &Relay{
+		conn: conn, cfg: cfg,
+		receivers: make(map[*nats.Subscription]func(mesherstream.RelayMessage)), subs: make(map[*subscription]struct{}),
+	}
+	r.watch = sync.OnceValue(func() *watch {
+		w := watchOf(conn, r)
+		w.install(conn)
+		return w
+	})
+	return r
 }
 
 // Publish implements [mesherstream.Relay]. It copies the message into the connection's buffer, and waits for the network
-// where that is full. The error is that of nats.Conn.PublishMsg, or says that NATS has never been there yet.
+// where that is full. The error is that of nats.Conn.PublishMsg, or says that NATS has never been there yet. What NATS
+// refuses later, Status counts as lost.
 func (r *Relay) Publish(m mesherstream.RelayMessage) error {
-	err := r.conn.PublishMsg(encode(r.cfg.prefix, &m))
+	return r.PublishConfirmed(m, func(err error) {
+		if err != nil {
+			r.lost.Add(1)
+		}
+	})
+}
+
+// PublishConfirmed implements [mesherstream.ConfirmingRelay]. It is Publish, and outcome is told what NATS has refused by
+// its subject. Where the connection breaks, all that NATS hasn't answered yet may be lost, and outcome says so. Where NATS
+// closes the connection because a message is longer than its max_payload, it doesn't say which one, and the longest on
+// the way counts as that one: all before it have arrived, and all others are lost.
+//
+// NATS is asked for an answer by Status and Flush, and by itself after some thousand messages.
+func (r *Relay) PublishConfirmed(m mesherstream.RelayMessage, outcome func(error)) error {
+	r.watch()
+	msg := encode(r.cfg.prefix, &m)
+	p := &publication{subject: msg.Subject, bytes: msg.Size(), epoch: r.epoch(), outcome: outcome}
+	if !r.conn.IsConnected() {
+		p.epoch++ // it waits for the next one
+	}
+	r.pending.add(p)
+	err := r.conn.PublishMsg(msg)
+	if err == nil {
+		if r.pending.sent(p)%maxPending == 0 {
+			r.begin()
+		}
+		return nil
+	}
+	if !r.pending.cancel(p) {
+		return nil
+	}
 	if errors.Is(err, nats.ErrHeadersNotSupported) && !r.conn.IsConnected() {
 		return errAway // as long as it has never been connected, it knows of no server that takes headers
 	}
 	return err
 }
 
-// Subscribe implements [mesherstream.Relay]. It waits until the server that this process is connected to has answered.
-// In a cluster, the other servers hear of it some milliseconds later.
-func (r *Relay) Subscribe(ctx context.Context, project string, receive func(mesherstream.RelayMessage)) (unsubscribe func(), err error) {
-	sub, err := r.subscribe(project, receive)
-	if err != nil {
-		return nil, err
-	}
-	// Where this fails, NATS is away, and the connection subscribes when it is back; or time is up.
-	_ = r.Flush(ctx)
-	return sync.OnceFunc(func() { r.unsubscribe(sub) }), nil
-}
-
-// subscribe holds the lock, or the first message could arrive before its receiver is known.
-func (r *Relay) subscribe(project string, receive func(mesherstream.RelayMessage)) (*nats.Subscription, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	in := r.inbox
-	if in == nil {
-		in = &inbox{messages: make(chan *nats.Msg, r.cfg.pending), stop: make(chan struct{})}
-	}
-	sub, err := r.conn.ChanSubscribe(subject(r.cfg.prefix, project), in.messages)
-	if err != nil {
-		return nil, err
-	}
-	r.receivers[sub] = receive
-	if r.inbox == nil {
-		r.inbox = in
-		go r.receiveAll(in)
-	}
-	return sub, nil
-}
-
-func (r *Relay) unsubscribe(sub *nats.Subscription) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if dropped, err := sub.Dropped(); err == nil {
-		r.missed += uint64(dropped)
-	}
-	_ = sub.Unsubscribe() // it fails where the connection has been closed, and then it has ended anyway
-	delete(r.receivers, sub)
-	if len(r.receivers) == 0 {
-		close(r.inbox.stop)
-		r.inbox = nil
-	}
-}
-
-// receiveAll is the goroutine of an inbox. It ends with the last subscription.
-func (r *Relay) receiveAll(in *inbox) {
-	for {
-		select {
-		case <-in.stop:
-			return
-		case msg := <-in.messages:
-			r.mu.RLock()
-			receive := r.receivers[msg.Sub]
-			r.mu.RUnlock()
-			if receive != nil {
-				receive(decode(msg))
-			}
-		}
-	}
+// epoch counts the connections to servers that this one has had.
+func (r *Relay) epoch() uint64 {
+	return r.conn.Stats().Reconnects
 }
 
 // Flush implements [mesherstream.Relay]. Where NATS is away it returns an error at once.
 func (r *Relay) Flush(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, maxFlush) // NATS takes none without a deadline
+	defer cancel()
+	return r.confirm(ctx)
+}
+
+// confirm asks NATS what has become of what has been published.
+func (r *Relay) confirm(ctx context.Context) error {
+	messages, epoch := r.pending.taken(), r.epoch()
+	err := r.hearAll(ctx)
+	switch {
+	case err == nil: // over one connection: a flush fails where that breaks
+		r.pending.settle(messages, func(m *publication) error {
+			if m.epoch < epoch {
+				return errBroken
+			}
+			return nil
+		})
+	case r.conn.IsClosed():
+		r.settleClosed()
+	}
+	return err
+}
+
+// settleClosed settles everything: there will be no answer any more.
+func (r *Relay) settleClosed() {
+	messages, reason := r.pending.taken(), r.conn.LastError()
+	if reason == nil || !strings.Contains(strings.ToLower(reason.Error()), "maximum payload") {
+		r.pending.settle(messages, func(*publication) error { return errBroken })
+		return
+	}
+	longest := 0
+	for i, m := range messages {
+		if m.bytes > messages[longest].bytes {
+			longest = i
+		}
+	}
+	var first uint64
+	if len(messages) > 0 {
+		first = messages[longest].seq
+	}
+	r.pending.settle(messages, func(m *publication) error {
+		if m.seq < first {
+			return nil
+		}
+		return reason
+	})
+}
+
+// hearAll returns when NATS has looked at all that was sent before, and what it has refused of that has been heard. Where
+// NATS is away it returns an error at once. ctx has a deadline.
+//
+// A refusal comes before the answer, but it is told by a goroutine of the connection, behind whatever else that has to
+// tell. The connection's last error says whether there is one that hasn't been told yet.
+func (r *Relay) hearAll(ctx context.Context) error {
+	w := r.watch()
 	if !r.conn.IsConnected() {
 		return errAway
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxFlush) // NATS takes none without a deadline
-	defer cancel()
-	return r.conn.FlushWithContext(ctx)
+	w.install(r.conn)
+	l := w.listen()
+	defer w.ignore(l)
+	if err := r.conn.FlushWithContext(ctx); err != nil {
+		return err
+	}
+	begin := time.Now()
+	for {
+		last, patience := r.conn.LastError(), maxHearing
+		// A subscription too many is always the same error, which may be an old one.
+		again := last == nats.ErrMaxSubscriptionsExceeded
+		if again {
+			patience = maxHearingAgain
+		}
+		if !isRefusal(last) || w.knows(l, last, again) {
+			return nil
+		}
+		select {
+		case <-l.more:
+		case <-time.After(patience - time.Since(begin)):
+			if !again {
+				w.hear(last) // the application has just taken our handler away, or its own holds it up
+			}
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Status implements [mesherstream.Relay]. Missed counts what the NATS client has dropped because this process was slow.
-// What a server drops, and what is published while NATS is away, nobody can count.
+// What a server drops, and what is published while NATS is away, nobody can count; a server that finds this process too
+// slow ends the connection, which Breaks counts.
 //
 // The connection holds a lock while a write hangs, for up to a minute where a server has stopped or a cable is cut. So it
 // is asked beside the caller, and is away where it doesn't answer.
 func (r *Relay) Status() mesherstream.RelayStatus {
-	r.statusMu.Lock()
-	if r.answered == nil {
-		r.answered, r.askedAt = make(chan struct{}), time.Now()
-		go r.ask(r.answered)
-	}
-	answered := r.answered
-	r.statusMu.Unlock()
+	answered := r.begin()
 	select {
 	case <-answered:
 	case <-time.After(answerPatience):
@@ -174,17 +249,48 @@ func (r *Relay) Status() mesherstream.RelayStatus {
 	defer r.statusMu.Unlock()
 	s := r.status
 	s.Away = s.Away || r.answered == answered && time.Since(r.askedAt) >= maxAnswer
+	s.Lost = r.lost.Load()
 	return s
+}
+
+// begin has the connection asked, unless it is being asked already. The channel is closed with the answer.
+func (r *Relay) begin() (answered chan struct{}) {
+	r.statusMu.Lock()
+	defer r.statusMu.Unlock()
+	if r.answered == nil {
+		r.answered, r.askedAt = make(chan struct{}), time.Now()
+		go r.ask(r.answered)
+	}
+	return r.answered
 }
 
 // ask completes the status.
 func (r *Relay) ask(answered chan struct{}) {
 	defer close(answered)
-	away, missed := !r.conn.IsConnected(), r.missedNow()
+	r.watch().install(r.conn)
+	away := !r.conn.IsConnected()
+	breaks := r.epoch() // after that, or a connection that breaks in between would be seen twice
+	if !r.pending.empty() {
+		ctx, cancel := context.WithTimeout(context.Background(), maxAnswer)
+		defer cancel()
+		away = r.confirm(ctx) != nil || away
+	}
+	s := mesherstream.RelayStatus{Away: away, Breaks: breaks, Missed: r.missedNow()}
+	s.Unfollowed, s.Reason = r.refused()
+	if s.Unfollowed > 0 {
+		s.Away = true
+	}
+	if away {
+		s.Reason = r.conn.LastError()
+	}
+	if r.conn.IsClosed() {
+		s.Reason = fmt.Errorf("%w, and doesn't come back; its last error: %w", nats.ErrConnectionClosed, cmp.Or(s.Reason, errNone))
+	}
 	r.statusMu.Lock()
 	defer r.statusMu.Unlock()
 	// A subscription of a connection that has been closed doesn't tell any more what it has dropped.
-	r.status = mesherstream.RelayStatus{Away: away, Missed: max(missed, r.status.Missed)}
+	s.Missed = max(s.Missed, r.status.Missed)
+	r.status = s
 	r.answered = nil
 }
 

@@ -18,6 +18,7 @@ type stalling struct {
 	*server.Server
 	stalled sync.RWMutex
 	waiting atomic.Int64 // writes
+	broken  atomic.Bool  // the next write ends its connection
 }
 
 func (s *stalling) InProcessConn() (net.Conn, error) {
@@ -35,6 +36,9 @@ func (c *stallingConn) Write(p []byte) (int, error) {
 	c.s.stalled.RLock()
 	defer c.s.stalled.RUnlock()
 	c.s.waiting.Add(-1)
+	if c.s.broken.Swap(false) {
+		_ = c.Close()
+	}
 	return c.Conn.Write(p)
 }
 

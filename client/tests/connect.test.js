@@ -71,8 +71,71 @@ test("throws at options that can't work", () => {
   assert.throws(() => connect(url, { WebSocket, minDelay: NaN }), RangeError);
   assert.throws(() => connect(url, { WebSocket, minDelay: 2000, maxDelay: 1000 }), RangeError);
   assert.throws(() => connect(url, { WebSocket, protocols: "no token" }), SyntaxError);
-  assert.throws(() => connect(url, { WebSocket, filters: { levels: "error" } }), { code: "malformed" });
-  assert.throws(() => connect(url, { WebSocket, filters: { level: [1] } }), { code: "malformed" });
+});
+
+// Each of these would say nothing otherwise, and a filter that isn't one would be wider than it was meant.
+test("throws a TypeError at what it doesn't know", () => {
+  const url = "ws://127.0.0.1:1/";
+  const options = [
+    { filter: { level: "error" } },
+    { onMessage: () => {} },
+    { onopen: () => {} },
+    { mindelay: 1 },
+    { websocket: WebSocket },
+    { onmessage: "show" },
+    { ongap: {} },
+    { minDelay: "500" },
+    { maxDelay: null },
+    { protocols: 5 },
+    { protocols: ["a", null] },
+    { fetch: true },
+    { signal: new AbortController() },
+    { filters: "error" },
+    { filters: false },
+    { filters: ["error"] },
+    { filters: { levels: "error" } },
+    { filters: { Level: "error" } },
+    { filters: { level: [1] } },
+    { filters: { level: new Set(["error"]) } },
+    { filters: new Map([["level", "error"]]) },
+    { filters: new URLSearchParams("level=error") },
+    { filters: Promise.resolve({ level: "error" }) },
+  ];
+  for (const wrong of options) {
+    assert.throws(() => connect(url, { WebSocket, ...wrong }), { name: "TypeError", message: /^mesherstream: / }, JSON.stringify(wrong));
+  }
+  for (const wrong of ["token", ["token"], null, 5, () => {}, new Map(), Promise.resolve({})]) {
+    assert.throws(() => connect(url, wrong), { name: "TypeError", message: /^mesherstream: options are / }, String(wrong));
+  }
+  for (const wrong of [undefined, null, 5, {}, ["ws://127.0.0.1:1/"]]) {
+    assert.throws(() => connect(wrong, { WebSocket }), { name: "TypeError", message: /the url is/ }, String(wrong));
+  }
+  for (const wrong of ["ftp://127.0.0.1:1/", "file:///stream", "httpx://127.0.0.1:1/"]) {
+    assert.throws(() => connect(wrong, { WebSocket }), { name: "TypeError", message: /the url has/ }, wrong);
+  }
+});
+
+test("takes what is as good as not given", (t) => {
+  const url = "ws://127.0.0.1:1/";
+  for (const as of [undefined, null]) {
+    const given = { WebSocket, fetch: as, filters: as, onmessage: as, ongap: as, onstate: as, signal: as, protocols: as };
+    connect(url, given).close();
+  }
+  connect(url, Object.assign(Object.create(null), { WebSocket, minDelay: undefined, filters: { level: null } })).close();
+});
+
+test("throws a TypeError when a callback is set that there is not", (t) => {
+  const stream = connect("ws://127.0.0.1:1/", { WebSocket });
+  t.after(() => stream.close());
+  const sloppy = new Function("stream", "name", "value", "stream[name] = value"); // as in a script that is no module
+  for (const name of ["onMessage", "onopen", "onerror", "filters", "state", "hello", "close", Symbol.iterator]) {
+    assert.throws(() => sloppy(stream, name, () => {}), TypeError, String(name));
+  }
+  assert.throws(() => (stream.onmessage = "show"), { message: "mesherstream: callback onmessage is no function" });
+  stream.onmessage = stream.ongap = null;
+  const show = () => {};
+  stream.onstate = show;
+  assert.equal(stream.onstate, show);
 });
 
 test("uses the global WebSocket, and says when there is none", async (t) => {

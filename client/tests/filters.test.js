@@ -38,9 +38,13 @@ test("setFilters rejects filters that have another form, without asking", async 
   const { stream, states } = follow(t, server.url);
   const connection = await server.accept({});
   await reach(states, "open");
-  const wrong = [{ levels: "error" }, { level: 1 }, { level: ["a", null] }, { environment: { a: 1 } }, null, undefined];
+  const wrong = [
+    ...[{ levels: "error" }, { level: 1 }, { level: ["a", null] }, { level: [["a"]] }, { environment: { a: 1 } }],
+    ...[null, undefined, "", "error", 5, [], ["error"], () => {}, new Map([["level", "error"]]), new Set(["error"])],
+    ...[Promise.resolve({ level: "error" }), new URLSearchParams("level=error")], // no names, so they would accept all
+  ];
   for (const filters of wrong) {
-    await assert.rejects(stream.setFilters(filters), (error) => error.code === "malformed" || error instanceof TypeError);
+    await assert.rejects(stream.setFilters(filters), { name: "TypeError", code: "malformed" }, String(filters));
   }
   assert.equal(await connection.waiting(), 0);
 });
@@ -302,4 +306,48 @@ test("a stream whose filters with commas are refused is closed", async (t) => {
   assert.deepEqual(await reach(states, "closed"), { state: "closed", code: 1008, reason: "not_granted" });
   assert.equal(await change, "closed");
   await connection.closed;
+});
+
+// A route of the application's own need not read the query.
+const grants = [
+  ["nothing filtered", {}, { level: "error" }, true],
+  ["less filtered", { level: ["error", "fatal"] }, { level: ["error"] }, true],
+  ["another list", { level: ["error"] }, { level: "error", environment: "production" }, true],
+  ["as asked", { level: ["error", "fatal"], environment: ["x"] }, { level: ["fatal", "error"], environment: "x" }, false],
+  ["narrower, as granted", { level: ["error"] }, { level: ["error", "fatal"] }, false],
+  ["all that is granted", { level: ["error"] }, {}, false],
+];
+for (const [name, told, filters, asks] of grants) {
+  test(`compares what the hello tells, and ${asks ? "subscribes" : "leaves it"}: ${name}`, async (t) => {
+    const server = await listen(t);
+    const { stream, states } = follow(t, server.url, { filters, minDelay: 1 });
+    for (let i = 0; i < 2; i++) {
+      const connection = await server.accept({ filters: { level: [], environment: [], ...told } });
+      await reach(states, "open");
+      if (asks) {
+        const want = Object.fromEntries(["level", "environment"].map((field) => [field, [].concat(filters[field] ?? [])]));
+        assert.deepEqual(await connection.answer(), want);
+      }
+      assert.equal(await connection.waiting(), 0);
+      connection.lose();
+      await reach(states, "waiting");
+    }
+    assert.notEqual(stream.state, "closed");
+  });
+}
+
+test("a hello without filters tells that nothing is filtered", async (t) => {
+  const server = await listen(t);
+  follow(t, server.url, { filters: { level: "error" } });
+  const connection = await server.accept();
+  connection.send({ type: "hello", stream: TOKEN });
+  assert.deepEqual(await connection.answer(), { level: ["error"], environment: [] });
+});
+
+test("is closed when a route of one's own refuses the filters that it didn't apply", async (t) => {
+  const server = await listen(t);
+  const { states } = follow(t, server.url, { filters: { level: "debug" } });
+  const connection = await server.accept({ filters: { level: ["error"], environment: [] } });
+  await connection.refuse("not_granted");
+  assert.deepEqual(await reach(states, "closed"), { state: "closed", code: 1008, reason: "not_granted" });
 });

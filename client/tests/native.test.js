@@ -55,3 +55,21 @@ test("works with the WebSocket of Node itself", async (t) => {
     ["closed", 4000],
   ]);
 });
+
+const refused = `
+  import { connect } from "${new URL("../mesherstream.js", import.meta.url)}";
+  connect(process.argv[1], { minDelay: 1, maxDelay: 1, onstate: (...change) => console.log(JSON.stringify([change[0], change[1] ?? null])) });
+`;
+
+// In Node 22, no close follows a handshake that failed.
+test("learns with the WebSocket of Node itself why a handshake failed", async (t) => {
+  const server = await listen(t);
+  server.refuse = 401;
+  const flags = ["--experimental-websocket", "--no-warnings", "--input-type=module"];
+  const { stdout } = await promisify(execFile)(process.execPath, [...flags, "-e", refused, server.url], { timeout: 60_000 });
+  assert.deepEqual(stdout.trim().split("\n").map(JSON.parse), [
+    ["connecting", null],
+    ["closed", { code: 1006, reason: "HTTP 401", status: 401 }],
+  ]);
+  assert.equal(server.attempts, 1);
+});

@@ -1,11 +1,14 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { readFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { test } from "node:test";
 import { build } from "esbuild";
 import * as module from "mesherstream";
+import { minify, target } from "../minify.js";
 import { listen, TOKEN, turns, WebSocket } from "./server.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -18,17 +21,56 @@ async function run(program, ...args) {
   }
 }
 
-test("is under 5,000 bytes minified", async (t) => {
-  const { outputFiles, warnings } = await build({
-    entryPoints: [root + "mesherstream.js"],
-    bundle: true,
-    minify: true,
-    format: "esm",
-    write: false,
-  });
-  assert.deepEqual(warnings, []);
-  t.diagnostic(`${outputFiles[0].contents.length} bytes`);
-  assert.ok(outputFiles[0].contents.length < 5000, `${outputFiles[0].contents.length} bytes`);
+test("is served as it is now: npm run build", async () => {
+  assert.equal(await readFile(target, "utf8"), await minify());
+});
+
+test("is under 8,000 bytes as it is served, and its README says how many", async (t) => {
+  const { length } = await readFile(target);
+  t.diagnostic(`${length} bytes`);
+  assert.ok(length < 8000, `${length} bytes`);
+  assert.ok((await readFile(root + "README.md", "utf8")).includes(`${(length / 1000).toFixed(1)} KB minified`), `${length} bytes`);
+});
+
+test("does the same minified", async (t) => {
+  const server = await listen(t);
+  const { connect } = await import(target);
+  const got = [];
+  const stream = connect(server.url, { WebSocket, filters: { level: "error" }, onmessage: (data) => got.push(data) });
+  t.after(() => stream.close());
+  const connection = await server.accept({});
+  assert.equal(connection.query, "?level=error");
+  for (const text of ["1", "2"]) connection.ws.send(text);
+  while (got.length < 2) await turns();
+  assert.throws(() => connect(server.url, { filter: {} }), TypeError);
+});
+
+test("can be taken by import, require and bundlers, and its types by each way to resolve them", async (t) => {
+  const dir = await mkdtemp(join(tmpdir(), "mesherstream-"));
+  t.after(() => rm(dir, { recursive: true }));
+  const [{ filename }] = JSON.parse(await run("npm", "pack", "--json", "--offline", "--pack-destination", dir));
+  await mkdir(join(dir, "node_modules/mesherstream"), { recursive: true });
+  await run("tar", "-xzf", join(dir, filename), "-C", join(dir, "node_modules/mesherstream"), "--strip-components=1");
+  const program = (name, text) => writeFile(join(dir, name), text);
+  await program("import.mjs", 'import { connect } from "mesherstream"; console.log(typeof connect);');
+  await program("require.cjs", 'const { connect } = require("mesherstream"); console.log(typeof connect);');
+  await program("main.cjs", 'console.log(require.resolve("./node_modules/mesherstream"));'); // as tools do that know no exports
+  for (const name of ["uses.ts", "uses.mts"]) await program(name, 'import { connect, type Stream } from "mesherstream"; export const s: Stream = connect("/");');
+
+  assert.equal(await run("node", join(dir, "import.mjs")), "function\n");
+  assert.match(await run("node", join(dir, "main.cjs")), /mesherstream\.js\n$/);
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  if (major > 22 || (major === 22 && minor >= 12) || (major === 20 && minor >= 19)) {
+    assert.equal(await run("node", join(dir, "require.cjs")), "function\n");
+  }
+  for (const options of [{}, { platform: "node" }, { conditions: [], mainFields: ["main"] }, { format: "cjs" }]) {
+    const bundle = { entryPoints: [join(dir, "import.mjs")], bundle: true, write: false, ...options };
+    assert.deepEqual((await build(bundle)).warnings, []);
+  }
+  for (const [module, resolution] of [["nodenext", "nodenext"], ["node16", "node16"], ["esnext", "bundler"]]) {
+    const options = ["--noEmit", "--strict", "--types", "", "--target", "es2022", "--module", module, "--moduleResolution", resolution];
+    await run("node_modules/.bin/tsc", ...options, join(dir, module === "node16" ? "uses.mts" : "uses.ts"));
+  }
 });
 
 test("imports nothing", async () => {
@@ -89,7 +131,7 @@ test("its README has every option and every member", async () => {
     return [...body.matchAll(/^  (?:readonly )?(\w+)[?:(]/gm)].map(([, member]) => member);
   };
   const all = [...members("Options"), ...members("Callbacks"), ...members("Stream")];
-  assert.equal(all.length, 13, all.join());
+  assert.equal(all.length, 14, all.join());
   for (const name of all) assert.match(readme, new RegExp(`^\\| \`(await )?(stream\\.)?${name}\\b`, "m"), name);
 });
 

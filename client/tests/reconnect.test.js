@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { openPage } from "./page.js";
 import { follow, freeze, listen, reach, turns } from "./server.js";
 
 test("connects again after every code that may pass", async (t) => {
@@ -99,6 +100,25 @@ test("starts the back-off again after a connection that was open for 10 s, and n
   assert.equal(await openFor(10_000), 250);
   assert.equal(await openFor(0), 500);
   assert.equal(await openFor(1e9), 250);
+});
+
+test("a clock that is set back or forth doesn't count", async (t) => {
+  const tick = freeze(t, 0.5);
+  const server = await listen(t);
+  const { states } = follow(t, server.url);
+  const openFor = async (ms, set) => {
+    const connection = await server.accept({});
+    await reach(states, "open");
+    tick(ms);
+    t.mock.timers.setTime(Math.max(0, Date.now() + set));
+    connection.ws.close(1001);
+    const { delay } = await reach(states, "waiting");
+    tick(20_000);
+    return delay;
+  };
+  assert.equal(await openFor(0, 0), 250);
+  assert.equal(await openFor(0, 3_600_000), 500);
+  assert.equal(await openFor(10_000, -3_600_000), 250);
 });
 
 test("does not start the back-off again after a handshake that took long", async (t) => {
@@ -211,12 +231,15 @@ test("listens to nothing any more when it is closed", async (t) => {
   const server = await listen(t);
   const listeners = watchListeners(t, [globalThis, document, abort.signal]);
   const { stream } = follow(t, server.url, { signal: abort.signal });
-  assert.equal(listeners.size, 3);
+  assert.equal(listeners.size, 6);
   stream.close();
   page.online();
   page.show("visible");
+  page.leave();
+  page.freeze();
+  page.comeBack();
   abort.abort();
-  assert.deepEqual([...listeners.values()], [0, 0, 0]);
+  assert.deepEqual([...listeners.values()], [0, 0, 0, 0, 0, 0]);
 });
 
 test("close ends it in every state, once", async (t) => {
@@ -310,24 +333,6 @@ test("an AbortSignal closes it", async (t) => {
 
 async function reachAttempts(server, n) {
   while (server.attempts < n) await turns();
-}
-
-// openPage makes this process look like a page.
-function openPage(t) {
-  const window = new EventTarget();
-  globalThis.addEventListener = (...args) => window.addEventListener(...args);
-  globalThis.document = Object.assign(new EventTarget(), { visibilityState: "visible" });
-  t.after(() => {
-    delete globalThis.addEventListener;
-    delete globalThis.document;
-  });
-  return {
-    online: () => window.dispatchEvent(new Event("online")),
-    show(visibilityState) {
-      document.visibilityState = visibilityState;
-      document.dispatchEvent(new Event("visibilitychange"));
-    },
-  };
 }
 
 // watchListeners counts how often each listener is called that is added from now on.

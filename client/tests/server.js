@@ -67,10 +67,14 @@ export async function listen(t) {
 class FakeServer {
   accepted = new Queue();
   attempts = 0;
-  refuse = 0; // an HTTP status refuses every handshake
+  refuse = 0; // an HTTP status refuses every handshake, and answers whoever asks why
+  asked = new Queue(); // the requests of those
   choose = (offered) => offered.has("mesherstream.v1") && "mesherstream.v1";
 
-  #http = createServer();
+  #http = createServer((request, response) => {
+    this.asked.put(request);
+    response.writeHead(this.refuse || 426).end();
+  });
   #wss = new WebSocketServer({ noServer: true, handleProtocols: (offered) => this.choose(offered) });
 
   async listen() {
@@ -117,7 +121,11 @@ class Connection {
     peer.on("error", () => {});
   }
 
-  hello({ stream = TOKEN, window = 0, filters = { level: [], environment: [] } }) {
+  // hello says what the query asks for, as the middleware does.
+  hello({ stream = TOKEN, window = 0, filters }) {
+    const query = new URLSearchParams(this.query);
+    const values = (field) => query.get(field)?.split(",") ?? [];
+    filters ??= { level: values("level"), environment: values("environment") };
     this.send({ type: "hello", stream, id: 17, project: "shop", filters, max_buffer: 100, window });
   }
 
@@ -193,9 +201,14 @@ export function turns() {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-// freeze stops the clock of the test, which then ticks it, and makes chance what the test says.
+// freeze stops the clocks of the test, which then ticks them, and makes chance what the test says.
 export function freeze(t, chance = 0.5) {
+  let now = 1000;
   t.mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  t.mock.method(performance, "now", () => now);
   t.mock.method(Math, "random", () => chance);
-  return (ms) => t.mock.timers.tick(ms);
+  return (ms) => {
+    now += ms;
+    t.mock.timers.tick(ms);
+  };
 }

@@ -17,8 +17,8 @@ func TestAPageGetsWhatItsServerSends(t *testing.T) {
 	tb := open(t, s.url())
 	tb.do(`page.follow("/stream/projects/shop", { filters: { level: ["error", "a b"], environment: "" } })`)
 	p := s.accept()
-	if want := "level=error,a b environment="; p.query != want {
-		t.Errorf("query: got %q, want %q", p.query, want)
+	if want := "level=error,a b environment="; p.query() != want {
+		t.Errorf("query: got %q, want %q", p.query(), want)
 	}
 	p.hello(0)
 	p.text("plain")
@@ -144,8 +144,8 @@ func TestAPageComesBackAfterARestart(t *testing.T) {
 
 	s.listen()
 	p = s.accept()
-	if want := "level=error environment="; p.query != want {
-		t.Errorf("query: got %q, want %q", p.query, want)
+	if want := "level=error environment="; p.query() != want {
+		t.Errorf("query: got %q, want %q", p.query(), want)
 	}
 	p.hello(0)
 	if r := take(t, p.received, "the request again"); !reflect.DeepEqual(r.Filters["level"], []string{"fatal"}) {
@@ -245,8 +245,8 @@ func TestAWorkerFollowsAStream(t *testing.T) {
 		});
 	`)
 	p := s.accept()
-	if want := "level=worker environment="; p.query != want {
-		t.Errorf("query: got %q, want %q", p.query, want)
+	if want := "level=worker environment="; p.query() != want {
+		t.Errorf("query: got %q, want %q", p.query(), want)
 	}
 	p.hello(0)
 	p.text("to the worker")

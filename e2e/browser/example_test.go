@@ -183,7 +183,7 @@ func TestTheExampleShowsEventsAndItsFiltersBite(t *testing.T) {
 	tb.pictures("events")
 
 	tb.click(`#levels [value=error]`)
-	tb.wait(`document.getElementById('status').textContent === 'Showing error from everywhere'`)
+	tb.wait(`document.getElementById('status').textContent === 'Showing error events'`)
 	p.post("info", 20)
 	p.post("error", 5)
 	tb.wait(received + ` === 35 && document.querySelector('.row:last-child .message')?.textContent === 'order 55 failed'`)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -141,12 +142,14 @@ func (s *site) url() string { return "http://" + s.addr + "/" }
 // peer is the server's end of one connection.
 type peer struct {
 	*testing.T
-	conn     *websocket.Conn
-	raw      net.Conn
-	query    string
-	received chan request
-	gone     chan struct{} // closed when the connection has ended: then conn belongs to somebody else
+	conn               *websocket.Conn
+	raw                net.Conn
+	level, environment string // of the query
+	received           chan request
+	gone               chan struct{} // closed when the connection has ended: then conn belongs to somebody else
 }
+
+func (p *peer) query() string { return "level=" + p.level + " environment=" + p.environment }
 
 // request is what the client sends.
 type request struct {
@@ -158,12 +161,13 @@ type request struct {
 // meet is the handler of a stream: it reads as long as the connection lasts.
 func (s *site) meet(conn *websocket.Conn) {
 	p := &peer{
-		T:        s.T,
-		conn:     conn,
-		raw:      conn.NetConn().(interface{ UnsafeConn() net.Conn }).UnsafeConn(),
-		query:    "level=" + conn.Query("level") + " environment=" + conn.Query("environment"),
-		received: make(chan request, 10_000),
-		gone:     make(chan struct{}),
+		T:           s.T,
+		conn:        conn,
+		raw:         conn.NetConn().(interface{ UnsafeConn() net.Conn }).UnsafeConn(),
+		level:       conn.Query("level"),
+		environment: conn.Query("environment"),
+		received:    make(chan request, 10_000),
+		gone:        make(chan struct{}),
 	}
 	defer close(p.gone)
 	s.peers <- p
@@ -211,11 +215,18 @@ func (p *peer) text(data string) {
 	p.send(websocket.TextMessage, data)
 }
 
-// hello begins the protocol, with a window of so many messages.
+// hello begins the protocol, with a window of so many messages, and the filters that were asked for.
 func (p *peer) hello(window int) {
 	p.Helper()
-	p.text(fmt.Sprintf(`{"type":"hello","stream":%q,"id":17,"project":"shop","filters":{"level":[],"environment":[]},`+
-		`"max_buffer":100,"window":%d}`, token, window))
+	list := func(values string) []string {
+		return strings.FieldsFunc(values, func(r rune) bool { return r == ',' })
+	}
+	inForce, err := json.Marshal(map[string][]string{"level": list(p.level), "environment": list(p.environment)})
+	if err != nil {
+		p.Fatal(err)
+	}
+	p.text(fmt.Sprintf(`{"type":"hello","stream":%q,"id":17,"project":"shop","filters":%s,"max_buffer":100,"window":%d}`,
+		token, inForce, window))
 }
 
 // close ends the connection with a close frame, and waits for the client's.

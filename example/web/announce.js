@@ -37,7 +37,7 @@ export function toast(text) {
 export async function post(path, body) {
 	const answer = await fetch(path, {method: 'POST', body: body && JSON.stringify(body)}).catch(() => null);
 	if (answer?.ok) return true;
-	const reason = answer ? (await answer.json().catch(() => ({}))).error || `status ${answer.status}` : 'the server does not answer';
+	const reason = answer ? (await answer.json().catch(() => ({}))).error || `status code ${answer.status}` : 'the server does not respond';
 	toast(`That did not work: ${reason}`);
 	return false;
 }
@@ -45,8 +45,8 @@ export async function post(path, body) {
 export async function copy(text) {
 	try {
 		await navigator.clipboard.writeText(text);
-		toast('Copied');
+		toast('Copied to the clipboard');
 	} catch {
-		toast('The browser does not allow copying here');
+		toast('Your browser does not allow this page to copy');
 	}
 }

@@ -6,8 +6,10 @@ import { Filters } from './filters.js';
 import { gapText, number, plural, rate } from './format.js';
 import { Issues } from './issues.js';
 import { List } from './list.js';
-import { drawState, stateText } from './state.js';
+import { recall, remember } from './prefs.js';
+import { drawAgain, drawState, stateText } from './state.js';
 import { follow } from './stream.js';
+import { Title } from './title.js';
 
 const $ = id => document.getElementById(id);
 
@@ -22,30 +24,36 @@ let received = 0, missed = 0;
 const issues = new Issues(project, $('issueList'), issue => {
 	list.refresh(issue);
 	if (details.item?.issue === issue.issue) details.refresh();
-	$('showIssues').textContent = `Issues ${issues.size}`;
+	$('issueCount').textContent = number(issues.size);
 });
 const issueOf = item => item.issue && issues.get(item.issue);
 
 const details = new Details($('details'), {
 	issueOf,
 	act: (issue, action) => issues.act(issue, action),
+	words: () => filters.words,
 	closed() {
 		list.mark(null);
 		$('list').focus({preventScroll: true});
 	},
 });
 
-const filters = new Filters({levels: $('levels'), environments: $('environments'), text: $('text')}, query, {
-	chips: filtersChanged,
+const filters = new Filters({levels: $('levels'), environments: $('environments'), text: $('text')}, {
+	chips() {
+		visit();
+		filtersChanged();
+	},
 	words() {
-		list.filter();
-		drawEmpty();
+		typed();
+		showMatches();
 	},
 });
+const ignored = filters.read(query);
 
 const list = new List($('list'), {
 	matches: item => filters.matches(item),
 	issueOf,
+	words: () => filters.words,
 	on: {
 		opened: (item, focus) => details.open(item, focus),
 		drawn: drawList,
@@ -53,13 +61,15 @@ const list = new List($('list'), {
 });
 
 const chart = new Chart($('chart'), $('chartLabel'));
+const title = new Title(project);
 
 const stream = follow(project, filters.chosen, {
 	event(event) {
 		received++;
 		chart.received();
-		filters.seen(event.environment);
+		filters.seen(event);
 		list.add(event);
+		if (filters.matches(event)) title.received();
 	},
 
 	// How often an issue was seen changes with each of its events, so that is told in place only.
@@ -73,7 +83,7 @@ const stream = follow(project, filters.chosen, {
 		chart.dropped(gap);
 		addGap(gap);
 		sayMissed(gap.dropped, gapText(gap.byLevel));
-		if (gap.byLevel['']) issues.load(); // notices were among it
+		if (gap.byLevel['']) issues.load(); // it includes notices
 	},
 
 	lost(since, until) {
@@ -85,7 +95,7 @@ const stream = follow(project, filters.chosen, {
 			issues.forget(); // it may be another process that answers
 			issues.load();
 		}
-		$('again').hidden = state !== 'closed';
+		drawAgain($('again'), stream, $('list'));
 		drawState($('state'), stream);
 		say(stateText(state, info));
 	},
@@ -106,12 +116,53 @@ function addGap({dropped, byLevel, since, until}) {
 
 // --- Filters.
 
-async function filtersChanged() {
+let writing = 0; // the wait until the words are written into the address
+
+function address() {
 	const here = new URLSearchParams({project});
-	for (const name in filters.chosen) if (filters.chosen[name].length) here.set(name, filters.chosen[name]);
-	history.replaceState(null, '', `?${here}`);
-	list.filter(); // at once, for what is here; the server does it for what comes
+	filters.write(here);
+	return `?${here}`;
+}
+
+// visit makes the filters an address of their own, to share and to go back to.
+function visit() {
+	clearTimeout(writing);
+	writing = 0;
+	if (address() !== location.search) history.pushState(null, '', address());
+}
+
+// typed does so with the words, once a reader stops to type: browsers bear few changes of the address.
+let typing = false; // the address is that of words which are still being changed
+function typed() {
+	clearTimeout(writing);
+	writing = setTimeout(() => {
+		if (typing && address() !== location.search) history.replaceState(null, '', address());
+		else visit();
+		typing = true;
+	}, 250);
+}
+$('text').addEventListener('blur', () => {
+	if (writing) visit();
+	typing = false;
+});
+
+addEventListener('popstate', () => {
+	clearTimeout(writing);
+	typing = false;
+	const before = filters.describe();
+	filters.read(new URLSearchParams(location.search));
+	if (filters.describe() !== before) filtersChanged();
+	else showMatches();
+});
+
+function showMatches() {
+	list.filter();
+	if (details.item) details.open(details.item); // with the words marked
 	drawEmpty();
+}
+
+async function filtersChanged() {
+	showMatches(); // at once, for what is here; the server does it for what comes
 
 	const wanted = filters.describe();
 	try {
@@ -123,7 +174,7 @@ async function filtersChanged() {
 		else list.add(mark);
 		say(`Showing ${wanted}`);
 	} catch (error) {
-		toast(`The server refused that filter: ${error.message}`);
+		if (error.code !== 'closed') toast(`The server refused these filters: ${error.message.replace(/^mesherstream: /, '')}`);
 	}
 }
 
@@ -134,7 +185,7 @@ function drawList() {
 	$('resume').hidden = !held;
 	if (held) put($('resume'), waiting ? `${plural(waiting, 'new event')} ↓` : 'Back to live ↓');
 	if ($('pause').ariaPressed !== String(paused)) $('pause').ariaPressed = String(paused);
-	if (list.shown) $('empty').hidden = true;
+	if (list.found) $('empty').hidden = true;
 }
 
 // put writes a text where it is not there already, which would be a change for the browser.
@@ -143,44 +194,60 @@ function put(element, text) {
 }
 
 function drawEmpty() {
-	const nothingYet = list.size === 0 && list.waiting === 0;
-	$('empty').hidden = list.shown > 0 || list.waiting > 0 && !list.held;
-	$('waitingForFirst').hidden = !nothingYet || filters.narrow;
-	$('nothingMatches').hidden = nothingYet && !filters.narrow;
-	$('nothingMatchesHint').textContent = `${plural(list.size, 'event')} of this page hidden by the filters.`;
+	const {published, found, shown, waiting, held} = list;
+	const first = published === 0 && waiting === 0 && !filters.narrow;
+	$('empty').hidden = found > 0 || waiting > 0 && !held;
+	$('empty').classList.toggle('beside', shown > 0); // gaps are in the list, and stay in sight
+	$('waitingForFirst').hidden = !first;
+	$('nothingMatches').hidden = first;
+	put($('nothingMatchesHint'), published
+		? `The filters hide ${published === 1 ? 'the only event' : `all ${number(published)} events`} on this page. New events that match will appear here.`
+		: 'No event on this page matches the filters yet. New events that match will appear here.');
 }
 
 function drawFigures() {
-	$('rate').textContent = rate(chart.rate());
-	$('received').textContent = number(received);
-	$('missed').textContent = number(missed);
+	title.draw(missed);
+	put($('rate'), rate(chart.rate()));
+	put($('received'), number(received));
+	put($('missed'), number(missed));
 	$('missedBox').classList.toggle('some', missed > 0);
-	document.title = `${missed ? `(${number(missed)} missed) ` : ''}${project} · live events`;
 	drawState($('state'), stream);
 }
 
-async function drawSlow() {
+function drawSlow() {
 	if (!stream.slow) return;
-	const bold = text => Object.assign(document.createElement('b'), {textContent: text});
+	const part = (name, text) => Object.assign(document.createElement(name), {textContent: text});
+	const rest = part('span', ' The server buffers the newest events, drops the oldest, and tells this page how many.');
+	rest.className = 'wide';
 	$('slowBar').replaceChildren(...stream.pace
-		? ['This page handles ', bold(`${rate(stream.pace)} events/s`), ` of about ${rate(stream.rate)} and is `,
-			bold(`${(stream.lag / 1000).toFixed(1)} s`), ' behind. The server keeps the newest for it, drops the oldest, and says so.']
-		: ['Measuring how fast events arrive.']);
+		? ['Handling ', part('b', rate(stream.pace)), ` of about ${rate(stream.rate)} events/s, `,
+			part('b', `${(stream.lag / 1000).toFixed(1)} s`), ' behind.', rest]
+		: ['Measuring how fast events arrive…']);
 }
 
-setInterval(drawFigures, 250);
-setInterval(() => {
+function drawAll() {
+	drawFigures();
+	if (document.hidden) return; // nobody sees the rest
 	chart.draw();
 	drawSlow();
 	drawEmpty();
-}, 1000);
+}
+
+setInterval(drawFigures, 250);
+setInterval(drawAll, 1000);
+document.addEventListener('visibilitychange', drawAll);
 
 // --- Buttons and keys.
 
 function pause() {
 	if (list.paused) list.follow();
 	else list.pause();
-	say(list.paused ? 'Paused; nothing is missed' : 'Live');
+	say(list.paused ? 'Paused. No events are missed.' : 'Resumed');
+}
+
+function wrap(on) {
+	list.wrap(on);
+	$('wrap').ariaPressed = String(on);
 }
 
 function clear() {
@@ -194,14 +261,21 @@ function clear() {
 
 const sample = {project, level: 'error', issue: 'SHOP-1', message: 'payment failed'};
 $('curl').textContent = `curl ${location.origin}/api/v1/events \\\n  -d '${JSON.stringify(sample)}'`;
-$('emptyHint').textContent = `Post one to the project ${project}, and it shows up here:`;
+$('emptyHint').textContent = `Send an event to the project “${project}”, and it appears here:`;
 $('project').value = project;
 $('sendOne').onclick = () => post('/api/v1/events', sample);
 $('copyCurl').onclick = () => copy($('curl').textContent);
-$('everything').onclick = () => filters.reset($('text'));
-$('again').onclick = () => location.reload();
+$('everything').onclick = () => {
+	filters.reset();
+	$('list').focus({preventScroll: true}); // the button is gone
+};
+$('again').onclick = () => stream.connectNow();
 $('clear').onclick = clear;
 $('pause').onclick = pause;
+$('wrap').onclick = () => {
+	wrap(!list.wrapped);
+	remember('wrap', list.wrapped);
+};
 $('resume').onclick = () => {
 	details.close();
 	list.follow();
@@ -227,11 +301,18 @@ $('list').addEventListener('keydown', e => {
 });
 
 document.addEventListener('keydown', e => {
-	if (e.ctrlKey || e.metaKey || e.altKey || e.target.closest('input')) return;
-	if (e.key === '/') {
+	if (e.ctrlKey || e.metaKey || e.altKey || e.isComposing || e.target.closest('input')) return;
+	if (e.key === '?') {
+		e.preventDefault();
+		$('keys').togglePopover();
+	} else if ($('keys').matches(':popover-open')) {
+		return; // which takes the keys
+	} else if (e.key === 'w') {
+		$('wrap').click();
+	} else if (e.key === '/') {
 		e.preventDefault();
 		$('text').focus();
-	} else if (e.key === ' ' && !e.target.closest('button, a')) {
+	} else if (e.key === ' ' && !e.target.closest('button, a, pre')) {
 		e.preventDefault();
 		pause();
 	}
@@ -248,5 +329,7 @@ $('text').addEventListener('keydown', e => {
 	}
 });
 
-chart.draw();
-drawEmpty();
+wrap(recall('wrap') === 'true');
+drawAll();
+if (asked && asked !== project) toast(`“${asked.slice(0, 64)}” can’t be the name of a project. This is the project “${project}”.`);
+else if (ignored.length) toast(`Filters of this address that the server would refuse are ignored: ${ignored.join(', ').slice(0, 100)}`);

@@ -1,4 +1,4 @@
-// The chart of the last minute: received and dropped in each second.
+// The chart of the last minute: events received and missed in each second.
 import { clock, number, rate } from './format.js';
 
 const SECONDS = 60;
@@ -82,12 +82,12 @@ export class Chart {
 	#say(bins) {
 		const bin = bins[this.#hover];
 		if (bin) {
-			this.#label.textContent = `${clock(bin.second * 1000).slice(0, 8)}: ${number(bin.received)} received, ${number(bin.dropped)} dropped`;
+			this.#label.textContent = `${clock(bin.second * 1000).slice(0, 8)}: ${number(bin.received)} received, ${number(bin.dropped)} missed`;
 		} else {
 			const dropped = bins.reduce((sum, b) => sum + b.dropped, 0);
-			this.#label.textContent = `last minute: up to ${number(Math.max(...bins.map(b => b.received)))}/s received, ${number(dropped)} dropped`;
+			this.#label.textContent = `last minute: peak ${number(Math.max(...bins.map(b => b.received)))}/s, ${number(dropped)} missed`;
 		}
-		this.#canvas.ariaLabel = `Chart, ${this.#label.textContent}, now ${rate(this.rate())} a second`;
+		this.#canvas.ariaLabel = `Chart of events received and missed, ${this.#label.textContent}; now ${rate(this.rate())}/s`;
 	}
 }
 

@@ -1,23 +1,23 @@
 // The operator's view: who is connected, how much waits for each, and what each has lost. The list is a stream too.
 import { post, say } from './announce.js';
+import { Connection } from './connection.js';
 import { age, bytes, number, plural, rate } from './format.js';
-import { drawState, stateText } from './state.js';
-import { connect } from '/stream/projects/mesherstream.js';
+import { drawAgain, drawState, stateText } from './state.js';
 
 const $ = id => document.getElementById(id);
 
 const QUIET = 10_000; // ms between two announcements
 
 // The columns: what each says, and what it is sorted by.
-const filtersOf = c => [c.levels?.join(', '), c.environments?.join(', ')].filter(Boolean).join(' · ') || 'everything';
+const filtersOf = c => [c.levels?.join(', '), c.environments?.join(', ')].filter(Boolean).join(' · ') || 'all events';
 const columns = [
 	{label: 'ID', value: c => c.id, text: c => `${c.id}${c.id === stream.hello?.id ? ' (this page)' : ''}`},
 	{label: 'State', name: 'state', value: c => Number(c.slow), text: c => c.slow ? 'slow' : ''},
 	{label: 'Project', value: c => c.project, text: c => c.project},
 	{label: 'Filter', name: 'filters', value: filtersOf, text: filtersOf},
 	{label: 'Address', value: c => c.remote_addr, text: c => c.remote_addr},
-	{label: 'Age', name: 'number', value: c => c.age, text: c => age(c.age)},
-	{label: 'Backlog', name: 'number', value: c => c.buffered, text: c => c.buffered ? `${number(c.buffered)} · ${bytes(c.buffered_bytes)}` : '0'},
+	{label: 'Connected for', name: 'number', value: c => c.age, text: c => age(c.age)},
+	{label: 'Buffered', name: 'number', value: c => c.buffered, text: c => c.buffered ? `${number(c.buffered)} · ${bytes(c.buffered_bytes)}` : '0'},
 	{label: 'Dropped', name: 'number', value: c => c.dropped, text: c => number(c.dropped)},
 	{label: 'Sent', name: 'number', value: c => c.sent, text: c => number(c.sent)},
 	{label: 'Sent/s', name: 'number', value: c => c.rate, text: c => rate(c.rate)},
@@ -30,18 +30,18 @@ let order = [];             // IDs, as the rows are
 const rows = new Map();     // by ID
 let spokenAt = -QUIET, spokenSlow = 0;
 
-const stream = connect(`/stream/projects/${encodeURIComponent('@clients')}`);
-stream.onmessage = data => show(JSON.parse(data));
-stream.onstate = (state, info = {}) => {
-	following.state = state;
-	following.info = {...info, retryAt: Date.now() + (info.delay ?? 0)};
-	$('again').hidden = state !== 'closed';
-	$('clients').classList.toggle('stale', state !== 'open');
-	drawState($('state'), following);
-	say(stateText(state, info));
-};
-const following = {state: 'connecting', info: {}};
-setInterval(() => drawState($('state'), following), 250);
+const stream = new Connection(`/stream/projects/${encodeURIComponent('@clients')}`, undefined, {
+	begin(opened) {
+		opened.onmessage = data => show(JSON.parse(data));
+	},
+	state(state, info) {
+		drawAgain($('again'), stream, document.querySelector('main'));
+		$('clients').classList.toggle('stale', state !== 'open');
+		drawState($('state'), stream);
+		say(stateText(state, info));
+	},
+});
+setInterval(() => drawState($('state'), stream), 250);
 
 function show(next) {
 	const before = list;
@@ -60,13 +60,13 @@ function show(next) {
 	$('buffered').textContent = number(buffered);
 	$('sentRate').textContent = rate(perSecond(sent, before?.stats.sent ?? sent));
 	$('droppedRate').textContent = rate(perSecond(dropped, before?.stats.dropped ?? dropped));
-	document.title = `${slow ? `(${number(slow)} slow) ` : ''}clients · live events`;
+	document.title = `${slow ? `(${number(slow)} slow) ` : ''}Clients · Live events`;
 	$('caption').textContent = clients > next.clients.length
-		? `The ${number(next.clients.length)} of ${plural(clients, 'client')} that are worst off`
-		: plural(clients, 'client') + (sorted ? '' : ', the worst off first');
+		? `${number(next.clients.length)} of ${plural(clients, 'client')}: the slow ones, and those that have missed most`
+		: plural(clients, 'client') + (sorted || clients === 1 ? '' : ', slow ones first');
 	draw();
 	if (slow !== spokenSlow && performance.now() - spokenAt > QUIET) {
-		say(`${number(slow)} of ${plural(clients, 'client')} slow`);
+		say(`${number(slow)} of ${plural(clients, 'client')} ${slow === 1 ? 'is' : 'are'} slow`);
 		[spokenSlow, spokenAt] = [slow, performance.now()];
 	}
 }
@@ -145,7 +145,7 @@ for (const column of columns) {
 	head.append(button);
 	$('columns').append(head);
 }
-$('columns').append(Object.assign(document.createElement('th'), {role: 'columnheader', ariaLabel: 'Action'}));
+$('columns').append(Object.assign(document.createElement('th'), {role: 'columnheader', ariaLabel: 'Actions'}));
 
 // sortBy sorts by a column, then the other way round, and then as the server does.
 function sortBy(column, head) {
@@ -160,4 +160,4 @@ function sortBy(column, head) {
 for (const [event, on] of Object.entries({pointerenter: true, pointerleave: false, focusin: true, focusout: false})) {
 	$('rows').addEventListener(event, () => { steady = on; });
 }
-$('again').onclick = () => location.reload();
+$('again').onclick = () => stream.connectNow();

@@ -1,22 +1,28 @@
 // The panel with the details of one item.
 import { copy } from './announce.js';
-import { age, byLevel, clock, levelName, number } from './format.js';
-import { describe } from './row.js';
+import { LEVELS, age, byLevel, clock, levelName, number, plural } from './format.js';
+import { highlight } from './highlight.js';
+import { layOut } from './json.js';
+import { describe, isMarker } from './row.js';
+
+const KINDS = {notice: 'issue', gap: 'missed events', lost: 'no connection', filter: 'filters'};
 
 export class Details {
 	item = null;
 
-	#panel; #parts; #issueOf; #act;
+	#panel; #parts; #issueOf; #act; #words; #json = '';
 
-	// issueOf finds the issue of an item, act does something to one, and closed is called when the panel goes away.
-	constructor(panel, {issueOf, act, closed}) {
+	// issueOf finds the issue of an item, act does something to one, words are those that are searched for, and closed is
+	// called when the panel goes away.
+	constructor(panel, {issueOf, act, words = () => [], closed}) {
 		const part = name => panel.querySelector(`.${name}`);
 		this.#panel = panel;
 		this.#parts = Object.fromEntries(['kind', 'title', 'meta', 'issue', 'table', 'json', 'copy', 'close'].map(n => [n, part(n)]));
 		this.#issueOf = issueOf;
 		this.#act = act;
+		this.#words = words;
 		this.#parts.close.addEventListener('click', () => this.close());
-		this.#parts.copy.addEventListener('click', () => copy(this.#parts.json.textContent));
+		this.#parts.copy.addEventListener('click', () => copy(this.#json));
 		panel.addEventListener('keydown', e => { if (e.key === 'Escape') this.close(); });
 		this.closed = closed;
 	}
@@ -24,19 +30,34 @@ export class Details {
 	// open shows an item. With focus, a reader who uses the keyboard goes on in the panel.
 	open(item, focus) {
 		const {kind, title, meta, table, json} = this.#parts;
-		const marker = item.type !== 'event' && item.type !== 'notice';
 		this.item = item;
 		this.#panel.hidden = false;
-		kind.textContent = item.type === 'event' ? item.level : item.type === 'notice' ? 'issue' : item.type;
-		kind.className = `kind level ${item.type === 'event' ? item.level : item.type}`;
-		title.textContent = describe(item);
+		kind.textContent = KINDS[item.type] ?? item.level ?? '';
+		kind.className = `kind level ${item.type !== 'event' ? item.type : LEVELS.includes(item.level) ? item.level : ''}`;
+		highlight(title, describe(item), isMarker(item) ? [] : this.#words());
 		meta.textContent = this.#meta(item);
 		table.hidden = item.type !== 'gap';
 		table.replaceChildren(...item.type === 'gap' ? gapRows(item) : []);
-		json.hidden = this.#parts.copy.hidden = marker;
-		json.replaceChildren(...marker ? [] : colour(JSON.stringify(sent(item), null, 2)));
+		this.#show(json, isMarker(item) ? '' : sent(item));
 		this.refresh();
 		if (focus) title.focus();
+	}
+
+	// show lays out what was sent. Whatever isn't JSON is shown as it is.
+	#show(pre, text) {
+		pre.hidden = this.#parts.copy.hidden = !text;
+		this.#parts.copy.textContent = 'Copy JSON';
+		this.#json = text;
+		try {
+			JSON.parse(text);
+		} catch {
+			this.#parts.copy.textContent = 'Copy';
+			pre.textContent = text;
+			return;
+		}
+		const parts = layOut(text);
+		this.#json = parts.map(part => part.text).join('');
+		pre.replaceChildren(coloured(parts));
 	}
 
 	close() {
@@ -53,22 +74,20 @@ export class Details {
 		if (!issue) return;
 		const [text, button] = this.#parts.issue.children;
 		const {count, state, assignee} = issue;
-		text.textContent = `${issue.issue}: ${state}, seen ${number(count)} times${assignee ? `, assigned to ${assignee}` : ''}`;
+		text.textContent = `${issue.issue}: ${state}, seen ${plural(count, 'time')}${assignee ? `, assigned to ${assignee}` : ''}`;
 		button.textContent = state === 'open' ? 'Resolve' : 'Reopen';
 		button.onclick = () => this.#act(issue, state === 'open' ? 'resolve' : 'reopen');
 	}
 
 	#meta(item) {
-		if (item.type === 'gap') {
-			return `From ${clock(item.since)} to ${clock(item.until)} the server dropped what this page could not take in time: ` +
-				'the oldest first, so that what follows is the newest.';
-		}
-		if (item.type === 'lost') return `From ${clock(item.since)} to ${clock(item.until)}, ${age((item.until - item.since) / 1000)}.`;
+		const [from, to] = [item.since, item.until].map(time => time && clock(time));
+		if (item.type === 'gap') return `From ${from} to ${to}, this page could not keep up, and the server dropped the oldest of the events that it had buffered for it.`;
+		if (item.type === 'lost') return `From ${from} to ${to} (${age((item.until - item.since) / 1000)}), this page had no connection to the server. It did not receive the events of that time.`;
 		return [new Date(item.time).toLocaleString(), item.service, item.environment, item.id].filter(Boolean).join(' · ');
 	}
 }
 
-// gapRows tells a gap level by level, the most important first. Where this page itself had to let events go, it may know
+// gapRows tells a gap level by level, the most important first. If this page itself had to let events go, it may know
 // more events than levels.
 function gapRows(gap) {
 	const counts = byLevel(gap.byLevel).reverse();
@@ -85,17 +104,30 @@ function gapRows(gap) {
 	});
 }
 
-// sent is an item without what this page keeps with it.
-function sent({n, searched, ...item}) {
-	return item;
+// sent is the text of an item, as it arrived.
+function sent({raw, n, searched, columns, lines, ...item}) {
+	if (raw !== undefined) return raw;
+	try {
+		return JSON.stringify(item);
+	} catch {
+		return ''; // nested too deep
+	}
 }
 
-// colour makes the names in a JSON text stand out.
-function colour(json) {
-	return json.split(/("(?:[^"\\]|\\.)*")(?=:)/).map((part, i) => {
-		if (i % 2 === 0) return part;
-		const name = document.createElement('i');
-		name.textContent = part;
-		return name;
-	});
+// coloured makes the names in a JSON text stand out.
+function coloured(parts) {
+	const all = new DocumentFragment();
+	let plain = '';
+	for (const {shown, name} of parts) {
+		if (!name) {
+			plain += shown;
+			continue;
+		}
+		const el = document.createElement('i');
+		el.textContent = shown;
+		all.append(plain, el);
+		plain = '';
+	}
+	all.append(plain);
+	return all;
 }

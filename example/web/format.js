@@ -33,7 +33,7 @@ export function clock(time) {
 }
 
 // byLevel lists what a gap is made of: the least important level first, then levels that this page doesn't know, and
-// last what has none, which is notices.
+// last what has none, which is updates of issues.
 export function byLevel(counts) {
 	const rank = level => {
 		const at = LEVELS.indexOf(level);
@@ -42,11 +42,11 @@ export function byLevel(counts) {
 	return Object.entries(counts).filter(([, n]) => n > 0).sort(([a], [b]) => rank(a) - rank(b));
 }
 
-const NAMES = {'*': 'of other levels'}; // beyond those that the server tells one by one
+const NAMES = {'*': 'of other levels'}; // beyond those that the server counts one by one
 
 // levelName names one of byLevel.
 export function levelName(level, n) {
-	return level === '' ? n === 1 ? 'notice' : 'notices' : NAMES[level] ?? level;
+	return level === '' ? n === 1 ? 'issue update' : 'issue updates' : NAMES[level] ?? level;
 }
 
 // gapText writes what a gap is made of, "130 debug, 7 error".

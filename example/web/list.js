@@ -1,8 +1,10 @@
 // The live list: the newest items, of which only those in sight are elements. It follows the newest one, and stands still
 // while somebody reads.
 //
-// Items arrive whenever they like; the document changes once in a frame at most.
-import { fillIssue, fillRow, makeRow } from './row.js';
+// Items arrive whenever they like; the document changes once in a frame at most. How high a row is follows from its text,
+// also when long lines wrap, so that no row has to be drawn to know where the others are.
+import { Measure } from './measure.js';
+import { fillIssue, fillRow, isMarker, makeRow } from './row.js';
 
 const KEEP = 5000;      // items that can be scrolled back to
 const SLACK = 1000;     // how many more there may be before the oldest go, so that few frames pay for it
@@ -18,14 +20,17 @@ export class List {
 	waiting = 0;   // items that arrived while the list stands still
 
 	#scroller; #spacer;
-	#matches; #issueOf; #on;
+	#matches; #issueOf; #words; #on;
+	#measure;
 	#items = [];   // the oldest first
 	#view = [];    // those of them that match
+	#tops = [0];   // where each of them begins, and where the last one ends
+	#published = 0; // how many of the items are no markers
+	#found = 0;     // and how many of those match
 	#pending = []; // arrived, and not in the list yet
 	#rows = new Map(); // the rows in the document, by item
 	#spare = [];
-	#rowHeight = 0; // known, as the next two are, without asking the document, which would lay itself out to answer
-	#sight = 0;     // how high the part in sight is
+	#sight = 0;     // how high the part in sight is; known, as the next, without asking the document, which would lay itself out
 	#top = 0;       // where it begins
 	#asked = false; // for a frame
 	#timer = 0;     // the wait for the next one
@@ -37,18 +42,20 @@ export class List {
 	#scrolledBack = false;
 	#pressed = false; // a pointer is down: what it points at must not move away
 
-	// matches says whether an item is shown, and issueOf finds how the issue of an event stands. on.drawn is called after
-	// each frame, and on.opened with an item whose details are wanted.
-	constructor(scroller, {matches, issueOf, on}) {
+	// matches says whether an item is shown, issueOf finds how the issue of an event stands, and words are those to mark.
+	// on.drawn is called after each frame, and on.opened with an item whose details are wanted.
+	constructor(scroller, {matches, issueOf, words = () => [], on}) {
 		this.#scroller = scroller;
 		this.#matches = matches;
 		this.#issueOf = issueOf;
+		this.#words = words;
 		this.#on = on;
 		this.#spacer = document.createElement('div');
 		this.#spacer.className = 'rows';
 		this.#spacer.role = 'presentation';
 		scroller.append(this.#spacer);
-		this.#measure();
+		this.#measure = new Measure(this.#spacer);
+		this.#sight = scroller.clientHeight;
 		this.#listen();
 	}
 
@@ -56,6 +63,9 @@ export class List {
 	get held() { return this.#paused || this.#scrolledBack || this.#pressed || this.cursor !== null; }
 	get size() { return this.#items.length; }
 	get shown() { return this.#view.length; }
+	get published() { return this.#published; } // events and notices, whether they match or not
+	get found() { return this.#found; }         // those of them that match
+	get wrapped() { return this.#measure.wrapped; }
 
 	add(item) {
 		item.n = ++this.#number;
@@ -83,25 +93,60 @@ export class List {
 
 	clear() {
 		this.#items = [];
-		this.#view = [];
 		this.#pending = [];
+		this.#choose();
 		this.waiting = 0;
 		this.follow();
 	}
 
-	// filter shows what matches now, with the marked row, or else the one at the top, where it is.
+	// filter shows what matches now, with the words marked.
 	filter() {
-		const height = this.#rowHeight;
-		const anchor = this.cursor ?? this.#view[Math.floor(this.#top / height)];
-		const above = this.#top - this.#view.indexOf(anchor) * height;
-		this.#view = this.#items.filter(this.#matches);
-		if (this.cursor && !this.#view.includes(this.cursor)) this.cursor = null;
+		this.#keeping(() => {
+			this.#choose();
+			if (this.cursor && !this.#view.includes(this.cursor)) this.cursor = null;
+			this.#refill();
+		});
+	}
+
+	// wrap shows all of a long line, or its beginning only.
+	wrap(on) {
+		this.#keeping(() => {
+			this.#scroller.classList.toggle('wrap', on);
+			this.#measure.wrap(on);
+			this.#stack();
+		});
+	}
+
+	// keeping changes what is shown, while the marked row, or else the one at the top, stays where it is.
+	#keeping(change) {
+		const at = this.cursor ? this.#view.indexOf(this.cursor) : this.#indexAt(this.#top);
+		const anchor = this.#view[at], above = this.#top - (this.#tops[at] ?? 0);
+		change();
 		if (this.held && anchor) {
-			const at = this.#view.findIndex(item => item.n >= anchor.n);
+			const now = this.#view.findIndex(item => item.n >= anchor.n);
 			this.#resize();
-			this.#scrollTo((at < 0 ? this.#view.length : at) * height + above);
+			this.#scrollTo(this.#tops[now < 0 ? this.#view.length : now] + above);
 		}
 		this.draw();
+	}
+
+	// choose makes the view of all items again, and counts them.
+	#choose() {
+		this.#view = this.#items.filter(this.#matches);
+		this.#published = this.#items.reduce((n, item) => n + !isMarker(item), 0);
+		this.#found = this.#view.reduce((n, item) => n + !isMarker(item), 0);
+		this.#stack();
+	}
+
+	// stack puts the items of the view on top of each other.
+	#stack() {
+		const tops = this.#tops = [0];
+		for (const item of this.#view) tops.push(tops.at(-1) + this.#measure.height(item));
+	}
+
+	// refill writes the rows in the document again.
+	#refill() {
+		for (const [item, row] of this.#rows) fillRow(row, item, this.#issueOf(item), this.#words());
 	}
 
 	// mark puts the cursor on an item, and with it the list stands still.
@@ -116,7 +161,7 @@ export class List {
 		const at = this.#view.indexOf(this.cursor);
 		const last = this.#view.length - 1;
 		if (last < 0) return;
-		if (at < 0) return this.mark(this.#view[this.#scrolledBack ? this.#firstInSight() : last]);
+		if (at < 0 && Number.isFinite(by)) return this.mark(this.#view[this.#scrolledBack ? this.#firstInSight() : last]);
 		if (at + by > last && at === last) return this.follow();
 		this.mark(this.#view[Math.min(last, Math.max(0, at + by))]);
 	}
@@ -132,6 +177,9 @@ export class List {
 	rewrite(item) {
 		const row = this.#rows.get(item);
 		if (row) fillRow(row, item);
+		if (!this.#measure.wrapped) return;
+		item.columns = 0; // it may need another number of lines
+		this.#keeping(() => this.#stack());
 	}
 
 	// draw asks for a frame: soon when a reader scrolls, and otherwise at a calm pace.
@@ -165,25 +213,23 @@ export class List {
 	// take moves what has arrived into the list, and the oldest out of it.
 	#take() {
 		for (const item of this.#pending) {
+			const counts = !isMarker(item);
 			this.#items.push(item);
-			if (this.#matches(item)) this.#view.push(item);
+			this.#published += counts;
+			if (!this.#matches(item)) continue;
+			this.#view.push(item);
+			this.#tops.push(this.#tops.at(-1) + this.#measure.height(item));
+			this.#found += counts;
 		}
 		this.#pending = [];
 		this.waiting = 0;
 		if (this.#items.length <= KEEP + SLACK) return;
 		this.#items.splice(0, this.#items.length - KEEP);
-		const oldest = this.#items[0].n;
-		const gone = this.#view.findIndex(item => item.n >= oldest);
-		this.#view.splice(0, gone < 0 ? this.#view.length : gone);
-	}
-
-	#measure() {
-		this.#rowHeight = parseFloat(getComputedStyle(this.#scroller).getPropertyValue('--row'));
-		this.#sight = this.#scroller.clientHeight;
+		this.#choose();
 	}
 
 	#resize() {
-		this.#spacer.style.height = `${this.#view.length * this.#rowHeight + (this.held ? BUTTON_ROOM : 0)}px`;
+		this.#spacer.style.height = `${this.#tops.at(-1) + (this.held ? BUTTON_ROOM : 0)}px`;
 	}
 
 	#scrollTo(top) {
@@ -192,25 +238,36 @@ export class List {
 	}
 
 	#end() {
-		return Math.max(0, this.#view.length * this.#rowHeight - this.#sight);
+		return Math.max(0, this.#tops.at(-1) - this.#sight);
+	}
+
+	// indexAt finds the item at a height, or the last one.
+	#indexAt(top) {
+		let low = 0, high = this.#view.length - 1;
+		while (low < high) {
+			const middle = Math.ceil((low + high) / 2);
+			if (this.#tops[middle] <= top) low = middle;
+			else high = middle - 1;
+		}
+		return low;
 	}
 
 	#firstInSight() {
-		return Math.min(this.#view.length - 1, Math.ceil(this.#top / this.#rowHeight));
+		const at = this.#indexAt(this.#top);
+		return Math.min(this.#view.length - 1, this.#tops[at] < this.#top ? at + 1 : at);
 	}
 
 	#reveal(index) {
-		const top = index * this.#rowHeight, below = top + this.#rowHeight - this.#sight + BUTTON_ROOM;
+		const top = this.#tops[index], below = this.#tops[index + 1] - this.#sight + BUTTON_ROOM;
 		this.#resize();
-		if (top < this.#top) this.#scrollTo(top);
+		if (top < this.#top || below > top) this.#scrollTo(top);
 		else if (below > this.#top) this.#scrollTo(below);
 	}
 
 	// render makes the rows in sight, in the order of the list, and takes the others away for use again.
 	#render(top) {
-		const height = this.#rowHeight;
-		const from = Math.max(0, Math.floor(top / height) - MARGIN);
-		const to = Math.min(this.#view.length, Math.ceil((top + this.#sight) / height) + MARGIN);
+		const from = Math.max(0, this.#indexAt(top) - MARGIN);
+		const to = Math.min(this.#view.length, this.#indexAt(top + this.#sight) + 1 + MARGIN);
 		const wanted = new Set(this.#view.slice(from, to));
 		for (const [item, row] of this.#rows) {
 			if (wanted.has(item)) continue;
@@ -225,7 +282,7 @@ export class List {
 			if (!row) {
 				row = this.#spare.pop() ?? makeRow();
 				row.item = item;
-				fillRow(row, item, this.#issueOf(item));
+				fillRow(row, item, this.#issueOf(item), this.#words());
 				this.#rows.set(item, row);
 			}
 			if (row === next) next = next.nextSibling;
@@ -241,7 +298,8 @@ export class List {
 
 	// place puts a row where it belongs: a row stays there while the list grows, so that only new ones are painted.
 	#place(row, index) {
-		const top = `${index * this.#rowHeight}px`;
+		const top = `${this.#tops[index]}px`, height = `${this.#tops[index + 1] - this.#tops[index]}px`;
+		if (row.style.height !== height) row.style.height = height;
 		if (row.style.top === top) return;
 		row.style.top = top;
 		row.ariaPosInSet = String(index + 1);
@@ -255,19 +313,13 @@ export class List {
 			const {scrollTop} = scroller;
 			if (scrollTop === this.#top) return; // this list's own
 			if (scroller.clientHeight !== this.#sight) return; // the browser's, as the size has changed: see below
-			const atEnd = scrollTop + this.#sight >= this.#view.length * this.#rowHeight - 2;
+			const atEnd = scrollTop + this.#sight >= this.#tops.at(-1) - 2;
 			if (scrollTop < this.#top - 1) this.#hold(true);
 			else if (atEnd) this.#hold(false);
 			this.#top = scrollTop;
 			this.draw();
 		}, {passive: true});
-		new ResizeObserver(() => {
-			const before = this.#rowHeight; // narrow screens have higher rows
-			this.#measure();
-			this.#resize();
-			this.#scrollTo(this.held ? this.#top / before * this.#rowHeight : this.#end()); // before a scroll event tells of it
-			this.draw();
-		}).observe(scroller);
+		new ResizeObserver(() => this.#fit()).observe(scroller);
 
 		scroller.addEventListener('pointerdown', () => { this.#pressed = true; });
 		const release = () => setTimeout(() => { // after the click
@@ -284,7 +336,7 @@ export class List {
 		});
 
 		scroller.addEventListener('keydown', e => {
-			const page = Math.max(1, Math.floor(this.#sight / this.#rowHeight) - 2);
+			const page = Math.max(1, this.#indexAt(this.#top + this.#sight) - this.#indexAt(this.#top) - 2);
 			const by = {ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page, Home: -Infinity, End: Infinity}[e.key];
 			if (by !== undefined) this.move(by);
 			else if (e.key === 'Enter' && this.cursor) this.#on.opened(this.cursor, true);
@@ -293,8 +345,18 @@ export class List {
 		});
 	}
 
+	// fit follows a change of the size, and with it of the rows' height, before a scroll event tells of it.
+	#fit() {
+		const at = this.#indexAt(this.#top), into = this.#view.length ? (this.#top - this.#tops[at]) / (this.#tops[at + 1] - this.#tops[at]) : 0;
+		this.#sight = this.#scroller.clientHeight;
+		if (this.#measure.again()) this.#stack();
+		this.#resize();
+		this.#scrollTo(this.held && this.#view.length ? this.#tops[at] + into * (this.#tops[at + 1] - this.#tops[at]) : this.#end());
+		this.draw();
+	}
+
 	#hold(on) {
-		if (on && this.#view.length * this.#rowHeight <= this.#sight) return; // nowhere to scroll to
+		if (on && this.#tops.at(-1) <= this.#sight) return; // nowhere to scroll to
 		this.#scrolledBack = on;
 		this.draw();
 	}

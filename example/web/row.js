@@ -1,13 +1,17 @@
-// One row of the list: an event, a notice of an issue, a gap, or a time without a connection.
-import { age, clock, gapText, number, plural } from './format.js';
+// One row of the list: an event, a notice of an issue, a gap, a time without a connection, or a change of the filters.
+import { LEVELS, age, clock, gapText, number, plural } from './format.js';
+import { highlight } from './highlight.js';
 
 const DONE = {resolve: 'resolved', reopen: 'reopened', ignore: 'ignored'};
+
+// isMarker says that an item tells about the list, and is none of what was published.
+export const isMarker = item => item.type !== 'event' && item.type !== 'notice';
 
 // describe says in one line what an item is about.
 export function describe(item) {
 	switch (item.type) {
 	case 'event':
-		return item.message;
+		return item.message ?? '';
 	case 'notice': {
 		const what = item.action === 'assign' ? `assigned to ${item.assignee}` : DONE[item.action] ?? item.action;
 		return `${item.issue} ${what}${item.by ? ` by ${item.by}` : ''}${item.title ? `: ${item.title}` : ''}`;
@@ -16,10 +20,12 @@ export function describe(item) {
 		const known = gapText(item.byLevel);
 		return `${plural(item.dropped, 'event')} missed${known ? `: ${known}` : ''}`;
 	}
-	case 'filter':
-		return `from here ${item.what}${item.filtered ? `; ${plural(item.filtered, 'event')} that waited no longer matched` : ''}`;
+	case 'filter': {
+		const discarded = item.filtered ? `; the server discarded ${plural(item.filtered, 'buffered event')} that no longer matched` : '';
+		return `Filters changed: showing ${item.what}${discarded}`;
+	}
 	case 'lost':
-		return `no connection for ${age((item.until - item.since) / 1000)}: what happened meanwhile is not known`;
+		return `No connection for ${age((item.until - item.since) / 1000)}: events may be missing`;
 	}
 }
 
@@ -33,26 +39,43 @@ export function makeRow() {
 		cell.className = name;
 		row.append(cell, ' '); // a space, so that what is read aloud or copied has words
 	}
+	const ms = document.createElement('span'); // narrow screens have no room for it
+	ms.className = 'ms';
+	row.cells.time.append('', ms);
 	return row;
 }
 
-// fillRow makes a row show an item, whatever it showed before.
-export function fillRow(row, item, issue) {
+// fillRow makes a row show an item, whatever it showed before, with the words that are searched for marked.
+export function fillRow(row, item, issue, words = []) {
 	const {cells} = row;
-	const event = item.type === 'event';
-	row.className = `row ${event ? item.level : item.type}`;
+	const event = item.type === 'event', searched = isMarker(item) ? [] : words;
+	row.className = `row ${rowClass(item)}`;
 	row.id = `row${item.n}`;
-	cells.time.textContent = clock(item.time);
-	cells.level.textContent = event ? item.level : item.type === 'notice' ? 'issue' : '';
-	cells.env.textContent = item.environment ?? '';
-	cells.service.textContent = item.service ?? '';
-	cells.message.textContent = describe(item);
+	const time = clock(item.time);
+	cells.time.firstChild.data = time.slice(0, 8);
+	cells.time.lastChild.textContent = time.slice(8);
+	highlight(cells.level, event ? item.level : item.type === 'notice' ? 'issue' : '', event ? searched : []);
+	highlight(cells.env, item.environment, searched);
+	highlight(cells.service, item.service, searched);
+	highlight(cells.message, describe(item), searched);
 	fillIssue(row, event ? issue : undefined);
+}
+
+// rowClass is what the stylesheet knows of an item. An unknown level may be anything, so it gives no class.
+function rowClass(item) {
+	const kind = item.type === 'event' ? LEVELS.includes(item.level) ? item.level : '' : item.type;
+	return `${kind}${item.type === 'event' && item.issue ? ' hasIssue' : ''}`;
 }
 
 // fillIssue tells how the issue of a row's event stands now.
 export function fillIssue(row, issue) {
 	const cell = row.cells.issue;
-	cell.textContent = issue ? `${issue.issue} ×${number(issue.count)}${issue.state === 'open' ? '' : ` ${issue.state}`}` : '';
+	cell.textContent = issue ? `${issue.issue} ×${number(issue.count)}` : '';
+	if (issue && issue.state !== 'open') {
+		const how = document.createElement('span');
+		how.className = 'how';
+		how.textContent = ` ${issue.state}`;
+		cell.append(how);
+	}
 	cell.dataset.state = issue?.state ?? '';
 }

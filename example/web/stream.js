@@ -1,5 +1,6 @@
 // The page's stream: what arrives, how far behind it is, and the switch that makes this page slow.
-import { connect } from '/stream/projects/mesherstream.js';
+import { Connection } from './connection.js';
+import { readMessage } from './message.js';
 
 const BREATH = 50; // ms that a slow reader may fall behind its pace and make up for
 
@@ -9,13 +10,11 @@ export function follow(project, filters, on) {
 }
 
 class Follower {
-	state = 'connecting';
-	info = {}; // of the state: why, and how long until the next attempt
 	lag = 0;   // how many milliseconds this page is behind
 	rate = 0;  // what arrives in a second, as it was before the page became slow
 	pace = 0;  // when slow: how many events a second this page handles
 
-	#stream;
+	#connection;
 	#on;
 	#slow = false;
 	#arrived = 0;
@@ -25,14 +24,22 @@ class Follower {
 
 	constructor(project, filters, on) {
 		this.#on = on;
-		this.#stream = connect(`/stream/projects/${encodeURIComponent(project)}`, {filters});
-		this.#stream.onstate = (state, info) => this.#enter(state, info);
-		this.#read();
+		this.#connection = new Connection(`/stream/projects/${encodeURIComponent(project)}`, filters, {
+			begin: stream => this.#read(stream),
+			state: (state, info) => this.#enter(state, info),
+		});
 		setInterval(() => this.#measure(), 1000);
 	}
 
+	get state() { return this.#connection.state; }
+	get info() { return this.#connection.info; }
+
 	setFilters(filters) {
-		return this.#stream.setFilters(filters);
+		return this.#connection.setFilters(filters);
+	}
+
+	connectNow() {
+		this.#connection.connectNow();
 	}
 
 	// slow makes this page handle events half as fast as they arrive. It acknowledges what it has handled; so the server
@@ -46,9 +53,9 @@ class Follower {
 		return this.#slow;
 	}
 
-	async #read() {
+	async #read(stream) {
 		let due = 0;
-		for await (const item of this.#stream) {
+		for await (const item of stream) {
 			try {
 				if (item.type === 'gap') this.#on.gap(item.gap);
 				else this.#receive(item.data);
@@ -63,25 +70,23 @@ class Follower {
 	}
 
 	#receive(data) {
-		const message = JSON.parse(data);
+		const message = readMessage(data);
 		this.#arrived++;
-		const age = Date.now() - Date.parse(message.time);
-		this.#leastAge = Math.min(this.#leastAge, age);
-		this.lag = age - this.#leastAge;
-		if (message.type === 'event') this.#on.event(message);
-		else if (message.type === 'notice') this.#on.notice(message);
+		const age = Date.now() - Date.parse(message.received ?? message.time); // the time of a log may be of last year
+		if (age < this.#leastAge) this.#leastAge = age;
+		this.lag = age - this.#leastAge || 0;
+		if (message.type === 'notice') this.#on.notice(message);
+		else this.#on.event(message);
 	}
 
-	#enter(state, info = {}) {
-		this.state = state;
-		this.info = {...info, retryAt: Date.now() + (info.delay ?? 0)};
-		if (state === 'waiting' && this.#wasOpen) this.#lostAt ||= Date.now();
+	#enter(state, info) {
+		if (state !== 'open' && state !== 'connecting' && this.#wasOpen) this.#lostAt ||= Date.now();
 		if (state === 'open') {
 			if (this.#lostAt) this.#on.lost(this.#lostAt, Date.now());
 			this.#lostAt = 0;
 			this.#wasOpen = true;
 		}
-		this.#on.state(state, this.info);
+		this.#on.state(state, info);
 	}
 
 	#measure() {

@@ -1,4 +1,4 @@
-// The colours: those of the system, unless the reader chose others. No module, so that it runs before the first paint.
+// The colour scheme: that of the system, unless the reader chose another. No module, so that it runs before the first paint.
 (() => {
 	'use strict';
 	const THEMES = ['auto', 'light', 'dark'];
@@ -24,7 +24,7 @@
 		const button = document.getElementById('theme');
 		const label = () => {
 			button.dataset.theme = chosen();
-			button.title = button.ariaLabel = `Colours: ${chosen()}`;
+			button.title = button.ariaLabel = `Colour scheme: ${chosen() === 'auto' ? 'automatic' : chosen()}`;
 		};
 		button.addEventListener('click', () => {
 			const next = THEMES[(THEMES.indexOf(chosen()) + 1) % THEMES.length];

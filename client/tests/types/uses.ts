@@ -18,7 +18,7 @@ const options: Options = {
   },
   onstate(state, info) {
     if (state === "waiting") log(info.code, info.reason, info.delay);
-    else if (state === "closed") log(info.code, info.reason);
+    else if (state === "closed") log(info.code, info.reason, info.status?.toFixed());
     else log(state, info satisfies undefined);
     // @ts-expect-error: only a stream that waits has a delay
     if (state === "closed") log(info.delay);
@@ -54,6 +54,11 @@ export async function uses() {
   stream.state = "open";
   // @ts-expect-error: the hello is the stream's own
   stream.hello = null;
+  // @ts-expect-error: a callback that is misspelt
+  connect("/", { onMessage() {} });
+  // @ts-expect-error: the same, later
+  stream.onMessage = () => {};
+  connect("/", { fetch: null });
   // @ts-expect-error: a URL is needed
   connect();
 }

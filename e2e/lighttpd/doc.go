@@ -1,0 +1,3 @@
+// Package lighttpd tests a stream through lighttpd's mod_proxy, which asks for an upgrade and for the end of the connection
+// in one header line.
+package lighttpd

@@ -1,0 +1,136 @@
+package lighttpd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
+)
+
+func TestAStreamThroughLighttpd(t *testing.T) {
+	program, err := exec.LookPath("lighttpd")
+	if err != nil {
+		if program = "/usr/sbin/lighttpd"; !executable(program) {
+			t.Skip("needs lighttpd (package lighttpd)")
+		}
+	}
+	app := fiber.New(fiber.Config{DisableStartupMessage: true})
+	m, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithLogger(slog.New(slog.DiscardHandler)), mesherstream.WithMaxClients(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Value
+	app.Use(func(c *fiber.Ctx) error {
+		asked.Store(strings.Clone(c.Request().Header.String()))
+		return c.Next()
+	}, m.Handler())
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- app.Listener(ln) }()
+	t.Cleanup(func() {
+		if err := app.ShutdownWithTimeout(5 * time.Second); err != nil {
+			t.Errorf("app.Shutdown: %v", err)
+		}
+		<-served
+	})
+
+	proxy := run(t, program, ln.Addr().String())
+	d := websocket.Dialer{HandshakeTimeout: 5 * time.Second, Subprotocols: []string{mesherstream.Protocol}}
+	for round := range 3 { // one place would be gone after the first
+		var ws *websocket.Conn
+		var resp *http.Response
+		until(t, "a stream through lighttpd", func() bool {
+			ws, resp, err = d.Dial("ws://"+proxy+"/stream/projects/shop", nil)
+			return err == nil || resp != nil && resp.StatusCode < 500
+		})
+		if err != nil {
+			t.Fatalf("round %d: dial: %v, %v, asked by\n%v", round, err, resp, asked.Load())
+		}
+		_ = ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, data, err := ws.ReadMessage(); err != nil || !bytes.Contains(data, []byte(`"type":"hello"`)) {
+			t.Fatalf("got %q, %v, want a hello", data, err)
+		}
+		if err := m.Broadcast(mesherstream.Message{Project: "shop", Data: []byte("hello")}); err != nil {
+			t.Fatal(err)
+		}
+		if _, data, err := ws.ReadMessage(); err != nil || string(data) != "hello" {
+			t.Fatalf("got %q, %v, want the message", data, err)
+		}
+		_ = ws.Close()
+		until(t, "it has left", func() bool { return m.Stats().Clients == 0 })
+	}
+	t.Logf("lighttpd asks by\n%v", asked.Load())
+}
+
+// run starts lighttpd in front of a server, and returns where it listens.
+func run(t *testing.T, program, server string) string {
+	t.Helper()
+	host, port, err := net.SplitHostPort(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := free.Addr().(*net.TCPAddr)
+	_ = free.Close()
+	dir := t.TempDir()
+	config := filepath.Join(dir, "lighttpd.conf")
+	text := fmt.Sprintf(`server.modules = ("mod_proxy")
+server.document-root = %q
+server.bind = "127.0.0.1"
+server.port = %d
+proxy.server = ("" => (("host" => %q, "port" => %s)))
+proxy.header = ("upgrade" => "enable")
+`, dir, own.Port, host, port)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	cmd := exec.CommandContext(ctx, program, "-D", "-f", config)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		stop()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stop()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("lighttpd says\n%s", &said)
+		}
+	})
+	return own.String()
+}
+
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&0o111 != 0
+}
+
+func until(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !cond(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not: %s", what)
+		}
+	}
+}
