@@ -21,7 +21,6 @@ type proxy struct {
 	program string
 	debian  string // the package
 	config  string // the file in testdata, which SCALING.md shows
-	fence   string // what the block in SCALING.md is marked as
 
 	// adapt has what stands in the configuration, each exactly once, and what stands there in the test. Values are
 	// expanded by place.expand.
@@ -55,7 +54,7 @@ func (p place) expand(s string) string {
 
 var proxies = []*proxy{
 	{
-		name: "nginx", program: "nginx", debian: "nginx", config: "nginx.conf", fence: "nginx",
+		name: "nginx", program: "nginx", debian: "nginx", config: "nginx.conf",
 		adapt: []string{
 			"listen 443", "listen 127.0.0.1:PORT",
 			"127.0.0.1:3000", "APP",
@@ -83,7 +82,7 @@ CONFIG
 		reload:  func(t *testing.T, r *running) { r.signal(t, syscall.SIGHUP) }, terminated: []int{1006},
 	},
 	{
-		name: "HAProxy", program: "haproxy", debian: "haproxy", config: "haproxy.cfg", fence: "haproxy",
+		name: "HAProxy", program: "haproxy", debian: "haproxy", config: "haproxy.cfg",
 		adapt: []string{
 			"bind :443", "bind 127.0.0.1:PORT",
 			"127.0.0.1:3000", "APP",
@@ -96,7 +95,7 @@ CONFIG
 		reload:  func(t *testing.T, r *running) { r.signal(t, syscall.SIGUSR2) }, terminated: []int{1006},
 	},
 	{
-		name: "Caddy", program: "caddy", debian: "caddy", config: "Caddyfile", fence: "caddyfile",
+		name: "Caddy", program: "caddy", debian: "caddy", config: "Caddyfile",
 		adapt: []string{
 			"app.example.com {", "https://app.example.com:PORT {",
 			"127.0.0.1:3000", "APP",
@@ -120,7 +119,7 @@ CONFIG`,
 		}, reloaded: 1001, terminated: []int{1001, 1006},
 	},
 	{
-		name: "Apache", program: "apache2", debian: "apache2", config: "apache.conf", fence: "apache",
+		name: "Apache", program: "apache2", debian: "apache2-bin", config: "apache.conf",
 		adapt: []string{
 			"*:443", "127.0.0.1:PORT",
 			"127.0.0.1:3000", "APP",
@@ -148,6 +147,18 @@ CONFIG`,
 		command: func(p place) []string { return []string{"-DFOREGROUND", "-f", p.file("config")} },
 		reload:  func(t *testing.T, r *running) { r.signal(t, syscall.SIGUSR1) }, terminated: []int{1006},
 	},
+}
+
+// byName returns a proxy.
+func byName(t *testing.T, name string) *proxy {
+	t.Helper()
+	for _, p := range proxies {
+		if p.name == name {
+			return p
+		}
+	}
+	t.Fatalf("no proxy is called %s", name)
+	return nil
 }
 
 // nginxUser keeps nginx' workers able to read the folder of a test that root runs.
@@ -185,10 +196,8 @@ func (p *proxy) configuration(t *testing.T, at place, v variant) string {
 	}
 	config := string(text)
 	edit := func(old, new string) {
-		if n := strings.Count(config, old); n != 1 {
-			t.Fatalf("%q is %d times in %s, want once", old, n, p.config)
-		}
-		config = strings.Replace(config, old, new, 1)
+		t.Helper()
+		config = replaceOnce(t, config, old, new)
 	}
 	if p.bound != "" && (v == unbounded || v == fussy) {
 		edit(p.bound, "")
@@ -203,6 +212,15 @@ func (p *proxy) configuration(t *testing.T, at place, v variant) string {
 		edit(p.adapt[i], at.expand(p.adapt[i+1]))
 	}
 	return strings.Replace(at.expand(p.around), "CONFIG", config, 1)
+}
+
+// replaceOnce replaces what is there exactly once.
+func replaceOnce(t *testing.T, s, old, new string) string {
+	t.Helper()
+	if n := strings.Count(s, old); n != 1 {
+		t.Fatalf("%q is there %d times, want once:\n%s", old, n, s)
+	}
+	return strings.Replace(s, old, new, 1)
 }
 
 // need skips a test whose program isn't there.
@@ -247,7 +265,12 @@ func (p *proxy) start(t *testing.T, app string, v variant) *running {
 
 func (p *proxy) try(t *testing.T, app string, v variant) (*running, error) {
 	t.Helper()
-	at := place{dir: t.TempDir(), port: freePort(t), app: app}
+	dir, err := os.MkdirTemp("", "proxy-") // shorter than t.TempDir, since the path of a socket has 107 bytes at most
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	at := place{dir: dir, port: freePort(t), app: app}
 	writeCertificate(t, at)
 	if err := os.WriteFile(at.file("config"), []byte(p.configuration(t, at, v)), 0o600); err != nil {
 		t.Fatal(err)
@@ -324,13 +347,21 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
+// given has the ports that freePort has returned. None is returned twice: HAProxy shares a port with others of its kind
+// instead of failing, and the streams of a test would reach the app of another one.
+var given sync.Map
+
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		_ = ln.Close()
+		if _, twice := given.LoadOrStore(port, true); !twice {
+			return port
+		}
 	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
 }

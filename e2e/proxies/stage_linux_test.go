@@ -55,6 +55,7 @@ func behind(t *testing.T, p *proxy, v variant, opts ...mesherstream.Option) *sta
 	}
 	s.m = m
 	s.app.Use(m.Handler())
+	s.app.Get("/seen", func(c *fiber.Ctx) error { return c.Send(c.Request().Header.Header()) })
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -71,19 +72,41 @@ func behind(t *testing.T, p *proxy, v variant, opts ...mesherstream.Option) *sta
 }
 
 // dialer reaches the proxy from an address of the loopback network, 127.0.0.1 if it is empty.
-func (s *stage) dialer(from string) *net.Dialer {
-	if from == "" {
-		return &net.Dialer{}
+func (s *stage) dialer(from string) func(ctx context.Context, _, _ string) (net.Conn, error) {
+	var d net.Dialer
+	if from != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
 	}
-	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return d.DialContext(ctx, "tcp", s.proxy.addr())
+	}
+}
+
+// get does a request over HTTP/2, and returns the answer and its body.
+func (s *stage) get(from string, req *http.Request) (*http.Response, string) {
+	s.Helper()
+	client := &http.Client{Transport: &http.Transport{
+		DialContext:       s.dialer(from),
+		TLSClientConfig:   &tls.Config{RootCAs: roots()},
+		ForceAttemptHTTP2: true,
+	}}
+	defer client.CloseIdleConnections()
+	answer, err := client.Do(req)
+	if err != nil {
+		s.Fatalf("%v\n%s", err, s.proxy.output)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return answer, string(body)
 }
 
 // ask opens a stream of the project "shop" as a browser would. Of a handshake that was refused it returns the answer.
 func (s *stage) ask(from string, header http.Header) (*websocket.Conn, *http.Response, error) {
 	d := websocket.Dialer{
-		NetDialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return s.dialer(from).DialContext(ctx, "tcp", s.proxy.addr())
-		},
+		NetDialContext:   s.dialer(from),
 		TLSClientConfig:  &tls.Config{RootCAs: roots()},
 		HandshakeTimeout: patience,
 	}
@@ -91,10 +114,14 @@ func (s *stage) ask(from string, header http.Header) (*websocket.Conn, *http.Res
 }
 
 // open opens a stream as a page of the same origin does, and waits until it is known to the manager.
-func (s *stage) open() *websocket.Conn {
+func (s *stage) open(protocols ...string) *websocket.Conn {
 	s.Helper()
 	before := s.m.Stats().Connects
-	ws, answer, err := s.ask("", http.Header{"Origin": {s.proxy.origin()}})
+	header := http.Header{"Origin": {s.proxy.origin()}}
+	if len(protocols) > 0 {
+		header["Sec-WebSocket-Protocol"] = protocols
+	}
+	ws, answer, err := s.ask("", header)
 	if err != nil {
 		s.Fatalf("a stream: %v (%s)\n%s", err, said(answer), s.proxy.output)
 	}
@@ -154,8 +181,4 @@ func (s *stage) eventually(what string, condition func() bool) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-}
-
-func (s *stage) dialTCP(ctx context.Context, _, _ string) (net.Conn, error) {
-	return s.dialer("").DialContext(ctx, "tcp", s.proxy.addr())
 }

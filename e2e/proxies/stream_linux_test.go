@@ -1,8 +1,6 @@
 package proxies
 
 import (
-	"crypto/tls"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,6 +29,34 @@ func TestAPageOfTheSameOriginGetsItsMessagesAndAForeignOneIsRefused(t *testing.T
 		forged := http.Header{"Origin": {"https://evil.example"}, "X-Forwarded-Host": {"evil.example"}, "X-Forwarded-Proto": {"https"}}
 		if _, answer, err := s.ask("", forged); err == nil || answer == nil || answer.StatusCode != http.StatusForbidden {
 			t.Errorf("a page of another origin with a forged X-Forwarded-Host got %s, %v, want 403", said(answer), err)
+		}
+	})
+}
+
+func TestTheProxyOverwritesWhatAClientSaysInItsName(t *testing.T) {
+	behindEach(t, func(t *testing.T, p *proxy) {
+		s := behind(t, p, asPrinted)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.proxy.origin()+"/seen", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"} {
+			req.Header[name] = []string{"forged", "forged too"}
+		}
+		_, seen := s.get("127.0.0.2", req)
+		host := "app.example.com:" + s.proxy.port
+		for name, want := range map[string]string{
+			"Host": host, "X-Forwarded-Host": host, "X-Forwarded-For": "127.0.0.2", "X-Forwarded-Proto": "https",
+		} {
+			var got []string
+			for line := range strings.Lines(seen) {
+				if n, value, _ := strings.Cut(line, ":"); strings.EqualFold(n, name) {
+					got = append(got, strings.TrimSpace(value))
+				}
+			}
+			if len(got) != 1 || got[0] != want {
+				t.Errorf("the app gets %s %q, want %q alone", name, got, want)
+			}
 		}
 	})
 }
@@ -80,12 +106,6 @@ func TestWhatTheHandlerAnswersReachesTheClient(t *testing.T) {
 			}
 			return nil
 		}))
-		client := &http.Client{Transport: &http.Transport{
-			DialContext:       s.dialTCP,
-			TLSClientConfig:   &tls.Config{RootCAs: roots()},
-			ForceAttemptHTTP2: true,
-		}}
-		defer client.CloseIdleConnections()
 		get := func(path, etag string) (*http.Response, string) {
 			t.Helper()
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.proxy.origin()+path, nil)
@@ -93,16 +113,7 @@ func TestWhatTheHandlerAnswersReachesTheClient(t *testing.T) {
 				t.Fatal(err)
 			}
 			req.Header.Set("If-None-Match", etag)
-			res, err := client.Do(req)
-			if err != nil {
-				t.Fatalf("%v\n%s", err, s.proxy.output)
-			}
-			defer res.Body.Close()
-			body, err := io.ReadAll(res.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return res, string(body)
+			return s.get("", req)
 		}
 		module, text := get("/stream/projects/mesherstream.js", "")
 		if module.StatusCode != http.StatusOK || !strings.Contains(text, "export") || !strings.HasPrefix(module.Header.Get("Content-Type"), "text/javascript") {

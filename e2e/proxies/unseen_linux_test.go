@@ -45,11 +45,30 @@ func TestTheConfigurationBoundsWhatWaitsUnseenInTheProxy(t *testing.T) {
 
 func TestTheBuffersOfNginxForResponsesDoNotBoundAStream(t *testing.T) {
 	t.Parallel()
-	nginx := proxies[0]
+	nginx := byName(t, "nginx")
 	nginx.need(t)
 	if got := unseen(t, nginx, fussy); got < unseenFor {
 		t.Errorf("with proxy_buffering off and the smallest buffers %d bytes waited unseen: SCALING.md says that they change nothing", got)
 	}
+}
+
+func TestTheWindowOfTheProtocolBoundsWhatWaitsUnseenWithoutTheProxy(t *testing.T) {
+	const window = 100
+	behindEach(t, func(t *testing.T, p *proxy) {
+		v := unbounded
+		if p.bound == "" {
+			v = asPrinted
+		}
+		s := behind(t, p, v, mesherstream.WithWindow(window))
+		ws := s.open(mesherstream.Protocol)
+		defer ws.Close()
+		if ws.Subprotocol() != mesherstream.Protocol {
+			t.Fatalf("the protocol is %q, want %q", ws.Subprotocol(), mesherstream.Protocol)
+		}
+		if got, want := s.fill(), window-1; got != want { // the hello is one too
+			t.Errorf("%d messages went out that nobody acknowledged, want %d", got, want)
+		}
+	})
 }
 
 // insideVar is set in a process of this test that has a network namespace of its own.
@@ -59,7 +78,7 @@ const insideVar = "MESHERSTREAM_PROXIES_INSIDE"
 // own.
 func TestTheKernelBoundsWhatWaitsUnseenWhereTheProxyDoesNot(t *testing.T) {
 	const wmem = "4096 16384 65536" // as SCALING.md says
-	caddy := proxies[2]
+	caddy := byName(t, "Caddy")
 	if os.Getenv(insideVar) == "" {
 		t.Parallel()
 		caddy.need(t)
@@ -108,23 +127,30 @@ func unseen(t *testing.T, p *proxy, v variant) int {
 
 func unseenOnce(t *testing.T, p *proxy, v variant) int {
 	t.Helper()
-	const length = 1 << 10
+	s := behind(t, p, v)
+	defer s.open().Close()
+	return s.fill() * length
+}
+
+// length is that of the messages that fill a way.
+const length = 1 << 10
+
+// fill sends messages until one stays with the manager, and returns how many were sent before.
+func (s *stage) fill() int {
+	s.Helper()
 	data := []byte(strings.Repeat("x", length))
-	s := behind(t, p, v, mesherstream.WithMaxBuffer(1000))
-	ws := s.open()
-	defer ws.Close()
 	for range 64 << 10 { // 64 MiB would be no bound at all
 		if err := s.m.Broadcast(mesherstream.Message{Project: "shop", Data: data}); err != nil {
-			t.Fatal(err)
+			s.Fatal(err)
 		}
 		// Each message is waited for, so that the next one stays with the manager because the way is full, and not because
 		// messages come faster than they are carried. On a busy machine a proxy may have no turn for a while.
 		sent := func() bool { stats := s.m.Stats(); return stats.Sent == stats.Offered }
 		if !within(2*time.Second, sent) {
-			return int(s.m.Stats().Sent) * length
+			return int(s.m.Stats().Sent)
 		}
 	}
-	t.Fatal("64 MiB were sent, and nothing waits for the client")
+	s.Fatal("64 MiB were sent, and nothing waits for the client")
 	return 0
 }
 
