@@ -5,11 +5,13 @@ package mesherstream
 import (
 	"strings"
 	"testing"
+
+	"github.com/mesher/mesherstream/internal/link"
 )
 
 func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
 	m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})
-	for name, l := range map[string]link{"fast": sink{}, "slow": wall{}, "fast, with the protocol": sink{}, "slow, with the protocol": wall{}} {
+	for name, l := range map[string]link.Link{"fast": sink{}, "slow": wall{}, "fast, with the protocol": sink{}, "slow, with the protocol": wall{}} {
 		for _, broadcasts := range []int{1, 10} {
 			s := newTestShard(t, 100, l)
 			if strings.HasSuffix(name, "protocol") {

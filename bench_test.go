@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/link"
 )
 
 func BenchmarkDeliver(b *testing.B) {
 	for _, clients := range []int{1, 100, 1000} {
-		for name, l := range map[string]link{"fast": sink{}, "slow": wall{}} {
+		for name, l := range map[string]link.Link{"fast": sink{}, "slow": wall{}} {
 			for _, together := range []int{1, 100} {
 				b.Run(fmt.Sprintf("clients=%d/%s/together=%d", clients, name, together), func(b *testing.B) {
 					m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mesher/mesherstream/internal/link"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -20,7 +21,7 @@ type client struct {
 	grant       Filter // what WithAuthorize, or the caller of Serve, allows
 
 	// Owned by the shard's goroutine. First what each delivery touches, so that it lies together.
-	link          link
+	link          link.Link
 	phase         phase
 	busy          bool // the link can't take more until it says so
 	slow          bool
@@ -73,7 +74,7 @@ const (
 // A flight is a stretch of whole frames that the shard can't take back: the link is sending it, or the kernel has taken
 // its beginning.
 type flight struct {
-	bytes    []byte
+	stretch
 	done     int  // how many of the bytes the kernel has
 	messages int  // how many of the frames are messages
 	notice   bool // the first of the frames is a notice, and none of these
@@ -81,7 +82,7 @@ type flight struct {
 
 // landed returns how many messages of the flight the kernel has whole.
 func (f *flight) landed() int {
-	_, n := wsframe.Whole(f.bytes, f.done)
+	n := f.whole(f.done)
 	if f.notice && n > 0 {
 		n--
 	}
@@ -101,6 +102,18 @@ func (c *client) bufferedBytes() int {
 func (c *client) idle() bool {
 	return !c.busy && c.backlog.len() == 0 && !c.backlog.gaps.any()
 }
+
+// Post has the shard handle an event of the client's link.
+func (c *client) Post(e link.Event) { c.shard.post(event{client: c, Event: e}) }
+
+// Handle does at once what an event of the client's link asks for.
+func (c *client) Handle(e link.Event) { c.shard.handle(&event{client: c, Event: e}) }
+
+// Again gives the client's link another turn.
+func (c *client) Again() { c.shard.later(c) }
+
+// Seen is markSeen, for the client's link.
+func (c *client) Seen(now time.Time) { c.markSeen(now) }
 
 func (c *client) markSeen(now time.Time) { c.seen.Store(int64(now.Sub(c.connectedAt))) }
 
@@ -157,7 +170,7 @@ func (s *shard) add(c *client) {
 			return
 		}
 	}
-	c.link.begin()
+	c.link.Begin()
 }
 
 // shut begins the end: what is buffered is given up, the close frame goes out as soon as a frame may start, and the
@@ -173,9 +186,9 @@ func (s *shard) shut(c *client, code int, reason string) {
 	s.abandon(c)
 	if c.reply != nil {
 		c.reply = nil
-		c.link.resume()
+		c.link.Resume()
 	}
-	c.cutTimer = time.AfterFunc(closeGrace, func() { s.post(event{kind: eventCut, client: c}) })
+	c.cutTimer = time.AfterFunc(closeGrace, func() { s.post(event{client: c, Event: link.Event{Kind: eventCut}}) })
 	s.drain(c)
 }
 
@@ -204,6 +217,15 @@ func (s *shard) countAbandoned(c *client, n int) {
 	s.totals.Abandoned += uint64(n)
 }
 
+// refused closes a client that has broken the protocol, with the code that says how.
+func (s *shard) refused(c *client, err error) {
+	if broken, ok := errors.AsType[*wsframe.CloseError](err); ok {
+		s.shut(c, broken.Code, broken.Reason)
+	} else {
+		s.remove(c, err)
+	}
+}
+
 // ended is told when nothing more will come from the client, which may have said so itself and still be reading: a close
 // frame that is on its way to it isn't taken back.
 func (s *shard) ended(c *client, err error) {
@@ -230,7 +252,7 @@ func (s *shard) remove(c *client, cause error) {
 	if s.hooks.fns.Disconnect == nil && s.hooks.keepsUp() {
 		c.place.release() // before the client can know that it is gone, or one that comes back at once meets itself
 	}
-	c.link.close()
+	c.link.Close()
 
 	s.abandon(c)
 	s.countAbandoned(c, c.flight.messages)

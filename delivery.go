@@ -100,7 +100,7 @@ func (s *shard) deliverGroup(g *group) {
 
 // writeThrough sends a run to a client for which nothing waits, as far as its window and its link take it. The rest
 // waits.
-func (s *shard) writeThrough(c *client, joined []byte, run []*message) {
+func (s *shard) writeThrough(c *client, joined stretch, run []*message) {
 	now, p, buf := run, joined, &s.joined
 	if room := c.room(); room < len(run) {
 		now, buf = run[:room], &s.scratch
@@ -117,18 +117,39 @@ func (s *shard) writeThrough(c *client, joined []byte, run []*message) {
 	s.settle(c, err)
 }
 
-// join returns the frames of run as one stretch of bytes: the frame itself where there is only one, otherwise in buf,
-// which is used again unless a link keeps it.
-func join(buf *[]byte, run []*message) []byte {
+// A stretch is the frames of some messages, one after the other.
+type stretch struct {
+	bytes   []byte
+	lengths []int // of the frames; nil if there is only one
+}
+
+// whole returns how many of the frames end within the first n bytes.
+func (s *stretch) whole(n int) (frames int) {
+	if s.lengths == nil && n == len(s.bytes) {
+		return 1
+	}
+	for _, length := range s.lengths {
+		if n -= length; n < 0 {
+			break
+		}
+		frames++
+	}
+	return frames
+}
+
+// join returns the frames of run: the frame itself if there is only one, and otherwise in buf, which is used again
+// unless a link keeps it.
+func join(buf *stretch, run []*message) stretch {
 	if len(run) == 1 {
-		return run[0].frame
+		return stretch{bytes: run[0].frame}
 	}
-	if cap(*buf) > maxScratch {
-		*buf = nil
+	if cap(buf.bytes) > maxScratch {
+		*buf = stretch{}
 	}
-	p := (*buf)[:0]
+	p := stretch{buf.bytes[:0], buf.lengths[:0]}
 	for _, m := range run {
-		p = append(p, m.frame...)
+		p.bytes = append(p.bytes, m.frame...)
+		p.lengths = append(p.lengths, len(m.frame))
 	}
 	*buf = p
 	return p
@@ -136,9 +157,9 @@ func join(buf *[]byte, run []*message) []byte {
 
 // write offers p, which is the frames of run as join has put them into buf, to a client that isn't busy. It returns how
 // many of them are not the shard's to keep any more: sent, or in flight.
-func (s *shard) write(c *client, p []byte, run []*message, buf *[]byte) (taken int, err error) {
-	sent, held, err := c.link.write(p)
-	c.busy = sent < len(p)
+func (s *shard) write(c *client, p stretch, run []*message, buf *stretch) (taken int, err error) {
+	sent, held, err := c.link.Write(p.bytes, p.lengths)
+	c.busy = sent < len(p.bytes)
 	end := 0
 	for taken < len(run) && end+len(run[taken].frame) <= sent {
 		end += len(run[taken].frame)
@@ -153,7 +174,8 @@ func (s *shard) write(c *client, p []byte, run []*message, buf *[]byte) (taken i
 	switch {
 	case !c.busy:
 	case held > 0:
-		c.flight = flight{bytes: p[sent : sent+held], notice: taken == 0 && run[0].notice}
+		first := taken
+		c.flight = flight{notice: taken == 0 && run[0].notice}
 		for taken < len(run) && end+len(run[taken].frame) <= sent+held {
 			end += len(run[taken].frame)
 			if !run[taken].notice {
@@ -161,12 +183,14 @@ func (s *shard) write(c *client, p []byte, run []*message, buf *[]byte) (taken i
 			}
 			taken++
 		}
+		c.flight.bytes = p.bytes[sent:end]
 		if len(run) > 1 {
-			*buf = nil // p is the link's now
+			c.flight.lengths = p.lengths[first:taken]
+			*buf = stretch{} // p is the link's now
 		}
 	case end < sent:
 		// A frame is torn. Its own bytes stand for the rest of it, so that p need not live on.
-		c.flight = flight{bytes: run[taken].frame, done: sent - end, messages: 1}
+		c.flight = flight{stretch: stretch{bytes: run[taken].frame}, done: sent - end, messages: 1}
 		if run[taken].notice {
 			c.flight.messages = 0
 		}
@@ -179,9 +203,9 @@ func (s *shard) write(c *client, p []byte, run []*message, buf *[]byte) (taken i
 // writeControl offers one frame that is no message to a client that isn't busy. What the link doesn't take at once is in
 // flight.
 func (s *shard) writeControl(c *client, frame []byte) error {
-	sent, _, err := c.link.write(frame)
+	sent, _, err := c.link.Write(frame, nil)
 	if c.busy = sent < len(frame); c.busy {
-		c.flight = flight{bytes: frame, done: sent}
+		c.flight = flight{stretch: stretch{bytes: frame}, done: sent}
 	}
 	if frame[0]&wsframe.ControlBit == 0 {
 		c.v1.wrote(1)
@@ -198,7 +222,7 @@ func (s *shard) writable(c *client, n int, err error) {
 	f.done += n
 	if err == nil && f.done < len(f.bytes) {
 		var sent int
-		sent, _, err = c.link.write(f.bytes[f.done:])
+		sent, _, err = c.link.Write(f.bytes[f.done:], nil)
 		f.done += sent
 	}
 	if err != nil {
@@ -231,7 +255,7 @@ func (s *shard) makeRoom(c *client) {
 	case !c.busy:
 		s.drain(c)
 	case !c.slow:
-		c.link.retry()
+		c.link.Retry()
 	}
 }
 
@@ -329,7 +353,7 @@ func (c *client) nextControl() (frame []byte) {
 		frame, c.ping = c.ping, nil
 	case c.reply != nil:
 		frame, c.reply = c.reply, nil
-		c.link.resume()
+		c.link.Resume()
 	}
 	return frame
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+
+	"github.com/mesher/mesherstream/internal/link"
 )
 
 // gate is a link to a kernel that takes whole frames while it is open, and never says when that is.
@@ -15,7 +17,7 @@ type gate struct {
 	got    bytes.Buffer
 }
 
-func (g *gate) write(p []byte) (sent, held int, err error) {
+func (g *gate) Write(p []byte, _ []int) (sent, held int, err error) {
 	g.tries++
 	if g.open {
 		sent, _ = g.got.Write(p)
@@ -23,7 +25,7 @@ func (g *gate) write(p []byte) (sent, held int, err error) {
 	return sent, 0, nil
 }
 
-func (g *gate) retry() { g.client.shard.writable(g.client, 0, nil) }
+func (g *gate) Retry() { g.client.Handle(link.Event{Kind: link.Writable}) }
 
 func TestNothingIsDroppedWhileTheKernelHasRoom(t *testing.T) {
 	s := newTestShard(t, 1, &gate{})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/link"
 	"github.com/mesher/mesherstream/internal/wsframe"
 	"github.com/valyala/fasthttp"
 )
@@ -196,7 +197,7 @@ func (r *reply) send(conn *websocket.Conn, ip string) *place {
 	// A middleware or fasthttp may have put "close" there: no further request can follow anyway, and that is all it says.
 	h.ResetConnectionClose()
 	h.Set(fiber.HeaderConnection, "Upgrade")
-	raw := rawConn(conn)
+	raw := link.Raw(conn)
 	_ = raw.SetWriteDeadline(time.Now().Add(upgradeGrace))
 	if _, err := raw.Write(h.Header()); err != nil {
 		p.release()
@@ -235,7 +236,7 @@ func (r *reply) refuse(conn *websocket.Conn) {
 	}
 	h.Del(fiber.HeaderConnection)
 	h.SetConnectionClose()
-	raw := rawConn(conn)
+	raw := link.Raw(conn)
 	_ = raw.SetWriteDeadline(time.Now().Add(upgradeGrace))
 	w := bufio.NewWriter(raw)
 	if err := r.ctx.Response.Write(w); err == nil {

@@ -3,26 +3,28 @@ package mesherstream
 import (
 	"log/slog"
 	"testing"
+
+	"github.com/mesher/mesherstream/internal/link"
 )
 
 // sink is a link that takes everything at once.
 type sink struct{}
 
-func (sink) write(p []byte) (sent, held int, err error) { return len(p), 0, nil }
-func (sink) begin()                                     {}
-func (sink) progressed() bool                           { return false }
-func (sink) ready()                                     {}
-func (sink) retry()                                     {}
-func (sink) resume()                                    {}
-func (sink) close()                                     {}
+func (sink) Write(p []byte, _ []int) (sent, held int, err error) { return len(p), 0, nil }
+func (sink) Begin()                                              {}
+func (sink) Progressed() bool                                    { return false }
+func (sink) Ready()                                              {}
+func (sink) Retry()                                              {}
+func (sink) Resume()                                             {}
+func (sink) Close()                                              {}
 
 // wall is a link that takes nothing.
 type wall struct{ sink }
 
-func (wall) write([]byte) (sent, held int, err error) { return 0, 0, nil }
+func (wall) Write([]byte, []int) (sent, held int, err error) { return 0, 0, nil }
 
 // newTestShard returns a shard without a goroutine, whose turns the caller takes, with n clients.
-func newTestShard(tb testing.TB, n int, l link) *shard {
+func newTestShard(tb testing.TB, n int, l link.Link) *shard {
 	tb.Helper()
 	m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {

@@ -37,13 +37,20 @@ func leaked() bool {
 	for range 200 {
 		stacks.Reset()
 		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-		if !strings.Contains(stacks.String(), "mesherstream.(*") {
+		if !strings.Contains(stacks.String(), "mesherstream.(*") && !strings.Contains(stacks.String(), "link.(*") {
 			return false
 		}
 		time.Sleep(10 * time.Millisecond) // they may be on their way out
 	}
 	fmt.Fprintf(os.Stderr, "goroutines leaked:\n%s", &stacks)
 	return true
+}
+
+// running says whether a goroutine is in the function of that name.
+func running(name string) bool {
+	var stacks bytes.Buffer
+	_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
+	return strings.Contains(stacks.String(), name)
 }
 
 // overTransports runs a scenario over every transport, and checks the accounts and the shutdown after it.

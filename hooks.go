@@ -7,6 +7,8 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+
+	"github.com/mesher/mesherstream/internal/link"
 )
 
 // Hooks are functions that are called when something happens to a client. Each may be nil.
@@ -144,7 +146,7 @@ func (q *hookQueue) message(c *client, binary bool, payload []byte) bool {
 	snapshot := c.snapshot()
 	q.push(func() {
 		q.call("Message", c.id, func() { q.fns.Message(snapshot, payload, binary) })
-		c.shard.post(event{kind: eventResume, client: c})
+		c.shard.post(event{client: c, Event: link.Event{Kind: eventResume}})
 	})
 	return true
 }

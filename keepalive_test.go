@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/link"
 )
 
 // inBubble plays a scenario whose times are exact.
@@ -70,8 +72,8 @@ func TestAClientThatAnswersNoPingIsRemoved(t *testing.T) {
 			if took := time.Since(begin); took < 59*time.Second || took > 68*time.Second {
 				w.Errorf("buffered %v: removed after %v, want 60s to 60s + 25s/4", buffered, took)
 			}
-			if got := <-gone; got != errIdle.Error() {
-				w.Errorf("Disconnect hook: got reason %q, want %q", got, errIdle)
+			if got := <-gone; got != link.ErrIdle.Error() {
+				w.Errorf("Disconnect hook: got reason %q, want %q", got, link.ErrIdle)
 			}
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mesher/mesherstream/internal/link"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -46,12 +47,12 @@ var tight = []transport{
 
 // tearing is a link that notes where the kernel tore a frame. It belongs to its shard, as what it wraps does.
 type tearing struct {
-	*linuxLink
+	link.Link
 	at map[int]bool
 }
 
-func (l *tearing) write(p []byte) (sent, held int, err error) {
-	sent, held, err = l.linuxLink.write(p)
+func (l *tearing) Write(p []byte, lengths []int) (sent, held int, err error) {
+	sent, held, err = l.Link.Write(p, lengths)
 	if whole, _ := wsframe.Whole(p, sent); err == nil && whole < sent {
 		l.at[sent-whole] = true
 	}
@@ -66,7 +67,7 @@ func (w *world) tearingClient() (net.Conn, *tearing, ClientID) {
 	s := w.m.shardOf(v.id)
 	s.ask(func() {
 		c := s.find(v.id)
-		l.linuxLink = c.link.(*linuxLink)
+		l.Link = c.link
 		c.link = l
 	})
 	return v.ws.NetConn(), l, v.id

@@ -5,11 +5,14 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"errors"
+	"fmt"
+	"net"
 	"strings"
 	"time"
 
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/link"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -154,19 +157,46 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		c.agree(&m.cfg)
 	}
 	c.markSeen(c.connectedAt)
-	if raw := rawConn(conn); !limitUnsent(raw, m.cfg.unsentLimit) {
+	if raw := link.Raw(conn); !link.LimitUnsent(raw, m.cfg.unsentLimit) {
 		m.tellOfWrapper(raw)
 	}
-	stay := c.connect(conn)
+	var stay func()
+	c.link, stay = link.Open(conn, c, link.Options{
+		Reader:      &wsframe.Reader{Limit: m.cfg.readLimit},
+		IdleTimeout: m.cfg.idleTimeout,
+		Poller:      c.shard.poll,
+	})
 	err = c.shard.register(c)
 	registered()
 	if err != nil {
-		c.link.close()
+		c.link.Close()
 		p.release()
 		return tellRefusal(conn, err)
 	}
 	stay()
 	return nil
+}
+
+// tellOfWrapper says once that clients come over connections that hide their sockets. It logs beside the caller, whose
+// client must not wait for a log. A connection in memory has no socket to hide, and its address is of another network.
+func (m *Manager) tellOfWrapper(conn net.Conn) {
+	switch conn.LocalAddr().(type) {
+	case *net.TCPAddr, *net.UnixAddr:
+	default:
+		return
+	}
+	if m.wrapped.Swap(true) {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.current == nil { // ended meanwhile
+		return
+	}
+	m.current.rest.Go(func() {
+		m.cfg.logger.Warn("mesherstream: connections hide their sockets: WithUnsentLimit has no effect, and each client has a goroutine; "+
+			"have the wrapper offer its connection by NetConn or Raw", "type", fmt.Sprintf("%T", conn))
+	})
 }
 
 // tellRefusal closes a connection that can't be served, and returns why.
@@ -181,7 +211,7 @@ func tellRefusal(conn *websocket.Conn, err error) error {
 
 // refuse closes a connection that no shard has seen, so that nobody else writes to it.
 func refuse(conn *websocket.Conn, code int, reason string) {
-	raw := rawConn(conn)
+	raw := link.Raw(conn)
 	_ = raw.SetDeadline(time.Now().Add(closeGrace))
 	if _, err := raw.Write(wsframe.Close(code, reason)); err != nil {
 		return

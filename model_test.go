@@ -3,6 +3,7 @@ package mesherstream
 import (
 	"time"
 
+	"github.com/mesher/mesherstream/internal/link"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -270,7 +271,7 @@ func (c *modelClient) takeOff() {
 	}
 	for ; room > 0 && len(c.queue) > 0 && c.queue[0].gap == nil; room-- {
 		m := c.queue[0].message
-		if len(c.flight) > 0 && (!c.holds || len(c.flight)+len(m.frame) > chunkBytes) {
+		if len(c.flight) > 0 && (!c.holds || len(c.flight)+len(m.frame) > link.ChunkBytes) {
 			break
 		}
 		c.flight = append(c.flight, m.frame...)
@@ -300,7 +301,7 @@ func (c *modelClient) send() {
 }
 
 func (c *modelClient) startPiece() {
-	c.piece, c.pieceGone, c.pieceBegan = min(len(c.flight), chunkBytes), 0, time.Now()
+	c.piece, c.pieceGone, c.pieceBegan = min(len(c.flight), link.ChunkBytes), 0, time.Now()
 }
 
 func (c *modelClient) take(n int) {
@@ -345,7 +346,7 @@ func (c *modelClient) fly() {
 
 // signOfLife: that a write ends which had to wait for the client is one.
 func (c *modelClient) signOfLife() {
-	if now := time.Now(); now.Sub(c.pieceBegan) >= blockedFor {
+	if now := time.Now(); now.Sub(c.pieceBegan) >= link.BlockedFor {
 		c.seen = now
 	}
 }

@@ -53,7 +53,7 @@ type playedClient struct {
 func (p *player) play(r rules, steps func()) {
 	defer func() {
 		for _, c := range p.clients {
-			c.link.close() // a bubble waits for what is in it
+			c.link.Close() // a bubble waits for what is in it
 		}
 		if p.Failed() {
 			p.Logf("steps:\n%s", strings.Join(p.log, "\n"))
@@ -113,9 +113,8 @@ func (p *player) connect(holds, agrees bool, project string, filter Filter) {
 	played := &playedClient{client: c}
 	var stay func()
 	if holds {
-		l := newHeldLink(p.m.cfg.idleTimeout, synctest.Wait)
-		l.client = c
-		played.link, stay = l, l.serve
+		l := newHeldLink(c, synctest.Wait)
+		played.link, stay = l, l.Serve
 	} else {
 		played.link = &directLink{client: c}
 	}

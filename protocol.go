@@ -134,7 +134,7 @@ func encodeAnswer(v any) []byte {
 // where it ends the client: the answer to a close frame wants to be read.
 func (s *shard) received(c *client, op byte, payload []byte) {
 	if c.closeReceived {
-		c.link.resume() // what comes behind a close frame is discarded
+		c.link.Resume() // what comes behind a close frame is discarded
 		return
 	}
 	switch op {
@@ -144,18 +144,18 @@ func (s *shard) received(c *client, op byte, payload []byte) {
 			s.pinged = append(s.pinged, c)
 		}
 		c.pong = wsframe.Append(nil, wsframe.OpPong, payload)
-		c.link.resume()
+		c.link.Resume()
 	case wsframe.OpPong:
-		c.link.resume()
+		c.link.Resume()
 	case wsframe.OpClose:
 		code, reason := wsframe.ParseClose(payload)
 		c.closeReceived = true
-		c.link.resume()
+		c.link.Resume()
 		s.shut(c, code, reason)
 		s.settle(c, nil) // it may have been the answer to ours
 	default:
 		if c.phase != phaseOpen {
-			c.link.resume()
+			c.link.Resume()
 			return
 		}
 		s.receivedMessage(c, op, payload)
@@ -186,7 +186,7 @@ func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 	case s.hooks.message(c, op == wsframe.OpBinary, payload):
 		c.inHook = true // the link resumes when the hook has returned
 	case op == wsframe.OpBinary:
-		c.link.resume()
+		c.link.Resume()
 		s.shut(c, wsframe.CodeUnsupportedData, "binary messages are not accepted here")
 	case malformed != nil:
 		s.answer(c, func() []byte { return refusal(c, errorMalformed, "not a JSON object with a type") })
@@ -199,7 +199,7 @@ func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 // there is never more than one.
 func (s *shard) answer(c *client, reply func() []byte) {
 	if !c.pay(time.Now()) {
-		c.link.resume()
+		c.link.Resume()
 		s.shut(c, wsframe.CodePolicyViolation, reasonTooOften)
 		return
 	}
@@ -352,7 +352,7 @@ func (s *shard) acknowledged(c *client, data []byte) {
 	}
 	full := c.room() == 0
 	c.v1.acked = n
-	c.link.resume()
+	c.link.Resume()
 	if full && !c.busy {
 		s.drain(c)
 	}

@@ -65,13 +65,13 @@ func TestAShutdownAndAStartAtOnceLeaveOneOfTheTwo(t *testing.T) {
 // brokenLink fails at the first write.
 type brokenLink struct{}
 
-func (brokenLink) write([]byte) (sent, held int, err error) { return 0, 0, io.ErrClosedPipe }
-func (brokenLink) begin()                                   {}
-func (brokenLink) retry()                                   {}
-func (brokenLink) progressed() bool                         { return false }
-func (brokenLink) ready()                                   {}
-func (brokenLink) resume()                                  {}
-func (brokenLink) close()                                   {}
+func (brokenLink) Write([]byte, []int) (sent, held int, err error) { return 0, 0, io.ErrClosedPipe }
+func (brokenLink) Begin()                                          {}
+func (brokenLink) Retry()                                          {}
+func (brokenLink) Progressed() bool                                { return false }
+func (brokenLink) Ready()                                          {}
+func (brokenLink) Resume()                                         {}
+func (brokenLink) Close()                                          {}
 
 func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
 	cfg := defaultConfig()

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mesher/mesherstream/internal/link"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -17,7 +18,7 @@ import (
 
 // A scriptedLink is what a test does with a link: it plays the kernel and the client on the other end.
 type scriptedLink interface {
-	link
+	link.Link
 	grant(room int)              // the kernel takes that many bytes more
 	fail(err error)              // from now on, writing fails with err
 	arrive(op byte, data []byte) // the client has sent this; op frameBroken and frameEnd stand for what is no frame
@@ -34,7 +35,7 @@ const (
 
 var errScripted = errors.New("scripted failure")
 
-// directLink has the semantics of a linuxLink: a write takes what the kernel has room for, which may tear a frame, and
+// directLink has the semantics of the polled link: a write takes what the kernel has room for, which may tear a frame, and
 // a hint follows when there is room again.
 type directLink struct {
 	client  *client
@@ -44,7 +45,7 @@ type directLink struct {
 	blocked bool // the last write came short, so there will be a hint
 
 	incoming []arrival
-	waits    bool // for resume
+	waits    bool // for Resume
 	refused  bool
 	closed   bool
 	broke    []string
@@ -57,11 +58,11 @@ type arrival struct {
 
 func (l *directLink) blame(what string) { l.broke = append(l.broke, what) }
 
-func (l *directLink) begin()           {}
-func (l *directLink) progressed() bool { return false }
-func (l *directLink) close()           { l.closed = true }
+func (l *directLink) Begin()           {}
+func (l *directLink) Progressed() bool { return false }
+func (l *directLink) Close()           { l.closed = true }
 
-func (l *directLink) write(p []byte) (sent, held int, err error) {
+func (l *directLink) Write(p []byte, _ []int) (sent, held int, err error) {
 	switch {
 	case l.closed:
 		l.blame("written to after its end")
@@ -80,8 +81,8 @@ func (l *directLink) write(p []byte) (sent, held int, err error) {
 	return sent, 0, nil
 }
 
-// ready is the hint that there is room, as linuxLink follows it.
-func (l *directLink) ready() {
+// Ready is the hint that there is room, as the polled link follows it.
+func (l *directLink) Ready() {
 	if l.closed {
 		return
 	}
@@ -89,15 +90,15 @@ func (l *directLink) ready() {
 	if l.client.busy {
 		l.client.markSeen(time.Now())
 	}
-	l.client.shard.writable(l.client, 0, nil)
+	l.client.Handle(link.Event{Kind: link.Writable})
 }
 
-func (l *directLink) retry() {
+func (l *directLink) Retry() {
 	l.blocked = false
-	l.client.shard.writable(l.client, 0, nil)
+	l.client.Handle(link.Event{Kind: link.Writable})
 }
 
-func (l *directLink) resume() {
+func (l *directLink) Resume() {
 	if !l.waits {
 		l.blame("resumed without a message")
 	}
@@ -111,26 +112,25 @@ func (l *directLink) arrive(op byte, data []byte) {
 }
 
 func (l *directLink) flow() {
-	s := l.client.shard
 	if !l.closed && l.blocked && (l.room > 0 || l.err != nil) {
-		s.post(event{kind: eventReady, client: l.client})
+		l.client.Post(link.Event{Kind: link.Ready})
 	}
 	for !l.closed && !l.waits && len(l.incoming) > 0 {
 		next := l.incoming[0]
 		l.incoming = l.incoming[1:]
 		switch {
 		case next.op == frameEnd:
-			s.post(event{kind: eventEnded, client: l.client, err: io.EOF})
+			l.client.Post(link.Event{Kind: link.Ended, Err: io.EOF})
 			l.incoming = nil
 		case l.refused:
 		case next.op == frameBroken:
 			l.refused = true
 			l.client.markSeen(time.Now())
-			s.post(event{kind: eventRefused, client: l.client, err: &wsframe.CloseError{Code: wsframe.CodeProtocolError, Reason: "scripted"}})
+			l.client.Post(link.Event{Kind: link.Refused, Err: &wsframe.CloseError{Code: wsframe.CodeProtocolError, Reason: "scripted"}})
 		default:
 			l.waits = true
 			l.client.markSeen(time.Now())
-			s.post(event{kind: eventReceived, client: l.client, op: next.op, payload: bytes.Clone(next.data)})
+			l.client.Post(link.Event{Kind: link.Received, Op: next.op, Payload: bytes.Clone(next.data)})
 		}
 	}
 }
@@ -138,22 +138,22 @@ func (l *directLink) flow() {
 func (l *directLink) wire() []byte     { return l.taken }
 func (l *directLink) faults() []string { return l.broke }
 
-// heldLink is the real portableLink over a scripted connection. It works in a synctest bubble, where it is known when its
+// heldLink is the real portable link over a scripted connection. It works in a synctest bubble, where it is known when its
 // two goroutines have done what they can: flow lets first the writer and then the reader go on.
 type heldLink struct {
-	*portableLink
+	*link.Portable
 	conn *scriptedConn
 	idle func() // synctest.Wait
 }
 
-func newHeldLink(limit time.Duration, idle func()) *heldLink {
+func newHeldLink(c *client, idle func()) *heldLink {
 	conn := &scriptedConn{}
 	conn.changed.L = &conn.mu
-	l := &heldLink{conn: conn, idle: idle, portableLink: &portableLink{
-		conn: conn, raw: conn, limit: limit, resumed: make(chan struct{}, 1), released: make(chan struct{}),
-	}}
-	l.run = l.send
-	return l
+	cfg := c.shard.cfg
+	return &heldLink{conn: conn, idle: idle, Portable: link.NewPortable(conn, conn, c, link.Options{
+		Reader:      &wsframe.Reader{Limit: cfg.readLimit},
+		IdleTimeout: cfg.idleTimeout,
+	})}
 }
 
 func (l *heldLink) grant(room int) { l.conn.update(func() { l.conn.room += room }) }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mesher/mesherstream/internal/link"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -31,7 +32,7 @@ type shard struct {
 	closed    bool                  // nothing is accepted from the application any more
 	running   bool                  // the goroutine lives, and owns what is below
 	spawn     func(func())          // starts a goroutine of this run
-	poller    *poller               // nil until a link of this run needs it
+	poller    *link.Poller          // nil until a link of this run needs it
 
 	// Atomic.
 	regrouping atomic.Int64 // clients that are between two groups, or before their first one
@@ -50,9 +51,9 @@ type shard struct {
 	wheel    wheel
 	beatAt   time.Time  // the last one
 	awake    time.Time  // since when beats have come as they should
-	joined   []byte     // the frames of a group's run
+	joined   stretch    // the frames of a group's run
 	batch    []*message // what a drain takes out of a backlog
-	scratch  []byte     // the frames of batch
+	scratch  stretch    // the frames of batch
 	stopping bool
 	leaving  map[*client]struct{} // in their close handshake
 	totals   Stats
@@ -167,6 +168,33 @@ func (s *shard) post(events ...event) {
 	s.wake.Signal()
 }
 
+// poll returns the shard's poller, which the first link starts.
+func (s *shard) poll() (*link.Poller, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running {
+		return nil, ErrClosed
+	}
+	var err error
+	if s.poller == nil {
+		s.poller, err = link.NewPoller(s.hint, s.spawn)
+	}
+	return s.poller, err
+}
+
+// hint has the links of these clients do what they can.
+func (s *shard) hint(ready []link.Owner) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running {
+		return
+	}
+	for _, o := range ready {
+		s.inbox.events = append(s.inbox.events, event{client: o.(*client), Event: link.Event{Kind: link.Ready}})
+	}
+	s.wake.Signal()
+}
+
 // tick asks for a drain, a keepalive beat, or both. Drains that wait together are one. Beats are not, or a shard that is
 // busy would come to each client too late.
 func (s *shard) tick(drain, beat bool) {
@@ -197,7 +225,7 @@ func (s *shard) register(c *client) error {
 	}
 	f.clients++
 	// An event and not a cast, since all that the link will tell of the client are events, and they keep their order.
-	s.inbox.events = append(s.inbox.events, event{kind: eventJoined, client: c})
+	s.inbox.events = append(s.inbox.events, event{client: c, Event: link.Event{Kind: eventJoined}})
 	s.wake.Signal()
 	return nil
 }
@@ -253,7 +281,7 @@ func (s *shard) take() bool {
 		if s.stopping && len(s.members) == 0 && len(s.leaving) == 0 {
 			s.running = false
 			if s.poller != nil {
-				s.poller.close()
+				s.poller.Close()
 				s.poller = nil
 			}
 			return false
@@ -296,25 +324,25 @@ func (s *shard) handle(e *event) {
 	if c.phase == phaseGone {
 		return
 	}
-	switch e.kind {
+	switch e.Kind {
 	case eventJoined:
 		s.add(c)
-	case eventReady:
-		c.link.ready()
-	case eventWritable:
-		s.writable(c, e.n, e.err)
-	case eventReceived:
-		s.received(c, e.op, e.payload)
+	case link.Ready:
+		c.link.Ready()
+	case link.Writable:
+		s.writable(c, e.N, e.Err)
+	case link.Received:
+		s.received(c, e.Op, e.Payload)
 	case eventResume:
 		c.inHook = false
 		c.markSeen(time.Now()) // what it sent meanwhile was not read
-		c.link.resume()
-	case eventRefused:
-		var ce *wsframe.CloseError
-		errors.As(e.err, &ce)
-		s.shut(c, ce.Code, ce.Reason)
-	case eventEnded:
-		s.ended(c, e.err)
+		c.link.Resume()
+	case link.Refused:
+		s.refused(c, e.Err)
+	case link.Ended:
+		s.ended(c, e.Err)
+	case link.Failed:
+		s.remove(c, e.Err)
 	case eventCut:
 		s.remove(c, errors.New("the close handshake took too long"))
 	}
@@ -334,7 +362,7 @@ func (s *shard) goOn() {
 	for _, c := range s.again[:n] {
 		c.again = false
 		if c.phase != phaseGone {
-			c.link.ready()
+			c.link.Ready()
 		}
 	}
 	s.again = slices.Delete(s.again, 0, n)
@@ -431,27 +459,16 @@ type cast struct {
 	do      func()
 }
 
-// An event is what a link tells its shard.
+// An event is one of a client's link, or one of these three.
 type event struct {
-	kind    eventKind
-	op      byte
-	client  *client
-	n       int
-	payload []byte
-	err     error
+	client *client
+	link.Event
 }
 
-type eventKind uint8
-
 const (
-	eventJoined   eventKind = iota // the first one of each client
-	eventWritable                  // n more held bytes have gone out, and the link can take more; or err
-	eventReady                     // the link's poller has a hint for it
-	eventReceived                  // a message or a control frame of the client: op and payload
-	eventResume                    // the Message hook has returned
-	eventRefused                   // what the client sent is against the protocol: err is a *wsframe.CloseError
-	eventEnded                     // nothing more will come: err
-	eventCut                       // the client has not ended the close handshake in time
+	eventJoined = link.Kinds + iota // the first one of each client
+	eventResume                     // the Message hook has returned
+	eventCut                        // the client has not ended the close handshake in time
 )
 
 func (l load) takes(bytes, mostMessages, mostBytes int) bool {

@@ -1,9 +1,9 @@
 package mesherstream
 
 import (
-	"errors"
 	"time"
 
+	"github.com/mesher/mesherstream/internal/link"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -62,8 +62,6 @@ func (m *Manager) DrainBuffers() {
 	}
 }
 
-var errIdle = errors.New("the client gave no sign of life")
-
 // wheelSlots is over how many moments of a turn the clients are spread.
 const wheelSlots = 32
 
@@ -120,7 +118,7 @@ func (s *shard) beat(now time.Time) {
 		c := slot[i]
 		s.watchProgress(c, now)
 		if s.cfg.idleTimeout > 0 && !c.inHook && s.silent(c, now) {
-			s.remove(c, errIdle)
+			s.remove(c, link.ErrIdle)
 			continue
 		}
 		// With the visit that is nearest to its time, which is the fourth one after the last ping, whatever a turn lacks to
@@ -155,7 +153,7 @@ func (s *shard) watchProgress(c *client, now time.Time) {
 		c.watched = false
 		return
 	}
-	if c.link.progressed() && c.watched {
+	if c.link.Progressed() && c.watched {
 		c.markSeen(now)
 	}
 	c.watched = true

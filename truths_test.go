@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/mesher/mesherstream/internal/link"
 )
 
 // The eight truths of the design, end to end, over every transport.
@@ -61,7 +62,7 @@ func TestTruth2TheOldestMessagesAreDroppedBeyondMaxBuffer(t *testing.T) {
 				if c.Dropped == 0 || !c.Slow {
 					w.Errorf("a client that reads nothing: got %+v, want it slow, with drops", c)
 				}
-				if c.Buffered < maxBuffer || c.Buffered > maxBuffer+chunkBytes/len(filler) {
+				if c.Buffered < maxBuffer || c.Buffered > maxBuffer+link.ChunkBytes/len(filler) {
 					w.Errorf("Buffered: got %d, want max_buffer = %d and at most one chunk in flight", c.Buffered, maxBuffer)
 				}
 				slow.collect()

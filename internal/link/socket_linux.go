@@ -1,4 +1,4 @@
-package mesherstream
+package link
 
 import (
 	"net"
@@ -32,9 +32,9 @@ func socketUnder(conn net.Conn) syscall.RawConn {
 	return nil
 }
 
-// limitUnsent bounds what the kernel holds unsent for a connection. It returns false if no socket is in reach. A kernel
+// LimitUnsent bounds what the kernel holds unsent for a connection. It returns false if no socket is in reach. A kernel
 // that refuses leaves freshness as it was, and nothing else is lost.
-func limitUnsent(conn net.Conn, bytes int) (reached bool) {
+func LimitUnsent(conn net.Conn, bytes int) (reached bool) {
 	raw := socketUnder(conn)
 	if raw != nil && bytes > 0 {
 		_ = raw.Control(func(fd uintptr) {
@@ -44,15 +44,15 @@ func limitUnsent(conn net.Conn, bytes int) (reached bool) {
 	return raw != nil
 }
 
-// ackedBytes returns how many bytes the other end's kernel has ever acknowledged, or 0 where that can't be known.
-func ackedBytes(conn net.Conn) (acked uint64) {
+// acked returns how many bytes the other end's kernel has ever acknowledged, or 0 if that can't be known.
+func acked(conn net.Conn) (n uint64) {
 	if raw := socketUnder(conn); raw != nil {
-		_ = raw.Control(func(fd uintptr) { acked = ackedBytesOf(int(fd)) })
+		_ = raw.Control(func(fd uintptr) { n = ackedOf(int(fd)) })
 	}
-	return acked
+	return n
 }
 
-func ackedBytesOf(fd int) uint64 {
+func ackedOf(fd int) uint64 {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
 		return 0

@@ -1,4 +1,4 @@
-package mesherstream
+package link
 
 import (
 	"os"
@@ -8,30 +8,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A poller watches the sockets of one shard's links and turns their readiness into events. Each socket is registered
-// once, for edges in both directions, so that a link costs no system call but its reads and writes.
+// A Poller watches the sockets of the links of one goroutine. Each socket is registered once, for edges in both
+// directions, so that a link costs no system call but its reads and writes.
 //
 // The epoll descriptor is itself watched by the Go runtime's poller, so no thread is blocked in it.
-type poller struct {
-	shard *shard
-	file  *os.File // the epoll descriptor
-	conn  syscall.RawConn
-	buf   []byte // what links read into; belongs to the shard's goroutine
+type Poller struct {
+	wake func(ready []Owner)
+	file *os.File // the epoll descriptor
+	conn syscall.RawConn
+	buf  []byte // what links read into; belongs to the goroutine of the owners
 
-	mu    sync.Mutex
-	links []*linuxLink // by descriptor
+	mu     sync.Mutex
+	links  []*polled // by descriptor
+	tokens uint32
 }
 
-// poll returns the shard's poller, which the first link starts.
-func (s *shard) poll() (*poller, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case !s.running:
-		return nil, ErrClosed
-	case s.poller != nil:
-		return s.poller, nil
-	}
+// NewPoller returns a poller whose goroutine spawn starts. That goroutine calls wake with the owners whose links have a
+// hint, all at once after each wait; wake must not keep the slice.
+func NewPoller(wake func(ready []Owner), spawn func(func())) (*Poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -40,20 +34,19 @@ func (s *shard) poll() (*poller, error) {
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("setnonblock", err)
 	}
-	p := &poller{shard: s, file: os.NewFile(uintptr(fd), "epoll"), buf: make([]byte, readBytes)}
+	p := &Poller{wake: wake, file: os.NewFile(uintptr(fd), "epoll"), buf: make([]byte, readBytes)}
 	if p.conn, err = p.file.SyscallConn(); err != nil {
 		_ = p.file.Close()
 		return nil, err
 	}
-	s.poller = p
-	s.spawn(p.loop)
+	spawn(p.loop)
 	return p, nil
 }
 
 // loop is the poller's goroutine. It ends when the poller is closed.
-func (p *poller) loop() {
+func (p *Poller) loop() {
 	ready := make([]unix.EpollEvent, 256)
-	events := make([]event, 0, len(ready))
+	owners := make([]Owner, 0, len(ready))
 	n := 0
 	wait := func(fd uintptr) (done bool) {
 		var err error
@@ -67,33 +60,36 @@ func (p *poller) loop() {
 	for p.conn.Read(wait) == nil {
 		p.mu.Lock()
 		for _, e := range ready[:max(n, 0)] {
-			// A descriptor may belong to another client by now, so the event names the client too.
+			// A descriptor may belong to another link by now, so the event has the link's token too.
 			l := p.links[e.Fd]
-			if l != nil && uint32(l.client.id) == uint32(e.Pad) && l.hints.Or(e.Events) == 0 {
-				events = append(events, event{kind: eventReady, client: l.client})
+			if l != nil && l.token == uint32(e.Pad) && l.hints.Or(e.Events) == 0 {
+				owners = append(owners, l.owner)
 			}
 		}
 		p.mu.Unlock()
-		p.shard.post(events...)
-		clear(events)
-		events = events[:0]
+		p.wake(owners)
+		clear(owners)
+		owners = owners[:0]
 	}
 }
 
-func (p *poller) close() { _ = p.file.Close() }
+// Close ends the poller.
+func (p *Poller) Close() { _ = p.file.Close() }
 
 // add begins to watch l's socket.
-func (p *poller) add(l *linuxLink) error {
+func (p *Poller) add(l *polled) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.links) <= l.fd {
 		p.links = append(p.links, nil)
 	}
 	p.links[l.fd] = l
+	p.tokens++
+	l.token = p.tokens
 	e := unix.EpollEvent{
 		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
 		Fd:     int32(l.fd),
-		Pad:    int32(uint32(l.client.id)),
+		Pad:    int32(l.token),
 	}
 	var err error
 	if failed := p.conn.Control(func(fd uintptr) {
@@ -106,7 +102,7 @@ func (p *poller) add(l *linuxLink) error {
 
 // remove ends that. The kernel takes a socket out of the set when its last descriptor is closed; until then there may be
 // hints for nobody.
-func (p *poller) remove(l *linuxLink) {
+func (p *Poller) remove(l *polled) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if l.fd < len(p.links) && p.links[l.fd] == l {

@@ -1,0 +1,427 @@
+package link
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// One contract, played on both links: what a link does is told by the events that its owner gets and by the bytes that
+// the other end gets.
+
+// boss is an owner whose goroutine is the test's: it does nothing until the test says turn.
+type boss struct {
+	t    *testing.T
+	link Link
+
+	mu     sync.Mutex
+	posted []Event
+	again  bool
+	ready  bool // the poller has woken the owner
+	seen   int
+
+	got    []Event // what the owner has been told, but Ready
+	failed bool
+	during func(Event) // called with each event on the owner's goroutine
+}
+
+func (b *boss) Post(e Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.posted = append(b.posted, e)
+}
+
+func (b *boss) Handle(e Event) {
+	b.got = append(b.got, e)
+	b.failed = b.failed || e.Kind == Failed
+	if b.during != nil {
+		b.during(e)
+	}
+}
+
+func (b *boss) Again() { b.again = true }
+
+func (b *boss) Seen(time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.seen++
+}
+
+func (b *boss) wake([]Owner) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ready = true
+}
+
+// turn does what waits for the owner, and says whether anything did.
+func (b *boss) turn() bool {
+	b.mu.Lock()
+	posted, ready := b.posted, b.ready || b.again
+	b.posted, b.ready, b.again = nil, false, false
+	b.mu.Unlock()
+	for _, e := range posted {
+		b.Handle(e)
+	}
+	if ready {
+		b.link.Ready()
+	}
+	return len(posted) > 0 || ready
+}
+
+// until takes turns until the condition holds.
+func (b *boss) until(what string, done func() bool) {
+	b.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("still not: %s; events %+v", what, b.got)
+		}
+		if !b.turn() {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// find returns the first event of that kind.
+func (b *boss) find(k Kind) (Event, bool) {
+	i := slices.IndexFunc(b.got, func(e Event) bool { return e.Kind == k })
+	if i < 0 {
+		return Event{}, false
+	}
+	return b.got[i], true
+}
+
+// lines is a Reader for which each line is a message, whose first byte is its opcode. It refuses a line that is empty.
+type lines struct{ rest []byte }
+
+var errEmptyLine = errors.New("the line is empty")
+
+func (l *lines) Feed(p []byte, emit func(op byte, payload []byte) error) (n int, err error) {
+	for n < len(p) {
+		end := bytes.IndexByte(p[n:], '\n')
+		if end < 0 {
+			l.rest = append(l.rest, p[n:]...)
+			return len(p), nil
+		}
+		line := append(l.rest, p[n:n+end]...)
+		n += end + 1
+		l.rest = nil
+		if len(line) == 0 {
+			return n, errEmptyLine
+		}
+		if err := emit(line[0], bytes.Clone(line[1:])); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// socketConn returns both ends of a TCP connection whose buffers are small.
+func socketConn(t *testing.T) (ours, theirs *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dialed, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs = accepted.(*net.TCPConn), dialed.(*net.TCPConn)
+	_ = ours.SetWriteBuffer(16 << 10)
+	_ = theirs.SetReadBuffer(32 << 10)
+	t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
+	return ours, theirs
+}
+
+// onBothLinks plays one part of the contract. The links exist on every system but the polled one.
+func onBothLinks(t *testing.T, play func(t *testing.T, b *boss, far *net.TCPConn)) {
+	for name, open := range kinds {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := socketConn(t)
+			b := &boss{t: t}
+			open(t, b, ours)
+			t.Cleanup(b.link.Close)
+			b.link.Begin()
+			play(t, b, theirs)
+		})
+	}
+}
+
+// kinds opens each link over a connection.
+var kinds = map[string]func(t *testing.T, b *boss, conn *net.TCPConn){"portable": openPortable}
+
+func openPortable(t *testing.T, b *boss, conn *net.TCPConn) {
+	p := NewPortable(conn, conn, b, Options{Reader: &lines{}, IdleTimeout: time.Minute})
+	b.link = p
+	var handler sync.WaitGroup
+	handler.Go(p.Serve)
+	t.Cleanup(func() { p.Close(); handler.Wait() })
+}
+
+func TestMessagesComeOneAtATimeAndInOrder(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		var want []string
+		for i := range 50 {
+			line := fmt.Sprintf("m%d", i)
+			want = append(want, line)
+			if _, err := far.Write([]byte(line + "\n")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got []string
+		b.during = func(e Event) {
+			if e.Kind == Received {
+				got = append(got, string(e.Op)+string(e.Payload))
+			}
+		}
+		for i := range want {
+			b.until("the next message", func() bool { return len(got) > i })
+			for range 20 { // the link must not go on by itself
+				b.turn()
+			}
+			if len(got) != i+1 {
+				t.Fatalf("before Resume: got %d messages, want %d", len(got), i+1)
+			}
+			b.link.Resume()
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if b.mu.Lock(); b.seen == 0 {
+			t.Error("the other end sent, and was not seen")
+		}
+		b.mu.Unlock()
+		if err := far.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		b.until("the end", func() bool { e, ok := b.find(Ended); return ok && errors.Is(e.Err, io.EOF) })
+	})
+}
+
+func TestAMessageMayBeResumedWhileItIsHandled(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		messages := 0
+		b.during = func(e Event) {
+			if e.Kind == Received {
+				messages++
+				b.link.Resume()
+			}
+		}
+		if _, err := far.Write(bytes.Repeat([]byte("x\n"), 300)); err != nil {
+			t.Fatal(err)
+		}
+		b.until("all messages", func() bool { return messages == 300 })
+	})
+}
+
+// What the owner is told of its bytes must agree with what the other end gets, for any lengths and whatever the room.
+func TestWhatIsSentAndHeldIsWhatTheOtherEndGets(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		var sent []byte
+		var lengths []int
+		for i := range 300 {
+			m := bytes.Repeat([]byte{'a' + byte(i%26)}, 1+i*97%3000)
+			sent, lengths = append(sent, m...), append(lengths, len(m))
+		}
+		received := make(chan []byte, 1)
+		go func() {
+			p := make([]byte, len(sent))
+			n, _ := io.ReadFull(far, p)
+			received <- p[:n]
+		}()
+
+		rest, units := sent, lengths
+		room := true
+		held, torn := 0, 0
+		b.during = func(e Event) {
+			if e.Kind != Writable {
+				return
+			}
+			if e.Err != nil || e.N != held {
+				t.Errorf("Writable: got %d, %v, want the %d held bytes", e.N, e.Err, held)
+			}
+			room, held = true, 0
+		}
+		for len(rest) > 0 {
+			if !room {
+				b.until("there is room", func() bool { return room })
+			}
+			now, sizes := rest, units
+			if torn > 0 { // the rest of one message
+				now, sizes = rest[:torn], nil
+			}
+			taken, kept, err := b.link.Write(now, sizes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			room, held = taken == len(now), kept
+			if kept > 0 && taken == 0 && sizes != nil {
+				whole := 0
+				for _, n := range sizes {
+					if whole == kept {
+						break
+					}
+					whole += n
+				}
+				if whole != kept || kept > 16<<10 {
+					t.Fatalf("held %d bytes, want whole messages of at most 16 KiB", kept)
+				}
+			}
+			gone := taken + kept
+			rest = rest[gone:]
+			if torn > 0 {
+				torn -= gone
+				continue
+			}
+			for len(units) > 0 && gone >= units[0] {
+				gone, units = gone-units[0], units[1:]
+			}
+			if gone > 0 {
+				torn, units = units[0]-gone, units[1:]
+			}
+		}
+		b.until("nothing is held", func() bool { return room })
+		if got := <-received; !bytes.Equal(got, sent) {
+			t.Errorf("the other end got %d bytes that differ, want the %d that were sent", len(got), len(sent))
+		}
+	})
+}
+
+func TestAMessageThatIsLargerThanAChunkGoesOutWhole(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		large := bytes.Repeat([]byte("l"), 100<<10)
+		received := make(chan []byte, 1)
+		go func() {
+			p := make([]byte, len(large))
+			_, _ = io.ReadFull(far, p)
+			received <- p
+		}()
+		gone := 0
+		b.during = func(e Event) {
+			if e.Kind == Writable {
+				n, held, err := b.link.Write(large[gone:], nil)
+				if gone += n + held; err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		b.during(Event{Kind: Writable})
+		b.until("all of it is gone", func() bool { return gone == len(large) })
+		b.during = nil
+		if got := <-received; !bytes.Equal(got, large) {
+			t.Error("the other end got something else")
+		}
+	})
+}
+
+func TestWhatFollowsARefusedMessageIsDiscarded(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		b.during = func(e Event) {
+			if e.Kind == Received {
+				b.link.Resume()
+			}
+		}
+		if _, err := far.Write([]byte("good\n\nbad\nworse\n")); err != nil {
+			t.Fatal(err)
+		}
+		b.until("it is refused", func() bool { e, ok := b.find(Refused); return ok && errors.Is(e.Err, errEmptyLine) })
+		if _, err := far.Write(bytes.Repeat([]byte("more\n"), 1000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := far.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		b.until("the end", func() bool { _, ok := b.find(Ended); return ok })
+		received := 0
+		for _, e := range b.got {
+			if e.Kind == Received {
+				received++
+			}
+		}
+		if received != 1 {
+			t.Errorf("got %d messages, want the one before the refused one", received)
+		}
+	})
+}
+
+// A connection that is closed with something unread is reset, which takes away what is written to it and nothing of
+// what it has sent. A close frame among that is still to be read.
+func TestWhatWasReceivedBeforeAResetIsRead(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		room := true
+		b.during = func(e Event) {
+			switch e.Kind {
+			case Received:
+				b.link.Resume()
+			case Writable:
+				room = e.Err == nil
+			}
+		}
+		write := func() {
+			if room {
+				sent, _, err := b.link.Write([]byte("unread\n"), nil)
+				room = sent == 7 && err == nil
+			}
+		}
+		write()
+		_ = far.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := far.Read(make([]byte, 1)); err != nil { // so that the rest of it has arrived
+			t.Fatal(err)
+		}
+		if _, err := far.Write([]byte("closing\n")); err != nil {
+			t.Fatal(err)
+		}
+		_ = far.Close()
+		b.until("the message is read, however many writes fail before", func() bool {
+			write()
+			e, ok := b.find(Received)
+			return ok && string(e.Payload) == "losing"
+		})
+		b.until("the connection is over", func() bool { _, ended := b.find(Ended); return ended || b.failed })
+	})
+}
+
+func TestACloseEndsBothDirectionsAndMayComeTwice(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		b.link.Close()
+		b.link.Close()
+		for range 20 {
+			b.turn()
+			b.link.Ready()
+			b.link.Resume()
+		}
+		if _, received := b.find(Received); received {
+			t.Error("a link that is closed has received something")
+		}
+	})
+}
+
+func TestProgressIsWhatTheOtherEndHasAcknowledged(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		if !knowsProgress {
+			t.Skip("this system doesn't tell")
+		}
+		b.link.Progressed()
+		if b.link.Progressed() {
+			t.Error("Progressed(): got true, want false while nothing is sent")
+		}
+		if _, _, err := b.link.Write([]byte("hello\n"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(far, make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
+		b.until("it is acknowledged", b.link.Progressed)
+	})
+}

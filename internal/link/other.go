@@ -1,0 +1,30 @@
+//go:build !linux
+
+package link
+
+import (
+	"net"
+
+	"github.com/gofiber/contrib/websocket"
+)
+
+// A Poller is for the links of Linux.
+type Poller struct{}
+
+// NewPoller returns a poller that does nothing.
+func NewPoller(func(ready []Owner), func(func())) (*Poller, error) { return &Poller{}, nil }
+
+// Close does nothing.
+func (*Poller) Close() {}
+
+// Open returns a link for conn. The handler of conn must call stay, which returns when the owner has closed the link.
+func Open(conn *websocket.Conn, o Owner, opts Options) (l Link, stay func()) {
+	p := NewPortable(conn.NetConn(), Raw(conn), o, opts)
+	return p, p.Serve
+}
+
+// LimitUnsent does nothing, since the socket option doesn't exist here, which is no fault of a wrapper.
+func LimitUnsent(net.Conn, int) (reached bool) { return true }
+
+// acked can't know.
+func acked(net.Conn) uint64 { return 0 }

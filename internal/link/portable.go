@@ -1,0 +1,204 @@
+package link
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ChunkBytes is how much the portable link takes at a time, and how much has to go out within one deadline. What it has
+// taken can't be dropped any more: more would be staler, less would be more wake-ups.
+const ChunkBytes = 16 << 10
+
+// resetGrace is how long a writer whose connection was reset leaves a close frame to the reader.
+const resetGrace = 2 * time.Second
+
+// BlockedFor is how long a write takes at least that had to wait for the client. That it ends is a sign of life. A write
+// that the kernel takes at once is none: it would take a ping to a machine that is long gone.
+const BlockedFor = 10 * time.Millisecond
+
+// Portable works on every connection that Fiber can upgrade: the handler's goroutine reads, and a goroutine that
+// lives only while there is something to send writes with deadlines.
+//
+// Fiber, contrib and fasthttp put what belongs to the connection back into pools when the handler returns. So the handler
+// is the last to leave: after the owner has closed the link, and after the writer has ended.
+type Portable struct {
+	// Read-only after construction.
+	owner Owner
+	opts  Options
+	conn  io.Reader // with what fasthttp has read ahead; the handler's goroutine reads from it
+	raw   net.Conn  // deadlines and writes
+	run   func()    // l.send as a value, so that starting it allocates nothing
+
+	acked    uint64 // at the last call of Progressed
+	out      []byte // handed from write to the writer
+	writer   sync.WaitGroup
+	resumed  chan struct{}
+	closed   atomic.Bool
+	released chan struct{} // closed by Close
+}
+
+// NewPortable returns a link that reads from r, which is raw with what has been read ahead of it, and writes to raw. Its
+// caller must call Serve.
+func NewPortable(r io.Reader, raw net.Conn, o Owner, opts Options) *Portable {
+	l := &Portable{
+		owner:    o,
+		opts:     opts,
+		conn:     r,
+		raw:      raw,
+		resumed:  make(chan struct{}, 1),
+		released: make(chan struct{}),
+	}
+	l.run = l.send
+	return l
+}
+
+// Begin does nothing: Serve is what begins.
+func (l *Portable) Begin() {}
+
+// Ready does nothing, since no poller speaks of this link.
+func (l *Portable) Ready() {}
+
+// Retry does nothing: the writer is still at work.
+func (l *Portable) Retry() {}
+
+// Progressed also gives a write that gets on more time: under TLS, one that meets its deadline can't be continued.
+func (l *Portable) Progressed() bool {
+	before := l.acked
+	if l.acked = acked(l.raw); l.acked <= before {
+		return false
+	}
+	if l.opts.IdleTimeout > 0 && !l.closed.Load() {
+		_ = l.raw.SetWriteDeadline(time.Now().Add(l.opts.IdleTimeout))
+	}
+	return true
+}
+
+// Write holds as many whole messages as fit a chunk, and at least one.
+func (l *Portable) Write(p []byte, lengths []int) (sent, held int, err error) {
+	held = len(p)
+	if held > ChunkBytes && lengths != nil {
+		held = 0
+		for _, n := range lengths {
+			if held > 0 && held+n > ChunkBytes {
+				break
+			}
+			held += n
+		}
+	}
+	l.out = p[:held]
+	// Not WaitGroup.Go, whose closure would be an allocation for each message and client.
+	l.writer.Add(1)
+	go l.run()
+	return 0, held, nil
+}
+
+// send is the writer. Slow is not dead: each chunk has its own deadline, and one of which a part went out gets another.
+func (l *Portable) send() {
+	defer l.writer.Done()
+	p, done := l.out, 0
+	var err error
+	for done < len(p) && err == nil {
+		var deadline time.Time
+		if l.opts.IdleTimeout > 0 {
+			deadline = time.Now().Add(l.opts.IdleTimeout)
+		}
+		_ = l.raw.SetWriteDeadline(deadline) // where it fails, the write fails
+		if l.closed.Load() {
+			// close stores this before it sets its own deadline, so either that one is in force, or this is seen.
+			err = net.ErrClosed
+			break
+		}
+		var n int
+		begin := time.Now()
+		n, err = l.raw.Write(p[done:min(len(p), done+ChunkBytes)])
+		done += n
+		if errors.Is(err, os.ErrDeadlineExceeded) && !l.closed.Load() {
+			if err = ErrIdle; n > 0 {
+				err = nil
+			}
+		}
+		if now := time.Now(); n > 0 && now.Sub(begin) >= BlockedFor {
+			l.owner.Seen(now)
+		}
+	}
+	if isReset(err) {
+		select {
+		case <-l.released: // the reader has come to the end
+		case <-time.After(resetGrace): // it waits for a hook
+		}
+	}
+	l.owner.Post(Event{Kind: Writable, N: done, Err: err})
+}
+
+// Resume has the reader go on.
+func (l *Portable) Resume() {
+	select {
+	case l.resumed <- struct{}{}:
+	default:
+	}
+}
+
+// Close interrupts the reader and the writer.
+func (l *Portable) Close() {
+	if l.closed.Swap(true) {
+		return
+	}
+	// A deadline, and not Close: closing a TLS connection may block for seconds, and fasthttp closes the connection
+	// anyway as soon as the handler has returned.
+	_ = l.raw.SetDeadline(time.Unix(1, 0))
+	close(l.released)
+}
+
+// Serve reads until the connection ends, and returns when the owner has closed the link.
+func (l *Portable) Serve() {
+	err := l.read()
+	l.owner.Post(Event{Kind: Ended, Err: err})
+	<-l.released
+	l.writer.Wait()
+}
+
+func (l *Portable) read() error {
+	buf := make([]byte, 1<<10)
+	for {
+		n, err := l.conn.Read(buf)
+		if n > 0 {
+			l.owner.Seen(time.Now())
+			if _, broken := l.opts.Reader.Feed(buf[:n], l.emit); broken != nil {
+				return l.refuse(broken, buf)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// emit hands a message to the owner and waits until it has been dealt with, so that there is never more than one.
+func (l *Portable) emit(op byte, payload []byte) error {
+	l.owner.Post(Event{Kind: Received, Op: op, Payload: payload})
+	select {
+	case <-l.resumed:
+		return nil
+	case <-l.released:
+		return net.ErrClosed
+	}
+}
+
+// refuse tells the owner what the other end did wrong, and discards the rest: a socket that is closed with unread bytes
+// in it resets the connection, and the other end would never see a close frame.
+func (l *Portable) refuse(broken error, buf []byte) error {
+	if errors.Is(broken, net.ErrClosed) { // of emit
+		return broken
+	}
+	l.owner.Post(Event{Kind: Refused, Err: broken})
+	for {
+		if _, err := l.conn.Read(buf); err != nil {
+			return err
+		}
+	}
+}
