@@ -110,7 +110,7 @@ func (c *client) Post(e link.Event) { c.shard.post(event{client: c, Event: e}) }
 func (c *client) Handle(e link.Event) { c.shard.handle(&event{client: c, Event: e}) }
 
 // Again gives the client's link another turn.
-func (c *client) Again() { c.shard.later(c) }
+func (c *client) Again() { c.later() }
 
 // Seen is markSeen, for the client's link.
 func (c *client) Seen(now time.Time) { c.markSeen(now) }
@@ -155,18 +155,19 @@ const (
 	reasonTooOften = "more than 20 requests a second"
 )
 
-func (s *shard) add(c *client) {
+func (c *client) add() {
+	s := c.shard
 	c.inWaiting = -1
 	c.pingAt, c.askedAt = s.cfg.firstPing(c.connectedAt), c.connectedAt
 	s.totals.Clients++
 	s.totals.Connects++
-	s.enterGroup(c)
+	c.enterGroup()
 	s.regrouping.Add(-1)
 	s.wheel.add(c)
 	s.hooks.connect(c)
 	if c.v1 != nil {
-		if err := s.writeControl(c, c.v1.hello(c)); err != nil {
-			s.remove(c, err)
+		if err := c.writeControl(c.v1.hello(c)); err != nil {
+			c.remove(err)
 			return
 		}
 	}
@@ -175,76 +176,80 @@ func (s *shard) add(c *client) {
 
 // shut begins the end: what is buffered is given up, the close frame goes out as soon as a frame may start, and the
 // client has a moment to answer it.
-func (s *shard) shut(c *client, code int, reason string) {
+func (c *client) shut(code int, reason string) {
+	s := c.shard
 	if c.phase >= phaseClosing {
 		return
 	}
-	s.withdraw(c)
+	c.withdraw()
 	c.phase = phaseClosing
 	c.closeCode, c.closeReason = code, reason
 	c.closing = wsframe.Close(code, reason)
-	s.abandon(c)
+	c.abandon()
 	if c.reply != nil {
 		c.reply = nil
 		c.link.Resume()
 	}
 	c.cutTimer = time.AfterFunc(closeGrace, func() { s.post(event{client: c, Event: link.Event{Kind: eventCut}}) })
-	s.drain(c)
+	c.drain()
 }
 
 // withdraw takes the client out of sight: nothing more is offered to it, and the application can't name it any more.
-func (s *shard) withdraw(c *client) {
+func (c *client) withdraw() {
+	s := c.shard
 	if c.phase != phaseOpen {
 		return
 	}
-	s.leaveGroup(c)
-	s.unmarkSlow(c)
+	c.leaveGroup()
+	c.unmarkSlow()
 	s.unregister(c)
 	s.leaving[c] = struct{}{}
 	s.totals.Clients--
 }
 
 // abandon gives up what is buffered for the client and what it was to be told of gaps, but not what is in flight.
-func (s *shard) abandon(c *client) {
+func (c *client) abandon() {
 	n := c.backlog.len()
 	c.backlog.discard(n)
 	c.backlog.gaps.clear()
-	s.countAbandoned(c, n)
+	c.countAbandoned(n)
 }
 
-func (s *shard) countAbandoned(c *client, n int) {
+func (c *client) countAbandoned(n int) {
+	s := c.shard
 	c.abandoned += uint64(n)
 	s.totals.Abandoned += uint64(n)
 }
 
 // refused closes a client that has broken the protocol, with the code that says how.
-func (s *shard) refused(c *client, err error) {
+func (c *client) refused(err error) {
 	if broken, ok := errors.AsType[*wsframe.CloseError](err); ok {
-		s.shut(c, broken.Code, broken.Reason)
+		c.shut(broken.Code, broken.Reason)
 	} else {
-		s.remove(c, err)
+		c.remove(err)
 	}
 }
 
 // ended is told when nothing more will come from the client, which may have said so itself and still be reading: a close
 // frame that is on its way to it isn't taken back.
-func (s *shard) ended(c *client, err error) {
+func (c *client) ended(err error) {
 	if c.phase == phaseClosing && c.busy && errors.Is(err, io.EOF) {
 		c.closeReceived = true // there will be no better answer
 		return
 	}
-	s.remove(c, err)
+	c.remove(err)
 }
 
 // remove ends the client's life. cause is nil when the close handshake is complete.
-func (s *shard) remove(c *client, cause error) {
+func (c *client) remove(cause error) {
+	s := c.shard
 	if c.phase == phaseGone {
 		return
 	}
-	s.withdraw(c)
+	c.withdraw()
 	c.phase = phaseGone
 	delete(s.leaving, c)
-	s.unawait(c)
+	c.unawait()
 	s.wheel.remove(c)
 	if c.cutTimer != nil {
 		c.cutTimer.Stop()
@@ -254,8 +259,8 @@ func (s *shard) remove(c *client, cause error) {
 	}
 	c.link.Close()
 
-	s.abandon(c)
-	s.countAbandoned(c, c.flight.messages)
+	c.abandon()
+	c.countAbandoned(c.flight.messages)
 	c.flight = flight{}
 	s.totals.Disconnects++
 	if c.closeCode == 0 {

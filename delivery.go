@@ -82,7 +82,7 @@ func (s *shard) deliverGroup(g *group) {
 	for i := len(g.clients) - 1; i >= 0; i-- {
 		c := g.clients[i]
 		if c.backlog.len() > 0 && !c.backlog.fits(len(g.run), bytes, s.limits) {
-			s.makeRoom(c)
+			c.makeRoom()
 			if c.phase == phaseGone {
 				continue
 			}
@@ -90,17 +90,18 @@ func (s *shard) deliverGroup(g *group) {
 		c.offered += uint64(len(g.run))
 		s.totals.Offered += uint64(len(g.run))
 		if c.idle() {
-			s.writeThrough(c, joined, g.run)
+			c.writeThrough(joined, g.run)
 			continue
 		}
-		s.enqueue(c, g.run)
-		s.drain(c)
+		c.enqueue(g.run)
+		c.drain()
 	}
 }
 
 // writeThrough sends a run to a client for which nothing waits, as far as its window and its link take it. The rest
 // waits.
-func (s *shard) writeThrough(c *client, joined stretch, run []*message) {
+func (c *client) writeThrough(joined stretch, run []*message) {
+	s := c.shard
 	now, p, buf := run, joined, &s.joined
 	if room := c.room(); room < len(run) {
 		now, buf = run[:room], &s.scratch
@@ -109,12 +110,12 @@ func (s *shard) writeThrough(c *client, joined stretch, run []*message) {
 	taken := 0
 	var err error
 	if len(now) > 0 {
-		taken, err = s.write(c, p, now, buf)
+		taken, err = c.write(p, now, buf)
 	}
 	if taken < len(run) {
-		s.enqueue(c, run[taken:])
+		c.enqueue(run[taken:])
 	}
-	s.settle(c, err)
+	c.settle(err)
 }
 
 // A stretch is the frames of some messages, one after the other.
@@ -157,7 +158,8 @@ func join(buf *stretch, run []*message) stretch {
 
 // write offers p, which is the frames of run as join has put them into buf, to a client that isn't busy. It returns how
 // many of them are not the shard's to keep any more: sent, or in flight.
-func (s *shard) write(c *client, p stretch, run []*message, buf *stretch) (taken int, err error) {
+func (c *client) write(p stretch, run []*message, buf *stretch) (taken int, err error) {
+	s := c.shard
 	sent, held, err := c.link.Write(p.bytes, p.lengths)
 	c.busy = sent < len(p.bytes)
 	end := 0
@@ -202,7 +204,7 @@ func (s *shard) write(c *client, p stretch, run []*message, buf *stretch) (taken
 
 // writeControl offers one frame that is no message to a client that isn't busy. What the link doesn't take at once is in
 // flight.
-func (s *shard) writeControl(c *client, frame []byte) error {
+func (c *client) writeControl(frame []byte) error {
 	sent, _, err := c.link.Write(frame, nil)
 	if c.busy = sent < len(frame); c.busy {
 		c.flight = flight{stretch: stretch{bytes: frame}, done: sent}
@@ -214,7 +216,7 @@ func (s *shard) writeControl(c *client, frame []byte) error {
 }
 
 // writable continues where write ended: n more bytes of the flight have gone out.
-func (s *shard) writable(c *client, n int, err error) {
+func (c *client) writable(n int, err error) {
 	if !c.busy {
 		return
 	}
@@ -226,21 +228,22 @@ func (s *shard) writable(c *client, n int, err error) {
 		f.done += sent
 	}
 	if err != nil {
-		s.landed(c, f.landed())
-		s.settle(c, err)
+		c.landed(f.landed())
+		c.settle(err)
 		return
 	}
 	if f.done < len(f.bytes) {
 		return
 	}
-	s.landed(c, f.messages)
+	c.landed(f.messages)
 	c.flight = flight{}
 	c.busy = false
-	s.drain(c)
+	c.drain()
 }
 
 // landed counts messages of the flight as sent.
-func (s *shard) landed(c *client, messages int) {
+func (c *client) landed(messages int) {
+	s := c.shard
 	c.flight.messages -= messages
 	c.sent += uint64(messages)
 	s.totals.Sent += uint64(messages)
@@ -250,25 +253,26 @@ func (s *shard) landed(c *client, messages int) {
 // kernel has room for by now, though nobody has said so yet. In a flood, one turn brings as many messages as a buffer
 // holds, and the news of room may be a turn behind. A client that is slow already isn't tried again: that would be a
 // system call for each broadcast that it misses.
-func (s *shard) makeRoom(c *client) {
+func (c *client) makeRoom() {
 	switch {
 	case !c.busy:
-		s.drain(c)
+		c.drain()
 	case !c.slow:
 		c.link.Retry()
 	}
 }
 
 // enqueue puts run into the client's backlog, and counts what had to leave for it.
-func (s *shard) enqueue(c *client, run []*message) {
+func (c *client) enqueue(run []*message) {
+	s := c.shard
 	if c.backlog.len() == 0 {
 		c.waitingSince = time.Now()
 	}
 	dropped := 0
 	for i, m := range run {
 		if s.limits.overflow == Disconnect && !c.backlog.takes(m, s.limits) {
-			s.countAbandoned(c, len(run)-i)
-			s.shut(c, wsframe.CodeTryAgainLater, reasonTooSlow)
+			c.countAbandoned(len(run) - i)
+			c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 			return
 		}
 		left, replaced := c.backlog.push(m, s.limits)
@@ -281,29 +285,31 @@ func (s *shard) enqueue(c *client, run []*message) {
 	if dropped > 0 {
 		c.dropped += uint64(dropped)
 		s.totals.Dropped += uint64(dropped)
-		s.markSlow(c)
+		c.markSlow()
 		s.hooks.drop(c, dropped)
 	}
 }
 
 // buffer puts m into the client's backlog, where it waits for the next drain.
-func (s *shard) buffer(c *client, m *message) {
+func (c *client) buffer(m *message) {
+	s := c.shard
 	c.offered++
 	s.totals.Offered++
 	if c.phase != phaseOpen {
-		s.countAbandoned(c, 1)
+		c.countAbandoned(1)
 		return
 	}
 	s.batch = append(s.batch[:0], m)
-	s.enqueue(c, s.batch)
+	c.enqueue(s.batch)
 	clear(s.batch)
-	s.settle(c, nil)
+	c.settle(nil)
 }
 
 // drain sends what waits for the client, in order, until the link or the client's window can't take more. What was
 // dropped is told in its place, with the messages behind it.
-func (s *shard) drain(c *client) {
-	err := s.sendControl(c)
+func (c *client) drain() {
+	s := c.shard
+	err := c.sendControl()
 	for !c.busy && err == nil && c.phase < phaseClosing && c.room() > 0 {
 		s.batch = s.batch[:0]
 		gap := c.backlog.gaps.due(c.backlog.first)
@@ -315,7 +321,7 @@ func (s *shard) drain(c *client) {
 			break
 		}
 		var taken int
-		taken, err = s.write(c, join(&s.scratch, s.batch), s.batch, &s.scratch)
+		taken, err = c.write(join(&s.scratch, s.batch), s.batch, &s.scratch)
 		if gap != nil && taken > 0 {
 			c.backlog.gaps.told()
 			taken--
@@ -323,19 +329,19 @@ func (s *shard) drain(c *client) {
 		c.backlog.discard(taken)
 		clear(s.batch)
 	}
-	s.settle(c, err)
+	c.settle(err)
 }
 
 // drainControl sends what is due besides messages, without what BufferMessage has queued for the next tick.
-func (s *shard) drainControl(c *client) { s.settle(c, s.sendControl(c)) }
+func (c *client) drainControl() { c.settle(c.sendControl()) }
 
-func (s *shard) sendControl(c *client) (err error) {
+func (c *client) sendControl() (err error) {
 	for !c.busy && err == nil && c.phase != phaseGone {
 		frame := c.nextControl()
 		if frame == nil {
 			break
 		}
-		err = s.writeControl(c, frame)
+		err = c.writeControl(frame)
 	}
 	return err
 }
@@ -360,23 +366,23 @@ func (c *client) nextControl() (frame []byte) {
 
 // settle follows each attempt to write: it removes the client whose link has failed, keeps the waiting list, and takes
 // the next step with a client that is on its way out.
-func (s *shard) settle(c *client, err error) {
+func (c *client) settle(err error) {
 	switch {
 	case c.phase == phaseGone:
 		return
 	case err != nil:
-		s.remove(c, err)
+		c.remove(err)
 		return
 	case !c.idle():
-		s.await(c)
+		c.await()
 		return
 	}
-	s.unawait(c)
+	c.unawait()
 	switch {
 	case c.phase == phaseFlushing:
-		s.shut(c, wsframe.CodeGoingAway, reasonShutdown)
+		c.shut(wsframe.CodeGoingAway, reasonShutdown)
 	case c.closeSent && c.closeReceived:
-		s.remove(c, nil)
+		c.remove(nil)
 	}
 }
 
@@ -388,16 +394,17 @@ func (s *shard) drainAll() {
 	now := time.Now()
 	for i := len(s.waiting) - 1; i >= 0; i-- { // backwards: drain takes those out that have caught up
 		c := s.waiting[i]
-		s.drain(c)
+		c.drain()
 		if c.backlog.len() > 0 && now.Sub(c.waitingSince) >= s.cfg.drainInterval {
-			s.markSlow(c)
+			c.markSlow()
 		}
 	}
 	s.totals.Drains.observe(time.Since(now))
 }
 
 // await puts the client among those that a drain visits.
-func (s *shard) await(c *client) {
+func (c *client) await() {
+	s := c.shard
 	if c.inWaiting < 0 {
 		c.inWaiting = len(s.waiting)
 		s.waiting = append(s.waiting, c)
@@ -405,8 +412,9 @@ func (s *shard) await(c *client) {
 }
 
 // unawait takes the client out from among those that a drain visits. An episode of slowness ends here.
-func (s *shard) unawait(c *client) {
-	s.unmarkSlow(c)
+func (c *client) unawait() {
+	s := c.shard
+	c.unmarkSlow()
 	if c.inWaiting < 0 {
 		return
 	}
@@ -417,7 +425,8 @@ func (s *shard) unawait(c *client) {
 	c.inWaiting = -1
 }
 
-func (s *shard) markSlow(c *client) {
+func (c *client) markSlow() {
+	s := c.shard
 	if !c.slow && c.phase == phaseOpen {
 		c.slow = true
 		s.totals.Slow++
@@ -425,7 +434,8 @@ func (s *shard) markSlow(c *client) {
 	}
 }
 
-func (s *shard) unmarkSlow(c *client) {
+func (c *client) unmarkSlow() {
+	s := c.shard
 	if c.slow {
 		c.slow = false
 		s.totals.Slow--

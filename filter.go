@@ -155,7 +155,8 @@ type group struct {
 	run       []*message // of this turn, the messages for this group
 }
 
-func (s *shard) enterGroup(c *client) {
+func (c *client) enterGroup() {
+	s := c.shard
 	key := c.sub.key()
 	g := s.groups[key]
 	if g == nil {
@@ -171,7 +172,8 @@ func (s *shard) enterGroup(c *client) {
 }
 
 // leaveGroup ends what the client is offered.
-func (s *shard) leaveGroup(c *client) {
+func (c *client) leaveGroup() {
+	s := c.shard
 	g := c.group
 	if g == nil {
 		return

@@ -116,7 +116,7 @@ func TestAClientThatIsGoneIsNotWaitedFor(t *testing.T) {
 		s.ask(func() {
 			c = s.find(v.id)
 			_ = v.ws.NetConn().Close()
-			s.shut(c, wsframe.CodeNormal, "")
+			c.shut(wsframe.CodeNormal, "")
 		})
 		var last phase
 		s.ask(func() { last = c.phase }) // a turn later, and not when closeGrace has passed

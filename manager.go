@@ -165,7 +165,7 @@ func (m *Manager) BufferMessage(id ClientID, data []byte) error {
 	}
 	s := m.shardOf(id)
 	msg := newMessage(&Message{Data: data})
-	return s.cast(id, msg.size(), func(c *client) { s.buffer(c, msg) })
+	return s.cast(id, msg.size(), func(c *client) { c.buffer(msg) })
 }
 
 // SetFilter replaces the filter of one client, as the client could do itself: within what it was granted, or else with
@@ -187,7 +187,7 @@ func (m *Manager) SetFilter(id ClientID, f Filter) error {
 		}
 	}
 	s.regrouping.Add(1) // from now on, and not from when the shard gets to it
-	err = s.cast(id, 0, func(c *client) { s.setFilter(c, f); s.regrouping.Add(-1); s.settle(c, nil) })
+	err = s.cast(id, 0, func(c *client) { c.setFilter(f); s.regrouping.Add(-1); c.settle(nil) })
 	if err != nil {
 		s.regrouping.Add(-1)
 	}
@@ -208,7 +208,7 @@ func (m *Manager) Disconnect(id ClientID, code int, reason string) error {
 	}
 	s := m.shardOf(id)
 	reason = strings.Clone(reason) // it may be a view of a request
-	return s.cast(id, 0, func(c *client) { s.shut(c, code, reason) })
+	return s.cast(id, 0, func(c *client) { c.shut(code, reason) })
 }
 
 // IsStreamClient says whether id names a client that is connected and isn't being closed. It doesn't block. After Shutdown

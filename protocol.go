@@ -132,7 +132,8 @@ func encodeAnswer(v any) []byte {
 
 // received takes one message or control frame of the client. Each call is followed by one resume, sooner or later, also
 // where it ends the client: the answer to a close frame wants to be read.
-func (s *shard) received(c *client, op byte, payload []byte) {
+func (c *client) received(op byte, payload []byte) {
+	s := c.shard
 	if c.closeReceived {
 		c.link.Resume() // what comes behind a close frame is discarded
 		return
@@ -151,28 +152,29 @@ func (s *shard) received(c *client, op byte, payload []byte) {
 		code, reason := wsframe.ParseClose(payload)
 		c.closeReceived = true
 		c.link.Resume()
-		s.shut(c, code, reason)
-		s.settle(c, nil) // it may have been the answer to ours
+		c.shut(code, reason)
+		c.settle(nil) // it may have been the answer to ours
 	default:
 		if c.phase != phaseOpen {
 			c.link.Resume()
 			return
 		}
-		s.receivedMessage(c, op, payload)
+		c.receivedMessage(op, payload)
 	}
 }
 
 func (s *shard) sendPongs() {
 	for _, c := range s.pinged {
 		if c.phase != phaseGone {
-			s.drainControl(c)
+			c.drainControl()
 		}
 	}
 	clear(s.pinged)
 	s.pinged = s.pinged[:0]
 }
 
-func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
+func (c *client) receivedMessage(op byte, payload []byte) {
+	s := c.shard
 	var kind string
 	var malformed error
 	if op == wsframe.OpText {
@@ -180,35 +182,35 @@ func (s *shard) receivedMessage(c *client, op byte, payload []byte) {
 	}
 	switch {
 	case kind == typeSubscribe && malformed == nil:
-		s.answer(c, func() []byte { return s.subscribe(c, payload) })
+		c.answer(func() []byte { return c.subscribe(payload) })
 	case kind == typeAck && malformed == nil && c.v1 != nil:
-		s.acknowledged(c, payload)
+		c.acknowledged(payload)
 	case s.hooks.message(c, op == wsframe.OpBinary, payload):
 		c.inHook = true // the link resumes when the hook has returned
 	case op == wsframe.OpBinary:
 		c.link.Resume()
-		s.shut(c, wsframe.CodeUnsupportedData, "binary messages are not accepted here")
+		c.shut(wsframe.CodeUnsupportedData, "binary messages are not accepted here")
 	case malformed != nil:
-		s.answer(c, func() []byte { return refusal(c, errorMalformed, "not a JSON object with a type") })
+		c.answer(func() []byte { return refusal(c, errorMalformed, "not a JSON object with a type") })
 	default:
-		s.answer(c, func() []byte { return refusal(c, errorUnknownType, `the type for a request is "subscribe"`) })
+		c.answer(func() []byte { return refusal(c, errorUnknownType, `the type for a request is "subscribe"`) })
 	}
 }
 
 // answer sends the reply to a request, in front of what is buffered. The link reads on when the reply is on its way, so
 // there is never more than one.
-func (s *shard) answer(c *client, reply func() []byte) {
+func (c *client) answer(reply func() []byte) {
 	if !c.pay(time.Now()) {
 		c.link.Resume()
-		s.shut(c, wsframe.CodePolicyViolation, reasonTooOften)
+		c.shut(wsframe.CodePolicyViolation, reasonTooOften)
 		return
 	}
 	c.reply = reply()
-	s.drainControl(c)
+	c.drainControl()
 }
 
 // subscribe changes the filter as the client asks, and returns the answer.
-func (s *shard) subscribe(c *client, data []byte) []byte {
+func (c *client) subscribe(data []byte) []byte {
 	request, err := parseSubscribe(data)
 	if err != nil {
 		return refusal(c, errorMalformed, err.Error())
@@ -220,19 +222,20 @@ func (s *shard) subscribe(c *client, data []byte) []byte {
 	if filter, err = filter.within(c.grant); err != nil {
 		return refusal(c, errorNotGranted, err.Error())
 	}
-	return request.answer(filter, c.v1.name(), s.setFilter(c, filter))
+	return request.answer(filter, c.v1.name(), c.setFilter(filter))
 }
 
 // setFilter puts a filter into force that is within the grant, takes out what waits and doesn't pass it, and returns how
 // many messages that was. What is in flight can't be taken back.
-func (s *shard) setFilter(c *client, f Filter) (filtered int) {
+func (c *client) setFilter(f Filter) (filtered int) {
+	s := c.shard
 	if c.phase != phaseOpen {
 		return 0
 	}
 	s.regrouping.Add(1)
-	s.leaveGroup(c)
+	c.leaveGroup()
 	c.sub.Filter = f
-	s.enterGroup(c)
+	c.enterGroup()
 	s.regrouping.Add(-1)
 	s.totals.FilterSets++
 	filtered = c.backlog.filter(f.matches)
@@ -338,14 +341,14 @@ func (v *v1) hello(c *client) []byte {
 
 // acknowledged takes the client's count of the messages that it has handled. One that acknowledges something new isn't
 // counted as a request: a client that gets much acknowledges much.
-func (s *shard) acknowledged(c *client, data []byte) {
+func (c *client) acknowledged(data []byte) {
 	n, err := parseAck(data)
 	switch {
 	case err != nil:
-		s.answer(c, func() []byte { return refusal(c, errorMalformed, err.Error()) })
+		c.answer(func() []byte { return refusal(c, errorMalformed, err.Error()) })
 		return
 	case n > c.v1.written || n <= c.v1.acked:
-		s.answer(c, func() []byte {
+		c.answer(func() []byte {
 			return refusal(c, errorInvalidAck, "n is not a number of messages that are to be acknowledged")
 		})
 		return
@@ -354,6 +357,6 @@ func (s *shard) acknowledged(c *client, data []byte) {
 	c.v1.acked = n
 	c.link.Resume()
 	if full && !c.busy {
-		s.drain(c)
+		c.drain()
 	}
 }

@@ -82,9 +82,9 @@ func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
 	c := &client{id: 1, shard: s, link: brokenLink{}, place: &place{m: m}, sub: Subscription{Project: "p"}}
 	s.members[1] = c
 	s.followers["p"] = &following{clients: 1}
-	s.add(c)
+	c.add()
 	for i := range 2 {
-		s.buffer(c, newMessage(&Message{Data: fmt.Append(nil, i)}))
+		c.buffer(newMessage(&Message{Data: fmt.Append(nil, i)}))
 	}
 	for i := range 3 {
 		s.run = append(s.run, newMessage(&Message{Data: fmt.Append(nil, i)}))

@@ -30,7 +30,7 @@ func newAsking(t *testing.T, agrees bool) *asking {
 // ask has n requests read at once, and returns how many were answered before the client was closed.
 func (a *asking) ask(n int) (answered int) {
 	for range n {
-		a.s.received(a.c, wsframe.OpText, []byte(`{"type":"subscribe","filters":{}}`))
+		a.c.received(wsframe.OpText, []byte(`{"type":"subscribe","filters":{}}`))
 		if a.c.phase != phaseOpen {
 			return answered
 		}
@@ -108,10 +108,10 @@ func TestAnswersToPingsAndAcknowledgementsAreNotRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAsking(t, true)
 		for i := range 1000 {
-			a.s.received(a.c, wsframe.OpPong, nil)
-			a.s.received(a.c, wsframe.OpPing, nil)
+			a.c.received(wsframe.OpPong, nil)
+			a.c.received(wsframe.OpPing, nil)
 			publishTurn(t, a.s, newMessage(&Message{Project: "shop", Data: []byte("x")}), 1)
-			a.s.received(a.c, wsframe.OpText, fmt.Append(nil, modelAck, i+1, "}"))
+			a.c.received(wsframe.OpText, fmt.Append(nil, modelAck, i+1, "}"))
 		}
 		if got := a.ask(21); got != 20 {
 			t.Errorf("behind 1,000 of each: got %d answers, want 20", got)

@@ -347,7 +347,7 @@ func TestAChangeOfFilterLosesNothingThatBothFiltersWant(t *testing.T) {
 		filter := func(i int) Filter { return Filter{Levels: []string{"error", fmt.Sprint(i % 3)}} }
 		for name, change := range map[string]func(i int){
 			"by the application": func(i int) { _ = w.m.SetFilter(v.id, filter(i)) },
-			"over the wire":      func(i int) { _ = s.cast(v.id, 0, func(c *client) { s.setFilter(c, filter(i)) }) },
+			"over the wire":      func(i int) { _ = s.cast(v.id, 0, func(c *client) { c.setFilter(filter(i)) }) },
 		} {
 			change(0)
 			var changes sync.WaitGroup

@@ -326,30 +326,31 @@ func (s *shard) handle(e *event) {
 	}
 	switch e.Kind {
 	case eventJoined:
-		s.add(c)
+		c.add()
 	case link.Ready:
 		c.link.Ready()
 	case link.Writable:
-		s.writable(c, e.N, e.Err)
+		c.writable(e.N, e.Err)
 	case link.Received:
-		s.received(c, e.Op, e.Payload)
+		c.received(e.Op, e.Payload)
 	case eventResume:
 		c.inHook = false
 		c.markSeen(time.Now()) // what it sent meanwhile was not read
 		c.link.Resume()
 	case link.Refused:
-		s.refused(c, e.Err)
+		c.refused(e.Err)
 	case link.Ended:
-		s.ended(c, e.Err)
+		c.ended(e.Err)
 	case link.Failed:
-		s.remove(c, e.Err)
+		c.remove(e.Err)
 	case eventCut:
-		s.remove(c, errors.New("the close handshake took too long"))
+		c.remove(errors.New("the close handshake took too long"))
 	}
 }
 
 // later gives a client's link another turn: it has more to do, but others wait too.
-func (s *shard) later(c *client) {
+func (c *client) later() {
+	s := c.shard
 	if !c.again {
 		c.again = true
 		s.again = append(s.again, c)
@@ -373,20 +374,20 @@ func (s *shard) goOn() {
 func (s *shard) shutAll(flush bool) {
 	for _, c := range s.everyone() {
 		if !flush || c.idle() {
-			s.shut(c, wsframe.CodeGoingAway, reasonShutdown)
+			c.shut(wsframe.CodeGoingAway, reasonShutdown)
 			continue
 		}
 		if c.phase == phaseOpen {
-			s.withdraw(c)
+			c.withdraw()
 			c.phase = phaseFlushing
-			s.drain(c)
+			c.drain()
 		}
 	}
 }
 
 func (s *shard) removeAll() {
 	for _, c := range s.everyone() {
-		s.remove(c, errors.New("the shutdown took too long"))
+		c.remove(errors.New("the shutdown took too long"))
 	}
 }
 

@@ -36,7 +36,7 @@ func BenchmarkSubscribe(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				atPace(c)
-				s.received(c, wsframe.OpText, requests[i%2])
+				c.received(wsframe.OpText, requests[i%2])
 			}
 			if c.phase != phaseOpen {
 				b.Fatal("the client was closed")

@@ -116,9 +116,9 @@ func (s *shard) beat(now time.Time) {
 	s.wheel.next = (s.wheel.next + 1) % wheelSlots
 	for i := len(slot) - 1; i >= 0; i-- { // backwards: a client that is removed gives its place to a later one
 		c := slot[i]
-		s.watchProgress(c, now)
-		if s.cfg.idleTimeout > 0 && !c.inHook && s.silent(c, now) {
-			s.remove(c, link.ErrIdle)
+		c.watchProgress(now)
+		if s.cfg.idleTimeout > 0 && !c.inHook && c.silent(now) {
+			c.remove(link.ErrIdle)
 			continue
 		}
 		// With the visit that is nearest to its time, which is the fourth one after the last ping, whatever a turn lacks to
@@ -129,14 +129,15 @@ func (s *shard) beat(now time.Time) {
 			}
 			c.pingAt = now.Add(s.cfg.pingInterval)
 			c.ping = wsframe.Ping
-			s.drainControl(c)
+			c.drainControl()
 		}
 	}
 }
 
 // silent says whether the client has given no sign of life for too long, though it was asked for one in time. A shard
 // that is busy asks late, and must not make the client pay for it.
-func (s *shard) silent(c *client, now time.Time) bool {
+func (c *client) silent(now time.Time) bool {
+	s := c.shard
 	silence, asked := c.silence(now), now.Sub(c.askedAt)
 	if min(silence, now.Sub(s.awake)) < s.cfg.idleTimeout {
 		return false
@@ -148,7 +149,8 @@ func (s *shard) silent(c *client, now time.Time) bool {
 // for it. The kernel has room again only when much of that is gone, which at a few bytes a second is later than the idle
 // timeout; and the pongs of such a client come behind all of it. Without a full window, an acknowledgement is no sign of
 // life: the kernel of a machine whose browser is frozen gives it too.
-func (s *shard) watchProgress(c *client, now time.Time) {
+func (c *client) watchProgress(now time.Time) {
+	s := c.shard
 	if s.cfg.idleTimeout == 0 || !c.busy {
 		c.watched = false
 		return
