@@ -2,10 +2,8 @@ package mesherstream
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"net/url"
-	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -97,7 +95,7 @@ func (m *Manager) grant(c *fiber.Ctx, sub Subscription, asked Filter) (_ Subscri
 func (m *Manager) callAuthorize(c *fiber.Ctx, sub *Subscription) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			m.cfg.logger.Error("mesherstream: WithAuthorize panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			m.cfg.logger.Error("mesherstream: WithAuthorize panicked", panicked(p)...)
 			err = fiber.ErrInternalServerError
 		}
 	}()

@@ -12,15 +12,8 @@ import (
 
 // client is one connection as its shard knows it.
 type client struct {
-	// Read-only after construction.
-	id          ClientID
-	shard       *shard
-	remoteAddr  string
-	place       *place
-	connectedAt time.Time
-	grant       Filter // what WithAuthorize, or the caller of Serve, allows
-
 	// Owned by the shard's goroutine. First what each delivery touches, so that it lies together.
+	shard         *shard // read-only after construction
 	link          link.Link
 	phase         phase
 	busy          bool // the link can't take more until it says so
@@ -34,6 +27,14 @@ type client struct {
 	backlog       backlog // waits behind the flight, and can be dropped
 	flight        flight  // goes out before anything else, and can't
 
+	// Read-only after construction.
+	id          ClientID
+	remoteAddr  string
+	place       *place
+	connectedAt time.Time
+	grant       Filter // what WithAuthorize, or the caller of Serve, allows
+
+	// Owned by the shard's goroutine.
 	pong, ping, closing []byte // control frames that go out as soon as a frame may start
 	reply               []byte // the answer to the client's last request, which does too
 	v1                  *v1    // nil where the client hasn't agreed on the protocol
@@ -215,10 +216,36 @@ func (c *client) abandon() {
 	c.countAbandoned(n)
 }
 
+// What is counted for a client is counted for its shard too, here and nowhere else.
+
+func (c *client) countOffered(n int) {
+	c.offered += uint64(n)
+	c.shard.totals.Offered += uint64(n)
+}
+
+func (c *client) countSent(n int) {
+	c.sent += uint64(n)
+	c.shard.totals.Sent += uint64(n)
+}
+
+func (c *client) countDropped(n int) {
+	c.dropped += uint64(n)
+	c.shard.totals.Dropped += uint64(n)
+}
+
 func (c *client) countAbandoned(n int) {
-	s := c.shard
 	c.abandoned += uint64(n)
-	s.totals.Abandoned += uint64(n)
+	c.shard.totals.Abandoned += uint64(n)
+}
+
+func (c *client) countFiltered(n int) {
+	c.filtered += uint64(n)
+	c.shard.totals.Filtered += uint64(n)
+}
+
+func (c *client) countConflated(n int) {
+	c.conflated += uint64(n)
+	c.shard.totals.Conflated += uint64(n)
 }
 
 // refused closes a client that has broken the protocol, with the code that says how.

@@ -15,13 +15,13 @@ const maxScratch = 256 << 10
 // joinBytes is about how many bytes of frames one write drains from a backlog.
 const joinBytes = 64 << 10
 
-// deliverRun delivers the broadcasts that wait together.
-func (s *shard) deliverRun() {
-	if len(s.run) == 0 {
+// deliverBatch delivers the broadcasts that wait together.
+func (s *shard) deliverBatch() {
+	if len(s.batch) == 0 {
 		return
 	}
-	begin := s.beginRun()
-	for _, m := range s.run {
+	begin := s.beginBatch()
+	for _, m := range s.batch {
 		if m.project != "" {
 			for _, g := range s.projects[m.project] {
 				s.offerGroup(g, m)
@@ -34,29 +34,29 @@ func (s *shard) deliverRun() {
 	}
 	for _, g := range s.touched {
 		s.deliverGroup(g)
-		clear(g.run)
-		g.run = g.run[:0]
+		clear(g.batch)
+		g.batch = g.batch[:0]
 	}
 	clear(s.touched)
 	s.touched = s.touched[:0]
-	clear(s.run)
-	s.run = s.run[:0]
-	s.endRun(begin)
+	clear(s.batch)
+	s.batch = s.batch[:0]
+	s.endBatch(begin)
 }
 
-// deliveriesTimed is how many runs of a shard there are for each one that is timed: reading the clock twice costs about
+// deliveriesTimed is how many batches of a shard there are for each one that is timed: reading the clock twice costs about
 // as much as handing one message to one client.
 const deliveriesTimed = 64
 
-// beginRun returns when the run began, or zero if it isn't timed.
-func (s *shard) beginRun() (begin time.Time) {
-	if s.runs++; s.runs%deliveriesTimed == 0 {
+// beginBatch returns when the batch began, or zero if it isn't timed.
+func (s *shard) beginBatch() (begin time.Time) {
+	if s.batches++; s.batches%deliveriesTimed == 0 {
 		begin = time.Now()
 	}
 	return begin
 }
 
-func (s *shard) endRun(begin time.Time) {
+func (s *shard) endBatch(begin time.Time) {
 	if !begin.IsZero() {
 		s.totals.Deliveries.observe(time.Since(begin))
 	}
@@ -66,45 +66,44 @@ func (s *shard) offerGroup(g *group, m *message) {
 	if !g.sub.matches(m) {
 		return
 	}
-	if len(g.run) == 0 {
+	if len(g.batch) == 0 {
 		s.touched = append(s.touched, g)
 	}
-	g.run = append(g.run, m)
+	g.batch = append(g.batch, m)
 }
 
-// deliverGroup gives the group's run to each of its clients. It goes backwards, since a client whose link fails leaves
+// deliverGroup gives the group's batch to each of its clients. It goes backwards, since a client whose link fails leaves
 // the group, and the last one then takes its place.
 func (s *shard) deliverGroup(g *group) {
-	joined, bytes := join(&s.joined, g.run), 0
-	for _, m := range g.run {
+	joined, bytes := join(&s.joined, g.batch), 0
+	for _, m := range g.batch {
 		bytes += m.size()
 	}
 	for i := len(g.clients) - 1; i >= 0; i-- {
 		c := g.clients[i]
-		if c.backlog.len() > 0 && !c.backlog.fits(len(g.run), bytes, s.limits) {
+		if c.backlog.len() > 0 && !c.backlog.fits(len(g.batch), bytes, s.limits) {
 			c.makeRoom()
 			if c.phase == phaseGone {
 				continue
 			}
 		}
-		c.offered += uint64(len(g.run))
-		s.totals.Offered += uint64(len(g.run))
+		c.countOffered(len(g.batch))
 		if c.idle() {
-			c.writeThrough(joined, g.run)
+			c.writeThrough(joined, g.batch)
 			continue
 		}
-		c.enqueue(g.run)
+		c.enqueue(g.batch)
 		c.drain()
 	}
 }
 
-// writeThrough sends a run to a client for which nothing waits, as far as its window and its link take it. The rest
+// writeThrough sends a batch to a client for which nothing waits, as far as its window and its link take it. The rest
 // waits.
-func (c *client) writeThrough(joined stretch, run []*message) {
+func (c *client) writeThrough(joined stretch, batch []*message) {
 	s := c.shard
-	now, p, buf := run, joined, &s.joined
-	if room := c.room(); room < len(run) {
-		now, buf = run[:room], &s.scratch
+	now, p, buf := batch, joined, &s.joined
+	if room := c.room(); room < len(batch) {
+		now, buf = batch[:room], &s.scratch
 		p = join(buf, now)
 	}
 	taken := 0
@@ -112,8 +111,8 @@ func (c *client) writeThrough(joined stretch, run []*message) {
 	if len(now) > 0 {
 		taken, err = c.write(p, now, buf)
 	}
-	if taken < len(run) {
-		c.enqueue(run[taken:])
+	if taken < len(batch) {
+		c.enqueue(batch[taken:])
 	}
 	c.settle(err)
 }
@@ -138,17 +137,17 @@ func (s *stretch) whole(n int) (frames int) {
 	return frames
 }
 
-// join returns the frames of run: the frame itself if there is only one, and otherwise in buf, which is used again
+// join returns the frames of batch: the frame itself if there is only one, and otherwise in buf, which is used again
 // unless a link keeps it.
-func join(buf *stretch, run []*message) stretch {
-	if len(run) == 1 {
-		return stretch{bytes: run[0].frame}
+func join(buf *stretch, batch []*message) stretch {
+	if len(batch) == 1 {
+		return stretch{bytes: batch[0].frame}
 	}
 	if cap(buf.bytes) > maxScratch {
 		*buf = stretch{}
 	}
 	p := stretch{buf.bytes[:0], buf.lengths[:0]}
-	for _, m := range run {
+	for _, m := range batch {
 		p.bytes = append(p.bytes, m.frame...)
 		p.lengths = append(p.lengths, len(m.frame))
 	}
@@ -156,44 +155,42 @@ func join(buf *stretch, run []*message) stretch {
 	return p
 }
 
-// write offers p, which is the frames of run as join has put them into buf, to a client that isn't busy. It returns how
+// write offers p, which is the frames of batch as join has put them into buf, to a client that isn't busy. It returns how
 // many of them are not the shard's to keep any more: sent, or in flight.
-func (c *client) write(p stretch, run []*message, buf *stretch) (taken int, err error) {
-	s := c.shard
+func (c *client) write(p stretch, batch []*message, buf *stretch) (taken int, err error) {
 	sent, held, err := c.link.Write(p.bytes, p.lengths)
 	c.busy = sent < len(p.bytes)
 	end := 0
-	for taken < len(run) && end+len(run[taken].frame) <= sent {
-		end += len(run[taken].frame)
+	for taken < len(batch) && end+len(batch[taken].frame) <= sent {
+		end += len(batch[taken].frame)
 		taken++
 	}
 	messages := taken
-	if taken > 0 && run[0].notice {
+	if taken > 0 && batch[0].notice {
 		messages--
 	}
-	c.sent += uint64(messages)
-	s.totals.Sent += uint64(messages)
+	c.countSent(messages)
 	switch {
 	case !c.busy:
 	case held > 0:
 		first := taken
-		c.flight = flight{notice: taken == 0 && run[0].notice}
-		for taken < len(run) && end+len(run[taken].frame) <= sent+held {
-			end += len(run[taken].frame)
-			if !run[taken].notice {
+		c.flight = flight{notice: taken == 0 && batch[0].notice}
+		for taken < len(batch) && end+len(batch[taken].frame) <= sent+held {
+			end += len(batch[taken].frame)
+			if !batch[taken].notice {
 				c.flight.messages++
 			}
 			taken++
 		}
 		c.flight.bytes = p.bytes[sent:end]
-		if len(run) > 1 {
+		if len(batch) > 1 {
 			c.flight.lengths = p.lengths[first:taken]
 			*buf = stretch{} // p is the link's now
 		}
 	case end < sent:
 		// A frame is torn. Its own bytes stand for the rest of it, so that p need not live on.
-		c.flight = flight{stretch: stretch{bytes: run[taken].frame}, done: sent - end, messages: 1}
-		if run[taken].notice {
+		c.flight = flight{stretch: stretch{bytes: batch[taken].frame}, done: sent - end, messages: 1}
+		if batch[taken].notice {
 			c.flight.messages = 0
 		}
 		taken++
@@ -243,10 +240,8 @@ func (c *client) writable(n int, err error) {
 
 // landed counts messages of the flight as sent.
 func (c *client) landed(messages int) {
-	s := c.shard
 	c.flight.messages -= messages
-	c.sent += uint64(messages)
-	s.totals.Sent += uint64(messages)
+	c.countSent(messages)
 }
 
 // makeRoom sends what it can before a message would be dropped for no reason: what BufferMessage has queued, and what the
@@ -262,29 +257,27 @@ func (c *client) makeRoom() {
 	}
 }
 
-// enqueue puts run into the client's backlog, and counts what had to leave for it.
-func (c *client) enqueue(run []*message) {
+// enqueue puts batch into the client's backlog, and counts what had to leave for it.
+func (c *client) enqueue(batch []*message) {
 	s := c.shard
 	if c.backlog.len() == 0 {
 		c.waitingSince = time.Now()
 	}
 	dropped := 0
-	for i, m := range run {
+	for i, m := range batch {
 		if s.limits.overflow == Disconnect && !c.backlog.takes(m, s.limits) {
-			c.countAbandoned(len(run) - i)
+			c.countAbandoned(len(batch) - i)
 			c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 			return
 		}
 		left, replaced := c.backlog.push(m, s.limits)
 		dropped += left
 		if replaced {
-			c.conflated++
-			s.totals.Conflated++
+			c.countConflated(1)
 		}
 	}
 	if dropped > 0 {
-		c.dropped += uint64(dropped)
-		s.totals.Dropped += uint64(dropped)
+		c.countDropped(dropped)
 		c.markSlow()
 		s.hooks.drop(c, dropped)
 	}
@@ -293,15 +286,14 @@ func (c *client) enqueue(run []*message) {
 // buffer puts m into the client's backlog, where it waits for the next drain.
 func (c *client) buffer(m *message) {
 	s := c.shard
-	c.offered++
-	s.totals.Offered++
+	c.countOffered(1)
 	if c.phase != phaseOpen {
 		c.countAbandoned(1)
 		return
 	}
-	s.batch = append(s.batch[:0], m)
-	c.enqueue(s.batch)
-	clear(s.batch)
+	s.drained = append(s.drained[:0], m)
+	c.enqueue(s.drained)
+	clear(s.drained)
 	c.settle(nil)
 }
 
@@ -311,23 +303,23 @@ func (c *client) drain() {
 	s := c.shard
 	err := c.sendControl()
 	for !c.busy && err == nil && c.phase < phaseClosing && c.room() > 0 {
-		s.batch = s.batch[:0]
+		s.drained = s.drained[:0]
 		gap := c.backlog.gaps.due(c.backlog.first)
 		if gap != nil {
-			s.batch = append(s.batch, gap.notice(c.v1.stream))
+			s.drained = append(s.drained, gap.notice(c.v1.stream))
 		}
-		s.batch = c.backlog.peek(s.batch, c.room()-len(s.batch), joinBytes)
-		if len(s.batch) == 0 {
+		s.drained = c.backlog.peek(s.drained, c.room()-len(s.drained), joinBytes)
+		if len(s.drained) == 0 {
 			break
 		}
 		var taken int
-		taken, err = c.write(join(&s.scratch, s.batch), s.batch, &s.scratch)
+		taken, err = c.write(join(&s.scratch, s.drained), s.drained, &s.scratch)
 		if gap != nil && taken > 0 {
 			c.backlog.gaps.told()
 			taken--
 		}
 		c.backlog.discard(taken)
-		clear(s.batch)
+		clear(s.drained)
 	}
 	c.settle(err)
 }
@@ -418,10 +410,7 @@ func (c *client) unawait() {
 	if c.inWaiting < 0 {
 		return
 	}
-	last := s.waiting[len(s.waiting)-1]
-	s.waiting[c.inWaiting], last.inWaiting = last, c.inWaiting
-	s.waiting[len(s.waiting)-1] = nil
-	s.waiting = s.waiting[:len(s.waiting)-1]
+	s.waiting = swapOut(s.waiting, c.inWaiting, func(moved *client) { moved.inWaiting = c.inWaiting })
 	c.inWaiting = -1
 }
 

@@ -152,7 +152,7 @@ type group struct {
 	sub       Subscription
 	inProject int // index in its list of shard.projects
 	clients   []*client
-	run       []*message // of this turn, the messages for this group
+	batch     []*message // of this turn, the messages for this group
 }
 
 func (c *client) enterGroup() {
@@ -207,7 +207,7 @@ func swapOut[T any](list []*T, i int, moved func(*T)) []*T {
 func (s *shard) wants(m *message) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.followed(m.project) {
+	if !s.hasViewersLocked(m.project) {
 		return false
 	}
 	if s.regrouping.Load() > 0 || m.level == "" && m.environment == "" {

@@ -55,7 +55,7 @@ func FuzzSubscribe(f *testing.F) {
 		if told, err := answer.filter(); err != nil || !slices.Equal(told.Levels, filter.Levels) || !slices.Equal(told.Environments, filter.Environments) {
 			t.Errorf("answer to %q: got %q, %v, want %+v in it", in, frame, err, filter)
 		}
-		if frame := refusal(&client{}, errorMalformed, string(in)); !json.Valid(frame[headerOf(frame):]) {
+		if frame := refusal("", errorMalformed, string(in)); !json.Valid(frame[headerOf(frame):]) {
 			t.Errorf("refusal that quotes %q is no JSON", in)
 		}
 	})

@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/base64"
-	"fmt"
 	"net"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -214,7 +212,7 @@ func (r *reply) explain(err error) {
 	defer r.app.ReleaseCtx(c)
 	defer func() {
 		if p := recover(); p != nil {
-			r.m.cfg.logger.Error("mesherstream: ErrorHandler panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			r.m.cfg.logger.Error("mesherstream: ErrorHandler panicked", panicked(p)...)
 			_ = c.SendStatus(fiber.StatusInternalServerError)
 		}
 	}()
@@ -262,7 +260,7 @@ func (m *Manager) refuseNetHTTP() error {
 
 func (m *Manager) recovered(conn *websocket.Conn) {
 	if p := recover(); p != nil {
-		m.cfg.logger.Error("mesherstream: panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		m.cfg.logger.Error("mesherstream: panic", panicked(p)...)
 		refuse(conn, wsframe.CodeInternalError, "")
 	}
 }

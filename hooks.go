@@ -110,8 +110,7 @@ func (q *hookQueue) call(name string, id ClientID, hook func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			q.onPanic(id)
-			q.log.Error("mesherstream: a hook panicked", "hook", name, "client", uint64(id),
-				"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			q.log.Error("mesherstream: a hook panicked", append(panicked(p), "hook", name, "client", uint64(id))...)
 		}
 	}()
 	hook()
@@ -193,6 +192,9 @@ func (h survivor) WithAttrs(attrs []slog.Attr) slog.Handler {
 func (h survivor) WithGroup(name string) slog.Handler {
 	return survivor{h.Handler.WithGroup(name)}
 }
+
+// panicked returns what the log is told of a panic that is survived.
+func panicked(p any) []any { return []any{"panic", fmt.Sprint(p), "stack", string(debug.Stack())} }
 
 func survive() {
 	if p := recover(); p != nil {

@@ -131,7 +131,7 @@ func (m *Manager) Broadcast(msg Message) error {
 func (m *Manager) deliver(msg *Message) (*message, error) {
 	var shared *message // made when the first shard wants it: most projects have no viewer at most times
 	for _, s := range m.shards {
-		if !s.follows(msg.Project) {
+		if !s.hasViewers(msg.Project) {
 			continue
 		}
 		if shared == nil {

@@ -117,8 +117,9 @@ func (r *subscribeRequest) answer(f Filter, stream string, filtered int) []byte 
 	return wsframe.Append(nil, wsframe.OpText, append(text, '}'))
 }
 
-func refusal(c *client, code, text string) []byte {
-	return encodeAnswer(errorAnswer{typeError, c.v1.name(), code, text})
+// refusal answers a request that can't be granted. stream is the name of the client's, if it has agreed on the protocol.
+func refusal(stream, code, text string) []byte {
+	return encodeAnswer(errorAnswer{typeError, stream, code, text})
 }
 
 // encodeAnswer returns v as a frame. Only types of this package come here, and they always encode.
@@ -191,9 +192,9 @@ func (c *client) receivedMessage(op byte, payload []byte) {
 		c.link.Resume()
 		c.shut(wsframe.CodeUnsupportedData, "binary messages are not accepted here")
 	case malformed != nil:
-		c.answer(func() []byte { return refusal(c, errorMalformed, "not a JSON object with a type") })
+		c.answer(func() []byte { return refusal(c.v1.name(), errorMalformed, "not a JSON object with a type") })
 	default:
-		c.answer(func() []byte { return refusal(c, errorUnknownType, `the type for a request is "subscribe"`) })
+		c.answer(func() []byte { return refusal(c.v1.name(), errorUnknownType, `the type for a request is "subscribe"`) })
 	}
 }
 
@@ -213,14 +214,14 @@ func (c *client) answer(reply func() []byte) {
 func (c *client) subscribe(data []byte) []byte {
 	request, err := parseSubscribe(data)
 	if err != nil {
-		return refusal(c, errorMalformed, err.Error())
+		return refusal(c.v1.name(), errorMalformed, err.Error())
 	}
 	filter, err := request.filter()
 	if err != nil {
-		return refusal(c, errorInvalidFilter, err.Error())
+		return refusal(c.v1.name(), errorInvalidFilter, err.Error())
 	}
 	if filter, err = filter.within(c.grant); err != nil {
-		return refusal(c, errorNotGranted, err.Error())
+		return refusal(c.v1.name(), errorNotGranted, err.Error())
 	}
 	return request.answer(filter, c.v1.name(), c.setFilter(filter))
 }
@@ -239,8 +240,7 @@ func (c *client) setFilter(f Filter) (filtered int) {
 	s.regrouping.Add(-1)
 	s.totals.FilterSets++
 	filtered = c.backlog.filter(f.matches)
-	c.filtered += uint64(filtered)
-	s.totals.Filtered += uint64(filtered)
+	c.countFiltered(filtered)
 	return filtered
 }
 
@@ -345,11 +345,11 @@ func (c *client) acknowledged(data []byte) {
 	n, err := parseAck(data)
 	switch {
 	case err != nil:
-		c.answer(func() []byte { return refusal(c, errorMalformed, err.Error()) })
+		c.answer(func() []byte { return refusal(c.v1.name(), errorMalformed, err.Error()) })
 		return
 	case n > c.v1.written || n <= c.v1.acked:
 		c.answer(func() []byte {
-			return refusal(c, errorInvalidAck, "n is not a number of messages that are to be acknowledged")
+			return refusal(c.v1.name(), errorInvalidAck, "n is not a number of messages that are to be acknowledged")
 		})
 		return
 	}

@@ -115,7 +115,7 @@ func TestTheTypeOfARequest(t *testing.T) {
 
 func TestAnErrorAnswerIsOneJSONObject(t *testing.T) {
 	for _, text := range []string{"plain", `with "quotes"`, "with <html> & \u2028", "\xFF no UTF-8"} {
-		frame := refusal(&client{}, errorMalformed, text)
+		frame := refusal("", errorMalformed, text)
 		var got map[string]string
 		if err := json.Unmarshal(frame[wsframe.HeaderLen(len(frame)-2):], &got); err != nil {
 			t.Errorf("refusal(%q): got %q: %v", text, frame, err)

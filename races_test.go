@@ -87,9 +87,9 @@ func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
 		c.buffer(newMessage(&Message{Data: fmt.Append(nil, i)}))
 	}
 	for i := range 3 {
-		s.run = append(s.run, newMessage(&Message{Data: fmt.Append(nil, i)}))
+		s.batch = append(s.batch, newMessage(&Message{Data: fmt.Append(nil, i)}))
 	}
-	s.deliverRun()
+	s.deliverBatch()
 	st := s.stats()
 	if st.Offered != 2 || st.Abandoned != 2 || st.Slow != 0 || c.backlog.len() != 0 {
 		t.Errorf("stats: got %+v, %d in the backlog of the client that is gone, want 2 offered and abandoned", st, c.backlog.len())

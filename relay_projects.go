@@ -180,7 +180,7 @@ func (in *interests) tend() {
 		switch {
 		case i.joining > 0:
 			i.idleSince = time.Time{}
-		case in.n.m.follows(project):
+		case in.n.m.hasViewers(project):
 			i.idleSince = time.Time{}
 			if !i.subscribed {
 				again = append(again, i)
@@ -251,9 +251,9 @@ func (n *relaying) receive(i *interest, msg RelayMessage) {
 }
 
 // follows says whether any client follows the project.
-func (m *Manager) follows(project string) bool {
+func (m *Manager) hasViewers(project string) bool {
 	for _, s := range m.shards {
-		if s.follows(project) {
+		if s.hasViewers(project) {
 			return true
 		}
 	}

@@ -126,7 +126,7 @@ func TestARefusalIsShortWhateverTheNameIs(t *testing.T) {
 		if err == nil {
 			t.Fatalf("%.20s: got no error", name)
 		}
-		if frame := refusal(&client{}, errorMalformed, err.Error()); len(frame) > 1200 {
+		if frame := refusal("", errorMalformed, err.Error()); len(frame) > 1200 {
 			t.Errorf("%.20s: got a refusal of %d bytes", name, len(frame))
 		}
 	}

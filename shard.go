@@ -40,8 +40,8 @@ type shard struct {
 	// Owned by the goroutine; by mu where none is running.
 	hooks    *hookQueue // of this run
 	turn     inbox      // what this turn has taken
-	run      []*message
-	runs     uint64
+	batch    []*message
+	batches  uint64
 	groups   map[string]*group   // changed under mu, so that wants can read them
 	projects map[string][]*group // the same
 	touched  []*group
@@ -52,7 +52,7 @@ type shard struct {
 	beatAt   time.Time  // the last one
 	awake    time.Time  // since when beats have come as they should
 	joined   stretch    // the frames of a group's run
-	batch    []*message // what a drain takes out of a backlog
+	drained  []*message // what a drain takes out of a backlog
 	scratch  stretch    // the frames of batch
 	stopping bool
 	leaving  map[*client]struct{} // in their close handshake
@@ -87,20 +87,20 @@ func (s *shard) start(hooks *hookQueue, spawn func(func())) {
 func (s *shard) publish(m *message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.followed(m.project) {
-		return s.stateLocked()
+	if !s.hasViewersLocked(m.project) {
+		return s.closedErrLocked()
 	}
 	return s.castLocked(cast{message: m}, m.project, m.size())
 }
 
 // follows says whether any client follows the project.
-func (s *shard) follows(project string) bool {
+func (s *shard) hasViewers(project string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.followed(project)
+	return s.hasViewersLocked(project)
 }
 
-func (s *shard) followed(project string) bool {
+func (s *shard) hasViewersLocked(project string) bool {
 	if project == "" {
 		return len(s.members) > 0
 	}
@@ -114,7 +114,7 @@ func (s *shard) cast(id ClientID, bytes int, do func(*client)) error {
 	defer s.mu.Unlock()
 	c, ok := s.members[id]
 	if !ok {
-		if err := s.stateLocked(); err != nil {
+		if err := s.closedErrLocked(); err != nil {
 			return err
 		}
 		return ErrUnknownClient
@@ -122,7 +122,7 @@ func (s *shard) cast(id ClientID, bytes int, do func(*client)) error {
 	return s.castLocked(cast{do: func() { do(c) }}, c.sub.Project, bytes)
 }
 
-func (s *shard) stateLocked() error {
+func (s *shard) closedErrLocked() error {
 	if s.closed {
 		return ErrClosed
 	}
@@ -300,13 +300,13 @@ func (s *shard) takeTurn() {
 	}
 	for _, c := range s.turn.casts {
 		if c.message != nil {
-			s.run = append(s.run, c.message)
+			s.batch = append(s.batch, c.message)
 			continue
 		}
-		s.deliverRun() // so that casts keep their order
+		s.deliverBatch() // so that casts keep their order
 		c.do()
 	}
-	s.deliverRun()
+	s.deliverBatch()
 	if s.turn.drain {
 		s.drainAll()
 	}
@@ -486,7 +486,7 @@ func (s *shard) castLocked(c cast, project string, bytes int) error {
 	for !s.closed && !s.hasRoom(project, bytes) {
 		s.room.Wait()
 	}
-	if err := s.stateLocked(); err != nil {
+	if err := s.closedErrLocked(); err != nil {
 		return err
 	}
 	s.inbox.casts = append(s.inbox.casts, c)

@@ -106,7 +106,7 @@ type Histogram struct {
 }
 
 // Bound returns the bound of Counts[i]: 1 µs, 4 µs, 16 µs and so on, to 17 s.
-func (h *Histogram) Bound(i int) time.Duration { return time.Microsecond << (2 * i) }
+func (h Histogram) Bound(i int) time.Duration { return time.Microsecond << (2 * i) }
 
 func (h *Histogram) observe(d time.Duration) {
 	i := 0
