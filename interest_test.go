@@ -10,8 +10,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/fasthttp/websocket"
 )
 
 func TestAProjectIsFollowedFromItsFirstClientUntilAWhileAfterItsLast(t *testing.T) {
@@ -47,13 +45,6 @@ func TestAProjectIsFollowedFromItsFirstClientUntilAWhileAfterItsLast(t *testing.
 			t.Errorf("RelayProjects: got %d, want 0", got)
 		}
 	})
-}
-
-// dial connects without waiting until the manager knows the client.
-func dial(w *world, path string) (*viewer, error) {
-	d := websocket.Dialer{NetDial: w.dial, HandshakeTimeout: 20 * time.Second}
-	ws, _, err := d.Dial("ws://app.test/stream/projects/"+path, nil)
-	return &viewer{w: w, ws: ws}, err
 }
 
 // age makes every project that is idle look as if it had been for d longer.

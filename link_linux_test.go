@@ -19,11 +19,8 @@ func TestAPlainSocketIsTakenOverAndItsHandlerReturns(t *testing.T) {
 			(&world{T: t, transport: tr}).play(func(w *world) {
 				w.start()
 				v := w.connect("shop")
-				s := w.m.shardOf(v.id)
-				var taken bool
-				s.ask(func() { taken = fmt.Sprintf("%T", s.find(v.id).link) == "*link.polled" })
-				if want := tr.name == "tcp"; taken != want {
-					w.Errorf("the shard owns the socket: got %v, want %v", taken, want)
+				if stays, want := running("link.(*Portable).Serve"), tr.name != "tcp"; stays != want {
+					w.Errorf("the handler stays with its connection: got %v, want %v", stays, want)
 				}
 				w.broadcast(0, 1)
 				if got := v.next(); !strings.HasPrefix(got, "0 ") {
@@ -101,27 +98,6 @@ func TestATornFrameIsFinishedBeforeAnythingElse(t *testing.T) {
 		}
 		if answers != 1 || pongs != 1 {
 			w.Errorf("got %d answers and %d pongs, want 1 of each", answers, pongs)
-		}
-	})
-}
-
-// TestAClientThatIsGoneIsNotWaitedFor closes a client that has just gone: its close frame can't be written any more, and so
-// nothing is left to wait for.
-func TestAClientThatIsGoneIsNotWaitedFor(t *testing.T) {
-	(&world{T: t, transport: tight[0]}).play(func(w *world) {
-		w.start()
-		v := w.connect("shop")
-		s := w.m.shardOf(v.id)
-		var c *client
-		s.ask(func() {
-			c = s.find(v.id)
-			_ = v.ws.NetConn().Close()
-			c.shut(wsframe.CodeNormal, "")
-		})
-		var last phase
-		s.ask(func() { last = c.phase }) // a turn later, and not when closeGrace has passed
-		if last != phaseGone {
-			w.Errorf("got phase %d, want that it is gone", last)
 		}
 	})
 }

@@ -1,7 +1,6 @@
 package mesherstream
 
 import (
-	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -16,8 +15,6 @@ import (
 	"github.com/fasthttp/websocket"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
-
-var long = flag.Bool("long", false, "run the load test at full size: 1,000 clients, 100 broadcasts a second for 20 s")
 
 // TestAThousandClientsOfWhichAHundredNeverRead is the promise of the package in one test: the healthy clients lose
 // nothing, memory stays flat, the accounts balance. Without -long it is a tenth of that.

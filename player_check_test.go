@@ -2,7 +2,6 @@ package mesherstream
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"slices"
 	"strconv"
@@ -160,32 +159,4 @@ func gapIn(payload []byte) int {
 		return 0
 	}
 	return notice.Dropped
-}
-
-// nextFrame returns the first frame of p and its payload, or nil where it isn't whole. It is written beside wsframe.Len,
-// which it tests.
-func nextFrame(p []byte) (frame, payload []byte) {
-	header, n := 2, uint64(0)
-	if len(p) < 2 {
-		return nil, nil
-	}
-	switch n = uint64(p[1]); n {
-	case 126:
-		header = 4
-	case 127:
-		header = 10
-	}
-	if len(p) < header {
-		return nil, nil
-	}
-	switch header {
-	case 4:
-		n = uint64(binary.BigEndian.Uint16(p[2:]))
-	case 10:
-		n = binary.BigEndian.Uint64(p[2:])
-	}
-	if uint64(len(p)-header) < n {
-		return nil, nil
-	}
-	return p[:header+int(n)], p[header:][:n]
 }

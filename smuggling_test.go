@@ -33,14 +33,6 @@ func newRawSite(t *testing.T, config ...fiber.Config) *rawSite {
 	return s
 }
 
-// handshake is the bytes of one. header may replace the Host.
-func handshake(target string, header ...string) string {
-	if len(header) == 0 || !strings.HasPrefix(header[0], "Host:") {
-		header = append([]string{"Host: app.test"}, header...)
-	}
-	return "GET " + target + " HTTP/1.1\r\n" + strings.Join(append(header, upgrade...), "\r\n") + "\r\n\r\n"
-}
-
 // exchange sends p on a connection of its own, says good-bye, and returns everything that comes back.
 func (s *rawSite) exchange(p string) string {
 	s.Helper()

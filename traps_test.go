@@ -53,11 +53,6 @@ func TestTrap01ConnCloseDoesNothingSoAClientThatDoesNotAnswerIsCutOff(t *testing
 	}
 }
 
-func isTimeout(err error) bool {
-	var ne net.Error
-	return errors.As(err, &ne) && ne.Timeout()
-}
-
 // Trap 2: contrib pools its Conn and fasthttp its hijacked connections. Who writes to one after its handler has returned
 // writes into another client's socket.
 func TestTrap02NothingForAClientThatLeftReachesTheOneThatGotItsPooledConn(t *testing.T) {

@@ -1,7 +1,6 @@
 package mesherstream
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,64 +11,6 @@ import (
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
 )
-
-// A pactViewer is a viewer that has agreed on the protocol.
-type pactViewer struct {
-	*viewer
-	hello struct {
-		Type, Stream string
-		ID           ClientID
-		Project      string
-		Filters      struct{ Level, Environment []string }
-		MaxBuffer    int `json:"max_buffer"`
-		Window       int
-	}
-	received uint64 // messages of any kind
-	gaps     []gapNotice
-}
-
-func (w *world) connectV1(path string) *pactViewer {
-	w.Helper()
-	v := &pactViewer{viewer: w.connect(path, "some.other", Protocol)}
-	if got := v.ws.Subprotocol(); got != Protocol {
-		w.Fatalf("subprotocol: got %q, want %q", got, Protocol)
-	}
-	text := v.viewer.next()
-	v.received++
-	if err := json.Unmarshal([]byte(text), &v.hello); err != nil || v.hello.Type != "hello" || len(v.hello.Stream) < 12 {
-		w.Fatalf("first message: got %s, want hello: %v", text, err)
-	}
-	return v
-}
-
-// next returns the next message of the application, and keeps the gaps in front of it.
-func (v *pactViewer) next() (text string) {
-	v.w.Helper()
-	for {
-		text = v.viewer.next()
-		v.received++
-		if !strings.Contains(text, v.hello.Stream) {
-			return text
-		}
-		var gap gapNotice
-		if err := json.Unmarshal([]byte(text), &gap); err != nil || gap.Type != "gap" {
-			v.w.Fatalf("got %s, want a gap: %v", text, err)
-		}
-		v.gaps = append(v.gaps, gap)
-	}
-}
-
-func (v *pactViewer) ack() { v.send(fmt.Sprintf(`{"type":"ack","n":%d}`, v.received)) }
-
-func (w *world) publishAll(messages ...Message) {
-	w.Helper()
-	for _, m := range messages {
-		m.Project = "shop"
-		if err := w.m.Broadcast(m); err != nil {
-			w.Fatal(err)
-		}
-	}
-}
 
 func texts(level string, first, end int) (list []Message) {
 	for i := first; i < end; i++ {
@@ -295,26 +236,6 @@ func TestWrongAcksAreRefused(t *testing.T) {
 			w.Errorf("a flood of acks that acknowledge nothing: got %v, want close 1008", err)
 		}
 	})
-}
-
-// stall fills a client's window, so that what is published from now on waits.
-func (w *world) stall(v *pactViewer, window int) {
-	w.Helper()
-	for _, m := range texts("filling", 0, window-1) {
-		w.publishAll(m)
-		v.next() // one by one: a pipe holds nothing
-		w.eventually("everybody has it", func() bool { return w.m.Stats().Buffered == 0 })
-	}
-	w.eventually("the window is full", func() bool { return w.client(v.viewer).Unacknowledged == window })
-}
-
-func (v *pactViewer) expect(want ...string) {
-	v.w.Helper()
-	for _, text := range want {
-		if got := v.next(); got != text {
-			v.w.Fatalf("got %q, want %q", got, text)
-		}
-	}
 }
 
 func TestDropNewestKeepsTheOldest(t *testing.T) {

@@ -139,11 +139,3 @@ func (w *world) withNodes(n int, scenario func(x *exchange, nodes []*world)) {
 	}
 	next()
 }
-
-// publish broadcasts a short message for project "shop".
-func (w *world) publish(text string) {
-	w.Helper()
-	if err := w.m.Broadcast(Message{Project: "shop", Level: "error", Environment: "production", Data: []byte(text)}); err != nil {
-		w.Fatalf("Broadcast(%q): %v", text, err)
-	}
-}
