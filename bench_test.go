@@ -3,14 +3,17 @@
 package mesherstream
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream/internal/link"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 func BenchmarkDeliver(b *testing.B) {
@@ -124,5 +127,121 @@ func BenchmarkHandshake(b *testing.B) {
 			b.Fatalf("got %q, %v, want 101", answer[:n], err)
 		}
 		_ = conn.Close()
+	}
+}
+
+// BenchmarkSubscribe is the price of a request: from its bytes to the answer's, with the change of the client's group.
+func BenchmarkSubscribe(b *testing.B) {
+	largest := func(first int) []byte {
+		list := func(first int) string {
+			var values []string
+			for i := range 16 {
+				values = append(values, fmt.Sprintf("%q", fmt.Sprintf("%02d%s", (first+7*i)%99, strings.Repeat("v", 62))))
+			}
+			return strings.Join(values, ",")
+		}
+		return fmt.Appendf(nil, `{"type":"subscribe","filters":{"level":[%s],"environment":[%s]}}`, list(first), list(first+50))
+	}
+	for name, requests := range map[string][2][]byte{
+		"values=1":     {[]byte(`{"type":"subscribe","filters":{"level":"error"}}`), []byte(`{"type":"subscribe","filters":{"level":"fatal"}}`)},
+		"values=16+16": {largest(1), largest(2)},
+		"refused":      {[]byte(`{"type":"subscribe","filter":{}}`), []byte(strings.Repeat("[", 4000))},
+	} {
+		b.Run(name, func(b *testing.B) {
+			s := newTestShard(b, 1, sink{})
+			var c *client
+			for _, member := range s.members {
+				c = member
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				atPace(c)
+				c.received(wsframe.OpText, requests[i%2])
+			}
+			if c.phase != phaseOpen {
+				b.Fatal("the client was closed")
+			}
+		})
+	}
+}
+
+// atPace lets the client ask again at once.
+func atPace(c *client) { c.paid = 0 }
+
+func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
+	m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})
+	for name, l := range map[string]link.Link{"fast": sink{}, "slow": wall{}, "fast, with the protocol": sink{}, "slow, with the protocol": wall{}} {
+		for _, broadcasts := range []int{1, 10} {
+			s := newTestShard(t, 100, l)
+			if strings.HasSuffix(name, "protocol") {
+				for _, c := range s.everyone() {
+					c.agree(&config{})
+				}
+			}
+			publishTurn(t, s, m, 100) // buffers grow once
+			if got := testing.AllocsPerRun(100, func() { publishTurn(t, s, m, broadcasts) }); got != 0 {
+				t.Errorf("%s clients, %d broadcasts in one turn to 100 clients: got %v allocations, want 0", name, broadcasts, got)
+			}
+		}
+	}
+}
+
+func TestABroadcastAllocatesTwice(t *testing.T) {
+	data := make([]byte, 512)
+	if got := testing.AllocsPerRun(100, func() {
+		newMessage(&Message{Project: "shop", Level: "error", Environment: "production", Data: data})
+	}); got > 2 {
+		t.Errorf("a message: got %v allocations, want at most 2", got)
+	}
+}
+
+func TestABroadcastToManyClientsAllocatesTwice(t *testing.T) {
+	s := newTestShard(t, 100, sink{})
+	m := &Manager{cfg: *s.cfg, shards: []*shard{s}}
+	msg := Message{Project: "shop", Level: "error", Environment: "production", Data: make([]byte, 512)}
+	if got := testing.AllocsPerRun(100, func() {
+		if err := m.Broadcast(msg); err != nil {
+			t.Fatal(err)
+		}
+		s.take()
+		s.takeTurn()
+	}); got > 2 {
+		t.Errorf("Broadcast, and its delivery to 100 clients: got %v allocations, want at most 2", got)
+	}
+}
+
+func TestABroadcastThatNobodyFollowsAllocatesNothing(t *testing.T) {
+	m, err := NewManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 512)
+	if got := testing.AllocsPerRun(100, func() { _ = m.Broadcast(Message{Project: "shop", Data: data}) }); got != 0 {
+		t.Errorf("Broadcast without clients: got %v allocations, want 0", got)
+	}
+}
+
+func TestADrainWithNothingBufferedAllocatesNothing(t *testing.T) {
+	s := newTestShard(t, 100, sink{})
+	if got := testing.AllocsPerRun(100, func() { s.tick(true, false); s.take(); s.takeTurn() }); got != 0 {
+		t.Errorf("a drain of 100 clients with empty buffers: got %v allocations, want 0", got)
+	}
+}
+
+func TestABroadcastWithARelayAllocatesTwice(t *testing.T) {
+	x := newExchange()
+	refused := errors.New("refused") // made once: what the relay allocates would count too
+	x.publishing = func() error { return refused }
+	m, err := NewManager(WithRelay(x), WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg := Message{Project: "shop", Data: make([]byte, 512)}
+	_ = m.Broadcast(msg)
+	if got := testing.AllocsPerRun(1000, func() { _ = m.Broadcast(msg) }); got > 2 {
+		t.Errorf("Broadcast: got %v allocations, want at most 2", got)
+	}
+	if err := m.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -2,7 +2,6 @@ package mesherstream
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"reflect"
@@ -93,21 +92,6 @@ func TestARelayedMessageWithFieldsOutOfBoundsIsRefused(t *testing.T) {
 	})
 }
 
-// A relay may use the memory behind a message again as soon as it has been received.
-func TestTheNameOfANodeIsKeptAsACopyAndNamesAreBounded(t *testing.T) {
-	i := &interest{}
-	name := []byte("node-1")
-	if !i.advance(string(name), 1) {
-		t.Fatal("the first message was refused")
-	}
-	for n := range 10 * relayNodes {
-		i.advance(fmt.Sprint("made up ", n), 1)
-	}
-	if got := len(i.heard) + len(i.older); got > 2*relayNodes {
-		t.Errorf("got %d names of nodes, want at most %d", got, 2*relayNodes)
-	}
-}
-
 func TestWhatAuthorizeSetsHasTheBoundsOfAMessage(t *testing.T) {
 	for name, set := range map[string]func(*Subscription, string){
 		"project":     func(s *Subscription, v string) { s.Project = v },
@@ -161,36 +145,5 @@ func TestServeRefusesAProjectThatNoMessageCanHave(t *testing.T) {
 	_, _, _ = ws.ReadMessage() // answers the close frame
 	if err := <-served; !errors.Is(err, ErrInvalidFilter) || !strings.Contains(err.Error(), "project") {
 		t.Errorf("Serve: got %v, want ErrInvalidFilter that names the project", err)
-	}
-}
-
-// What waits for a client is counted with everything that it keeps in memory, and the bound in bytes is a bound of that.
-func TestWhatIsCountedInBytesCountsTheFields(t *testing.T) {
-	const bound = 4 << 10
-	m := newTestManager(t, WithMaxBufferBytes(bound))
-	s := m.shards[0]
-	s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}), nil)
-	c := &client{shard: s, link: wall{}, sub: Subscription{Project: strings.Repeat("p", 128)}}
-	if err := s.register(c); err != nil {
-		t.Fatal(err)
-	}
-	for range 20 {
-		msg := Message{Level: strings.Repeat("l", 64), Environment: strings.Repeat("e", 64), Project: c.sub.Project, Data: []byte("123")}
-		publishTurn(t, s, newMessage(&msg), 1)
-	}
-	each := 2 + 3 + 64 + 64 + 128
-	if got, want := c.bufferedBytes(), c.backlog.len()*each; got != want || got > bound || c.backlog.len() != bound/each {
-		t.Errorf("%d messages wait: got %d bytes, want %d, and at most %d", c.backlog.len(), got, want, bound)
-	}
-	if err := s.publish(newMessage(&Message{Project: c.sub.Project, Key: "key", Data: []byte("123")})); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := s.inbox.all.bytes, 2+3+3+128; got != want {
-		t.Errorf("the inbox: got %d bytes, want %d", got, want)
-	}
-	var queue backlog
-	queue.push(newMessage(&Message{Project: "p", Key: strings.Repeat("k", 256)}), limits{messages: 10, bytes: 1000})
-	if got, want := queue.bytes, 2+1+256; got != want {
-		t.Errorf("a queue for a relay: got %d bytes, want %d", got, want)
 	}
 }

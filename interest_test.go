@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -45,17 +43,6 @@ func TestAProjectIsFollowedFromItsFirstClientUntilAWhileAfterItsLast(t *testing.
 			t.Errorf("RelayProjects: got %d, want 0", got)
 		}
 	})
-}
-
-// age makes every project that is idle look as if it had been for d longer.
-func (in *interests) age(d time.Duration) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for _, i := range in.byProject {
-		if !i.idleSince.IsZero() {
-			i.idleSince = i.idleSince.Add(-d)
-		}
-	}
 }
 
 // NATS, for one, may still have messages under way when a subscription has ended.
@@ -108,56 +95,6 @@ func TestAClientThatComesWhileItsProjectIsLetGoMissesNothing(t *testing.T) {
 		}
 		if again < 10 || kept < 10 {
 			t.Errorf("the project was kept %d times and let go %d times: this test is about both", kept, again)
-		}
-	})
-}
-
-// The same with real concurrency: clients of many projects come and go, and the goroutine of the run looks all the time.
-func TestClientsThatComeAndGoMissNothingOfOtherNodes(t *testing.T) {
-	x := newExchange()
-	w := &world{T: t, transport: transports[0]}
-	w.play(func(w *world) {
-		w.start(WithRelay(x))
-		stop := make(chan struct{})
-		var tending sync.WaitGroup
-		tending.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				in := w.m.relaying.run.Load().interests // what a tick does, as if its clock ran very fast
-				in.tend()
-				in.age(relayLinger)
-			}
-		})
-		var clients sync.WaitGroup
-		for n := range 4 {
-			clients.Go(func() {
-				for round := range 100 {
-					project := fmt.Sprintf("p%d", (n+round)%3)
-					v, err := dial(w, project)
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					v.send(`{"type":"subscribe","filters":{}}`)
-					for !strings.Contains(v.next(), "filters_updated") { // before it, others' messages may come
-					}
-					want := fmt.Sprintf("%d/%d", n, round)
-					x.deliver(RelayMessage{Message: Message{Project: project, Data: []byte(want)}})
-					for v.next() != want {
-					}
-					v.close()
-				}
-			})
-		}
-		clients.Wait()
-		close(stop)
-		tending.Wait()
-		if x.made < 50 {
-			t.Errorf("got %d subscriptions made: projects were hardly let go, and this test is about that", x.made)
 		}
 	})
 }
@@ -315,25 +252,6 @@ func TestShutdownDoesNotWaitForARelayBeyondItsDeadline(t *testing.T) {
 		synctest.Wait()
 		if s := w.m.Stats(); s.RelayPublished != 1 || s.RelayDropped != 299 || s.RelayQueued != 0 {
 			t.Errorf("Stats(): got %+v, want the one that the relay held published and the rest dropped", s.RelayStats)
-		}
-	})
-}
-
-func TestANodeThatIsSilentForLongIsForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		i := &interest{rotated: time.Now()}
-		for n := range 1000 {
-			node := fmt.Sprint(n)
-			if !i.advance(node, 7) || i.advance(node, 7) || i.advance(node, 6) || !i.advance(node, 8) {
-				t.Fatalf("node %s: want each number once and in order", node)
-			}
-			if last := fmt.Sprint(n - 1); n > 0 && i.advance(last, 8) {
-				t.Fatalf("node %s: forgotten within a minute", last)
-			}
-			time.Sleep(time.Minute)
-		}
-		if got := len(i.heard) + len(i.older); got > 40 {
-			t.Errorf("got %d nodes remembered, want those of about twenty minutes", got)
 		}
 	})
 }

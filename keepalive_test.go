@@ -2,7 +2,6 @@ package mesherstream
 
 import (
 	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,36 +110,6 @@ func TestASilentClientStaysWithoutATimeout(t *testing.T) {
 			w.Error("it was removed")
 		}
 	})
-}
-
-// A machine that is busy makes a shard's turns long. A client that would answer must not pay for that: it is asked before
-// it is removed, however late; and one that doesn't answer is removed even then.
-func TestAClientIsNotRemovedBecauseItsShardIsBusy(t *testing.T) {
-	for name, turn := range map[string]time.Duration{"turns of two seconds": 2 * time.Second, "turns longer than the timeout": 90 * time.Second} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(w *world) {
-				w.start()
-				answers, silent := w.connect("shop").collect(), w.connect("shop")
-				var stalls sync.WaitGroup
-				end := time.Now().Add(10 * time.Minute)
-				for _, s := range w.m.shards {
-					stalls.Go(func() {
-						for time.Now().Before(end) {
-							s.ask(func() { time.Sleep(turn) })
-							time.Sleep(time.Millisecond) // what came meanwhile gets a turn
-						}
-					})
-				}
-				stalls.Wait()
-				if !w.m.IsStreamClient(answers.id) {
-					t.Error("a client that answers every ping was removed")
-				}
-				if w.m.IsStreamClient(silent.id) {
-					t.Error("a client that answers no ping is still there after 10 minutes")
-				}
-			})
-		})
-	}
 }
 
 // A proxy with a timeout has it run from the last byte. However the interval divides, and whenever a client comes, each of

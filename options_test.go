@@ -145,7 +145,7 @@ var optionRows = []optionRow{
 	{
 		name: "WithRelay", typ: "Relay", def: "none", doc: []string{"By default there is none", "A nil relay is invalid"},
 		is: Relay(nil), get: func(c *config) any { return c.relay },
-		good: []Option{WithRelay(newExchange())}, bad: []Option{WithRelay(nil)}, values: []string{"<nil>"}, bounds: "a relay",
+		good: []Option{WithRelay(newBus())}, bad: []Option{WithRelay(nil)}, values: []string{"<nil>"}, bounds: "a relay",
 	},
 	{
 		name: "WithHooks", typ: "Hooks", def: "none", doc: []string{"By default there are none"},

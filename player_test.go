@@ -2,15 +2,24 @@ package mesherstream
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/mesher/mesherstream/internal/link"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -310,4 +319,705 @@ func (p *player) settle() {
 		c.twin.fly()
 		c.twin.read()
 	}
+}
+
+// compare holds every client against its twin.
+func (p *player) compare() {
+	p.Helper()
+	var want Stats
+	for _, c := range p.clients {
+		t := c.twin
+		wire := c.link.wire()
+		if !bytes.Equal(wire[c.checked:], t.wire[c.checked:]) {
+			p.Fatalf("client %d got\n%.300q\nand should have\n%.300q\nbehind %d bytes that are right", c.id, wire[c.checked:], t.wire[c.checked:], c.checked)
+		}
+		c.checked = len(wire)
+		for _, fault := range c.link.faults() {
+			p.Errorf("the link of client %d was %s", c.id, fault)
+		}
+		got := c.snapshot()
+		buffered, bufferedBytes := t.messages()+len(t.flying), t.messageBytes()
+		if len(t.flying) > 0 {
+			bufferedBytes += t.flightBytes
+		}
+		if int(got.Offered) != t.offered || int(got.Sent) != t.sent || int(got.Dropped) != t.dropped || int(got.Abandoned) != t.abandoned || int(got.Filtered) != t.filtered || int(got.Conflated) != t.conflated ||
+			got.Buffered != buffered || got.BufferedBytes != bufferedBytes || got.Slow != t.slow || c.phase != t.phase || t.phase != phaseGone && got.Unacknowledged != t.unacknowledged() {
+			p.Fatalf("client %d: got %+v in phase %d, want %d offered, %d sent, %d dropped, %d abandoned, %d filtered, %d conflated, %d buffered of %d bytes, slow: %v, phase %d, %d unacknowledged",
+				c.id, got, c.phase, t.offered, t.sent, t.dropped, t.abandoned, t.filtered, t.conflated, buffered, bufferedBytes, t.slow, t.phase, t.unacknowledged())
+		}
+		if t.offered != t.sent+t.dropped+t.abandoned+t.filtered+t.conflated+buffered {
+			p.Errorf("the accounts of client %d: got %+v", c.id, got)
+		}
+		t.slowQueued = false
+		if c.connects != 1 || int(c.told) != t.dropped || c.slows != t.slowCalls || c.disconnects != t.disconnects || c.disconnects > 0 && c.code != t.code {
+			p.Errorf("hooks of client %d: got %d connects, %d slow, %d dropped, %d disconnects with %d, want 1, %d, %d, %d with %d",
+				c.id, c.connects, c.slows, c.told, c.disconnects, c.code, t.slowCalls, t.dropped, t.disconnects, t.code)
+		}
+		want.add(Stats{
+			Offered: uint64(t.offered), Sent: uint64(t.sent), Dropped: uint64(t.dropped), Abandoned: uint64(t.abandoned), Filtered: uint64(t.filtered), Conflated: uint64(t.conflated),
+			Buffered: buffered, BufferedBytes: int64(bufferedBytes), Connects: 1, Disconnects: uint64(t.disconnects),
+		})
+		if t.member {
+			want.Clients++
+		}
+		if t.slow {
+			want.Slow++
+		}
+	}
+	got := p.s.stats()
+	want.FilterSets, want.Deliveries, want.Drains = got.FilterSets, got.Deliveries, got.Drains
+	if got != want {
+		p.Errorf("Stats: got %+v, want %+v", got, want)
+	}
+}
+
+// finish gives every client all the room it wants, shuts the shard down, and waits until nobody is left. Then nothing of
+// them may be left either, and each must have got what was promised.
+func (p *player) finish() {
+	const room = 1 << 30 // on top of what it has, as an int of 32 bits
+	for _, c := range p.clients {
+		c.link.grant(room)
+		c.twin.room += room
+	}
+	p.settle()
+	p.shutdown(true)
+	for range 8 {
+		for range 2000 {
+			p.turn()
+		}
+		p.sleep(closeGrace)
+		p.settle()
+	}
+	if len(p.s.members)+len(p.s.leaving) > 0 {
+		p.Fatalf("%d members and %d that leave are still there", len(p.s.members), len(p.s.leaving))
+	}
+	if p.s.take() {
+		p.Error("the shard goes on")
+	}
+	if n := len(p.s.groups) + len(p.s.projects) + len(p.s.followers) + len(p.s.waiting) + len(p.s.pinged) + p.m.clients; n > 0 {
+		p.Errorf("%d things are left of clients that are gone", n)
+	}
+	for _, slot := range p.s.wheel.slots {
+		if len(slot) > 0 {
+			p.Error("the wheel holds clients that are gone")
+		}
+	}
+	for _, c := range p.clients {
+		p.checkPromise(c)
+	}
+}
+
+// checkPromise reads what a client got as a client does, and without a look at the model's bytes: whole frames, messages
+// that were offered, in order, none twice, as many missing as the accounts say, and as many told as missed.
+func (p *player) checkPromise(c *playedClient) {
+	offered := c.twin.offeredIDs
+	keyed := make(map[int]bool)
+	sent, told, torn, closes := 0, 0, false, 0
+	for wire := c.link.wire(); len(wire) > 0; {
+		frame, payload := nextFrame(wire)
+		if frame == nil {
+			torn = true
+			break
+		}
+		wire = wire[len(frame):]
+		switch op := frame[0] & 0x0F; {
+		case frame[0]&0xF0 != wsframe.FinBit || closes > 0:
+			p.Fatalf("client %d got a frame that begins with %#x, after %d close frames", c.id, frame[0], closes)
+		case op == wsframe.OpClose:
+			closes++
+		case op == wsframe.OpPing, op == wsframe.OpPong:
+		case op == wsframe.OpText && bytes.HasPrefix(payload, []byte("{")):
+			told += gapIn(payload)
+		case op == wsframe.OpText, op == wsframe.OpBinary:
+			sent++
+			if len(payload) < 7 {
+				continue // it has no number
+			}
+			id, err := strconv.Atoi(string(payload[:7]))
+			if p.keyed[id] { // it may have come in the place of an older one
+				if keyed[id] || !slices.Contains(c.twin.offeredIDs, id) {
+					p.Fatalf("client %d got message %d, which has a key and was not offered, or came before", c.id, id)
+				}
+				keyed[id] = true
+				continue
+			}
+			for len(offered) > 0 && offered[0] != id {
+				offered = offered[1:]
+			}
+			if err != nil || len(offered) == 0 {
+				p.Fatalf("client %d got message %d, %v, which was not offered, or came before", c.id, id, err)
+			}
+			offered = offered[1:]
+		default:
+			p.Fatalf("client %d got a frame of opcode %#x", c.id, op)
+		}
+	}
+	// A link that was cut while it held messages may have sent some that were given up.
+	if t := c.twin; sent < t.sent || sent > t.offered-t.dropped || sent > t.sent && !t.holds {
+		p.Errorf("client %d got %d messages, and %d were sent, %d dropped, %d abandoned, of %d", c.id, sent, t.sent, t.dropped, t.abandoned, t.offered)
+	}
+	if all := p.flushed && c.code == wsframe.CodeGoingAway && !torn && c.twin.abandoned == 0; told > c.twin.dropped || all && told != c.twin.dropped && c.v1 != nil {
+		p.Errorf("client %d was told of %d that it missed, and %d were dropped", c.id, told, c.twin.dropped)
+	}
+	if torn && c.disconnects == 0 {
+		p.Errorf("the last frame of client %d is torn", c.id)
+	}
+}
+
+// gapIn is how many messages a message of the protocol tells as dropped.
+func gapIn(payload []byte) int {
+	var notice gapNotice
+	if json.Unmarshal(payload, &notice) != nil || notice.Type != typeGap {
+		return 0
+	}
+	return notice.Dropped
+}
+
+// The two write paths of a link, with a kernel that takes exactly as many bytes as a test says. Both exist without Linux
+// and without a socket, so that what a shard does to them can be predicted byte by byte.
+
+// A scriptedLink is what a test does with a link: it plays the kernel and the client on the other end.
+type scriptedLink interface {
+	link.Link
+	grant(room int)              // the kernel takes that many bytes more
+	fail(err error)              // from now on, writing fails with err
+	arrive(op byte, data []byte) // the client has sent this; op frameBroken and frameEnd stand for what is no frame
+	flow()                       // what happens beside the shard happens now
+	wire() []byte                // what the kernel has taken
+	faults() []string            // what the shard must not have done to the link
+}
+
+// What arrive takes for an opcode beside those of RFC 6455.
+const (
+	frameBroken = 0x10 // a frame against the protocol
+	frameEnd    = 0x11 // the end of the stream
+)
+
+var errScripted = errors.New("scripted failure")
+
+// directLink has the semantics of the polled link: a write takes what the kernel has room for, which may tear a frame, and
+// a hint follows when there is room again.
+type directLink struct {
+	client  *client
+	room    int
+	taken   []byte
+	err     error
+	blocked bool // the last write came short, so there will be a hint
+
+	incoming []arrival
+	waits    bool // for Resume
+	refused  bool
+	closed   bool
+	broke    []string
+}
+
+type arrival struct {
+	op   byte
+	data []byte
+}
+
+func (l *directLink) blame(what string) { l.broke = append(l.broke, what) }
+
+func (l *directLink) Begin() {}
+
+func (l *directLink) Progressed() bool { return false }
+
+func (l *directLink) Close() { l.closed = true }
+
+func (l *directLink) Write(p []byte, _ []int) (sent, held int, err error) {
+	switch {
+	case l.closed:
+		l.blame("written to after its end")
+	case l.blocked:
+		l.blame("written to before it was writable")
+	case len(p) == 0:
+		l.blame("given nothing to write")
+	}
+	if l.err != nil {
+		return 0, 0, l.err
+	}
+	sent = min(l.room, len(p))
+	l.room -= sent
+	l.taken = append(l.taken, p[:sent]...)
+	l.blocked = sent < len(p)
+	return sent, 0, nil
+}
+
+// Ready is the hint that there is room, as the polled link follows it.
+func (l *directLink) Ready() {
+	if l.closed {
+		return
+	}
+	l.blocked = false
+	if l.client.busy {
+		l.client.markSeen(time.Now())
+	}
+	l.client.Handle(link.Event{Kind: link.Writable})
+}
+
+func (l *directLink) Retry() {
+	l.blocked = false
+	l.client.Handle(link.Event{Kind: link.Writable})
+}
+
+func (l *directLink) Resume() {
+	if !l.waits {
+		l.blame("resumed without a message")
+	}
+	l.waits = false
+}
+
+func (l *directLink) grant(room int) { l.room += room }
+
+func (l *directLink) fail(err error) { l.err = err }
+
+func (l *directLink) arrive(op byte, data []byte) {
+	l.incoming = append(l.incoming, arrival{op, data})
+}
+
+func (l *directLink) flow() {
+	if !l.closed && l.blocked && (l.room > 0 || l.err != nil) {
+		l.client.Post(link.Event{Kind: link.Ready})
+	}
+	for !l.closed && !l.waits && len(l.incoming) > 0 {
+		next := l.incoming[0]
+		l.incoming = l.incoming[1:]
+		switch {
+		case next.op == frameEnd:
+			l.client.Post(link.Event{Kind: link.Ended, Err: io.EOF})
+			l.incoming = nil
+		case l.refused:
+		case next.op == frameBroken:
+			l.refused = true
+			l.client.markSeen(time.Now())
+			l.client.Post(link.Event{Kind: link.Refused, Err: &wsframe.CloseError{Code: wsframe.CodeProtocolError, Reason: "scripted"}})
+		default:
+			l.waits = true
+			l.client.markSeen(time.Now())
+			l.client.Post(link.Event{Kind: link.Received, Op: next.op, Payload: bytes.Clone(next.data)})
+		}
+	}
+}
+
+func (l *directLink) wire() []byte { return l.taken }
+
+func (l *directLink) faults() []string { return l.broke }
+
+// heldLink is the real portable link over a scripted connection. It works in a synctest bubble, where it is known when its
+// two goroutines have done what they can: flow lets first the writer and then the reader go on.
+type heldLink struct {
+	*link.Portable
+	conn *scriptedConn
+	idle func() // synctest.Wait
+}
+
+func newHeldLink(c *client, idle func()) *heldLink {
+	conn := &scriptedConn{}
+	conn.changed.L = &conn.mu
+	cfg := c.shard.cfg
+	return &heldLink{conn: conn, idle: idle, Portable: link.NewPortable(conn, conn, c, link.Options{
+		Reader:      pieces{},
+		IdleTimeout: cfg.idleTimeout,
+	})}
+}
+
+// pieces is a reader for which each piece that arrives is a message: its opcode, and the rest.
+type pieces struct{}
+
+func (pieces) Feed(p []byte, emit func(op byte, payload []byte) error) (n int, err error) {
+	if p[0] == frameBroken {
+		return 1, &wsframe.CloseError{Code: wsframe.CodeProtocolError, Reason: "scripted"}
+	}
+	return len(p), emit(p[0], bytes.Clone(p[1:]))
+}
+
+func (l *heldLink) grant(room int) { l.conn.update(func() { l.conn.room += room }) }
+
+func (l *heldLink) fail(err error) { l.conn.update(func() { l.conn.err = err }) }
+
+func (l *heldLink) arrive(op byte, data []byte) {
+	var frame []byte
+	switch op {
+	case frameEnd:
+	case frameBroken:
+		frame = []byte{frameBroken}
+	default:
+		frame = append([]byte{op}, data...)
+	}
+	l.conn.update(func() { l.conn.incoming = append(l.conn.incoming, frame) })
+}
+
+func (l *heldLink) flow() {
+	l.conn.update(func() { l.conn.mayWrite = true })
+	l.idle()
+	l.conn.update(func() { l.conn.mayRead = true })
+	l.idle()
+	l.conn.update(func() { l.conn.mayWrite, l.conn.mayRead = false, false })
+}
+
+func (l *heldLink) wire() []byte {
+	l.conn.mu.Lock()
+	defer l.conn.mu.Unlock()
+	return l.conn.taken
+}
+
+func (l *heldLink) faults() []string { return nil }
+
+// scriptedConn is a connection of which one Read returns one of the pieces that have arrived, and an empty piece is the
+// end.
+type scriptedConn struct {
+	net.Conn // only what is below is called
+
+	mu                sync.Mutex
+	changed           sync.Cond
+	room              int
+	taken             []byte
+	err               error
+	incoming          [][]byte
+	mayWrite, mayRead bool
+	writeBy           time.Time // the deadline of the write, if any
+	ended             bool      // the deadlines of both directions are over
+	alarm             *time.Timer
+}
+
+func (c *scriptedConn) update(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+	c.changed.Broadcast()
+}
+
+func (c *scriptedConn) Write(p []byte) (n int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if c.mayWrite && !c.expired() {
+			taken := min(c.room, len(p)-n)
+			if c.err != nil {
+				return n, c.err
+			}
+			c.taken = append(c.taken, p[n:n+taken]...)
+			c.room -= taken
+			if n += taken; n == len(p) {
+				return n, nil
+			}
+		}
+		if c.expired() {
+			return n, os.ErrDeadlineExceeded
+		}
+		c.changed.Wait()
+	}
+}
+
+func (c *scriptedConn) expired() bool {
+	return c.ended || !c.writeBy.IsZero() && !time.Now().Before(c.writeBy)
+}
+
+func (c *scriptedConn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.ended {
+		if c.mayRead && len(c.incoming) > 0 {
+			piece := c.incoming[0]
+			c.incoming = c.incoming[1:]
+			if len(piece) == 0 {
+				return 0, io.EOF
+			}
+			return copy(p, piece), nil
+		}
+		c.changed.Wait()
+	}
+	return 0, os.ErrDeadlineExceeded
+}
+
+func (c *scriptedConn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.alarm != nil {
+		c.alarm.Stop()
+	}
+	if c.writeBy = t; !t.IsZero() {
+		c.alarm = time.AfterFunc(time.Until(t), func() { c.update(func() {}) })
+	}
+	return nil
+}
+
+func (c *scriptedConn) SetDeadline(t time.Time) error {
+	c.update(func() { c.ended = !t.After(time.Now()) })
+	return nil
+}
+
+// Writes that stop at every byte, that fail at every byte, and that take a few bytes at a time. The model checks after
+// each turn that frames are whole and in order, with pongs, pings, answers and close frames in between, and that every
+// message is in the accounts.
+
+// frameStory is every kind of frame that a client gets, in an order in which each could land inside of another.
+var frameStory = []func(p *player, c *playedClient){
+	func(p *player, _ *playedClient) { p.broadcast(Message{Project: "a", Data: p.data(0)}) },
+	func(p *player, _ *playedClient) {
+		p.broadcast(Message{Project: "a", Data: p.data(20)})
+		p.broadcast(Message{Project: "a", Data: p.data(126), Binary: true})
+		p.broadcast(Message{Project: "a", Data: p.data(7)})
+	},
+	func(p *player, c *playedClient) { p.arrive(c, wsframe.OpPing, []byte("are you there")) },
+	func(p *player, c *playedClient) { p.arrive(c, wsframe.OpText, []byte(modelRequests[0].text)) },
+	func(p *player, _ *playedClient) { p.broadcast(Message{Project: "a", Level: "error", Data: p.data(30)}) },
+	func(p *player, c *playedClient) { p.arrive(c, wsframe.OpPing, nil) },
+	func(p *player, c *playedClient) { p.bufferMessage(c, p.data(9)) },
+	func(p *player, _ *playedClient) { p.drain() },
+	func(p *player, _ *playedClient) {
+		p.sleep(p.model.ping)
+		p.beat()
+	},
+	func(p *player, c *playedClient) { p.disconnect(c, 4000) },
+}
+
+// storyBytes is what all frames of the story have together.
+const storyBytes = 318
+
+// tell plays the story to one client over one kind of link, with a client beside it that takes everything. between is
+// called after each step and its turn.
+func tell(t *testing.T, holds bool, maxBuffer, room int, between func(p *player, c *playedClient, step int)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		p := &player{T: t}
+		p.play(rules{maxBuffer: maxBuffer, maxBytes: 1 << 20}, func() {
+			p.connect(holds, false, "a", Filter{})
+			p.connect(!holds, false, "a", Filter{})
+			c, beside := p.clients[0], p.clients[1]
+			p.grant(beside, 1<<20)
+			p.grant(c, room)
+			for step, do := range frameStory {
+				do(p, c)
+				p.settle()
+				p.turn()
+				between(p, c, step)
+			}
+		})
+		if n := len(p.clients[0].link.wire()); room == storyBytes && n != storyBytes {
+			t.Errorf("the story has %d bytes, want %d", n, storyBytes)
+		}
+	})
+}
+
+func overBothLinks(t *testing.T, test func(t *testing.T, holds bool)) {
+	for _, holds := range []bool{false, true} {
+		t.Run(fmt.Sprint("holds=", holds), func(t *testing.T) { test(t, holds) })
+	}
+}
+
+func TestAWriteThatStopsAtAnyByteTearsNothing(t *testing.T) {
+	overBothLinks(t, func(t *testing.T, holds bool) {
+		for _, maxBuffer := range []int{2, 100} {
+			for room := range storyBytes + 1 {
+				if tell(t, holds, maxBuffer, room, func(*player, *playedClient, int) {}); t.Failed() {
+					t.Fatalf("room for %d bytes, max_buffer %d", room, maxBuffer)
+				}
+			}
+		}
+	})
+}
+
+func TestAWriteThatFailsAtAnyByteLosesNothingUncounted(t *testing.T) {
+	stride := 11 // each step of the story has another remainder
+	if isLong() {
+		stride = 1
+	}
+	overBothLinks(t, func(t *testing.T, holds bool) {
+		for failing := range frameStory {
+			for room := failing % stride; room < storyBytes; room += stride {
+				tell(t, holds, 100, room, func(p *player, c *playedClient, step int) {
+					if step == failing {
+						p.fail(c)
+						p.settle()
+						p.turn()
+					}
+				})
+				if t.Failed() {
+					t.Fatalf("room for %d bytes, failing at step %d", room, failing)
+				}
+			}
+		}
+	})
+}
+
+func TestAFewBytesAtATimeTearNothing(t *testing.T) {
+	overBothLinks(t, func(t *testing.T, holds bool) {
+		for _, piece := range []int{1, 2, 3, 5, 7, 11, 64, 125, 126, 127, 128, 131} {
+			for _, maxBuffer := range []int{1, 3, 100} {
+				tell(t, holds, maxBuffer, 0, func(p *player, c *playedClient, step int) {
+					for range 40 / piece { // never enough, so that more and more has to wait
+						p.grant(c, piece)
+						p.settle()
+						p.turn()
+					}
+					if step < len(frameStory)-1 {
+						return
+					}
+					for n := 0; n < 2*storyBytes; n += piece {
+						p.grant(c, piece)
+						if n%5 == 0 {
+							p.arrive(c, wsframe.OpPing, []byte(strings.Repeat("p", n%100)))
+						}
+						p.settle()
+						p.turn()
+					}
+				})
+				if t.Failed() {
+					t.Fatalf("%d bytes at a time, max_buffer %d", piece, maxBuffer)
+				}
+			}
+		}
+	})
+}
+
+// FuzzShard plays what data says on a shard and on the model, and compares what every client got after every turn, down
+// to the byte, and every account. It goes on to a shutdown, after which nothing may be left.
+func FuzzShard(f *testing.F) {
+	for seed := range uint64(8) {
+		f.Add(randomScript(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		synctest.Test(t, func(t *testing.T) { playScript(t, data) })
+	})
+}
+
+// TestAShardDoesWhatTheModelSays plays random scripts. One that fails is kept among the seeds of FuzzShard.
+func TestAShardDoesWhatTheModelSays(t *testing.T) {
+	scripts := uint64(300)
+	if isLong() {
+		scripts = 20_000
+	}
+	for seed := range scripts {
+		script := randomScript(seed)
+		if ok := t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { playScript(t, script) })
+		}); !ok {
+			file := filepath.Join("testdata", "fuzz", "FuzzShard", fmt.Sprint("seed-", seed))
+			content := fmt.Appendf(nil, "go test fuzz v1\n[]byte(%q)\n", script)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, content, 0o644)); err != nil {
+				t.Error(err)
+			}
+			t.Fatalf("kept as %s", file)
+		}
+	}
+}
+
+func randomScript(seed uint64) []byte {
+	random := rand.New(rand.NewPCG(seed, 1))
+	script := make([]byte, 20+random.IntN(600))
+	for i := range script {
+		script[i] = byte(random.Uint32())
+	}
+	return script
+}
+
+// maxSteps bounds a script, and with it how long the fuzzer looks at one.
+const maxSteps = 400
+
+func playScript(t *testing.T, script []byte) {
+	p := &player{T: t, script: script}
+	r := rules{
+		maxBuffer:  pick(p, 1, 2, 3, 8, 100),
+		maxBytes:   pick(p, 64, 200, 1000, 40_000, 1<<20),
+		overflow:   pick(p, DropOldest, DropOldest, DropNewest, Disconnect),
+		keepLevels: pick(p, nil, nil, []string{"error"}, []string{"error", "info"}),
+		window:     pick(p, 1024, 0, 1, 2, 3, 6),
+	}
+	if r.overflow == Disconnect {
+		r.keepLevels = nil // which is all that it allows
+	}
+	p.play(r, func() {
+		for range maxSteps {
+			if len(p.script) == 0 || t.Failed() {
+				break
+			}
+			p.step()
+			p.settle()
+		}
+	})
+}
+
+// byte takes the next byte of the script, and 0 when it is over.
+func (p *player) byte() (b byte) {
+	if len(p.script) > 0 {
+		b, p.script = p.script[0], p.script[1:]
+	}
+	return b
+}
+
+func pick[T any](p *player, list ...T) T { return list[int(p.byte())%len(list)] }
+
+// step does the next thing of the script.
+func (p *player) step() {
+	op := p.byte() % 32
+	if op < 3 || len(p.clients) == 0 {
+		holds, agrees, project := p.byte()%2 == 0, p.byte()%2 == 0, pick(p, "a", "b")
+		if filter := pick(p, Filter{}, Filter{}, Filter{Levels: []string{"error"}}); len(p.clients) < 12 {
+			p.connect(holds, agrees, project, filter)
+		}
+		return
+	}
+	if op < 9 {
+		msg := Message{Project: pick(p, "a", "a", "b", ""), Level: pick(p, "", "error", "info"), Environment: pick(p, "", "live", "test")}
+		for range pick(p, 1, 1, 2, 3, 10) {
+			msg.Data, msg.Binary = p.data(p.size()), p.byte()%4 == 0
+			msg.Key = pick(p, "", "", "", "k", "l")
+			p.broadcast(msg)
+		}
+		return
+	}
+	c := p.clients[int(p.byte())%len(p.clients)]
+	switch op {
+	case 9:
+		n := c.twin.written
+		p.arrive(c, wsframe.OpText, fmt.Append(nil, modelAck, pick(p, n, n, n, max(n-1, 0), n/2, n+1, c.twin.acked), "}"))
+	case 10, 11:
+		p.bufferMessage(c, p.data(p.size()))
+	case 12, 13, 14, 15:
+		p.grant(c, pick(p, 1, 2, 3, 7, 60, 125, 500, 5000, 20_000, 1<<20))
+	case 16, 17:
+		request := pick(p, modelRequests...)
+		for range pick(p, 1, 1, 1, 22, 30) { // more than 20 at once are too many for a client that has saved none
+			p.arrive(c, wsframe.OpText, []byte(request.text))
+		}
+	case 18:
+		p.arrive(c, wsframe.OpPing, []byte(pick(p, "", "a", "bb", strings.Repeat("c", wsframe.MaxControlPayload))))
+	case 19:
+		p.arrive(c, wsframe.OpPong, nil)
+	case 20:
+		p.arrive(c, wsframe.OpClose, pick(p, nil, []byte("\x03\xE8"), []byte("\x0F\xA1bye")))
+	case 21:
+		p.arrive(c, pick[byte](p, wsframe.OpBinary, frameBroken, frameEnd, frameEnd), nil)
+	case 22:
+		p.setFilter(c, pick(p, Filter{}, Filter{Levels: []string{"info"}}, Filter{Environments: []string{"live"}}))
+	case 23:
+		p.disconnect(c, pick(p, 1000, 1011, 4000))
+	case 24:
+		p.fail(c)
+	case 25, 26:
+		p.drain()
+	case 27:
+		p.beat()
+		for range pick(p, 0, 0, 3, 6) { // long enough for a client to be idle
+			p.sleep(12 * time.Second)
+			p.beat()
+			p.turn()
+		}
+	case 28:
+		p.sleep(pick(p, 5*time.Millisecond, 30*time.Millisecond, 300*time.Millisecond, time.Second, 3*time.Second, 90*time.Second))
+	case 29:
+		if b := p.byte(); b%8 == 0 { // or most scripts would end early
+			p.shutdown(b%16 == 0)
+		}
+	default:
+		for range pick(p, 1, 1, 1, 1, 1, 30) {
+			p.turn()
+		}
+	}
+}
+
+// size is one of those around which something changes.
+func (p *player) size() int {
+	return pick(p, 0, 1, 2, 7, 30, 30, 60, 60, 100, 121, 125, 126, 300, 900, 16<<10-4, 70_000)
 }

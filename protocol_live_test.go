@@ -293,3 +293,99 @@ func TestWhatIsBroadcastMustBeUTF8UnlessBinary(t *testing.T) {
 		}
 	})
 }
+
+func TestARequestWithAMemberTooManyOrInAnotherCaseIsMalformed(t *testing.T) {
+	overTransports(t, func(w *world) {
+		w.start()
+		v := w.connectV1("shop?level=fatal")
+		for i, text := range append(malformedRequests, malformedAcks...) {
+			if i%15 == 14 { // so as not to ask too often
+				v.close()
+				v = w.connectV1("shop?level=fatal")
+			}
+			v.send(text)
+			if got := v.viewer.next(); !strings.Contains(got, `"code":"malformed"`) || len(got) > 300 {
+				w.Errorf("%.100s: got %.300s, want malformed", text, got)
+			}
+		}
+		if got := fmt.Sprint(w.client(v.viewer).Levels); got != "[fatal]" {
+			w.Errorf("the filter: got levels %s, want those from before", got)
+		}
+	})
+}
+
+// malformedRequests are texts that are refused as malformed, at every depth that a request has.
+var malformedRequests = []string{
+	// A member that is there twice.
+	`{"type":"subscribe","type":"subscribe","filters":{}}`,
+	`{"type":"subscribe","filters":{},"type":"ack"}`,
+	`{"type":"subscribe","typ\u0065":"subscribe","filters":{}}`,
+	`{"type":"subscribe","filters":{"level":"debug"},"filters":{"level":"error"}}`,
+	`{"type":"subscribe","filters":{"level":"debug"},"filters":{}}`,
+	`{"type":"subscribe","filters":{},"f\u0069lters":{}}`,
+	`{"type":"subscribe","filters":{"level":"debug","level":"error"}}`,
+	`{"type":"subscribe","filters":{"level":["debug"],"level":["debug"]}}`,
+	`{"type":"subscribe","filters":{"level":"debug","le\u0076el":"error"}}`,
+	`{"type":"subscribe","filters":{"environment":"a","level":"b","environment":"c"}}`,
+	`{"filters":{},"type":"subscribe","filters":{}}`,
+	`{"type":"publish","type":"publish"}`,
+	`{"type":"publish","type":"subscribe","filters":{}}`,
+	`{"type":null,"type":"subscribe","filters":{}}`,
+
+	// A name in another case, down to letters that only fold to one.
+	`{"Type":"subscribe","filters":{}}`,
+	`{"TYPE":"publish"}`,
+	`{"t\u0059pe":"publish"}`,
+	`{"type":"subscribe","Filters":{"level":"error"}}`,
+	`{"type":"subscribe","filterſ":{"level":"error"}}`,
+	`{"type":"subscribe","filter\u017f":{"level":"error"}}`,
+	`{"type":"subscribe","filters":{"Level":"error"}}`,
+	`{"type":"subscribe","filters":{"LEVEL":"error"}}`,
+	`{"type":"subscribe","filters":{"Environment":"live"}}`,
+	`{"type":"subscribe","TYPE":"subscribe","filters":{}}`,
+	`{"type":"subscribe","Type":"x","filters":{}}`,
+
+	// A member that does not belong there.
+	`{"type":"subscribe","filters":{},"n":1}`,
+	`{"type":"subscribe","filters":{"filters":{}}}`,
+	`{"type":"subscribe","filters":{"level":"a","type":"subscribe"}}`,
+	`{"type":"subscribe","filters":{"":"a"}}`,
+	`{"type":"subscribe","":1,"filters":{}}`,
+
+	// A value of a wrong type.
+	`{"type":"subscribe","filters":[]}`,
+	`{"type":"subscribe","filters":{"level":{"level":"a"}}}`,
+	`{"type":["subscribe"],"filters":{}}`,
+
+	// No JSON, or more than that.
+	`{"type":"subscribe","filters":{"level":"a",}}`,
+	`{"type":"subscribe","filters":{"level":["a",]}}`,
+	`{"type":"subscribe","filters":{"level":["a" "b"]}}`,
+	`{"type":"subscribe","filters":{"level" "a"}}`,
+	`{"type":"subscribe","filters":{"level":"\x61"}}`,
+	`{"type":"subscribe","filters":{"level":"\u00g1"}}`,
+	"{\"type\":\"subscribe\",\"filters\":{\"level\":\"a\tb\"}}",
+	`{"type":"subscribe","filters":{}},`,
+	`{"type":"subscribe","filters":{}}null`,
+	`{"type":"subscribe"`,
+	`{"type":"subscribe","filters":{"level":"a"`,
+	"\uFEFF" + `{"type":"subscribe","filters":{}}`,
+	strings.Repeat("[", 4000),
+	`{"type":"x","y":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`,
+}
+
+// malformedAcks are those of a client with the protocol.
+var malformedAcks = []string{
+	`{"type":"ack","n":1,"n":1}`,
+	`{"type":"ack","n":1,"\u006e":1}`,
+	`{"type":"ack","type":"ack","n":1}`,
+	`{"type":"ack","N":1}`,
+	`{"Type":"ack","n":1}`,
+	`{"type":"ack","n":1,"filters":{}}`,
+	`{"type":"ack","n":null}`,
+	`{"type":"ack","n":01}`,
+	`{"type":"ack","n":+1}`,
+	`{"type":"ack","n":1e0}`,
+	`{"type":"ack","n":[1]}`,
+	`{"type":"ack","n":18446744073709551616}`,
+}

@@ -1,12 +1,14 @@
 package mesherstream
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
@@ -176,5 +178,78 @@ func TestTheKeyOfASubscriptionIsItsOwn(t *testing.T) {
 			t.Errorf("key of %+v: got that of %+v", s, other)
 		}
 		seen[s.key()] = s
+	}
+}
+
+// FuzzSubscribe: whatever a client asks, it is refused or gets a filter within the bounds, and the answer says which.
+func FuzzSubscribe(f *testing.F) {
+	for _, seed := range []string{
+		`{"type":"subscribe","filters":{"level":"error","environment":["production","staging"]}}`,
+		`{"type":"subscribe"}`, `{"type":"subscribe","filters":null}`, `{"type":"subscribe","filters":{"level":null}}`,
+		`{"type":"subscribe","filters":{"level":[]}}`, `{"type":"subscribe","filters":{"level":["",""]}}`, `{"filters":{"x":1}}`, `{}{}`, `[`, ``,
+		`{"type":"subscribe","filters":{"level":"\ud800"}}`, `{"TYPE":"subscribe","Filters":{"LEVEL":"a"}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		kind, typeErr := requestType(in)
+		r, err := parseSubscribe(in)
+		if err == nil && typeErr != nil {
+			t.Errorf("parseSubscribe(%q) takes what requestType refuses: %v", in, typeErr)
+		}
+		if err != nil || kind != typeSubscribe {
+			return
+		}
+		filter, err := r.filter()
+		if err != nil {
+			if !errors.Is(err, ErrInvalidFilter) {
+				t.Errorf("filter of %q: got %v, want ErrInvalidFilter", in, err)
+			}
+			return
+		}
+		checkFilter(t, filter)
+		again, err := filter.normalize()
+		if err != nil || !slices.Equal(again.Levels, filter.Levels) || !slices.Equal(again.Environments, filter.Environments) {
+			t.Errorf("normalized again: got %+v, %v, want %+v", again, err, filter)
+		}
+
+		// The answer tells the same filter, in a form that could be sent back.
+		frame := r.answer(filter, "", 3)
+		answer, err := parseSubscribe(bytes.Replace(frame[headerOf(frame):], []byte(`,"filtered":3}`), []byte("}"), 1))
+		if err != nil || answer.Type != typeFiltersUpdated {
+			t.Fatalf("answer to %q: got %q: %v", in, frame, err)
+		}
+		if told, err := answer.filter(); err != nil || !slices.Equal(told.Levels, filter.Levels) || !slices.Equal(told.Environments, filter.Environments) {
+			t.Errorf("answer to %q: got %q, %v, want %+v in it", in, frame, err, filter)
+		}
+		if frame := refusal("", errorMalformed, string(in)); !json.Valid(frame[headerOf(frame):]) {
+			t.Errorf("refusal that quotes %q is no JSON", in)
+		}
+	})
+}
+
+// headerOf is how long the header of a frame is that the server wrote.
+func headerOf(frame []byte) int {
+	switch frame[1] {
+	case 126:
+		return 4
+	case 127:
+		return 10
+	default:
+		return 2
+	}
+}
+
+func checkFilter(t *testing.T, f Filter) {
+	t.Helper()
+	for _, values := range [][]string{f.Levels, f.Environments} {
+		if len(values) > maxFilterValues || !slices.IsSorted(values) {
+			t.Errorf("filter: got %q, want at most %d values, sorted", values, maxFilterValues)
+		}
+		for i, v := range values {
+			if v == "" || len(v) > maxFilterValueBytes || !utf8.ValidString(v) || i > 0 && v == values[i-1] {
+				t.Errorf("filter: got value %q, want valid ones, each once", v)
+			}
+		}
 	}
 }

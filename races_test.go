@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"runtime"
 	"sync"
 	"testing"
@@ -15,86 +13,6 @@ import (
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
 )
-
-// Tests of orders of events that have gone wrong once.
-
-func TestClientDoesNotHangWhereNothingRuns(t *testing.T) {
-	m, err := NewManager()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := m.shards[0]
-	c := &client{id: ClientID(len(m.shards)), shard: s}
-	s.members[c.id] = c // as it is when a run ends while Client asks
-	done := make(chan struct{})
-	go func() { m.Client(c.id); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Error("Client hangs with the shard's lock held")
-	}
-}
-
-func TestAShutdownAndAStartAtOnceLeaveOneOfTheTwo(t *testing.T) {
-	for round := range 2000 {
-		m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var both sync.WaitGroup
-		both.Go(func() { _ = m.Shutdown(t.Context()) })
-		both.Go(func() { _ = m.start(true) })
-		both.Wait()
-		m.mu.Lock()
-		running := !m.closed && m.current != nil && !m.current.closing
-		m.mu.Unlock()
-		for _, s := range m.shards {
-			s.mu.Lock()
-			closed := s.closed
-			s.mu.Unlock()
-			if running && closed {
-				t.Fatalf("round %d: the manager runs and a shard is closed", round)
-			}
-		}
-		if err := m.Shutdown(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// brokenLink fails at the first write.
-type brokenLink struct{}
-
-func (brokenLink) Write([]byte, []int) (sent, held int, err error) { return 0, 0, io.ErrClosedPipe }
-func (brokenLink) Begin()                                          {}
-func (brokenLink) Retry()                                          {}
-func (brokenLink) Progressed() bool                                { return false }
-func (brokenLink) Ready()                                          {}
-func (brokenLink) Resume()                                         {}
-func (brokenLink) Close()                                          {}
-
-func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
-	cfg := defaultConfig()
-	cfg.shards, cfg.maxBuffer = 1, 2
-	s := newShard(&cfg)
-	s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), func(ClientID) {})
-	m := &Manager{cfg: cfg}
-	c := &client{id: 1, shard: s, link: brokenLink{}, place: &place{m: m}, sub: Subscription{Project: "p"}}
-	s.members[1] = c
-	s.followers["p"] = &following{clients: 1}
-	c.add()
-	for i := range 2 {
-		c.buffer(newMessage(&Message{Data: fmt.Append(nil, i)}))
-	}
-	for i := range 3 {
-		s.batch = append(s.batch, newMessage(&Message{Data: fmt.Append(nil, i)}))
-	}
-	s.deliverBatch()
-	st := s.stats()
-	if st.Offered != 2 || st.Abandoned != 2 || st.Slow != 0 || c.backlog.len() != 0 {
-		t.Errorf("stats: got %+v, %d in the backlog of the client that is gone, want 2 offered and abandoned", st, c.backlog.len())
-	}
-}
 
 func TestAClientThatGivesNoSignOfLifeIsRemovedWhateverTheKernelTakes(t *testing.T) {
 	overTransports(t, func(w *world) {

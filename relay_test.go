@@ -1,10 +1,14 @@
 package mesherstream
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
+	"math"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -12,176 +16,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/link"
 )
-
-func TestABroadcastReachesTheClientsOfAllNodesOnceAndInOrder(t *testing.T) {
-	overNodes(t, 3, func(_ *exchange, nodes []*world) {
-		const each = 50
-		var viewers []*viewer
-		for _, node := range nodes {
-			viewers = append(viewers, node.connect("shop").collect(), node.connect("shop?level=error").collect())
-		}
-		for i := range each {
-			for n, node := range nodes {
-				node.publish(fmt.Sprintf("%d of %d", i, n))
-			}
-		}
-		for _, v := range viewers {
-			v.w.eventually("everything has come", func() bool { return len(v.collected()) >= each*len(nodes) })
-		}
-		for _, v := range viewers {
-			next := make([]int, len(nodes))
-			for _, text := range v.collected() {
-				var i, n int
-				if _, err := fmt.Sscanf(text, "%d of %d", &i, &n); err != nil || i != next[n] {
-					v.w.Fatalf("a viewer got %q, want number %d of that node", text, next[n])
-				}
-				next[n]++
-			}
-		}
-		for _, node := range nodes {
-			node.eventually("all is counted", func() bool { return node.m.Stats().RelayReceived == each*2 })
-			s := node.m.Stats()
-			if s.RelayPublished != each || s.RelayDropped+s.RelayRefused+s.RelayUnwanted+s.RelayMissed != 0 {
-				node.Errorf("Stats(): got %+v, want %d published and nothing lost", s.RelayStats, each)
-			}
-			if s.Broadcasts != each {
-				node.Errorf("Broadcasts: got %d, want %d: what comes from other nodes is no call of Broadcast", s.Broadcasts, each)
-			}
-		}
-	})
-}
-
-func TestLocalClientsDoNotWaitForTheRelay(t *testing.T) {
-	overNodes(t, 2, func(x *exchange, nodes []*world) {
-		here, there := nodes[0].connect("shop"), nodes[1].connect("shop")
-		held := make(chan struct{})
-		x.set(func() { x.publishing = func() error { <-held; return nil } })
-		nodes[0].publish("now")
-		if got := here.next(); got != "now" {
-			nodes[0].Errorf("local client: got %q, want now", got)
-		}
-		if s := nodes[1].m.Stats(); s.Offered != 0 {
-			nodes[1].Errorf("Stats() of the other node: got %+v, want nothing offered: the relay is held", s)
-		}
-		close(held)
-		if got := there.next(); got != "now" {
-			nodes[1].Errorf("remote client: got %q, want now", got)
-		}
-	})
-}
-
-func TestABroadcastWithoutAProjectReachesAllProjectsOfAllNodes(t *testing.T) {
-	overNodes(t, 2, func(_ *exchange, nodes []*world) {
-		viewers := []*viewer{nodes[0].connect("shop"), nodes[1].connect("blog"), nodes[1].connect("wiki?level=error")}
-		if err := nodes[0].m.Broadcast(Message{Data: []byte("for all")}); err != nil {
-			t.Fatal(err)
-		}
-		if err := nodes[0].m.Broadcast(Message{Level: "debug", Data: []byte("for some")}); err != nil {
-			t.Fatal(err)
-		}
-		if err := nodes[0].m.Broadcast(Message{Level: "error", Data: []byte("for all again")}); err != nil {
-			t.Fatal(err)
-		}
-		for i, want := range [][]string{{"for all", "for some", "for all again"}, {"for all", "for some", "for all again"}, {"for all", "for all again"}} {
-			for _, text := range want {
-				if got := viewers[i].next(); got != text {
-					t.Errorf("viewer %d: got %q, want %q", i, got, text)
-				}
-			}
-		}
-	})
-}
-
-func TestANodeGetsOnlyWhatItsClientsFollow(t *testing.T) {
-	overNodes(t, 2, func(x *exchange, nodes []*world) {
-		nodes[0].connect("shop")
-		nodes[1].connect("blog")
-		if got := x.subscribed("shop") + x.subscribed("blog"); got != 2 {
-			t.Errorf("subscriptions: got %d, want one for each project", got)
-		}
-		if got := x.subscribed(""); got != 2 {
-			t.Errorf("subscriptions to all projects: got %d, want one for each node", got)
-		}
-		nodes[0].publish("for nobody else")
-		nodes[0].eventually("published", func() bool { return nodes[0].m.Stats().RelayPublished == 1 })
-		if s := nodes[1].m.Stats(); s.RelayReceived+s.RelayUnwanted != 0 {
-			t.Errorf("Stats() of the other node: got %+v, want nothing received", s.RelayStats)
-		}
-	})
-}
-
-func TestMessagesOfTheRelayAreNotRelayedAgain(t *testing.T) {
-	overNodes(t, 3, func(x *exchange, nodes []*world) {
-		for _, node := range nodes {
-			node.connect("shop").collect()
-		}
-		nodes[0].publish("once")
-		for _, node := range nodes {
-			node.eventually("delivered", func() bool { return node.m.Stats().Sent == 1 })
-		}
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		if len(x.published) != 1 {
-			t.Errorf("the relay was given %d messages, want 1", len(x.published))
-		}
-	})
-}
-
-func TestARelayMayDeliverTwiceAndOutOfOrder(t *testing.T) {
-	overNodes(t, 2, func(x *exchange, nodes []*world) {
-		x.set(func() { x.copies = 2 })
-		v := nodes[1].connect("shop")
-		for i := range 5 {
-			nodes[0].publish(fmt.Sprint(i))
-		}
-		nodes[0].eventually("published", func() bool { return nodes[0].m.Stats().RelayPublished == 5 })
-		x.mu.Lock()
-		late := x.published[2]
-		x.mu.Unlock()
-		x.deliver(late)
-		nodes[0].publish("end")
-		for _, want := range []string{"0", "1", "2", "3", "4", "end"} {
-			if got := v.next(); got != want {
-				t.Errorf("got %q, want %q", got, want)
-			}
-		}
-		nodes[1].eventually("six copies and a late one are refused", func() bool { return nodes[1].m.Stats().RelayRefused == 7 })
-	})
-}
-
-func TestWhatAMessageSaysOfItsProjectWidensNothing(t *testing.T) {
-	overNodes(t, 1, func(x *exchange, nodes []*world) {
-		shop, blog := nodes[0].connect("shop"), nodes[0].connect("blog")
-		x.mu.Lock()
-		sub := x.subs["shop"][0]
-		x.mu.Unlock()
-		for i, project := range []string{"blog", ""} {
-			sub.receive(RelayMessage{Node: "stranger", Seq: uint64(i + 1), Message: Message{Project: project, Data: []byte("for shop")}})
-			if got := shop.next(); got != "for shop" {
-				t.Errorf("shop: got %q, want what its subscription brought", got)
-			}
-		}
-		if got := nodes[0].client(blog).Offered; got != 0 {
-			t.Errorf("blog: got %d messages, want none", got)
-		}
-	})
-}
-
-func TestAMessageOfAnotherNodeIsHeldToThisNodesBounds(t *testing.T) {
-	overNodes(t, 1, func(x *exchange, nodes []*world) {
-		v := nodes[0].connect("shop")
-		for _, data := range [][]byte{make([]byte, nodes[0].m.cfg.maxBufferBytes+1), {0xFF}, []byte("good")} {
-			x.deliver(RelayMessage{Message: Message{Project: "shop", Data: data}}) // of no node, as a program in another language may send it
-		}
-		if got := v.next(); got != "good" {
-			t.Errorf("got %.10q, want good", got)
-		}
-		if s := nodes[0].m.Stats(); s.RelayRefused != 2 || s.RelayReceived != 1 { // deliver has returned
-			t.Errorf("Stats(): got %+v, want 2 refused and 1 received", s.RelayStats)
-		}
-	})
-}
 
 // Field by field, so that one that is added to Message is not forgotten on its way.
 func TestEveryFieldOfAMessageIsRelayed(t *testing.T) {
@@ -201,11 +38,7 @@ func TestEveryFieldOfAMessageIsRelayed(t *testing.T) {
 			t.Fatalf("no value for %s", fields.Type().Field(i).Name)
 		}
 	}
-	m, err := NewManager(WithRelay(newExchange()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := (&relayRun{relaying: m.relaying}).outgoing(newMessage(&want))
+	got := (&relayRun{relaying: &relaying{}}).outgoing(newMessage(&want))
 	if !reflect.DeepEqual(got.Message, want) {
 		t.Errorf("relayed: got %+v, want %+v", got.Message, want)
 	}
@@ -224,215 +57,365 @@ func TestEveryFieldOfAMessageIsRelayed(t *testing.T) {
 	}
 }
 
-func TestWhatOverflowsTheRelaysQueueIsCountedAndToldOnce(t *testing.T) {
-	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
-		node := nodes[0]
-		held := make(chan struct{})
-		x.set(func() { x.publishing = func() error { <-held; return nil } })
-		const more = 1000
-		begin := time.Now()
-		node.publish("first")
-		synctest.Wait() // the relay holds it
-		for i := range relayQueueMessages + more {
-			node.publish(fmt.Sprint(i))
-		}
-		if waited := time.Since(begin); waited != 0 {
-			t.Errorf("Broadcast has waited %v for the relay", waited)
-		}
-		synctest.Wait()
-		s := node.m.Stats()
-		if s.RelayDropped != more || s.RelayQueued != relayQueueMessages {
-			t.Errorf("Stats(): got %+v, want %d dropped and %d queued", s.RelayStats, more, relayQueueMessages)
-		}
-		const told, over = "other nodes miss messages of this one", "other nodes get all messages of this one again"
-		if got := node.logs.count(told); got != 1 {
-			t.Errorf("the log tells it %d times, want once", got)
-		}
-		close(held)
-		time.Sleep(3 * relayTick)
-		if got := node.logs.count(over); got != 1 {
-			t.Errorf("the log tells the end %d times, want once", got)
-		}
-		want := []string{"first"}
-		for i := range relayQueueMessages {
-			want = append(want, fmt.Sprint(more+i)) // the newest, in order
-		}
-		var got []string
-		for _, m := range x.published {
-			got = append(got, string(m.Data))
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("the relay got %d messages, want %d: the first one and the newest, in order", len(got), len(want))
-		}
-
-		x.set(func() { x.publishing = func() error { return errors.New("no") } })
-		node.publish("lost")
-		node.publish("lost too")
-		synctest.Wait()
-		if got := node.m.Stats().RelayDropped; got != more+2 {
-			t.Errorf("RelayDropped: got %d, want %d", got, more+2)
-		}
-		if got := node.logs.count(told); got != 2 {
-			t.Errorf("the log tells it %d times, want once more for a new episode", got)
-		}
-	})
-}
-
-func TestTheRelaysQueueIsBoundedInBytes(t *testing.T) {
-	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
-		held := make(chan struct{})
-		x.set(func() { x.publishing = func() error { <-held; return nil } })
-		nodes[0].publish("first")
-		synctest.Wait()
-		data := make([]byte, 1<<20)
-		for range 20 {
-			if err := nodes[0].m.Broadcast(Message{Project: "shop", Data: data}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if s := nodes[0].m.Stats(); s.RelayQueued != 15 || s.RelayDropped != 5 {
-			t.Errorf("Stats(): got %+v, want 15 queued, which is the bound of 16 MiB with their headers, and 5 dropped", s.RelayStats)
-		}
-		close(held)
-	})
-}
-
-func TestANodeDiscardsWhatNobodyThereWants(t *testing.T) {
-	overNodes(t, 2, func(_ *exchange, nodes []*world) {
-		v := nodes[1].connect("shop?level=fatal,error&environment=staging")
-		say := func(level, environment, text string) {
-			if err := nodes[0].m.Broadcast(Message{Project: "shop", Level: level, Environment: environment, Data: []byte(text)}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		say("debug", "staging", "a")
-		say("error", "production", "b")
-		say("error", "staging", "c")
-		say("", "", "d")
-		for _, want := range []string{"c", "d"} {
-			if got := v.next(); got != want {
-				t.Errorf("got %q, want %q", got, want)
-			}
-		}
-		nodes[1].eventually("2 are received and 2 unwanted", func() bool {
-			s := nodes[1].m.Stats()
-			return s.RelayUnwanted == 2 && s.RelayReceived == 2 && s.Offered == 2
-		})
-		v.send(`{"type":"subscribe","filters":{"level":"debug"}}`)
-		if got := v.next(); !strings.Contains(got, "filters_updated") {
-			t.Fatalf("got %q, want filters_updated", got)
-		}
-		say("debug", "production", "e")
-		if got := v.next(); got != "e" {
-			t.Errorf("after the change: got %q, want e", got)
-		}
-		if err := nodes[1].m.SetFilter(v.id, Filter{Levels: []string{"info"}}); err != nil {
-			t.Fatal(err)
-		}
-		say("info", "production", "f")
-		if got := v.next(); got != "f" {
-			t.Errorf("after SetFilter: got %q, want f", got)
-		}
-	})
-}
-
 // What a node knows of its clients' wishes must have no moment in which a client that changes its filter is missing.
 func TestAChangeOfFilterLosesNothingThatBothFiltersWant(t *testing.T) {
-	x := newExchange()
-	w := &world{T: t, transport: transports[0]}
-	w.play(func(w *world) {
-		w.start(WithRelay(x), WithMaxBuffer(100_000))
-		v := w.connect("shop").collect()
-		s := w.m.shardOf(v.id)
-		filter := func(i int) Filter { return Filter{Levels: []string{"error", fmt.Sprint(i % 3)}} }
-		for name, change := range map[string]func(i int){
-			"by the application": func(i int) { _ = w.m.SetFilter(v.id, filter(i)) },
-			"over the wire":      func(i int) { _ = s.cast(v.id, 0, func(c *client) { c.setFilter(filter(i)) }) },
-		} {
-			change(0)
-			var changes sync.WaitGroup
-			stop := make(chan struct{})
-			changes.Go(func() {
-				for i := 0; ; i++ {
-					select {
-					case <-stop:
-						return
-					default:
-						change(i)
+	m := startManager(t, WithRelay(newBus()))
+	c := connect(t, m, Subscription{Project: "shop"}, openSink)
+	filter := func(i int) Filter { return Filter{Levels: []string{"error", fmt.Sprint(i % 3)}} }
+	for name, change := range map[string]func(i int){
+		"by the application": func(i int) { _ = m.SetFilter(c.id, filter(i)) },
+		"over the wire":      func(i int) { _ = c.shard.cast(c.id, 0, func(c *client) { c.setFilter(filter(i)) }) },
+	} {
+		change(0)
+		var changes sync.WaitGroup
+		stop := make(chan struct{})
+		changes.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					change(i)
+				}
+			}
+		})
+		for i := range 200_000 {
+			if !m.wants("shop", "error", "") {
+				t.Errorf("%s: at try %d, nobody wanted what every filter wants", name, i)
+				break
+			}
+		}
+		close(stop)
+		changes.Wait()
+	}
+}
+
+func TestANodeThatIsSilentForLongIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &interest{rotated: time.Now()}
+		for n := range 1000 {
+			node := fmt.Sprint(n)
+			if !i.advance(node, 7) || i.advance(node, 7) || i.advance(node, 6) || !i.advance(node, 8) {
+				t.Fatalf("node %s: want each number once and in order", node)
+			}
+			if last := fmt.Sprint(n - 1); n > 0 && i.advance(last, 8) {
+				t.Fatalf("node %s: forgotten within a minute", last)
+			}
+			time.Sleep(time.Minute)
+		}
+		if got := len(i.heard) + len(i.older); got > 40 {
+			t.Errorf("got %d nodes remembered, want those of about twenty minutes", got)
+		}
+	})
+}
+
+// The same with real concurrency: clients of many projects come and go, and the goroutine of the run looks all the time.
+func TestClientsThatComeAndGoMissNothingOfOtherNodes(t *testing.T) {
+	x := newBus()
+	m := startManager(t, WithRelay(x))
+	stop := make(chan struct{})
+	var tending sync.WaitGroup
+	tending.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			in := m.relaying.run.Load().interests // what a tick does, as if its clock ran very fast
+			in.tend()
+			in.age(relayLinger)
+		}
+	})
+	var clients sync.WaitGroup
+	for n := range 4 {
+		clients.Go(func() {
+			for round := 0; round < 100 || x.subscriptions() < 50 && round < 100_000; round++ {
+				project := fmt.Sprintf("p%d", (n+round)%3)
+				got := make(chan string, 1000)
+				c := connect(t, m, Subscription{Project: project}, func(*client) link.Link { return &recording{got: got} })
+				want := fmt.Sprintf("%d/%d", n, round)
+				x.deliver(RelayMessage{Message: Message{Project: project, Data: []byte(want)}})
+				for text := range got {
+					if text == want {
+						break
 					}
 				}
-			})
-			for i := range 200_000 {
-				if !w.m.wants("shop", "error", "") {
-					w.Errorf("%s: at try %d, nobody wanted what every filter wants", name, i)
-					break
-				}
+				leave(c)
 			}
-			close(stop)
-			changes.Wait()
+		})
+	}
+	done := make(chan struct{})
+	go func() { clients.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Error("a client has missed what was delivered after it had joined")
+	}
+	close(stop)
+	tending.Wait()
+	if got := x.subscriptions(); got < 50 {
+		t.Errorf("got %d subscriptions made: projects were hardly let go, and this test is about that", got)
+	}
+}
+
+// recording is a link to a client that notes each message.
+type recording struct {
+	sink
+	got chan<- string
+}
+
+func (r *recording) Write(p []byte, _ []int) (sent, held int, err error) {
+	for rest := p; len(rest) > 0; {
+		n := 2 + int(rest[1]) // short messages only
+		r.got <- string(rest[2:n])
+		rest = rest[n:]
+	}
+	return len(p), 0, nil
+}
+
+// bus is a relay in memory, which delivers within Publish. That of streamtest is for managers with sockets.
+type bus struct {
+	mu   sync.Mutex
+	subs map[string]map[int]func(RelayMessage)
+	made int
+}
+
+func newBus() *bus { return &bus{subs: make(map[string]map[int]func(RelayMessage))} }
+
+func (b *bus) Publish(m RelayMessage) error {
+	b.deliver(m)
+	return nil
+}
+
+func (b *bus) deliver(m RelayMessage) {
+	b.mu.Lock()
+	receivers := slices.Collect(maps.Values(b.subs[m.Project]))
+	b.mu.Unlock()
+	for _, receive := range receivers {
+		receive(m)
+	}
+}
+
+func (b *bus) Subscribe(_ context.Context, project string, receive func(RelayMessage)) (func(), error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.made++
+	id := b.made
+	if b.subs[project] == nil {
+		b.subs[project] = make(map[int]func(RelayMessage))
+	}
+	b.subs[project][id] = receive
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.subs[project], id)
+	}, nil
+}
+
+// subscriptions returns how many have ever been made.
+func (b *bus) subscriptions() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.made
+}
+
+func (b *bus) Flush(context.Context) error { return nil }
+func (b *bus) Status() RelayStatus         { return RelayStatus{} }
+
+// age makes every project that is idle look as if it had been for d longer.
+func (in *interests) age(d time.Duration) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, i := range in.byProject {
+		if !i.idleSince.IsZero() {
+			i.idleSince = i.idleSince.Add(-d)
 		}
-	})
+	}
 }
 
-func TestASilentRelaySaysSoOnceAndLocalStreamingGoesOn(t *testing.T) {
-	nodesInBubble(t, 1, func(x *exchange, nodes []*world) {
-		v := nodes[0].connect("shop")
-		for episode := 1; episode <= 2; episode++ {
-			x.set(func() { x.status.Away = true })
-			time.Sleep(5 * relayTick)
-			if !nodes[0].m.Stats().RelayAway {
-				t.Error("RelayAway: got false, want true")
-			}
-			nodes[0].publish("here")
-			if got := v.next(); got != "here" {
-				t.Errorf("got %q, want here", got)
-			}
-			if got := nodes[0].logs.count("the relay is away"); got != episode {
-				t.Errorf("episode %d: the log tells it %d times", episode, got)
-			}
-			x.set(func() { x.status.Away = false })
-			time.Sleep(5 * relayTick)
-			if got := nodes[0].logs.count("the relay is back"); got != episode {
-				t.Errorf("episode %d: the log tells the end %d times", episode, got)
+// A relay may use the memory behind a message again as soon as it has been received.
+func TestTheNameOfANodeIsKeptAsACopyAndNamesAreBounded(t *testing.T) {
+	i := &interest{}
+	name := []byte("node-1")
+	if !i.advance(string(name), 1) {
+		t.Fatal("the first message was refused")
+	}
+	for n := range 10 * relayNodes {
+		i.advance(fmt.Sprint("made up ", n), 1)
+	}
+	if got := len(i.heard) + len(i.older); got > 2*relayNodes {
+		t.Errorf("got %d names of nodes, want at most %d", got, 2*relayNodes)
+	}
+}
+
+// cluster is the model of docs/scaling.md: what many nodes have to do, from how many there are and who watches what.
+type cluster struct {
+	nodes, clients int     // clients of each node
+	projects       int     // of which project k has a share of both the clients and the events that falls as 1/(k+1)
+	wanting        float64 // the share of the clients that want every level; the others want "fatal", which no event is
+	events         int     // over all nodes
+}
+
+// clusterLoad is what the model predicts and the simulation counts, as sums over all nodes.
+type clusterLoad struct {
+	followed   float64 // projects, "" included
+	received   float64 // messages that came from other nodes and were delivered
+	unwanted   float64 // those that came, and no client wanted
+	deliveries float64
+}
+
+func (c cluster) shares() []float64 {
+	shares, sum := make([]float64, c.projects), 0.0
+	for k := range shares {
+		shares[k] = 1 / float64(k+1)
+		sum += shares[k]
+	}
+	for k := range shares {
+		shares[k] /= sum
+	}
+	return shares
+}
+
+// predict: a node follows a project unless none of its clients does, which has the probability (1-share)^clients. It
+// gets what the other nodes publish to these projects, and nothing else; so the sum grows with the nodes only for
+// projects that are watched on all of them.
+//
+// deviation is the standard deviation of each number: chance decides who follows what, and how many events there are of a
+// project.
+func (c cluster) predict() (mean, deviation clusterLoad) {
+	nodes, clients, events := float64(c.nodes), float64(c.clients), float64(c.events)
+	var followed, received, unwanted, squares, cubes float64 // variances, and what that of the deliveries is made of
+	mean.followed = nodes                                    // of what is for all projects
+	for _, share := range c.shares() {
+		follows := 1 - math.Pow(1-share, clients)
+		wants := 1 - math.Pow(1-share*c.wanting, clients)
+		mean.followed += nodes * follows
+		followed += nodes * follows * (1 - follows)
+		count := func(mean, variance *float64, p float64) { // each event goes to each of the other nodes with probability p
+			ofProject, others := events*share, nodes-1
+			*mean += ofProject * others * p
+			*variance += ofProject*(others*p)*(others*p) + ofProject*ofProject*others*p*(1-p)
+		}
+		count(&mean.received, &received, wants)
+		count(&mean.unwanted, &unwanted, follows-wants)
+		mean.deliveries += events * share * nodes * clients * share * c.wanting
+		squares += share * share
+		cubes += share * share * share
+	}
+	deviation.followed = math.Sqrt(followed)
+	deviation.received = math.Sqrt(received)
+	deviation.unwanted = math.Sqrt(unwanted)
+	deviation.deliveries = mean.deliveries * math.Sqrt(cubes*(1/(nodes*clients*c.wanting)+1/events)) / squares
+	return mean, deviation
+}
+
+// simulate runs managers with that many clients, whose links take everything at once, and a bus between them.
+func (c cluster) simulate(t *testing.T, random *rand.Rand) (l clusterLoad) {
+	x := newBus()
+	pick := c.picker(random)
+	var nodes []*Manager
+	for range c.nodes {
+		m, err := NewManager(WithRelay(x), WithMaxBuffer(1000), WithLogger(slog.New(slog.DiscardHandler)), WithPingInterval(0), WithIdleTimeout(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.start(true); err != nil {
+			t.Fatal(err)
+		}
+		for range c.clients {
+			c.connect(t, m, pick(), random.Float64() < c.wanting)
+		}
+		nodes = append(nodes, m)
+	}
+	data := []byte("x")
+	for i := range c.events {
+		m := nodes[random.IntN(c.nodes)]
+		if err := m.Broadcast(Message{Project: pick(), Level: "error", Data: data}); err != nil {
+			t.Fatal(err)
+		}
+		if i%1000 == 0 {
+			waitFor(t, m, "the relay keeps up", func() bool { return m.Stats().RelayQueued == 0 })
+		}
+	}
+	published := uint64(0)
+	for _, m := range nodes {
+		waitFor(t, m, "everything is published", func() bool { return m.relaying.published.Load() == m.broadcasts.Load() })
+		published += m.Stats().RelayPublished
+	}
+	if published != uint64(c.events) {
+		t.Errorf("published: got %d, want %d: each event once, whatever the number of nodes", published, c.events)
+	}
+	for _, m := range nodes {
+		s := m.Stats()
+		if s.RelayDropped+s.RelayMissed+s.RelayRefused+s.Dropped != 0 {
+			t.Errorf("something was lost: %+v", s)
+		}
+		l.followed += float64(s.RelayProjects)
+		l.received += float64(s.RelayReceived)
+		l.unwanted += float64(s.RelayUnwanted)
+		l.deliveries += float64(s.Offered)
+	}
+	for _, m := range nodes {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond) // nobody answers a close frame here
+		_ = m.Shutdown(ctx)
+		cancel()
+	}
+	return l
+}
+
+func (c cluster) picker(random *rand.Rand) (pick func() string) {
+	shares := c.shares()
+	return func() string {
+		r := random.Float64()
+		for k, share := range shares {
+			if r -= share; r < 0 {
+				return fmt.Sprint("p", k)
 			}
 		}
-	})
-}
-
-func TestAManagerThatOnlyPublishesIsStartedByItsFirstBroadcast(t *testing.T) {
-	x := newExchange()
-	m, err := NewManager(WithRelay(x), WithLogger(slog.New(slog.DiscardHandler)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Broadcast(Message{Project: "shop", Data: []byte("a")}); err != nil {
-		t.Fatalf("Broadcast: %v", err)
-	}
-	if err := m.Shutdown(t.Context()); err != nil {
-		t.Fatalf("Shutdown: %v", err)
-	}
-	if len(x.published) != 1 || x.made != 0 {
-		t.Errorf("got %d published and %d subscriptions, want 1 and none", len(x.published), x.made)
-	}
-	if err := m.Broadcast(Message{Project: "shop"}); !errors.Is(err, ErrClosed) {
-		t.Errorf("Broadcast after Shutdown: got %v, want ErrClosed", err)
+		return "p0"
 	}
 }
 
-func TestABroadcastWithARelayAllocatesTwice(t *testing.T) {
-	x := newExchange()
-	refused := errors.New("refused") // made once: what the relay allocates would count too
-	x.publishing = func() error { return refused }
-	m, err := NewManager(WithRelay(x), WithLogger(slog.New(slog.DiscardHandler)))
-	if err != nil {
-		t.Fatal(err)
+func (c cluster) connect(t *testing.T, m *Manager, project string, wanting bool) {
+	t.Helper()
+	sub := Subscription{Project: project}
+	if !wanting {
+		sub.Levels = []string{"fatal"}
 	}
-	msg := Message{Project: "shop", Data: make([]byte, 512)}
-	_ = m.Broadcast(msg)
-	if got := testing.AllocsPerRun(1000, func() { _ = m.Broadcast(msg) }); got > 2 {
-		t.Errorf("Broadcast: got %v allocations, want at most 2", got)
+	connect(t, m, sub, openSink)
+}
+
+var seed = flag.Uint64("seed", 1, "seed of the simulation")
+
+// TestTheModelOfManyNodesAgreesWithASimulation is for docs/scaling.md. Without -long it is a tenth of that.
+func TestTheModelOfManyNodesAgreesWithASimulation(t *testing.T) {
+	clients, events := 500, 5_000
+	if isLong() {
+		clients, events = 5_000, 50_000
 	}
-	if err := m.Shutdown(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, c := range []cluster{
+		{nodes: 1, clients: clients, projects: 1000, wanting: 1, events: events},
+		{nodes: 2, clients: clients, projects: 1000, wanting: 1, events: events},
+		{nodes: 4, clients: clients, projects: 1000, wanting: 1, events: events},
+		{nodes: 8, clients: clients, projects: 1000, wanting: 1, events: events},
+		{nodes: 4, clients: clients, projects: 20_000, wanting: 1, events: events},
+		{nodes: 4, clients: clients, projects: 1000, wanting: 0.1, events: events},
+		{nodes: 4, clients: clients / 10, projects: 1000, wanting: 1, events: events},
+	} {
+		want, deviation := c.predict()
+		got := c.simulate(t, rand.New(rand.NewPCG(*seed, 2)))
+		t.Logf("| %d | %d | %d | %.0f %% | %d | %.0f / %.0f | %.0f / %.0f | %.0f / %.0f | %.0f / %.0f |", c.nodes, c.clients, c.projects, 100*c.wanting, c.events,
+			want.followed, got.followed, want.received, got.received, want.unwanted, got.unwanted, want.deliveries, got.deliveries)
+		for name, n := range map[string][3]float64{
+			"followed":   {want.followed, got.followed, deviation.followed},
+			"received":   {want.received, got.received, deviation.received},
+			"unwanted":   {want.unwanted, got.unwanted, deviation.unwanted},
+			"deliveries": {want.deliveries, got.deliveries, deviation.deliveries},
+		} {
+			if math.Abs(n[0]-n[1]) > 4*n[2] {
+				t.Errorf("%+v: %s: predicted %.0f with a deviation of %.0f, simulated %.0f", c, name, n[0], n[2], n[1])
+			}
+		}
 	}
 }

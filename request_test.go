@@ -5,103 +5,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
-
-// malformedRequests are texts that are refused as malformed, at every depth that a request has.
-var malformedRequests = []string{
-	// A member that is there twice.
-	`{"type":"subscribe","type":"subscribe","filters":{}}`,
-	`{"type":"subscribe","filters":{},"type":"ack"}`,
-	`{"type":"subscribe","typ\u0065":"subscribe","filters":{}}`,
-	`{"type":"subscribe","filters":{"level":"debug"},"filters":{"level":"error"}}`,
-	`{"type":"subscribe","filters":{"level":"debug"},"filters":{}}`,
-	`{"type":"subscribe","filters":{},"f\u0069lters":{}}`,
-	`{"type":"subscribe","filters":{"level":"debug","level":"error"}}`,
-	`{"type":"subscribe","filters":{"level":["debug"],"level":["debug"]}}`,
-	`{"type":"subscribe","filters":{"level":"debug","le\u0076el":"error"}}`,
-	`{"type":"subscribe","filters":{"environment":"a","level":"b","environment":"c"}}`,
-	`{"filters":{},"type":"subscribe","filters":{}}`,
-	`{"type":"publish","type":"publish"}`,
-	`{"type":"publish","type":"subscribe","filters":{}}`,
-	`{"type":null,"type":"subscribe","filters":{}}`,
-
-	// A name in another case, down to letters that only fold to one.
-	`{"Type":"subscribe","filters":{}}`,
-	`{"TYPE":"publish"}`,
-	`{"t\u0059pe":"publish"}`,
-	`{"type":"subscribe","Filters":{"level":"error"}}`,
-	`{"type":"subscribe","filterſ":{"level":"error"}}`,
-	`{"type":"subscribe","filter\u017f":{"level":"error"}}`,
-	`{"type":"subscribe","filters":{"Level":"error"}}`,
-	`{"type":"subscribe","filters":{"LEVEL":"error"}}`,
-	`{"type":"subscribe","filters":{"Environment":"live"}}`,
-	`{"type":"subscribe","TYPE":"subscribe","filters":{}}`,
-	`{"type":"subscribe","Type":"x","filters":{}}`,
-
-	// A member that does not belong there.
-	`{"type":"subscribe","filters":{},"n":1}`,
-	`{"type":"subscribe","filters":{"filters":{}}}`,
-	`{"type":"subscribe","filters":{"level":"a","type":"subscribe"}}`,
-	`{"type":"subscribe","filters":{"":"a"}}`,
-	`{"type":"subscribe","":1,"filters":{}}`,
-
-	// A value of a wrong type.
-	`{"type":"subscribe","filters":[]}`,
-	`{"type":"subscribe","filters":{"level":{"level":"a"}}}`,
-	`{"type":["subscribe"],"filters":{}}`,
-
-	// No JSON, or more than that.
-	`{"type":"subscribe","filters":{"level":"a",}}`,
-	`{"type":"subscribe","filters":{"level":["a",]}}`,
-	`{"type":"subscribe","filters":{"level":["a" "b"]}}`,
-	`{"type":"subscribe","filters":{"level" "a"}}`,
-	`{"type":"subscribe","filters":{"level":"\x61"}}`,
-	`{"type":"subscribe","filters":{"level":"\u00g1"}}`,
-	"{\"type\":\"subscribe\",\"filters\":{\"level\":\"a\tb\"}}",
-	`{"type":"subscribe","filters":{}},`,
-	`{"type":"subscribe","filters":{}}null`,
-	`{"type":"subscribe"`,
-	`{"type":"subscribe","filters":{"level":"a"`,
-	"\uFEFF" + `{"type":"subscribe","filters":{}}`,
-	strings.Repeat("[", 4000),
-	`{"type":"x","y":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`,
-}
-
-// malformedAcks are those of a client with the protocol.
-var malformedAcks = []string{
-	`{"type":"ack","n":1,"n":1}`,
-	`{"type":"ack","n":1,"\u006e":1}`,
-	`{"type":"ack","type":"ack","n":1}`,
-	`{"type":"ack","N":1}`,
-	`{"Type":"ack","n":1}`,
-	`{"type":"ack","n":1,"filters":{}}`,
-	`{"type":"ack","n":null}`,
-	`{"type":"ack","n":01}`,
-	`{"type":"ack","n":+1}`,
-	`{"type":"ack","n":1e0}`,
-	`{"type":"ack","n":[1]}`,
-	`{"type":"ack","n":18446744073709551616}`,
-}
-
-func TestARequestWithAMemberTooManyOrInAnotherCaseIsMalformed(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start()
-		v := w.connectV1("shop?level=fatal")
-		for i, text := range append(malformedRequests, malformedAcks...) {
-			if i%15 == 14 { // so as not to ask too often
-				v.close()
-				v = w.connectV1("shop?level=fatal")
-			}
-			v.send(text)
-			if got := v.viewer.next(); !strings.Contains(got, `"code":"malformed"`) || len(got) > 300 {
-				w.Errorf("%.100s: got %.300s, want malformed", text, got)
-			}
-		}
-		if got := fmt.Sprint(w.client(v.viewer).Levels); got != "[fatal]" {
-			w.Errorf("the filter: got levels %s, want those from before", got)
-		}
-	})
-}
 
 func TestNamesAndValuesMayBeWrittenWithEscapeSequences(t *testing.T) {
 	const in = `{"\u0074ype":"subscrib\u0065","f\u0069lters":{"\u006cevel":["\ud83d\ude00","a\/b\b\f\n\r\t\"\\","\ud800","\udc00x\ud800\u0041"]}}`
@@ -178,6 +86,116 @@ func FuzzJSONReader(f *testing.F) {
 		text, _ := json.Marshal(s)
 		if got := appendText(nil, s); string(got) != string(text) {
 			t.Errorf("appendText(%q): got %s, want %s", in, got, text)
+		}
+	})
+}
+
+// asking is a client whose requests a test has read at moments of its choice.
+type asking struct {
+	*testing.T
+	s *shard
+	c *client
+}
+
+func newAsking(t *testing.T, agrees bool) *asking {
+	t.Helper()
+	s := newTestShard(t, 1, sink{})
+	c := s.find(0)
+	c.connectedAt = time.Now()
+	if agrees {
+		c.agree(s.cfg)
+	}
+	return &asking{t, s, c}
+}
+
+// ask has n requests read at once, and returns how many were answered before the client was closed.
+func (a *asking) ask(n int) (answered int) {
+	for range n {
+		a.c.received(wsframe.OpText, []byte(`{"type":"subscribe","filters":{}}`))
+		if a.c.phase != phaseOpen {
+			return answered
+		}
+		answered++
+	}
+	return answered
+}
+
+// What a client has sent at its pace may be read in one burst, when the network or the process has stood still.
+func TestAClientThatKeepsToItsPaceMayBeReadInBursts(t *testing.T) {
+	for _, pace := range []int{1, 10, 20} {
+		for _, stall := range []time.Duration{time.Second, 10 * time.Second, time.Minute} {
+			synctest.Test(t, func(t *testing.T) {
+				a := newAsking(t, false)
+				for round := range 20 {
+					time.Sleep(stall)
+					n := pace * int(stall/time.Second)
+					if got := a.ask(n); got != n {
+						t.Fatalf("round %d of %v at %d a second: closed after %d requests of %d", round, stall, pace, got, n)
+					}
+				}
+			})
+		}
+	}
+}
+
+// The same by the client's clock: whatever moments within a second it chooses.
+func TestAClientMayUseASecondAsItLikes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsking(t, false)
+		for range 100 {
+			time.Sleep(999 * time.Millisecond) // the end of one, and the beginning of the next
+			first := a.ask(20)
+			time.Sleep(time.Millisecond)
+			if second := a.ask(20); first+second != 40 {
+				t.Fatalf("closed after %d and %d requests", first, second)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestAClientThatAsksTooOftenIsClosed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		wait time.Duration
+		want int
+	}{
+		"at once":           {0, 20},
+		"after a second":    {time.Second, 40},
+		"after half a day":  {12 * time.Hour, maxRequestsSaved},
+		"within 50 ms more": {49 * time.Millisecond, 20},
+		"after 50 ms":       {50 * time.Millisecond, 21},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a := newAsking(t, false)
+			time.Sleep(tt.wait)
+			if got := a.ask(10_000); got != tt.want || a.c.closeCode != wsframe.CodePolicyViolation {
+				t.Errorf("%s: got %d answers and close code %d, want %d and 1008", name, got, a.c.closeCode, tt.want)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsking(t, false)
+		begin := time.Now()
+		for a.ask(1) == 1 && time.Since(begin) < time.Hour {
+			time.Sleep(time.Second / 25)
+		}
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("25 a second: closed after %v, want within five seconds", took)
+		}
+	})
+}
+
+func TestAnswersToPingsAndAcknowledgementsAreNotRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsking(t, true)
+		for i := range 1000 {
+			a.c.received(wsframe.OpPong, nil)
+			a.c.received(wsframe.OpPing, nil)
+			publishTurn(t, a.s, newMessage(&Message{Project: "shop", Data: []byte("x")}), 1)
+			a.c.received(wsframe.OpText, fmt.Append(nil, modelAck, i+1, "}"))
+		}
+		if got := a.ask(21); got != 20 {
+			t.Errorf("behind 1,000 of each: got %d answers, want 20", got)
 		}
 	})
 }

@@ -238,96 +238,63 @@ func TestWrongAcksAreRefused(t *testing.T) {
 	})
 }
 
-func TestDropNewestKeepsTheOldest(t *testing.T) {
+// A level is whatever the application says, as long as it is UTF-8.
+func TestTheLevelsOfAGapSumUpWhateverTheyAre(t *testing.T) {
 	overTransports(t, func(w *world) {
-		w.start(WithWindow(20), WithMaxBuffer(3), WithOverflow(DropNewest))
+		w.start(WithWindow(20), WithMaxBuffer(1))
 		v := w.connectV1("shop")
 		w.stall(v, 20)
-		w.publishAll(texts("error", 0, 10)...)
-		w.eventually("7 are dropped", func() bool { return w.client(v.viewer).Dropped == 7 })
-		v.ack()
-		v.expect("error 0", "error 1", "error 2")
-		if len(v.gaps) != 0 {
-			w.Errorf("got %+v in front of what was kept", v.gaps)
-		}
-		w.publishAll(texts("error", 10, 11)...)
-		v.expect("error 10")
-		if len(v.gaps) != 1 || v.gaps[0].Dropped != 7 {
-			w.Errorf("gaps: got %+v, want one of 7 behind what was kept", v.gaps)
-		}
-	})
-}
-
-func TestOverflowDisconnects(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start(WithWindow(20), WithMaxBuffer(3), WithOverflow(Disconnect))
-		v, other := w.connectV1("shop"), w.connect("shop").collect()
-		w.stall(v, 20)
-		w.eventually("the other client has it", func() bool { return len(other.collected()) == 19 })
-		for i := range 4 {
-			w.publishAll(texts("error", i, i+1)...)
-			w.eventually("the other client has it", func() bool { return len(other.collected()) == 20+i })
-			if c, ok := w.m.Client(v.id); i < 3 && (!ok || c.Buffered != 1+i) {
-				w.Errorf("within its bound: got %+v, want %d buffered", c, 1+i)
+		for _, level := range []string{"\uFFFD", "é", "a\tb", "\U0001F600", `"`, "\x00", "\u2028", "<b>", "*", "__proto__", ""} {
+			for range 3 {
+				w.publishAll(Message{Level: level, Data: []byte("x")})
 			}
 		}
-		if _, err := v.closeError(); !websocket.IsCloseError(err, websocket.CloseTryAgainLater) || !strings.Contains(err.Error(), "retry_after_ms=") {
-			w.Errorf("beyond it: got %v, want close 1013 that says when to retry", err)
-		}
-		w.eventually("what waited is abandoned", func() bool { s := w.m.Stats(); return s.Abandoned == 4 && s.Dropped == 0 })
-	})
-}
-
-func TestAKeyKeepsTheNewestValueOnly(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start(WithWindow(20))
-		v := w.connectV1("shop")
-		w.stall(v, 20)
-		for i := range 50 {
-			w.publishAll(
-				Message{Key: "a", Data: fmt.Append(nil, "a ", i)},
-				Message{Level: "error", Data: fmt.Append(nil, "event ", i)},
-				Message{Key: "b", Data: fmt.Append(nil, "b ", i)},
-			)
-		}
-		w.eventually("values are replaced", func() bool { return w.client(v.viewer).Conflated == 98 })
+		w.publishAll(Message{Level: "error", Data: []byte("last")})
+		w.eventually("they are dropped", func() bool { return w.client(v.viewer).Dropped == 33 })
 		v.ack()
-		v.expect("a 49", "event 0", "b 49", "event 1")
-		v.ack()
-		for i := 2; i < 50; i++ {
-			v.expect(fmt.Sprint("event ", i))
-			v.ack()
+		v.expect("last")
+		sum := 0
+		for _, n := range v.gaps[0].ByLevel {
+			sum += n
 		}
-		if c := w.client(v.viewer); c.Dropped != 0 || len(v.gaps) != 0 {
-			w.Errorf("got %+v and gaps %+v, want none", c, v.gaps)
-		}
-		for _, text := range []string{"a 50", "a 51"} { // nothing waits, so nothing is replaced
-			w.eventually("nothing waits", func() bool { return w.client(v.viewer).Buffered == 0 })
-			w.publishAll(Message{Key: "a", Data: []byte(text)})
-			v.expect(text)
+		if len(v.gaps) != 1 || v.gaps[0].Dropped != 33 || sum != 33 {
+			w.Errorf("got %+v, want one gap of 33, whose levels sum up", v.gaps)
 		}
 	})
 }
 
-func TestKeptLevelsAreDroppedLast(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start(WithWindow(20), WithMaxBuffer(4), WithKeepLevels("fatal", "error"))
-		v := w.connectV1("shop")
-		w.stall(v, 20)
-		w.publishAll(texts("fatal", 0, 2)...)
-		w.publishAll(texts("debug", 0, 10)...)
-		w.publishAll(texts("error", 0, 1)...)
-		w.publishAll(texts("debug", 10, 12)...)
-		w.eventually("11 are dropped", func() bool { return w.client(v.viewer).Dropped == 11 })
-		v.ack()
-		v.expect("fatal 0", "fatal 1")
-		if len(v.gaps) != 0 {
-			w.Errorf("in front of what was kept: got %+v", v.gaps)
-		}
-		v.expect("error 0")
-		v.expect("debug 11")
-		if len(v.gaps) != 2 || v.gaps[0].ByLevel["debug"] != 10 || v.gaps[1].ByLevel["debug"] != 1 {
-			w.Errorf("gaps: got %+v, want 10 in front of the error and 1 behind it", v.gaps)
-		}
-	})
+// What a client has not been told yet when the server shuts down, it is told then, also where no message follows.
+func TestAShutdownTellsTheLastGap(t *testing.T) {
+	for name, opts := range map[string][]Option{
+		"behind what was kept":     {WithOverflow(DropNewest)},
+		"before what was filtered": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			overTransports(t, func(w *world) {
+				const window = 20
+				w.start(append(opts, WithWindow(window), WithMaxBuffer(2))...)
+				v := w.connectV1("shop")
+				w.stall(v, window)
+				w.publishAll(texts("error", 0, 5)...)
+				w.eventually("3 are dropped", func() bool { return w.client(v.viewer).Dropped == 3 })
+				if opts != nil {
+					v.received = 2 // room for those that wait, and for no gap behind them
+					v.ack()
+					v.expect("error 0", "error 1")
+				} else {
+					v.send(`{"type":"subscribe","filters":{"level":"fatal"}}`)
+					v.viewer.next()
+				}
+				w.eventually("nothing waits", func() bool { return w.client(v.viewer).Buffered == 0 })
+				v.collect()
+				if err := w.m.Shutdown(w.Context()); err != nil {
+					w.Errorf("Shutdown: %v", err)
+				}
+				<-v.done
+				if got := v.collected(); len(got) != 1 || !strings.Contains(got[0], `"dropped":3,`) {
+					w.Errorf("got %q, want a gap of 3", got)
+				}
+			})
+		})
+	}
 }

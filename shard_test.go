@@ -1,0 +1,700 @@
+package mesherstream
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unsafe"
+
+	"github.com/mesher/mesherstream/internal/link"
+	"github.com/mesher/mesherstream/internal/wsframe"
+)
+
+// sink is a link that takes everything at once.
+type sink struct{}
+
+func (sink) Write(p []byte, _ []int) (sent, held int, err error) { return len(p), 0, nil }
+
+func (sink) Begin() {}
+
+func (sink) Progressed() bool { return false }
+
+func (sink) Ready() {}
+
+func (sink) Retry() {}
+
+func (sink) Resume() {}
+
+func (sink) Close() {}
+
+// wall is a link that takes nothing.
+type wall struct{ sink }
+
+func (wall) Write([]byte, []int) (sent, held int, err error) { return 0, 0, nil }
+
+// newTestShard returns a shard without a goroutine, whose turns the caller takes, with n clients.
+func newTestShard(tb testing.TB, n int, l link.Link) *shard {
+	tb.Helper()
+	m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := m.shards[0]
+	s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}), nil)
+	for i := range n {
+		c := &client{id: ClientID(i * len(m.shards)), shard: s, link: l, sub: Subscription{Project: "shop"}}
+		if err := s.register(c); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	s.take()
+	s.takeTurn()
+	return s
+}
+
+// startManager starts a manager that has no sockets and ends with the test.
+func startManager(tb testing.TB, opts ...Option) *Manager {
+	tb.Helper()
+	m, err := NewManager(append([]Option{WithLogger(slog.New(slog.DiscardHandler))}, opts...)...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := m.start(true); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond) // no client here answers a close frame
+		defer cancel()
+		_ = m.Shutdown(ctx)
+	})
+	return m
+}
+
+// connect does what Manager.serve does for a client, without a connection.
+func connect(tb testing.TB, m *Manager, sub Subscription, open func(*client) link.Link) *client {
+	tb.Helper()
+	p, err := m.reserve("")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	registered := func() {}
+	if m.relaying != nil {
+		registered = m.relaying.follow(sub.Project)
+	}
+	id := ClientID(m.lastID.Add(1))
+	c := &client{id: id, shard: m.shardOf(id), place: p, connectedAt: time.Now(), sub: sub}
+	c.markSeen(c.connectedAt)
+	c.link = open(c)
+	if err := c.shard.register(c); err != nil {
+		tb.Fatal(err)
+	}
+	registered()
+	return c
+}
+
+// leave removes a client, and returns when it is gone.
+func leave(c *client) { c.shard.ask(func() { c.remove(nil) }) }
+
+func openSink(*client) link.Link { return sink{} }
+
+// waitFor waits for a condition. In a bubble, its time is fake.
+func waitFor(tb testing.TB, m *Manager, what string, cond func() bool) {
+	tb.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !cond(); {
+		if time.Now().After(deadline) {
+			tb.Fatalf("still not: %s; %+v", what, m.Stats())
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// publishTurn publishes m times and takes one turn.
+func publishTurn(tb testing.TB, s *shard, m *message, times int) {
+	for range times {
+		if err := s.publish(m); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	s.take()
+	s.takeTurn()
+}
+
+// inboxes plays a scenario with a shard whose turns the scenario takes, and which has clients of the projects a and b and of the one
+// without a name.
+func inboxes(t *testing.T, opts []Option, scenario func(t *testing.T, s *shard)) {
+	synctest.Test(t, func(t *testing.T) {
+		m, err := NewManager(opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := m.shards[0]
+		s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}), nil)
+		for i, project := range []string{"a", "b", ""} {
+			c := &client{id: ClientID(i * len(m.shards)), shard: s, link: sink{}, sub: Subscription{Project: project}}
+			if err := s.register(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.take()
+		s.takeTurn()
+		scenario(t, s)
+	})
+}
+
+// waits says whether publishing to a project has to wait for the next turn, which it then takes.
+func waits(t *testing.T, s *shard, project string, size int) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.publish(newMessage(&Message{Project: project, Data: make([]byte, size)})); err != nil {
+			t.Error(err)
+		}
+	}()
+	synctest.Wait()
+	select {
+	case <-done:
+		return false
+	default:
+	}
+	s.take()
+	s.takeTurn()
+	<-done
+	return true
+}
+
+func TestPublishingWaitsForATurnOnceTheClientsOfAProjectGetAWholeBuffer(t *testing.T) {
+	const most = 10
+	for name, c := range map[string]struct {
+		before func(i int) string // the project of each message
+		count  int
+		then   string
+		waits  bool
+	}{
+		"the same project":          {func(int) string { return "a" }, most, "a", true},
+		"one less of it":            {func(int) string { return "a" }, most - 1, "a", false},
+		"another project":           {func(int) string { return "a" }, most, "b", false},
+		"messages for all":          {func(int) string { return "" }, most, "b", true},
+		"some for all":              {func(i int) string { return []string{"", "a"}[i%2] }, most, "a", true},
+		"one for all behind others": {func(i int) string { return []string{"a", "b"}[i%2] }, most, "", true},
+		"nobody's":                  {func(int) string { return "nobody's" }, 10 * most, "a", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inboxes(t, []Option{WithMaxBuffer(most)}, func(t *testing.T, s *shard) {
+				for range 2 { // the second time, after a turn
+					for i := range c.count {
+						if waits(t, s, c.before(i), 1) {
+							t.Fatalf("message %d waits", i)
+						}
+					}
+					if got := waits(t, s, c.then, 1); got != c.waits {
+						t.Errorf("the next one waits: got %v, want %v", got, c.waits)
+					}
+					s.take()
+					s.takeTurn()
+				}
+				if st := s.stats(); st.Dropped > 0 {
+					t.Errorf("%d messages were dropped", st.Dropped)
+				}
+			})
+		})
+	}
+}
+
+func TestPublishingWaitsForATurnOnceTheClientsOfAProjectGetTheBytesOfABuffer(t *testing.T) {
+	inboxes(t, []Option{WithMaxBufferBytes(1000)}, func(t *testing.T, s *shard) {
+		for _, c := range []struct {
+			project string
+			size    int
+			waits   bool
+		}{{"a", 1000, false}, {"b", 500, false}, {"b", 400, false}, {"b", 100, true}, {"b", 900, true}} {
+			if got := waits(t, s, c.project, c.size); got != c.waits {
+				t.Errorf("%d bytes to %s: got %v, want %v", c.size, c.project, got, c.waits)
+			}
+		}
+	})
+}
+
+func TestAnInboxIsBoundedWhateverTheProjects(t *testing.T) {
+	inboxes(t, []Option{WithMaxBuffer(inboxMessages / 2)}, func(t *testing.T, s *shard) {
+		for i := range inboxMessages {
+			if waits(t, s, []string{"a", "b"}[i%2], 1) {
+				t.Fatalf("message %d waits", i)
+			}
+		}
+		s.mu.Lock()
+		for project := range map[string]bool{"a": true, "b": true, "": true} {
+			if s.hasRoom(project, 0) {
+				t.Errorf("there is room for %q behind %d messages", project, inboxMessages)
+			}
+		}
+		s.mu.Unlock()
+	})
+	inboxes(t, nil, func(t *testing.T, s *shard) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.inbox.all = load{1, inboxBytes}
+		if s.hasRoom("a", 1) {
+			t.Errorf("there is room for a byte behind %d bytes", inboxBytes)
+		}
+	})
+}
+
+// gate is a link to a kernel that takes whole frames while it is open, and never says when that is.
+type gate struct {
+	sink
+	client *client
+	open   bool
+	tries  int
+	got    bytes.Buffer
+}
+
+func (g *gate) Write(p []byte, _ []int) (sent, held int, err error) {
+	g.tries++
+	if g.open {
+		sent, _ = g.got.Write(p)
+	}
+	return sent, 0, nil
+}
+
+func (g *gate) Retry() { g.client.Handle(link.Event{Kind: link.Writable}) }
+
+func TestNothingIsDroppedWhileTheKernelHasRoom(t *testing.T) {
+	s := newTestShard(t, 1, &gate{})
+	c := s.everyone()[0]
+	g := c.link.(*gate)
+	g.client = c
+	var want bytes.Buffer
+	turn := func(first, end int) {
+		for i := first; i < end; i++ {
+			m := newMessage(&Message{Project: "shop", Data: fmt.Append(nil, i)})
+			want.Write(m.frame)
+			publishTurn(t, s, m, 1)
+		}
+	}
+
+	turn(0, 100) // refused once, and then they wait
+	if g.tries != 1 || c.backlog.len() != 100 {
+		t.Fatalf("behind a closed gate: got %d tries and %d messages waiting, want 1 and 100", g.tries, c.backlog.len())
+	}
+	g.open = true // without a word
+	turn(100, 150)
+	if c.dropped != 0 || c.sent != 150 || !bytes.Equal(g.got.Bytes(), want.Bytes()) {
+		t.Errorf("after the gate has opened: got %d sent and %d dropped, want 150 and 0, in order", c.sent, c.dropped)
+	}
+
+	g.open, g.tries = false, 0
+	turn(150, 1000)
+	if g.tries != 2 || c.dropped != 750 {
+		t.Errorf("to a client that is slow: got %d tries and %d dropped, want 2 and 750", g.tries, c.dropped)
+	}
+}
+
+// newQuietShard returns a shard without a goroutine, and one client whose link takes everything.
+func newQuietShard(t *testing.T, opts ...Option) (*shard, *client) {
+	t.Helper()
+	m, err := NewManager(append(opts, WithLogger(slog.New(slog.DiscardHandler)))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.cfg.shards = 1
+	s := m.shards[0]
+	s.start(newHookQueue(Hooks{}, m.cfg.logger, m.hookPanicked), nil)
+	p, err := m.reserve("192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &client{id: 1, shard: s, place: p, connectedAt: time.Now(), sub: Subscription{Project: "shop"}}
+	c.link = &directLink{client: c, room: 1 << 30}
+	c.markSeen(c.connectedAt)
+	if err := s.register(c); err != nil {
+		t.Fatal(err)
+	}
+	s.take()
+	s.takeTurn()
+	return s, c
+}
+
+// beatAll is a whole turn of the wheel.
+func (s *shard) beatAll(now time.Time) {
+	for range wheelSlots {
+		s.beat(now)
+	}
+}
+
+// stepped returns a moment as it looks after somebody has set the wall clock. Only the wall clock's part changes: its
+// seconds begin at bit 30 of the first word.
+func stepped(t *testing.T, now time.Time, by time.Duration) time.Time {
+	t.Helper()
+	after := now
+	*(*uint64)(unsafe.Pointer(&after)) += uint64(by/time.Second) << 30
+	if after.Sub(now) != 0 || after.Unix()-now.Unix() != int64(by/time.Second) {
+		t.Fatalf("the clock is stepped by %v in another way: %v is %v", by, now, after)
+	}
+	return after
+}
+
+func TestAWallClockThatIsSetRemovesNobodyAndSparesNobody(t *testing.T) {
+	s, c := newQuietShard(t)
+	s.beatAll(stepped(t, time.Now(), 24*time.Hour))
+	if c.phase != phaseOpen {
+		t.Error("the clock was set to tomorrow, and a client is gone that has just connected")
+	}
+	for wait := time.Second; wait <= s.cfg.idleTimeout; wait += time.Second {
+		s.beatAll(stepped(t, c.connectedAt.Add(wait), -24*time.Hour))
+	}
+	if s.beatAll(stepped(t, time.Now().Add(s.cfg.idleTimeout+time.Second), -24*time.Hour)); c.phase != phaseGone {
+		t.Error("the clock was set to yesterday, and a client stays that is silent")
+	}
+}
+
+func TestAMachineThatSleptBlamesNoClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newQuietShard(t)
+		s.beatAll(time.Now())
+		time.Sleep(8 * time.Hour) // neither the ticker nor the client can do anything
+		s.beatAll(time.Now())
+		if c.phase != phaseOpen {
+			t.Fatal("the machine slept, and the client is gone")
+		}
+		if got := string(c.link.(*directLink).taken); got != string(wsframe.Ping) {
+			t.Errorf("after the sleep: got %q, want one ping", got)
+		}
+		for awake := time.Duration(0); awake < s.cfg.idleTimeout; awake += time.Second {
+			if c.phase != phaseOpen {
+				t.Fatalf("removed %v after the sleep, want %v", awake, s.cfg.idleTimeout)
+			}
+			time.Sleep(time.Second)
+			s.beatAll(time.Now())
+		}
+		if c.phase != phaseGone {
+			t.Error("a client that gave no sign of life after the sleep either is still there")
+		}
+	})
+}
+
+// A client may take a new filter twenty times a second, and a stranger may name any project. What the shards keep of
+// that must end with the clients, and may not cost more the more there is of it.
+func TestDistinctFiltersAndProjectsLeaveNothingBehind(t *testing.T) {
+	m := startManager(t)
+	var clients []*client
+	filters := 0
+	for i := range 100 {
+		c := connect(t, m, Subscription{Project: fmt.Sprintf("project-%d", i%10)}, openSink)
+		clients = append(clients, c)
+		for range 50 {
+			filters++
+			if err := m.SetFilter(c.id, Filter{Levels: []string{fmt.Sprint(filters)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	checkGroups(t, m, 100, 10)
+	for i, c := range clients {
+		if i%3 > 0 {
+			leave(c)
+		}
+	}
+	checkGroups(t, m, 34, 10)
+	for i, c := range clients {
+		if i%3 == 0 {
+			if err := m.SetFilter(c.id, Filter{Levels: []string{"all the same"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	checkGroups(t, m, 10*len(m.shards), 10)
+	for i, c := range clients {
+		if i%3 == 0 {
+			leave(c)
+		}
+	}
+	checkGroups(t, m, 0, 0)
+}
+
+// checkGroups checks that each shard's index of its clients is whole and holds nothing else.
+func checkGroups(t *testing.T, m *Manager, mostGroups, projects int) {
+	t.Helper()
+	groups, names := 0, map[string]bool{}
+	for _, s := range m.shards {
+		s.ask(func() {
+			groups += len(s.groups)
+			listed := 0
+			for project, list := range s.projects {
+				names[project] = true
+				listed += len(list)
+				for i, g := range list {
+					if g.inProject != i || s.groups[g.key] != g || g.sub.Project != project || len(g.clients) == 0 {
+						t.Errorf("group %q is at %d of project %q, with index %d and %d clients", g.key, i, project, g.inProject, len(g.clients))
+					}
+				}
+			}
+			if listed != len(s.groups) {
+				t.Errorf("the projects list %d groups, want %d", listed, len(s.groups))
+			}
+		})
+		s.mu.Lock()
+		if len(s.followers) != len(s.projects) {
+			t.Errorf("%d projects have followers, want %d", len(s.followers), len(s.projects))
+		}
+		s.mu.Unlock()
+	}
+	if groups > mostGroups || len(names) != projects {
+		t.Errorf("got %d groups of %d projects, want at most %d of %d", groups, len(names), mostGroups, projects)
+	}
+}
+
+// What a hook that hangs keeps waiting is bounded by WithMaxClients, also where no Disconnect hook holds the places.
+func TestAHookThatHangsBehindClientsThatComeAndGoHoldsABoundedQueue(t *testing.T) {
+	hang := make(chan struct{})
+	m := startManager(t, WithMaxClients(5), WithHooks(Hooks{
+		Connect: func(Client) {},
+		Message: func(Client, []byte, bool) { <-hang },
+	}))
+	t.Cleanup(func() { close(hang) }) // before the shutdown, which waits for hooks
+	for range m.shards {
+		c := connect(t, m, Subscription{Project: "shop"}, openSink)
+		c.Post(link.Event{Kind: link.Received, Op: wsframe.OpText, Payload: []byte("hang")})
+		leave(c)
+	}
+	came := 0
+	for ; came < 1000; came++ {
+		p, err := m.reserve("")
+		if err != nil {
+			break // refused: those before are still with the hook
+		}
+		p.release()
+		leave(connect(t, m, Subscription{Project: "shop"}, openSink))
+	}
+	waiting := 0
+	for _, q := range m.current.hooks {
+		q.mu.Lock()
+		waiting += len(q.queue)
+		q.mu.Unlock()
+	}
+	// Two calls for each client, in the queue that a place is given back to early, and for each place that is kept.
+	if most := 64*len(m.shards) + 2*5; waiting > most || came == 1000 {
+		t.Errorf("behind a hook that hangs: %d calls wait after %d clients that came and went, want at most %d, and a refusal", waiting, came, most)
+	}
+}
+
+// BenchmarkChangeOfFilterAmongMany is what one client's change of filter costs where each client of the project has a
+// filter of its own.
+func BenchmarkChangeOfFilterAmongMany(b *testing.B) {
+	for _, groups := range []int{1, 1_000, 100_000} {
+		b.Run(fmt.Sprint("groups=", groups), func(b *testing.B) {
+			cfg := defaultConfig()
+			s := newShard(&cfg)
+			s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), nil)
+			var c *client
+			for i := range groups {
+				c = &client{shard: s, sub: Subscription{Project: "shop", Filter: Filter{Levels: []string{fmt.Sprint(i)}}}}
+				c.enterGroup()
+			}
+			filters := []Filter{{Levels: []string{"a"}}, {Levels: []string{"b"}}}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				c.setFilter(filters[i&1])
+			}
+		})
+	}
+}
+
+// A machine that is busy makes a shard's turns long. A client that would answer must not pay for that: it is asked before
+// it is removed, however late; and one that doesn't answer is removed even then.
+func TestAClientIsNotRemovedBecauseItsShardIsBusy(t *testing.T) {
+	for name, turn := range map[string]time.Duration{"turns of two seconds": 2 * time.Second, "turns longer than the timeout": 90 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startManager(t)
+				answers := connect(t, m, Subscription{Project: "shop"}, func(c *client) link.Link { return &answering{client: c} })
+				silent := connect(t, m, Subscription{Project: "shop"}, func(c *client) link.Link {
+					l := newHeldLink(c, nil) // whose other end takes nothing
+					go l.Serve()
+					return l
+				})
+				var stalls sync.WaitGroup
+				end := time.Now().Add(10 * time.Minute)
+				for _, s := range m.shards {
+					stalls.Go(func() {
+						for time.Now().Before(end) {
+							s.ask(func() { time.Sleep(turn) })
+							time.Sleep(time.Millisecond) // what came meanwhile gets a turn
+						}
+					})
+				}
+				stalls.Wait()
+				if !m.IsStreamClient(answers.id) {
+					t.Error("a client that answers every ping was removed")
+				}
+				if m.IsStreamClient(silent.id) {
+					t.Error("a client that answers no ping is still there after 10 minutes")
+				}
+			})
+		})
+	}
+}
+
+// answering is a link to a client that answers each ping at once.
+type answering struct {
+	sink
+	client *client
+}
+
+func (a *answering) Write(p []byte, _ []int) (sent, held int, err error) {
+	if p[0] == wsframe.FinBit|wsframe.OpPing {
+		go func() {
+			a.client.Seen(time.Now())
+			a.client.Post(link.Event{Kind: link.Received, Op: wsframe.OpPong})
+		}()
+	}
+	return len(p), 0, nil
+}
+
+// Tests of orders of events that have gone wrong once.
+
+func TestClientDoesNotHangWhereNothingRuns(t *testing.T) {
+	m, err := NewManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := m.shards[0]
+	c := &client{id: ClientID(len(m.shards)), shard: s}
+	s.members[c.id] = c // as it is when a run ends while Client asks
+	done := make(chan struct{})
+	go func() { m.Client(c.id); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("Client hangs with the shard's lock held")
+	}
+}
+
+func TestAShutdownAndAStartAtOnceLeaveOneOfTheTwo(t *testing.T) {
+	for round := range 2000 {
+		m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var both sync.WaitGroup
+		both.Go(func() { _ = m.Shutdown(t.Context()) })
+		both.Go(func() { _ = m.start(true) })
+		both.Wait()
+		m.mu.Lock()
+		running := !m.closed && m.current != nil && !m.current.closing
+		m.mu.Unlock()
+		for _, s := range m.shards {
+			s.mu.Lock()
+			closed := s.closed
+			s.mu.Unlock()
+			if running && closed {
+				t.Fatalf("round %d: the manager runs and a shard is closed", round)
+			}
+		}
+		if err := m.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// brokenLink fails at the first write.
+type brokenLink struct{}
+
+func (brokenLink) Write([]byte, []int) (sent, held int, err error) { return 0, 0, io.ErrClosedPipe }
+
+func (brokenLink) Begin() {}
+
+func (brokenLink) Retry() {}
+
+func (brokenLink) Progressed() bool { return false }
+
+func (brokenLink) Ready() {}
+
+func (brokenLink) Resume() {}
+
+func (brokenLink) Close() {}
+
+func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
+	cfg := defaultConfig()
+	cfg.shards, cfg.maxBuffer = 1, 2
+	s := newShard(&cfg)
+	s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), func(ClientID) {})
+	m := &Manager{cfg: cfg}
+	c := &client{id: 1, shard: s, link: brokenLink{}, place: &place{m: m}, sub: Subscription{Project: "p"}}
+	s.members[1] = c
+	s.followers["p"] = &following{clients: 1}
+	c.add()
+	for i := range 2 {
+		c.buffer(newMessage(&Message{Data: fmt.Append(nil, i)}))
+	}
+	for i := range 3 {
+		s.batch = append(s.batch, newMessage(&Message{Data: fmt.Append(nil, i)}))
+	}
+	s.deliverBatch()
+	st := s.stats()
+	if st.Offered != 2 || st.Abandoned != 2 || st.Slow != 0 || c.backlog.len() != 0 {
+		t.Errorf("stats: got %+v, %d in the backlog of the client that is gone, want 2 offered and abandoned", st, c.backlog.len())
+	}
+}
+
+func TestADurationIsCountedUnderTheFirstBoundThatHoldsIt(t *testing.T) {
+	var h Histogram
+	last := len(h.Counts) - 1
+	for d, want := range map[time.Duration]int{
+		0: 0, 1: 0, time.Microsecond: 0, time.Microsecond + 1: 1, 4 * time.Microsecond: 1, 4*time.Microsecond + 1: 2,
+		16 * time.Microsecond: 2, time.Millisecond: 5, time.Second: 10, 16 * time.Second: 12, 17 * time.Second: 13, time.Hour: 13,
+	} {
+		h = Histogram{}
+		h.observe(d)
+		if h.Counts[want] != 1 || h.Sum != d {
+			t.Errorf("observe(%v): got %+v, want it in bucket %d", d, h, want)
+		}
+		if want < last && d > h.Bound(want) || want > 0 && d <= h.Bound(want-1) {
+			t.Errorf("observe(%v): the bounds of bucket %d are %v and %v", d, want, h.Bound(want-1), h.Bound(want))
+		}
+	}
+}
+
+// What waits for a client is counted with everything that it keeps in memory, and the bound in bytes is a bound of that.
+func TestWhatIsCountedInBytesCountsTheFields(t *testing.T) {
+	const bound = 4 << 10
+	m := newTestManager(t, WithMaxBufferBytes(bound))
+	s := m.shards[0]
+	s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}), nil)
+	c := &client{shard: s, link: wall{}, sub: Subscription{Project: strings.Repeat("p", 128)}}
+	if err := s.register(c); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		msg := Message{Level: strings.Repeat("l", 64), Environment: strings.Repeat("e", 64), Project: c.sub.Project, Data: []byte("123")}
+		publishTurn(t, s, newMessage(&msg), 1)
+	}
+	each := 2 + 3 + 64 + 64 + 128
+	if got, want := c.bufferedBytes(), c.backlog.len()*each; got != want || got > bound || c.backlog.len() != bound/each {
+		t.Errorf("%d messages wait: got %d bytes, want %d, and at most %d", c.backlog.len(), got, want, bound)
+	}
+	if err := s.publish(newMessage(&Message{Project: c.sub.Project, Key: "key", Data: []byte("123")})); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.inbox.all.bytes, 2+3+3+128; got != want {
+		t.Errorf("the inbox: got %d bytes, want %d", got, want)
+	}
+	var queue backlog
+	queue.push(newMessage(&Message{Project: "p", Key: strings.Repeat("k", 256)}), limits{messages: 10, bytes: 1000})
+	if got, want := queue.bytes, 2+1+256; got != want {
+		t.Errorf("a queue for a relay: got %d bytes, want %d", got, want)
+	}
+}
+
+// isLong says whether the long versions of the tests shall run. The flag is streamtest's, which this package can't import.
+func isLong() bool {
+	f := flag.Lookup("long")
+	return f != nil && f.Value.String() == "true"
+}
