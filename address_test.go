@@ -14,7 +14,7 @@ import (
 // Proxies write addresses in many ways, and all of them mean one client. What is no address is the connection's own:
 // whoever could send anything else would have as many addresses as there are texts.
 func TestAnAddressIsOneHoweverAProxyWritesIt(t *testing.T) {
-	const peer = "192.0.2.1" // where ask comes from
+	const peer = "127.0.0.1" // where the test comes from
 	forwarded := fiber.Config{ProxyHeader: "X-Forwarded-For"}
 	validated := fiber.Config{ProxyHeader: "X-Forwarded-For", EnableIPValidation: true}
 	checked := fiber.Config{
@@ -91,10 +91,13 @@ func TestAnAddressIsOneHoweverAProxyWritesIt(t *testing.T) {
 		{fiber.Config{}, []string{"X-Forwarded-For: 203.0.113.7"}, peer},
 	} {
 		app := quietApp(tt.config)
-		got := ""
-		app.Get("/", func(c *fiber.Ctx) error { got = addressOf(c); return nil })
-		ask(t, app, "GET", "/", tt.header...)
-		if got != tt.want {
+		m := newTestManager(t, WithApp(app))
+		app.Use(m.Handler())
+		s := newSite(t, app, m)
+		ws, id := s.connect("/stream/projects/shop", tt.header...)
+		client, _ := m.Client(id)
+		_ = ws.Close()
+		if got := client.RemoteAddr; got != tt.want {
 			t.Errorf("%q, proxies checked: %v, addresses validated: %v: got %q, want %q",
 				tt.header, tt.config.EnableTrustedProxyCheck, tt.config.EnableIPValidation, got, tt.want)
 		}
@@ -133,11 +136,7 @@ func TestTheCapPerAddressBitesOneClientBehindAProxyThatTellsPorts(t *testing.T) 
 			second, _ := s.connect(path, "X-Forwarded-For: 203.0.113.8:51001")
 			_ = second.Close()
 			_ = first.Close()
-			s.eventually("both have left", func() bool {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				return m.clients == 0
-			})
+			s.eventually("both have left", s.isEmpty)
 		}
 	}
 }

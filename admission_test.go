@@ -20,7 +20,10 @@ func TestTheCapPerAddressCountsAnIPv6NetworkOnce(t *testing.T) {
 		{"unknown", "", false},
 		{"192.0.2.1, 192.0.2.2", "192.0.2.1", false},
 	} {
-		m := newTestManager(t, WithMaxClientsPerIP(1))
+		m, err := NewManager(WithMaxClientsPerIP(1))
+		if err != nil {
+			t.Fatal(err)
+		}
 		first, err := m.reserve(tt.first)
 		if err != nil {
 			t.Fatalf("reserve(%q): %v", tt.first, err)

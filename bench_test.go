@@ -111,8 +111,9 @@ func BenchmarkHandshake(b *testing.B) {
 		<-served
 		_ = m.Shutdown(b.Context())
 	}()
-	request := []byte(handshake("/stream/projects/shop?level=error", "Origin: http://app.test", "Sec-WebSocket-Protocol: mesherstream.v1",
-		"User-Agent: Mozilla/5.0", "Cookie: session=x", "Accept-Language: en"))
+	request := []byte("GET /stream/projects/shop?level=error HTTP/1.1\r\nHost: app.test\r\nOrigin: http://app.test\r\n" +
+		"Sec-WebSocket-Protocol: mesherstream.v1\r\nUser-Agent: Mozilla/5.0\r\nCookie: session=x\r\nAccept-Language: en\r\n" +
+		"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
 	answer := make([]byte, 1<<10)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -228,11 +229,15 @@ func TestADrainWithNothingBufferedAllocatesNothing(t *testing.T) {
 	}
 }
 
+// refusing is a relay that allocates nothing of its own.
+type refusing struct{ *bus }
+
+var errRefused = errors.New("refused")
+
+func (refusing) Publish(RelayMessage) error { return errRefused }
+
 func TestABroadcastWithARelayAllocatesTwice(t *testing.T) {
-	x := newExchange()
-	refused := errors.New("refused") // made once: what the relay allocates would count too
-	x.publishing = func() error { return refused }
-	m, err := NewManager(WithRelay(x), WithLogger(slog.New(slog.DiscardHandler)))
+	m, err := NewManager(WithRelay(refusing{newBus()}), WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,11 +98,11 @@ func TestChurnLeavesNoPlaceTaken(t *testing.T) {
 				})
 			}
 			all.Wait()
-			s.eventually("no place is taken", func() bool {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				return m.clients == 0 && len(m.perIP) == 0
-			})
+			for i := range 4 {
+				s.eventually("no place of this address is taken", func() bool {
+					return s.isEmpty() && s.hasRoom("/stream/projects/shop", 3, fmt.Sprint("X-Real-Ip: 192.0.2.", i))
+				})
+			}
 		})
 	}
 }

@@ -104,7 +104,7 @@ func TestAFrameThatComesByteByByteHoldsNobodyUp(t *testing.T) {
 		}
 		sent := (len(frame)-1)/20 + 1
 		w.eventually("the other client has everything", func() bool { return len(bystander.numbers()) == sent })
-		for !strings.Contains(loris.next(), typeFiltersUpdated) { // behind what it was offered before
+		for !strings.Contains(loris.next(), "filters_updated") { // behind what it was offered before
 		}
 	})
 }

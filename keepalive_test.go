@@ -1,6 +1,7 @@
 package mesherstream
 
 import (
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -36,7 +37,7 @@ func TestPingsComeAtTheirIntervalAndNotAllAtOnce(t *testing.T) {
 		}
 		slices.Sort(firsts)
 		for i, first := range firsts {
-			if at := slices.Index(firsts, first); i-at >= len(w.m.shards) {
+			if at := slices.Index(firsts, first); i-at >= runtime.GOMAXPROCS(0) {
 				w.Errorf("more than one client of a shard was pinged at %v", first)
 			}
 		}
@@ -157,27 +158,5 @@ func TestEveryPingComesWithinTheInterval(t *testing.T) {
 				t.Errorf("%v: the first pings came after only %d different times, want clients to take turns", interval, len(spread))
 			}
 		})
-	}
-}
-
-// A ticker that is late loses ticks. The wheel must not turn later for it.
-func TestAWheelCatchesUpWithTicksThatWereLost(t *testing.T) {
-	begin := time.Now()
-	b := beats{begin: begin, interval: time.Millisecond}
-	for _, tick := range []struct {
-		at   time.Duration
-		want int
-	}{
-		{time.Millisecond, 1},
-		{1900 * time.Microsecond, 0},
-		{2 * time.Millisecond, 1},
-		{7 * time.Millisecond, 5},
-		{7 * time.Millisecond, 0},
-		{time.Hour, wheelSlots}, // a turn, which visits everybody
-		{time.Hour + time.Millisecond, 1},
-	} {
-		if got := b.due(begin.Add(tick.at)); got != tick.want {
-			t.Errorf("at %v: got %d beats, want %d", tick.at, got, tick.want)
-		}
 	}
 }

@@ -343,10 +343,16 @@ func TestAnOriginThatNoBrowserSendsIsRefusedAtSetUp(t *testing.T) {
 
 func TestWithOriginsLeavesTheCallersListAlone(t *testing.T) {
 	list := []string{"WSS://A.test:443"}
-	m := newTestManager(t, WithOrigins(list...))
+	app := quietApp()
+	app.Use(newTestManager(t, WithOrigins(list...)).Handler())
+	if list[0] != "WSS://A.test:443" {
+		t.Errorf("the list of the caller: got %q", list)
+	}
 	list[0] = "https://evil.test"
-	if got := m.cfg.origins; len(got) != 1 || got[0] != "https://a.test" {
-		t.Errorf("origins: got %q, want https://a.test, whatever becomes of the list", got)
+	for origin, want := range map[string]int{"https://a.test": 101, "https://evil.test": 403} {
+		if status, _ := ask(t, app, "GET", "/stream/projects/shop", append([]string{"Origin: " + origin}, upgrade...)...); status != want {
+			t.Errorf("%s: got %d, want %d, whatever becomes of the list", origin, status, want)
+		}
 	}
 }
 

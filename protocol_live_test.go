@@ -39,7 +39,7 @@ var misbehaviours = []misbehaviour{
 	{"unknown filter", sendText(`{"type":"subscribe","filters":{"levels":"error"}}`), `"code":"malformed"`, 0},
 	{"another project", sendText(`{"type":"subscribe","project":"other"}`), `"code":"malformed"`, 0},
 	{"no filters", sendText(`{"type":"subscribe"}`), `"code":"malformed"`, 0},
-	{"17 values", sendText(`{"type":"subscribe","filters":{"level":` + list(17, "a") + `}}`), `"code":"invalid_filter"`, 0},
+	{"17 values", sendText(`{"type":"subscribe","filters":{"level":` + "[" + strings.Repeat(`"a",`, 16) + `"a"]` + `}}`), `"code":"invalid_filter"`, 0},
 	{"value of 65 bytes", sendText(`{"type":"subscribe","filters":{"level":"` + strings.Repeat("x", 65) + `"}}`), `"code":"invalid_filter"`, 0},
 	{"binary without a hook", func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.BinaryMessage, []byte("x")) }, "", 1003},
 	{"not UTF-8", func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.TextMessage, []byte("a\xFF")) }, "", 1007},
@@ -82,7 +82,7 @@ func TestMisbehaviourIsAnsweredOrClosedAndCostsNobodyElseAnything(t *testing.T) 
 					}
 					sending.Wait()
 					v.send(`{"type":"subscribe","filters":{"level":"error"}}`)
-					if got := v.next(); !strings.Contains(got, typeFiltersUpdated) {
+					if got := v.next(); !strings.Contains(got, "filters_updated") {
 						w.Errorf("got %q, want the client to live on", got)
 					}
 				} else {
@@ -109,7 +109,7 @@ func TestTwentyRequestsInASecondAreAnswered(t *testing.T) {
 		for range 3 {
 			for range maxRequestsPerSecond {
 				v.send(`{"type":"subscribe","filters":{}}`)
-				if got := v.next(); !strings.Contains(got, typeFiltersUpdated) {
+				if got := v.next(); !strings.Contains(got, "filters_updated") {
 					w.Fatalf("got %q, want filters_updated", got)
 				}
 			}
@@ -155,43 +155,6 @@ func TestACloseHandshakeThatTheClientAnswersEndsAtOnce(t *testing.T) {
 	}
 }
 
-// A client that closes its connection right behind its close frame resets it, if there is something that it hasn't read.
-// A write may then fail before the close frame is read.
-func TestTheCloseFrameOfAClientThatResetsItsConnectionIsRead(t *testing.T) {
-	overTransports(t, func(w *world) {
-		ends := make(chan string, 1)
-		w.start(WithHooks(Hooks{Disconnect: func(_ Client, code int, reason string) { ends <- fmt.Sprint(code, " ", reason) }}))
-		v := w.connect("shop")
-		w.broadcast(0, 1)
-		if w.transport.bubble {
-			v.next() // a pipe can't be reset
-		}
-
-		// The shard is held up in a turn that will write, while the client leaves.
-		s := w.m.shardOf(v.id)
-		first, second := make(chan struct{}), make(chan struct{})
-		s.tell(func() { <-first })
-		s.mu.Lock()
-		s.doLocked(func() { <-second })
-		s.inbox.casts = append(s.inbox.casts, cast{message: newMessage(&Message{Project: "shop", Data: []byte(filler)})})
-		s.mu.Unlock()
-		close(first)
-		w.eventually("the shard's turn has begun", func() bool {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return len(s.inbox.casts) == 0
-		})
-		if _, err := v.ws.NetConn().Write(masked(wsframe.FinBit|wsframe.OpClose, "\x0F\xA0enough")); err != nil {
-			w.Fatal(err)
-		}
-		_ = v.ws.Close()
-		close(second)
-		if got := <-ends; got != "4000 enough" {
-			w.Errorf("Disconnect hook: got %q, want what the client said", got)
-		}
-	})
-}
-
 // What comes behind a close frame is discarded (RFC 6455, section 1.4), also while the answer waits for room.
 func TestAPingBehindACloseFrameIsNotAnswered(t *testing.T) {
 	inBubble(t, func(w *world) {
@@ -233,7 +196,7 @@ func TestTheMessageHookGetsWhatIsNotOfTheProtocol(t *testing.T) {
 			w.Errorf("Message hook: got %q, want %q", got, want)
 		}
 		v.send(`{"type":"subscribe","filters":{"level":"error"}}`) // not for the hook
-		if got := v.next(); !strings.Contains(got, typeFiltersUpdated) {
+		if got := v.next(); !strings.Contains(got, "filters_updated") {
 			w.Errorf("subscribe beside a Message hook: got %q, want filters_updated", got)
 		}
 		w.broadcast(0, 5, other)

@@ -9,7 +9,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-const asks = "Accept: " + refusalType
+const asks = "Accept: application/vnd.mesherstream.v1"
 
 // A page can't see the status of a handshake, so it asks by a plain GET, which must get the same one.
 func TestWhoAsksWhyIsAnsweredAsItsHandshake(t *testing.T) {
@@ -133,7 +133,7 @@ func TestThePagesOfOtherOriginsThatMayFollowCanReadWhy(t *testing.T) {
 		{"", "", "", 401},
 	} {
 		req := httptest.NewRequest("GET", "/stream/projects/shop", nil)
-		req.Header.Set("Accept", refusalType)
+		req.Header.Set("Accept", "application/vnd.mesherstream.v1")
 		if tt.origin != "" {
 			req.Header.Set("Origin", tt.origin)
 		}

@@ -42,10 +42,8 @@ func TestARefusalIsShortWhateverTheNameIs(t *testing.T) {
 
 // FuzzJSONReader compares with encoding/json, which reads the same texts as JSON, and the same strings.
 func FuzzJSONReader(f *testing.F) {
-	for _, seed := range append(malformedRequests, malformedAcks...) {
-		f.Add([]byte(seed))
-	}
 	for _, seed := range []string{
+		`{"type":"subscribe","filters":{"level":"a","level":"b"}}`, `{"type":"ack","n":1,"\u006e":1}`, `{"type":"subscribe","filters":{}}null`,
 		`{"type":"x","a":[1,-0.5e+3,0,1E9,true,false,null,"",{}],"b":"\ud83d\ude00\ud800"}`, `{"a":-}`, `{"a":1.}`, `{"a":.5}`, `{"a":1e}`,
 		`{"a":nul}`, `{"a":truefalse}`, ` { "a" : [ ] } `, `{"a":"\u+123"}`, `{"a":"\u12"}`, `{"a":"\`, `{"a":"\"`, `{"type":"a\u0000b"}`,
 	} {

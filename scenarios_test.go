@@ -424,7 +424,7 @@ func TestDrainsAndOneRunInSixtyFourAreTimed(t *testing.T) {
 	inBubble(t, func(w *world) {
 		w.start()
 		v := w.connect("shop").collect()
-		for range 2*deliveriesTimed + 1 {
+		for range 2*64 + 1 {
 			w.publish("x")
 			synctest.Wait() // a run each
 		}

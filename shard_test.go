@@ -665,7 +665,10 @@ func TestADurationIsCountedUnderTheFirstBoundThatHoldsIt(t *testing.T) {
 // What waits for a client is counted with everything that it keeps in memory, and the bound in bytes is a bound of that.
 func TestWhatIsCountedInBytesCountsTheFields(t *testing.T) {
 	const bound = 4 << 10
-	m := newTestManager(t, WithMaxBufferBytes(bound))
+	m, err := NewManager(WithMaxBufferBytes(bound), WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	s := m.shards[0]
 	s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}), nil)
 	c := &client{shard: s, link: wall{}, sub: Subscription{Project: strings.Repeat("p", 128)}}
@@ -697,4 +700,26 @@ func TestWhatIsCountedInBytesCountsTheFields(t *testing.T) {
 func isLong() bool {
 	f := flag.Lookup("long")
 	return f != nil && f.Value.String() == "true"
+}
+
+// A ticker that is late loses ticks. The wheel must not turn later for it.
+func TestAWheelCatchesUpWithTicksThatWereLost(t *testing.T) {
+	begin := time.Now()
+	b := beats{begin: begin, interval: time.Millisecond}
+	for _, tick := range []struct {
+		at   time.Duration
+		want int
+	}{
+		{time.Millisecond, 1},
+		{1900 * time.Microsecond, 0},
+		{2 * time.Millisecond, 1},
+		{7 * time.Millisecond, 5},
+		{7 * time.Millisecond, 0},
+		{time.Hour, wheelSlots}, // a turn, which visits everybody
+		{time.Hour + time.Millisecond, 1},
+	} {
+		if got := b.due(begin.Add(tick.at)); got != tick.want {
+			t.Errorf("at %v: got %d beats, want %d", tick.at, got, tick.want)
+		}
+	}
 }

@@ -127,13 +127,6 @@ func TestAHandshakeWithABodyIsRefused(t *testing.T) {
 	}
 }
 
-// places returns how many are taken.
-func (s *rawSite) places() int {
-	s.m.mu.Lock()
-	defer s.m.mu.Unlock()
-	return s.m.clients
-}
-
 func TestGarbageInAHandshakeIsRefusedOrHarmless(t *testing.T) {
 	s := newRawSite(t)
 	ok := handshake("/stream/projects/shop")
@@ -171,7 +164,7 @@ func TestGarbageInAHandshakeIsRefusedOrHarmless(t *testing.T) {
 			}
 		})
 	}
-	s.eventually("no place is held", func() bool { return s.places() == 0 })
+	s.eventually("no place is held", s.isEmpty)
 	ws, _ := s.connect("/stream/projects/shop")
 	s.publish(Message{Project: "shop", Data: []byte("after all that")})
 	s.gets(ws, "after all that")

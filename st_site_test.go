@@ -165,6 +165,25 @@ func (s *site) connect(target string, header ...string) (*websocket.Conn, Client
 	return ws, newest(s.m)
 }
 
+// hasRoom says whether n more clients find places, by letting them in for a moment.
+func (s *site) hasRoom(target string, n int, header ...string) bool {
+	s.Helper()
+	for range n {
+		ws, _, err := s.dial(target, header...)
+		if err != nil {
+			return false
+		}
+		defer func() { _ = ws.Close() }()
+	}
+	return true
+}
+
+// isEmpty says whether every client that has ever come is gone.
+func (s *site) isEmpty() bool {
+	st := s.m.Stats()
+	return st.Clients == 0 && st.Connects == st.Disconnects
+}
+
 func (s *site) eventually(what string, cond func() bool) {
 	s.Helper()
 	eventually(s.T, s.m, what, cond)

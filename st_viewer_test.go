@@ -131,6 +131,14 @@ func (v *viewer) close() {
 	}
 }
 
+// A Gap is what a client with the protocol is told of messages that it has missed.
+type Gap struct {
+	Type, Stream string
+	Dropped      int
+	ByLevel      map[string]int `json:"by_level"`
+	Since, Until time.Time
+}
+
 // A pactViewer is a viewer that has agreed on the protocol.
 type pactViewer struct {
 	*viewer
@@ -143,7 +151,7 @@ type pactViewer struct {
 		Window       int
 	}
 	received uint64 // messages of any kind
-	gaps     []gapNotice
+	gaps     []Gap
 }
 
 func (w *world) connectV1(path string) *pactViewer {
@@ -169,11 +177,11 @@ func (v *pactViewer) next() (text string) {
 		if !strings.Contains(text, v.hello.Stream) {
 			return text
 		}
-		var gap gapNotice
-		if err := json.Unmarshal([]byte(text), &gap); err != nil || gap.Type != "gap" {
+		var g Gap
+		if err := json.Unmarshal([]byte(text), &g); err != nil || g.Type != "gap" {
 			v.w.Fatalf("got %s, want a gap: %v", text, err)
 		}
-		v.gaps = append(v.gaps, gap)
+		v.gaps = append(v.gaps, g)
 	}
 }
 

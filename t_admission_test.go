@@ -131,20 +131,11 @@ func TestCapsRefuseClientsAndPlacesAreGivenBack(t *testing.T) {
 		refused(503, from("192.0.2.1"))
 
 		_ = a.NetConn().Close() // without a word
-		s.eventually("its place is free", func() bool {
-			p, err := m.reserve("192.0.2.1")
-			if err == nil {
-				p.release()
-			}
-			return err == nil
-		})
+		s.eventually("its place is free", func() bool { return s.hasRoom("/stream/projects/shop", 1, from("192.0.2.1")) })
+		s.eventually("and is free again", func() bool { return m.Stats().Clients == 1 })
 		refused(429, from("192.0.2.2"))
 		_ = b.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""))
-		s.eventually("both places are free", func() bool {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			return m.clients == 0 && len(m.perIP) == 0
-		})
+		s.eventually("both places are free", s.isEmpty)
 	}
 }
 
@@ -170,7 +161,7 @@ func TestACapHoldsWhenManyComeAtOnce(t *testing.T) {
 			_ = ws.WriteMessage(websocket.TextMessage, []byte("{}"))
 			_, data, err := ws.ReadMessage()
 			switch {
-			case err == nil && strings.Contains(string(data), errorUnknownType):
+			case err == nil && strings.Contains(string(data), "unknown_type"):
 				streaming.Store(i, true)
 			case websocket.IsCloseError(err, websocket.CloseTryAgainLater):
 				refused.Store(i, true)

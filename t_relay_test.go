@@ -168,7 +168,7 @@ func TestWhatAMessageSaysOfItsProjectWidensNothing(t *testing.T) {
 func TestAMessageOfAnotherNodeIsHeldToThisNodesBounds(t *testing.T) {
 	overNodes(t, 1, func(x *exchange, nodes []*world) {
 		v := nodes[0].connect("shop")
-		for _, data := range [][]byte{make([]byte, nodes[0].m.cfg.maxBufferBytes+1), {0xFF}, []byte("good")} {
+		for _, data := range [][]byte{make([]byte, 1<<20+1), {0xFF}, []byte("good")} {
 			x.deliver(RelayMessage{Message: Message{Project: "shop", Data: data}}) // of no node, as a program in another language may send it
 		}
 		if got := v.next(); got != "good" {

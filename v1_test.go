@@ -211,14 +211,14 @@ func TestWrongAcksAreRefused(t *testing.T) {
 		}
 		v.send(`{"type":"ack","n":3}`)
 		for text, code := range map[string]string{
-			`{"type":"ack","n":50}`:                   errorInvalidAck, // not sent yet
-			`{"type":"ack","n":3}`:                    errorInvalidAck, // acknowledged before
-			`{"type":"ack","n":18446744073709551615}`: errorInvalidAck,
-			`{"type":"ack","n":-1}`:                   errorMalformed,
-			`{"type":"ack","n":1.5}`:                  errorMalformed,
-			`{"type":"ack","n":"4"}`:                  errorMalformed,
-			`{"type":"ack"}`:                          errorMalformed,
-			`{"type":"ack","n":4,"m":4}`:              errorMalformed,
+			`{"type":"ack","n":50}`:                   "invalid_ack", // not sent yet
+			`{"type":"ack","n":3}`:                    "invalid_ack", // acknowledged before
+			`{"type":"ack","n":18446744073709551615}`: "invalid_ack",
+			`{"type":"ack","n":-1}`:                   "malformed",
+			`{"type":"ack","n":1.5}`:                  "malformed",
+			`{"type":"ack","n":"4"}`:                  "malformed",
+			`{"type":"ack"}`:                          "malformed",
+			`{"type":"ack","n":4,"m":4}`:              "malformed",
 		} {
 			v.send(text)
 			if got := v.viewer.next(); !strings.Contains(got, `"code":"`+code+`"`) {
