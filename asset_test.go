@@ -1,4 +1,4 @@
-package mesherstream
+package mesherstream_test
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 func TestTheBrowserClientIsServedBesideTheStreams(t *testing.T) {
@@ -18,8 +20,8 @@ func TestTheBrowserClientIsServedBesideTheStreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newTestManager(t, WithAuthorize(func(*fiber.Ctx, *Subscription) error { return fiber.ErrUnauthorized }))
-	app := quietApp(fiber.Config{})
+	m := streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(*fiber.Ctx, *mesherstream.Subscription) error { return fiber.ErrUnauthorized }))
+	app := streamtest.QuietApp(fiber.Config{})
 	app.Use(m.Handler())
 	app.Group("/live").Use(m.Handler())
 	app.Get("/events/:project_id", m.Handler())
@@ -60,8 +62,8 @@ func TestTheServedModuleIsMadeOfItsSourceAndSaysSo(t *testing.T) {
 }
 
 func TestTheDocumentsSayHowLargeTheServedModuleIs(t *testing.T) {
-	app := quietApp()
-	app.Use(newTestManager(t).Handler())
+	app := streamtest.QuietApp()
+	app.Use(streamtest.NewTestManager(t).Handler())
 	resp, err := app.Test(httptest.NewRequest("GET", "/stream/projects/mesherstream.js", nil))
 	if err != nil {
 		t.Fatal(err)
@@ -86,8 +88,8 @@ func TestTheDocumentsSayHowLargeTheServedModuleIs(t *testing.T) {
 }
 
 func TestAPageThatHasTheModuleGets304(t *testing.T) {
-	app := quietApp()
-	app.Use(newTestManager(t).Handler())
+	app := streamtest.QuietApp()
+	app.Use(streamtest.NewTestManager(t).Handler())
 	const path = "/stream/projects/mesherstream.js"
 	served, err := app.Test(httptest.NewRequest("GET", path, nil))
 	if err != nil {
@@ -124,13 +126,13 @@ func TestAPageThatHasTheModuleGets304(t *testing.T) {
 }
 
 func TestAProjectNamedAsTheBrowserClientCanBeFollowed(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start()
-		v := w.connect("mesherstream.js")
-		if err := w.m.Broadcast(Message{Project: "mesherstream.js", Data: []byte("hello")}); err != nil {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start()
+		v := w.Connect("mesherstream.js")
+		if err := w.M.Broadcast(mesherstream.Message{Project: "mesherstream.js", Data: []byte("hello")}); err != nil {
 			w.Fatal(err)
 		}
-		if got := v.next(); got != "hello" {
+		if got := v.Next(); got != "hello" {
 			w.Errorf("got %q, want hello", got)
 		}
 	})

@@ -1,20 +1,9 @@
-package mesherstream
+package mesherstream_test
 
 import (
-	"os"
 	"testing"
 
-	"github.com/valyala/fasthttp"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-func TestMain(m *testing.M) {
-	// Starts fasthttp's process-wide clock outside of every synctest bubble, none of which could end otherwise.
-	var h fasthttp.ResponseHeader
-	_ = h.Header()
-
-	code := m.Run()
-	if code == 0 && leaked() {
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { streamtest.Main(m) }

@@ -1,4 +1,4 @@
-package mesherstream
+package mesherstream_test
 
 import (
 	"runtime"
@@ -6,19 +6,22 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 func TestPingsComeAtTheirIntervalAndNotAllAtOnce(t *testing.T) {
-	inBubble(t, func(w *world) {
-		w.start(WithPingInterval(25 * time.Second))
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithPingInterval(25 * time.Second))
 		pings := make([][]time.Duration, 20)
 		for i := range pings {
-			v := w.connect("shop")
-			v.ws.SetPingHandler(func(string) error {
-				pings[i] = append(pings[i], time.Since(w.started))
-				return v.ws.WriteControl(10, nil, time.Now().Add(time.Second))
+			v := w.Connect("shop")
+			v.WS.SetPingHandler(func(string) error {
+				pings[i] = append(pings[i], time.Since(w.Started))
+				return v.WS.WriteControl(10, nil, time.Now().Add(time.Second))
 			})
-			v.collect()
+			v.Collect()
 		}
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
@@ -41,7 +44,7 @@ func TestPingsComeAtTheirIntervalAndNotAllAtOnce(t *testing.T) {
 				w.Errorf("more than one client of a shard was pinged at %v", first)
 			}
 		}
-		if got := w.m.Stats().Clients; got != 20 {
+		if got := w.M.Stats().Clients; got != 20 {
 			w.Errorf("clients that answer: got %d, want all 20", got)
 		}
 	})
@@ -49,15 +52,15 @@ func TestPingsComeAtTheirIntervalAndNotAllAtOnce(t *testing.T) {
 
 func TestAClientThatAnswersNoPingIsRemoved(t *testing.T) {
 	for _, buffered := range []bool{false, true} {
-		inBubble(t, func(w *world) {
+		streamtest.InBubble(t, func(w *streamtest.World) {
 			gone := make(chan string, 1)
-			w.start(WithHooks(Hooks{Disconnect: func(_ Client, code int, reason string) { gone <- reason }}))
-			v := w.connect("shop") // never reads again
+			w.Start(mesherstream.WithHooks(mesherstream.Hooks{Disconnect: func(_ mesherstream.Client, code int, reason string) { gone <- reason }}))
+			v := w.Connect("shop") // never reads again
 			if buffered {
-				w.broadcast(0, 10)
+				w.Broadcast(0, 10)
 			}
 			begin := time.Now()
-			for w.m.IsStreamClient(v.id) && time.Since(begin) < 2*time.Minute {
+			for w.M.IsStreamClient(v.ID) && time.Since(begin) < 2*time.Minute {
 				time.Sleep(time.Second)
 			}
 			if took := time.Since(begin); took < 59*time.Second || took > 68*time.Second {
@@ -71,15 +74,15 @@ func TestAClientThatAnswersNoPingIsRemoved(t *testing.T) {
 }
 
 func TestASlowClientThatMakesProgressStays(t *testing.T) {
-	inBubble(t, func(w *world) {
-		w.start()
-		v := w.connect("shop")
-		v.ws.SetPingHandler(func(string) error { return nil }) // it answers nothing
-		w.broadcast(0, 30)
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		v := w.Connect("shop")
+		v.WS.SetPingHandler(func(string) error { return nil }) // it answers nothing
+		w.Broadcast(0, 30)
 		for range 20 {
 			time.Sleep(30 * time.Second)
-			v.next()
-			if !w.m.IsStreamClient(v.id) {
+			v.Next()
+			if !w.M.IsStreamClient(v.ID) {
 				w.Fatal("a client that takes a message every 30 s was removed")
 			}
 		}
@@ -87,13 +90,13 @@ func TestASlowClientThatMakesProgressStays(t *testing.T) {
 }
 
 func TestPingsOfAClientAreAnswered(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start()
-		v := w.connect("shop")
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start()
+		v := w.Connect("shop")
 		pong := make(chan string, 1)
-		v.ws.SetPongHandler(func(data string) error { pong <- data; return nil })
-		v.collect()
-		if err := v.ws.WriteControl(9, []byte("are you there"), time.Now().Add(time.Second)); err != nil {
+		v.WS.SetPongHandler(func(data string) error { pong <- data; return nil })
+		v.Collect()
+		if err := v.WS.WriteControl(9, []byte("are you there"), time.Now().Add(time.Second)); err != nil {
 			w.Fatal(err)
 		}
 		if got := <-pong; got != "are you there" {
@@ -103,11 +106,11 @@ func TestPingsOfAClientAreAnswered(t *testing.T) {
 }
 
 func TestASilentClientStaysWithoutATimeout(t *testing.T) {
-	inBubble(t, func(w *world) {
-		w.start(WithPingInterval(0), WithIdleTimeout(0))
-		v := w.connect("shop")
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithPingInterval(0), mesherstream.WithIdleTimeout(0))
+		v := w.Connect("shop")
 		time.Sleep(24 * time.Hour)
-		if !w.m.IsStreamClient(v.id) {
+		if !w.M.IsStreamClient(v.ID) {
 			w.Error("it was removed")
 		}
 	})
@@ -119,8 +122,8 @@ func TestEveryPingComesWithinTheInterval(t *testing.T) {
 	for _, interval := range []time.Duration{
 		10 * time.Millisecond, 33_333_333 * time.Nanosecond, 25 * time.Second, 24 * time.Hour,
 	} {
-		inBubble(t, func(w *world) {
-			w.start(WithPingInterval(interval), WithIdleTimeout(0), WithDrainInterval(time.Hour))
+		streamtest.InBubble(t, func(w *streamtest.World) {
+			w.Start(mesherstream.WithPingInterval(interval), mesherstream.WithIdleTimeout(0), mesherstream.WithDrainInterval(time.Hour))
 			type pinged struct {
 				since         time.Time
 				first, latest time.Duration
@@ -128,12 +131,12 @@ func TestEveryPingComesWithinTheInterval(t *testing.T) {
 			}
 			pings := make([]*pinged, 40)
 			for i := range pings {
-				v, p := w.connect("shop"), new(pinged)
+				v, p := w.Connect("shop"), new(pinged)
 				pings[i], p.since = p, time.Now()
-				if c := w.client(v); c.ConnectedAt.Before(p.since) {
+				if c := w.Client(v); c.ConnectedAt.Before(p.since) {
 					p.since = c.ConnectedAt
 				}
-				v.ws.SetPingHandler(func(string) error {
+				v.WS.SetPingHandler(func(string) error {
 					gap := time.Since(p.since)
 					if p.since = time.Now(); p.count == 0 {
 						p.first = gap
@@ -142,7 +145,7 @@ func TestEveryPingComesWithinTheInterval(t *testing.T) {
 					p.count++
 					return nil
 				})
-				v.collect()
+				v.Collect()
 				time.Sleep(interval / 97)
 			}
 			time.Sleep(10 * interval)

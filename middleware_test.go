@@ -1,4 +1,4 @@
-package mesherstream
+package mesherstream_test
 
 import (
 	"net/http/httptest"
@@ -8,78 +8,36 @@ import (
 	"testing"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 func TestAnAppThatIsShutDownAsItBeginsToListenEnds(t *testing.T) {
 	for range 50 {
 		t.Run("", func(t *testing.T) {
-			app := quietApp()
-			m := newTestManager(t, WithApp(app))
-			newSite(t, app, m)
+			app := streamtest.QuietApp()
+			m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
+			streamtest.NewSite(t, app, m)
 		})
 	}
 }
 
-// A mount is one way to put the handler into an app.
-type mount struct {
-	name   string
-	mount  func(app *fiber.App, h fiber.Handler)
-	before string // the path in front of the project
-	after  string // and behind it
-}
-
-var mounts = []mount{
-	{"app.Use", func(app *fiber.App, h fiber.Handler) { app.Use(h) }, "/stream/projects/", ""},
-	{"app.Use with a prefix", func(app *fiber.App, h fiber.Handler) { app.Use("/live", h) }, "/live/stream/projects/", ""},
-	{"app.Use with a long prefix", func(app *fiber.App, h fiber.Handler) { app.Use("/a/b/c/", h) }, "/a/b/c/stream/projects/", ""},
-	{"group.Use", func(app *fiber.App, h fiber.Handler) { app.Group("/api/v1").Use(h) }, "/api/v1/stream/projects/", ""},
-	{"app.Group", func(app *fiber.App, h fiber.Handler) { app.Group("/api", h) }, "/api/stream/projects/", ""},
-	{"nested groups", func(app *fiber.App, h fiber.Handler) {
-		app.Group("/api").Group("/v1").Use("/live", h)
-	}, "/api/v1/live/stream/projects/", ""},
-	{"group with a parameter", func(app *fiber.App, h fiber.Handler) {
-		app.Group("/tenants/:tenant").Use(h)
-	}, "/tenants/a-much-longer-name/stream/projects/", ""},
-	{"mounted app", func(app *fiber.App, h fiber.Handler) {
-		sub := fiber.New()
-		sub.Use(h)
-		app.Mount("/sub", sub)
-	}, "/sub/stream/projects/", ""},
-	{"prefix on a mounted app", func(app *fiber.App, h fiber.Handler) {
-		sub := fiber.New()
-		sub.Use("/live", h)
-		app.Mount("/sub", sub)
-	}, "/sub/live/stream/projects/", ""},
-	{"route", func(app *fiber.App, h fiber.Handler) { app.Get("/events/:project_id", h) }, "/events/", ""},
-	{"route with a tail", func(app *fiber.App, h fiber.Handler) {
-		app.Get("/projects/:project_id/events", h)
-	}, "/projects/", "/events"},
-	{"route in a group", func(app *fiber.App, h fiber.Handler) {
-		app.Group("/tenants/:tenant").Get("/events/:project_id", h)
-	}, "/tenants/acme/events/", ""},
-	{"route on a mounted app", func(app *fiber.App, h fiber.Handler) {
-		sub := fiber.New()
-		sub.Get("/events/:project_id", h)
-		app.Mount("/sub", sub)
-	}, "/sub/events/", ""},
-}
-
 func TestEveryMountStreamsToItsClients(t *testing.T) {
-	for _, mt := range mounts {
-		t.Run(mt.name, func(t *testing.T) {
+	for _, mt := range streamtest.Mounts {
+		t.Run(mt.Name, func(t *testing.T) {
 			t.Parallel()
-			app := quietApp()
-			m := newTestManager(t, WithApp(app))
-			mt.mount(app, m.Handler())
-			s := newSite(t, app, m)
-			ws, id := s.connect(mt.before + "shop%201" + mt.after + "?level=error")
+			app := streamtest.QuietApp()
+			m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
+			mt.Use(app, m.Handler())
+			s := streamtest.NewSite(t, app, m)
+			ws, id := s.Connect(mt.Before + "shop%201" + mt.After + "?level=error")
 			if c, ok := m.Client(id); !ok || c.Project != "shop 1" || !slices.Equal(c.Levels, []string{"error"}) {
 				t.Errorf("Client(%d): got %+v, %v, want project %q, level error", id, c, ok, "shop 1")
 			}
-			s.publish(Message{Project: "shop", Data: []byte("not for it")})
-			s.publish(Message{Project: "shop 1", Level: "info", Data: []byte("nor this")})
-			s.publish(Message{Project: "shop 1", Level: "error", Data: []byte("hello")})
-			s.gets(ws, "hello")
+			s.Publish(mesherstream.Message{Project: "shop", Data: []byte("not for it")})
+			s.Publish(mesherstream.Message{Project: "shop 1", Level: "info", Data: []byte("nor this")})
+			s.Publish(mesherstream.Message{Project: "shop 1", Level: "error", Data: []byte("hello")})
+			s.Gets(ws, "hello")
 		})
 	}
 }
@@ -93,21 +51,21 @@ func TestEveryMountFindsTheProjectUnderEveryRouterConfig(t *testing.T) {
 		"Immutable":     {Immutable: true},
 	}
 	for name, config := range configs {
-		for _, mt := range mounts {
-			t.Run(name+"/"+mt.name, func(t *testing.T) {
-				app := quietApp(config)
+		for _, mt := range streamtest.Mounts {
+			t.Run(name+"/"+mt.Name, func(t *testing.T) {
+				app := streamtest.QuietApp(config)
 				var project string
-				m := newTestManager(t, WithAuthorize(func(_ *fiber.Ctx, sub *Subscription) error {
+				m := streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(_ *fiber.Ctx, sub *mesherstream.Subscription) error {
 					project = strings.Clone(sub.Project)
 					return nil
 				}))
-				mt.mount(app, m.Handler())
+				mt.Use(app, m.Handler())
 				for _, want := range []string{"shop", "Shop 1", "süß", "a.b~c-d_e", "..", "100%", "a:b*c", strings.Repeat("x", 128)} {
-					target := mt.before + url.PathEscape(want) + mt.after
-					if status, body := ask(t, app, "GET", target, upgrade...); status != 101 || project != want {
+					target := mt.Before + url.PathEscape(want) + mt.After
+					if status, body := streamtest.Ask(t, app, "GET", target, streamtest.Upgrade...); status != 101 || project != want {
 						t.Errorf("GET %s: got %d %q and project %q, want 101 and %q", target, status, body, project, want)
 					}
-					if status, _ := ask(t, app, "GET", target); status != 426 {
+					if status, _ := streamtest.Ask(t, app, "GET", target); status != 426 {
 						t.Errorf("GET %s without upgrade: got %d, want 426", target, status)
 					}
 				}
@@ -117,10 +75,10 @@ func TestEveryMountFindsTheProjectUnderEveryRouterConfig(t *testing.T) {
 }
 
 func TestWithPathMovesTheStream(t *testing.T) {
-	app := quietApp()
-	app.Use("/live", newTestManager(t, WithPath("/ws")).Handler())
+	app := streamtest.QuietApp()
+	app.Use("/live", streamtest.NewTestManager(t, mesherstream.WithPath("/ws")).Handler())
 	for target, want := range map[string]int{"/live/ws/shop": 101, "/live/stream/projects/shop": 404, "/ws/shop": 404, "/live/wsx": 404} {
-		if got, _ := ask(t, app, "GET", target, upgrade...); got != want {
+		if got, _ := streamtest.Ask(t, app, "GET", target, streamtest.Upgrade...); got != want {
 			t.Errorf("GET %s: got %d, want %d", target, got, want)
 		}
 	}
@@ -164,13 +122,13 @@ func TestTheStreamPathAnswersWhatIsWrongWithARequest(t *testing.T) {
 		{"a query that is none of ours", is + "shop?token=x&level=", true, 101},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			app := quietApp()
-			app.Use(newTestManager(t).Handler())
+			app := streamtest.QuietApp()
+			app.Use(streamtest.NewTestManager(t).Handler())
 			var header []string
 			if tt.upgrade {
-				header = upgrade
+				header = streamtest.Upgrade
 			}
-			if got, body := ask(t, app, "GET", tt.target, header...); got != tt.want {
+			if got, body := streamtest.Ask(t, app, "GET", tt.target, header...); got != tt.want {
 				t.Errorf("GET %s: got %d %q, want %d", tt.target, got, body, tt.want)
 			}
 		})
@@ -178,35 +136,35 @@ func TestTheStreamPathAnswersWhatIsWrongWithARequest(t *testing.T) {
 }
 
 func TestACaseSensitiveAppHasACaseSensitiveStreamPath(t *testing.T) {
-	app := quietApp(fiber.Config{CaseSensitive: true})
-	app.Use(newTestManager(t).Handler())
-	if got, _ := ask(t, app, "GET", "/Stream/projects/shop", upgrade...); got != 404 {
+	app := streamtest.QuietApp(fiber.Config{CaseSensitive: true})
+	app.Use(streamtest.NewTestManager(t).Handler())
+	if got, _ := streamtest.Ask(t, app, "GET", "/Stream/projects/shop", streamtest.Upgrade...); got != 404 {
 		t.Errorf("GET /Stream/projects/shop: got %d, want 404", got)
 	}
 }
 
 func TestUnescapePathStillRefusesSlashesAndControlCharacters(t *testing.T) {
-	app := quietApp(fiber.Config{UnescapePath: true})
-	app.Use(newTestManager(t).Handler())
+	app := streamtest.QuietApp(fiber.Config{UnescapePath: true})
+	app.Use(streamtest.NewTestManager(t).Handler())
 	for target, want := range map[string]int{"a%2Fb": 400, "a%00b": 400, "%20": 101, "a%252Fb": 101, "%FF": 400, "a%zz": 400} {
-		if got, body := ask(t, app, "GET", "/stream/projects/"+target, upgrade...); got != want {
+		if got, body := streamtest.Ask(t, app, "GET", "/stream/projects/"+target, streamtest.Upgrade...); got != want {
 			t.Errorf("GET %s: got %d %q, want %d", target, got, body, want)
 		}
 	}
 }
 
 func TestEverythingElseReachesTheNextHandlerWhichFindsTheManager(t *testing.T) {
-	app := quietApp()
-	m := newTestManager(t)
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t)
 	app.Get("/before", func(c *fiber.Ctx) error {
-		if got := From(c); got != nil {
+		if got := mesherstream.From(c); got != nil {
 			t.Errorf("From in front of the middleware: got %p, want nil", got)
 		}
 		return c.SendString("before")
 	})
 	app.Use(m.Handler())
 	app.All("*", func(c *fiber.Ctx) error {
-		if got := From(c); got != m {
+		if got := mesherstream.From(c); got != m {
 			t.Errorf("%s %s: From: got %p, want %p", c.Method(), c.Path(), got, m)
 		}
 		return c.SendStatus(fiber.StatusTeapot)
@@ -218,36 +176,36 @@ func TestEverythingElseReachesTheNextHandlerWhichFindsTheManager(t *testing.T) {
 		"POST /api/v1/events",
 	} {
 		method, target, _ := strings.Cut(request, " ")
-		if got, _ := ask(t, app, method, target, upgrade...); got != fiber.StatusTeapot {
+		if got, _ := streamtest.Ask(t, app, method, target, streamtest.Upgrade...); got != fiber.StatusTeapot {
 			t.Errorf("%s: got %d, want %d from the next handler", request, got, fiber.StatusTeapot)
 		}
 	}
-	if got, body := ask(t, app, "GET", "/before"); got != 200 || body != "before" {
+	if got, body := streamtest.Ask(t, app, "GET", "/before"); got != 200 || body != "before" {
 		t.Errorf("GET /before: got %d %q, want 200", got, body)
 	}
 }
 
 func TestFromFindsTheManagerOfThePrefixItIsUnder(t *testing.T) {
-	app := quietApp()
-	a, b := newTestManager(t), newTestManager(t)
+	app := streamtest.QuietApp()
+	a, b := streamtest.NewTestManager(t), streamtest.NewTestManager(t)
 	app.Use("/a", a.Handler())
 	app.Use("/b", b.Handler())
 	app.Get("*", func(c *fiber.Ctx) error {
-		want := map[string]*Manager{"/a/x": a, "/b/x": b}[c.Path()]
-		if got := From(c); got != want {
+		want := map[string]*mesherstream.Manager{"/a/x": a, "/b/x": b}[c.Path()]
+		if got := mesherstream.From(c); got != want {
 			t.Errorf("From at %s: got %p, want %p", c.Path(), got, want)
 		}
 		return nil
 	})
 	for _, target := range []string{"/a/x", "/b/x", "/x"} {
-		ask(t, app, "GET", target)
+		streamtest.Ask(t, app, "GET", target)
 	}
 }
 
 // RFC 6455, section 4.4: who asks with another version is told which one there is.
 func TestA426NamesTheProtocolAndItsVersion(t *testing.T) {
-	app := quietApp()
-	app.Use(newTestManager(t).Handler())
+	app := streamtest.QuietApp()
+	app.Use(streamtest.NewTestManager(t).Handler())
 	for name, header := range map[string]map[string]string{
 		"no upgrade":      {},
 		"another version": {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "8", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="},

@@ -1,4 +1,4 @@
-package mesherstream
+package mesherstream_test
 
 import (
 	"errors"
@@ -9,40 +9,42 @@ import (
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 // The eight truths of the design, end to end, over every transport.
 
 func TestTruth1MessagesOfSlowClientsAreBufferedAndDrainedByTheTicker(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start()
-		v := w.connect("shop")
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start()
+		v := w.Connect("shop")
 		before := time.Now()
-		if err := w.m.BufferMessage(v.id, []byte("queued")); err != nil {
+		if err := w.M.BufferMessage(v.ID, []byte("queued")); err != nil {
 			w.Fatalf("BufferMessage: %v", err)
 		}
-		if got := w.client(v).Buffered; got != 1 && w.transport.bubble {
+		if got := w.Client(v).Buffered; got != 1 && w.Transport.Bubble {
 			w.Errorf("Buffered before the tick: got %d, want 1", got)
 		}
-		if got := v.next(); got != "queued" {
+		if got := v.Next(); got != "queued" {
 			w.Errorf("after the tick: got %q, want %q", got, "queued")
 		}
-		if w.transport.bubble {
+		if w.Transport.Bubble {
 			now := time.Now()
-			if now.Sub(before) > 250*time.Millisecond || now.Sub(w.started)%(250*time.Millisecond) != 0 {
-				w.Errorf("it came %v after the start, want at the next multiple of 250ms", now.Sub(w.started))
+			if now.Sub(before) > 250*time.Millisecond || now.Sub(w.Started)%(250*time.Millisecond) != 0 {
+				w.Errorf("it came %v after the start, want at the next multiple of 250ms", now.Sub(w.Started))
 			}
 		}
 
 		// A client that takes nothing has its messages buffered, and gets them when it is back.
-		w.broadcast(0, 100)
-		w.eventually("the client is slow", func() bool { return w.client(v).Slow })
-		if got := w.client(v).Buffered; got == 0 {
+		w.Broadcast(0, 100)
+		w.Eventually("the client is slow", func() bool { return w.Client(v).Slow })
+		if got := w.Client(v).Buffered; got == 0 {
 			w.Error("Buffered of a slow client: got 0")
 		}
-		v.collect()
-		w.eventually("it has caught up", func() bool { return len(v.collected()) == 100-int(w.client(v).Dropped) })
-		if c := w.client(v); c.Slow || c.Buffered != 0 {
+		v.Collect()
+		w.Eventually("it has caught up", func() bool { return len(v.Collected()) == 100-int(w.Client(v).Dropped) })
+		if c := w.Client(v); c.Slow || c.Buffered != 0 {
 			w.Errorf("a client that has caught up: got %+v, want it neither slow nor buffered", c)
 		}
 	})
@@ -51,25 +53,25 @@ func TestTruth1MessagesOfSlowClientsAreBufferedAndDrainedByTheTicker(t *testing.
 func TestTruth2TheOldestMessagesAreDroppedBeyondMaxBuffer(t *testing.T) {
 	for _, maxBuffer := range []int{1, 10, 100} {
 		t.Run(fmt.Sprint("max=", maxBuffer), func(t *testing.T) {
-			overTransports(t, func(w *world) {
+			streamtest.OverTransports(t, func(w *streamtest.World) {
 				const all = 400
-				w.start(WithMaxBuffer(maxBuffer), WithUnsentLimit(16<<10))
-				w.pace = min(20, maxBuffer)
-				slow, healthy := w.connect("shop"), w.connect("shop").collect()
-				w.broadcast(0, all, healthy)
+				w.Start(mesherstream.WithMaxBuffer(maxBuffer), mesherstream.WithUnsentLimit(16<<10))
+				w.Pace = min(20, maxBuffer)
+				slow, healthy := w.Connect("shop"), w.Connect("shop").Collect()
+				w.Broadcast(0, all, healthy)
 
-				c := w.client(slow)
+				c := w.Client(slow)
 				if c.Dropped == 0 || !c.Slow {
 					w.Errorf("a client that reads nothing: got %+v, want it slow, with drops", c)
 				}
-				if c.Buffered < maxBuffer || c.Buffered > maxBuffer+chunk/len(filler) {
+				if c.Buffered < maxBuffer || c.Buffered > maxBuffer+chunk/len(streamtest.Filler) {
 					w.Errorf("Buffered: got %d, want max_buffer = %d and at most one chunk in flight", c.Buffered, maxBuffer)
 				}
-				slow.collect()
-				w.eventually("the slow client has caught up", func() bool {
-					return uint64(len(slow.collected()))+w.client(slow).Dropped == all
+				slow.Collect()
+				w.Eventually("the slow client has caught up", func() bool {
+					return uint64(len(slow.Collected()))+w.Client(slow).Dropped == all
 				})
-				got := slow.numbers()
+				got := slow.Numbers()
 				missed := 0
 				for i, n := range got {
 					if i > 0 && n <= got[i-1] {
@@ -85,8 +87,8 @@ func TestTruth2TheOldestMessagesAreDroppedBeyondMaxBuffer(t *testing.T) {
 						w.Fatalf("the newest messages: got %v, want the last %d without a gap", got[len(got)-maxBuffer:], maxBuffer)
 					}
 				}
-				w.eventually("the healthy client has everything", func() bool { return len(healthy.numbers()) == all })
-				if !slices.IsSorted(healthy.numbers()) {
+				w.Eventually("the healthy client has everything", func() bool { return len(healthy.Numbers()) == all })
+				if !slices.IsSorted(healthy.Numbers()) {
 					w.Error("the healthy client got its messages in another order")
 				}
 			})
@@ -95,76 +97,76 @@ func TestTruth2TheOldestMessagesAreDroppedBeyondMaxBuffer(t *testing.T) {
 }
 
 func TestTruth3ADrainSendsInOrderAndClearsTheBuffer(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start(WithDrainInterval(time.Hour))
-		v := w.connect("shop")
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithDrainInterval(time.Hour))
+		v := w.Connect("shop")
 		for i := range 5 {
-			if err := w.m.BufferMessage(v.id, fmt.Append(nil, i)); err != nil {
+			if err := w.M.BufferMessage(v.ID, fmt.Append(nil, i)); err != nil {
 				w.Fatalf("BufferMessage(%d): %v", i, err)
 			}
 		}
-		if got := w.client(v); got.Buffered != 5 || got.Sent != 0 {
+		if got := w.Client(v); got.Buffered != 5 || got.Sent != 0 {
 			w.Errorf("before the drain: got %+v, want 5 buffered, 0 sent", got)
 		}
-		w.m.DrainBuffers()
+		w.M.DrainBuffers()
 		for i := range 5 {
-			if got := v.next(); got != fmt.Sprint(i) {
+			if got := v.Next(); got != fmt.Sprint(i) {
 				w.Errorf("message %d: got %q", i, got)
 			}
 		}
-		w.eventually("the buffer is empty", func() bool { c := w.client(v); return c.Buffered == 0 && c.Sent == 5 })
-		if got := w.client(v); got.BufferedBytes != 0 {
+		w.Eventually("the buffer is empty", func() bool { c := w.Client(v); return c.Buffered == 0 && c.Sent == 5 })
+		if got := w.Client(v); got.BufferedBytes != 0 {
 			w.Errorf("BufferedBytes after the drain: got %d, want 0", got.BufferedBytes)
 		}
 	})
 }
 
 func TestTruth4AFailedSendRemovesThatClientAndOnlyThatOne(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start()
-		dying, healthy := w.connect("shop"), w.connect("shop").collect()
-		w.broadcast(0, 200, healthy) // until there is something to abandon
-		w.eventually("something is buffered", func() bool { return w.client(dying).Buffered > 0 })
-		_ = dying.ws.Close() // the socket, without a close frame
-		w.broadcast(200, 220, healthy)
-		w.eventually("the dead client is removed", func() bool { return !w.m.IsStreamClient(dying.id) })
-		w.broadcast(220, 240, healthy)
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start()
+		dying, healthy := w.Connect("shop"), w.Connect("shop").Collect()
+		w.Broadcast(0, 200, healthy) // until there is something to abandon
+		w.Eventually("something is buffered", func() bool { return w.Client(dying).Buffered > 0 })
+		_ = dying.WS.Close() // the socket, without a close frame
+		w.Broadcast(200, 220, healthy)
+		w.Eventually("the dead client is removed", func() bool { return !w.M.IsStreamClient(dying.ID) })
+		w.Broadcast(220, 240, healthy)
 
-		if s := w.m.Stats(); s.Clients != 1 || s.Disconnects != 1 || s.Abandoned == 0 {
+		if s := w.M.Stats(); s.Clients != 1 || s.Disconnects != 1 || s.Abandoned == 0 {
 			w.Errorf("Stats(): got %+v, want one client, one gone, its buffer abandoned", s)
 		}
-		w.eventually("the other one has everything", func() bool { return len(healthy.numbers()) == 240 })
+		w.Eventually("the other one has everything", func() bool { return len(healthy.Numbers()) == 240 })
 	})
 }
 
 func TestTruth4AnEmptyBufferCostsADrainNothing(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start(WithDrainInterval(time.Hour))
-		v := w.connect("shop")
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithDrainInterval(time.Hour))
+		v := w.Connect("shop")
 		drains := func() (n uint64) { // that had a client to visit
-			for _, count := range w.m.Stats().Drains.Counts {
+			for _, count := range w.M.Stats().Drains.Counts {
 				n += count
 			}
 			return n
 		}
 		for range 10 {
-			w.m.DrainBuffers()
+			w.M.DrainBuffers()
 		}
 		if got := drains(); got != 0 {
 			w.Errorf("drains that visited a client while nothing was buffered: got %d, want 0", got)
 		}
-		if err := w.m.BufferMessage(v.id, []byte("x")); err != nil {
+		if err := w.M.BufferMessage(v.ID, []byte("x")); err != nil {
 			w.Fatal(err)
 		}
-		w.m.DrainBuffers()
-		v.next()
-		w.eventually("nothing is buffered", func() bool { return w.client(v).Buffered == 0 })
+		w.M.DrainBuffers()
+		v.Next()
+		w.Eventually("nothing is buffered", func() bool { return w.Client(v).Buffered == 0 })
 		before := drains()
 		if before == 0 {
 			w.Error("drains that visited the client whose buffer was drained: got 0")
 		}
 		for range 10 {
-			w.m.DrainBuffers()
+			w.M.DrainBuffers()
 		}
 		if got := drains(); got != before {
 			w.Errorf("drains that visited a client after its buffer was drained: got %d more, want 0", got-before)
@@ -173,68 +175,68 @@ func TestTruth4AnEmptyBufferCostsADrainNothing(t *testing.T) {
 }
 
 func TestTruth5BufferMessageForNoClientChangesNothing(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start()
-		v := w.connect("shop")
-		before := w.m.Stats()
-		for _, id := range []ClientID{0, v.id + 1, 1 << 60} {
-			if err := w.m.BufferMessage(id, []byte("x")); !errors.Is(err, ErrUnknownClient) {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start()
+		v := w.Connect("shop")
+		before := w.M.Stats()
+		for _, id := range []mesherstream.ClientID{0, v.ID + 1, 1 << 60} {
+			if err := w.M.BufferMessage(id, []byte("x")); !errors.Is(err, mesherstream.ErrUnknownClient) {
 				w.Errorf("BufferMessage(%d): got %v, want ErrUnknownClient", id, err)
 			}
-			if w.m.IsStreamClient(id) {
+			if w.M.IsStreamClient(id) {
 				w.Errorf("IsStreamClient(%d): got true", id)
 			}
 		}
-		if after := w.m.Stats(); after != before {
+		if after := w.M.Stats(); after != before {
 			w.Errorf("Stats(): got %+v, want %+v as before", after, before)
 		}
-		v.close()
-		w.eventually("it has left", func() bool { return !w.m.IsStreamClient(v.id) })
-		if err := w.m.BufferMessage(v.id, []byte("x")); !errors.Is(err, ErrUnknownClient) {
+		v.Close()
+		w.Eventually("it has left", func() bool { return !w.M.IsStreamClient(v.ID) })
+		if err := w.M.BufferMessage(v.ID, []byte("x")); !errors.Is(err, mesherstream.ErrUnknownClient) {
 			w.Errorf("BufferMessage of one that has left: got %v, want ErrUnknownClient", err)
 		}
 	})
 }
 
 func TestTruth6TheTickerStartsWithTheAppAndAgainExactlyOnce(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start(WithDrainInterval(100 * time.Millisecond))
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithDrainInterval(100 * time.Millisecond))
 		for listens := 1; listens <= 3; listens++ {
-			w.eventually("the start is logged", func() bool { return w.logs.count("drain ticker started") >= listens })
-			if got := w.logs.count("drain ticker started"); got != listens {
+			w.Eventually("the start is logged", func() bool { return w.Logs.Count("drain ticker started") >= listens })
+			if got := w.Logs.Count("drain ticker started"); got != listens {
 				w.Errorf("log lines after %d listens: got %d", listens, got)
 			}
-			if got := w.logs.count("interval=100ms"); got != listens {
+			if got := w.Logs.Count("interval=100ms"); got != listens {
 				w.Errorf("log lines with the interval after %d listens: got %d", listens, got)
 			}
-			v := w.connect("shop")
-			w.listenToo()
-			if err := w.m.BufferMessage(v.id, []byte("tick")); err != nil {
+			v := w.Connect("shop")
+			w.ListenToo()
+			if err := w.M.BufferMessage(v.ID, []byte("tick")); err != nil {
 				w.Fatalf("BufferMessage: %v", err)
 			}
-			if got := v.next(); got != "tick" {
+			if got := v.Next(); got != "tick" {
 				w.Errorf("got %q, want the ticker to bring %q", got, "tick")
 			}
-			v.collect() // it answers the close frame
-			w.stop()
-			if err := w.m.Broadcast(Message{}); !errors.Is(err, ErrClosed) {
+			v.Collect() // it answers the close frame
+			w.Stop()
+			if err := w.M.Broadcast(mesherstream.Message{}); !errors.Is(err, mesherstream.ErrClosed) {
 				w.Errorf("Broadcast after the shutdown: got %v, want ErrClosed", err)
 			}
 			if listens < 3 {
-				w.listen()
+				w.Listen()
 			}
 		}
 	})
 }
 
 func TestTruth7AClientNarrowsWhatItGetsAndMayChangeThat(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start()
-		v := w.connect("shop?level=error,fatal&environment=production")
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start()
+		v := w.Connect("shop?level=error,fatal&environment=production")
 		publish := func(texts ...string) { // "project/level/environment"
 			for _, text := range texts {
 				f := strings.Split(text, "/")
-				if err := w.m.Broadcast(Message{Project: f[0], Level: f[1], Environment: f[2], Data: []byte(text)}); err != nil {
+				if err := w.M.Broadcast(mesherstream.Message{Project: f[0], Level: f[1], Environment: f[2], Data: []byte(text)}); err != nil {
 					w.Fatal(err)
 				}
 			}
@@ -242,7 +244,7 @@ func TestTruth7AClientNarrowsWhatItGetsAndMayChangeThat(t *testing.T) {
 		expect := func(texts ...string) {
 			w.Helper()
 			for _, text := range texts {
-				if got := v.next(); got != text {
+				if got := v.Next(); got != text {
 					w.Errorf("got %q, want %q", got, text)
 				}
 			}
@@ -250,15 +252,15 @@ func TestTruth7AClientNarrowsWhatItGetsAndMayChangeThat(t *testing.T) {
 		publish("shop/error/production", "shop/debug/production", "shop/error/staging", "other/error/production", "shop/fatal/production")
 		expect("shop/error/production", "shop/fatal/production")
 
-		v.send(`{"type":"subscribe","filters":{"level":"debug","environment":["staging","test"]}}`)
+		v.Send(`{"type":"subscribe","filters":{"level":"debug","environment":["staging","test"]}}`)
 		expect(`{"type":"filters_updated","filters":{"level":"debug","environment":["staging","test"]},"filtered":0}`)
 		publish("shop/error/production", "shop/debug/test", "shop/debug/production", "other/debug/staging", "shop/debug/staging")
 		expect("shop/debug/test", "shop/debug/staging")
-		if got := w.client(v).Filter; !slices.Equal(got.Levels, []string{"debug"}) || !slices.Equal(got.Environments, []string{"staging", "test"}) {
+		if got := w.Client(v).Filter; !slices.Equal(got.Levels, []string{"debug"}) || !slices.Equal(got.Environments, []string{"staging", "test"}) {
 			w.Errorf("Client().Filter: got %+v", got)
 		}
 
-		v.send(`{"type":"subscribe","filters":{"level":"","environment":""}}`)
+		v.Send(`{"type":"subscribe","filters":{"level":"","environment":""}}`)
 		expect(`{"type":"filters_updated","filters":{"level":"","environment":""},"filtered":0}`)
 		publish("shop/error/production", "shop/x/y", "other/a/b", "shop//")
 		expect("shop/error/production", "shop/x/y", "shop//")
@@ -266,65 +268,65 @@ func TestTruth7AClientNarrowsWhatItGetsAndMayChangeThat(t *testing.T) {
 }
 
 func TestTruth8NoFilterHoldsBackAProjectNotice(t *testing.T) {
-	overTransports(t, func(w *world) {
-		w.start()
-		v, other := w.connect("shop?level=error&environment=production"), w.connect("other?level=error")
-		for _, m := range []Message{
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start()
+		v, other := w.Connect("shop?level=error&environment=production"), w.Connect("other?level=error")
+		for _, m := range []mesherstream.Message{
 			{Project: "shop", Level: "debug", Environment: "production", Data: []byte("filtered")},
 			{Project: "shop", Data: []byte("issue resolved")},
 			{Project: "shop", Level: "error", Data: []byte("issue count")},
 			{Data: []byte("for everybody")},
 		} {
-			if err := w.m.Broadcast(m); err != nil {
+			if err := w.M.Broadcast(m); err != nil {
 				w.Fatal(err)
 			}
 		}
 		for _, want := range []string{"issue resolved", "issue count", "for everybody"} {
-			if got := v.next(); got != want {
+			if got := v.Next(); got != want {
 				w.Errorf("got %q, want %q", got, want)
 			}
 		}
-		if got := other.next(); got != "for everybody" {
+		if got := other.Next(); got != "for everybody" {
 			w.Errorf("the other project: got %q, want %q", got, "for everybody")
 		}
 	})
 }
 
 func TestClientsThatLeaveAreToldAndCounted(t *testing.T) {
-	overTransports(t, func(w *world) {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
 		type left struct {
-			id     ClientID
+			id     mesherstream.ClientID
 			code   int
 			reason string
 		}
 		gone := make(chan left, 10)
-		w.start(WithHooks(Hooks{Disconnect: func(c Client, code int, reason string) { gone <- left{c.ID, code, reason} }}))
+		w.Start(mesherstream.WithHooks(mesherstream.Hooks{Disconnect: func(c mesherstream.Client, code int, reason string) { gone <- left{c.ID, code, reason} }}))
 
-		first, second, third := w.connect("shop"), w.connect("shop"), w.connect("shop")
-		if err := w.m.Disconnect(first.id, 4001, "bye"); err != nil {
+		first, second, third := w.Connect("shop"), w.Connect("shop"), w.Connect("shop")
+		if err := w.M.Disconnect(first.ID, 4001, "bye"); err != nil {
 			w.Fatalf("Disconnect: %v", err)
 		}
-		if _, err := first.closeError(); !websocket.IsCloseError(err, 4001) || !strings.Contains(err.Error(), "bye") {
+		if _, err := first.CloseError(); !websocket.IsCloseError(err, 4001) || !strings.Contains(err.Error(), "bye") {
 			w.Errorf("the disconnected client: got %v, want close 4001 bye", err)
 		}
-		if got, want := <-gone, (left{first.id, 4001, "bye"}); got != want {
+		if got, want := <-gone, (left{first.ID, 4001, "bye"}); got != want {
 			w.Errorf("Disconnect hook: got %+v, want %+v", got, want)
 		}
 
 		message := websocket.FormatCloseMessage(4002, "enough")
-		if err := second.ws.WriteControl(websocket.CloseMessage, message, time.Now().Add(time.Second)); err != nil {
+		if err := second.WS.WriteControl(websocket.CloseMessage, message, time.Now().Add(time.Second)); err != nil {
 			w.Fatal(err)
 		}
-		if _, err := second.closeError(); !websocket.IsCloseError(err, 4002) {
+		if _, err := second.CloseError(); !websocket.IsCloseError(err, 4002) {
 			w.Errorf("the client that closes: got %v, want its code back", err)
 		}
-		if got, want := <-gone, (left{second.id, 4002, "enough"}); got != want {
+		if got, want := <-gone, (left{second.ID, 4002, "enough"}); got != want {
 			w.Errorf("Disconnect hook: got %+v, want %+v", got, want)
 		}
 
-		third.close()
-		if got := <-gone; got.id != third.id || got.code != 1006 {
-			w.Errorf("Disconnect hook: got %+v, want 1006 for %d", got, third.id)
+		third.Close()
+		if got := <-gone; got.id != third.ID || got.code != 1006 {
+			w.Errorf("Disconnect hook: got %+v, want 1006 for %d", got, third.ID)
 		}
 	})
 }

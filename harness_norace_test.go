@@ -1,5 +1,0 @@
-//go:build !race
-
-package mesherstream
-
-const raceDetector = false

@@ -1,0 +1,25 @@
+package streamtest
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+)
+
+// logBuffer keeps what is logged.
+type LogBuffer struct {
+	Mu  sync.Mutex
+	Buf bytes.Buffer
+}
+
+func (b *LogBuffer) Write(p []byte) (int, error) {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	return b.Buf.Write(p)
+}
+
+func (b *LogBuffer) Count(s string) int {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	return strings.Count(b.Buf.String(), s)
+}

@@ -1,0 +1,278 @@
+package streamtest
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	fws "github.com/fasthttp/websocket"
+	"github.com/gofiber/contrib/websocket"
+	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
+	"github.com/valyala/fasthttp"
+)
+
+// upgrade is the header of a handshake.
+var Upgrade = []string{
+	"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+// ask has app answer one request without a socket: a handshake that is accepted answers 101, and no client comes of it.
+func Ask(t *testing.T, app *fiber.App, method, target string, header ...string) (status int, body string) {
+	t.Helper()
+	if !slices.ContainsFunc(header, func(h string) bool { return strings.HasPrefix(h, "Host:") }) {
+		header = append([]string{"Host: app.test"}, header...)
+	}
+	raw := method + " " + target + " HTTP/1.1\r\n" + strings.Join(header, "\r\n") + "\r\n\r\n"
+	status, body = AskRaw(app, raw)
+	if status == 0 {
+		t.Fatalf("%q has not reached the app", raw)
+	}
+	return status, body
+}
+
+// askRaw has app answer the bytes of a request, and returns 0 if it is none.
+func AskRaw(app *fiber.App, raw string) (status int, body string) {
+	handler := app.Handler()
+	server := fasthttp.Server{
+		DisableHeaderNamesNormalizing: app.Config().DisableHeaderNormalizing,
+		NoDefaultServerHeader:         true,
+		ReadBufferSize:                64 << 10,
+		Handler: func(ctx *fasthttp.RequestCtx) {
+			handler(ctx)
+			status, body = ctx.Response.StatusCode(), string(ctx.Response.Body())
+			ctx.Hijack(nil)
+		},
+	}
+	_ = server.ServeConn(&requestConn{Reader: strings.NewReader(raw)})
+	return status, body
+}
+
+// requestConn is a connection from which there is something to read.
+type requestConn struct {
+	net.Conn
+	io.Reader
+}
+
+func (c *requestConn) Read(p []byte) (int, error) { return c.Reader.Read(p) }
+
+func (c *requestConn) Write(p []byte) (int, error) { return len(p), nil }
+
+func (c *requestConn) Close() error { return nil }
+
+func (c *requestConn) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 80} }
+
+func (c *requestConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1} }
+
+func (c *requestConn) SetDeadline(time.Time) error { return nil }
+
+func (c *requestConn) SetReadDeadline(time.Time) error { return nil }
+
+func (c *requestConn) SetWriteDeadline(time.Time) error { return nil }
+
+// site is an app of the test's own making that listens.
+type Site struct {
+	*testing.T
+	App *fiber.App
+	M   *mesherstream.Manager
+	Net func(network, addr string) (net.Conn, error)
+}
+
+// sockets are the transports whose bytes pass through a kernel.
+func Sockets() []Transport {
+	return slices.DeleteFunc(slices.Clone(Transports), func(tr Transport) bool { return tr.Bubble })
+}
+
+func QuietApp(config ...fiber.Config) *fiber.App {
+	var c fiber.Config
+	if len(config) > 0 {
+		c = config[0]
+	}
+	c.DisableStartupMessage = true
+	return fiber.New(c)
+}
+
+// newTestManager makes a manager that ends with the test.
+func NewTestManager(t *testing.T, opts ...mesherstream.Option) *mesherstream.Manager {
+	t.Helper()
+	m, err := mesherstream.NewManager(append([]mesherstream.Option{mesherstream.WithLogger(slog.New(slog.DiscardHandler))}, opts...)...)
+	if err != nil {
+		t.Fatalf("NewManager: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := m.Shutdown(context.WithoutCancel(t.Context())); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	})
+	return m
+}
+
+// newSite has app listen until the end of the test.
+func NewSite(t *testing.T, app *fiber.App, m *mesherstream.Manager) *Site {
+	t.Helper()
+	return NewSiteOver(t, app, m, Sockets()[0])
+}
+
+func NewSiteOver(t *testing.T, app *fiber.App, m *mesherstream.Manager, tr Transport) *Site {
+	t.Helper()
+	ln, dial := tr.Listen(t)
+	listening := make(chan struct{})
+	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
+	served := make(chan error, 1)
+	go func() { served <- app.Listener(ln) }()
+	<-listening
+	t.Cleanup(func() {
+		if err := app.ShutdownWithTimeout(5 * time.Second); err != nil {
+			t.Errorf("app.Shutdown: %v", err)
+		}
+		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
+		if err := <-served; err != nil {
+			t.Errorf("app.Listener: %v", err)
+		}
+	})
+	return &Site{t, app, m, dial}
+}
+
+// dial asks for a stream. header holds lines such as "Origin: null".
+func (s *Site) Dial(target string, header ...string) (*fws.Conn, *http.Response, error) {
+	s.Helper()
+	h := http.Header{}
+	for _, line := range header {
+		key, value, _ := strings.Cut(line, ": ")
+		h.Add(key, value)
+	}
+	d := fws.Dialer{HandshakeTimeout: 10 * time.Second, NetDial: s.Net}
+	ws, resp, err := d.Dial("ws://app.test"+target, h)
+	if err == nil {
+		s.Cleanup(func() { _ = ws.Close() })
+	}
+	return ws, resp, err
+}
+
+// connect adds a client, and returns it when the manager knows it.
+func (s *Site) Connect(target string, header ...string) (*fws.Conn, mesherstream.ClientID) {
+	s.Helper()
+	before := s.M.Stats().Connects
+	ws, resp, err := s.Dial(target, header...)
+	if err != nil {
+		s.Fatalf("dial %s: %v, response %v", target, err, resp)
+	}
+	s.Eventually("connected", func() bool { return s.M.Stats().Connects > before })
+	return ws, newest(s.M)
+}
+
+// HasRoom says whether n more clients find places, by letting them in for a moment.
+func (s *Site) HasRoom(target string, n int, header ...string) bool {
+	s.Helper()
+	gone := s.M.Stats().Disconnects
+	var in []*fws.Conn
+	for range n {
+		if ws, _, err := s.Dial(target, header...); err == nil {
+			in = append(in, ws)
+		}
+	}
+	for _, ws := range in {
+		_ = ws.Close()
+	}
+	s.Eventually("those have left", func() bool { return s.M.Stats().Disconnects >= gone+uint64(len(in)) })
+	return len(in) == n
+}
+
+// isEmpty says whether every client that has ever come is gone.
+func (s *Site) IsEmpty() bool {
+	st := s.M.Stats()
+	return st.Clients == 0 && st.Connects == st.Disconnects
+}
+
+func (s *Site) Eventually(what string, cond func() bool) {
+	s.Helper()
+	Eventually(s.T, s.M, what, cond)
+}
+
+func (s *Site) Publish(msg mesherstream.Message) {
+	s.Helper()
+	if err := s.M.Broadcast(msg); err != nil {
+		s.Fatalf("Broadcast(%+v): %v", msg, err)
+	}
+}
+
+// gets checks the next message of a client.
+func (s *Site) Gets(ws *fws.Conn, want string) {
+	s.Helper()
+	_ = ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, data, err := ws.ReadMessage(); err != nil || string(data) != want {
+		s.Fatalf("next message: got %q, %v, want %q", data, err, want)
+	}
+}
+
+// handshake is the bytes of one. header may replace the Host.
+func Handshake(target string, header ...string) string {
+	if len(header) == 0 || !strings.HasPrefix(header[0], "Host:") {
+		header = append([]string{"Host: app.test"}, header...)
+	}
+	return "GET " + target + " HTTP/1.1\r\n" + strings.Join(append(header, Upgrade...), "\r\n") + "\r\n\r\n"
+}
+
+// OwnRoute mounts a route that upgrades by itself and hands the connection over. It tells what Serve returned for
+// tenant "shop".
+func OwnRoute(app *fiber.App, m *mesherstream.Manager, filter mesherstream.Filter) <-chan error {
+	served := make(chan error, 100)
+	app.Get("/own/:tenant", websocket.New(func(conn *websocket.Conn) {
+		tenant := conn.Params("tenant")
+		if err := m.Serve(conn, mesherstream.Subscription{Project: tenant, Filter: filter}); tenant == "shop" {
+			served <- err
+		}
+	}))
+	return served
+}
+
+// A Mount is one way to put the handler into an app.
+type Mount struct {
+	Name   string
+	Use    func(app *fiber.App, h fiber.Handler)
+	Before string // the path in front of the project
+	After  string // and behind it
+}
+
+// Mounts are those that the handler allows.
+var Mounts = []Mount{
+	{"app.Use", func(app *fiber.App, h fiber.Handler) { app.Use(h) }, "/stream/projects/", ""},
+	{"app.Use with a prefix", func(app *fiber.App, h fiber.Handler) { app.Use("/live", h) }, "/live/stream/projects/", ""},
+	{"app.Use with a long prefix", func(app *fiber.App, h fiber.Handler) { app.Use("/a/b/c/", h) }, "/a/b/c/stream/projects/", ""},
+	{"group.Use", func(app *fiber.App, h fiber.Handler) { app.Group("/api/v1").Use(h) }, "/api/v1/stream/projects/", ""},
+	{"app.Group", func(app *fiber.App, h fiber.Handler) { app.Group("/api", h) }, "/api/stream/projects/", ""},
+	{"nested groups", func(app *fiber.App, h fiber.Handler) {
+		app.Group("/api").Group("/v1").Use("/live", h)
+	}, "/api/v1/live/stream/projects/", ""},
+	{"group with a parameter", func(app *fiber.App, h fiber.Handler) {
+		app.Group("/tenants/:tenant").Use(h)
+	}, "/tenants/a-much-longer-name/stream/projects/", ""},
+	{"mounted app", func(app *fiber.App, h fiber.Handler) {
+		sub := fiber.New()
+		sub.Use(h)
+		app.Mount("/sub", sub)
+	}, "/sub/stream/projects/", ""},
+	{"prefix on a mounted app", func(app *fiber.App, h fiber.Handler) {
+		sub := fiber.New()
+		sub.Use("/live", h)
+		app.Mount("/sub", sub)
+	}, "/sub/live/stream/projects/", ""},
+	{"route", func(app *fiber.App, h fiber.Handler) { app.Get("/events/:project_id", h) }, "/events/", ""},
+	{"route with a tail", func(app *fiber.App, h fiber.Handler) {
+		app.Get("/projects/:project_id/events", h)
+	}, "/projects/", "/events"},
+	{"route in a group", func(app *fiber.App, h fiber.Handler) {
+		app.Group("/tenants/:tenant").Get("/events/:project_id", h)
+	}, "/tenants/acme/events/", ""},
+	{"route on a mounted app", func(app *fiber.App, h fiber.Handler) {
+		sub := fiber.New()
+		sub.Get("/events/:project_id", h)
+		app.Mount("/sub", sub)
+	}, "/sub/events/", ""},
+}

@@ -1,0 +1,214 @@
+package streamtest
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
+)
+
+// overTransports runs a scenario over every transport, and checks the accounts and the shutdown after it.
+func OverTransports(t *testing.T, scenario func(w *World)) {
+	for _, tr := range Transports {
+		t.Run(tr.Name, func(t *testing.T) {
+			if tr.Bubble {
+				synctest.Test(t, func(t *testing.T) { (&World{T: t, Transport: tr}).Play(scenario) })
+				return
+			}
+			t.Parallel()
+			(&World{T: t, Transport: tr}).Play(scenario)
+		})
+	}
+}
+
+// inBubble plays a scenario whose times are exact.
+func InBubble(t *testing.T, scenario func(w *World)) {
+	synctest.Test(t, func(t *testing.T) {
+		(&World{T: t, Transport: Transports[len(Transports)-1]}).Play(scenario)
+	})
+}
+
+// world is an app with a manager, and the viewers that watch it.
+type World struct {
+	*testing.T
+	Transport Transport
+
+	App     *fiber.App
+	M       *mesherstream.Manager
+	Started time.Time
+	Logs    LogBuffer
+	Dial    func(network, addr string) (net.Conn, error)
+	ln      net.Listener
+	serving chan error
+	listens atomic.Int64
+	viewers []*Viewer
+	Pace    int // how many messages broadcast sends before it waits for the healthy; 20 unless set
+}
+
+func (w *World) Play(scenario func(w *World)) {
+	defer func() {
+		if w.M == nil {
+			return
+		}
+		w.CheckAccounts()
+		for _, v := range w.viewers {
+			v.Close()
+		}
+		w.Stop()
+		w.CheckAccounts()
+		if s := w.M.Stats(); s.Clients != 0 || s.Buffered != 0 || s.Slow != 0 || s.Connects != s.Disconnects {
+			w.Errorf("Stats() after shutdown: got %+v, want no client and nothing buffered", s)
+		}
+		if w.Transport.Bubble {
+			time.Sleep(11 * time.Second) // fasthttp's worker pool looks every ten seconds whether it may end
+		}
+	}()
+	scenario(w)
+}
+
+// start builds the app and listens.
+func (w *World) Start(opts ...mesherstream.Option) {
+	w.Helper()
+	w.App = fiber.New(fiber.Config{DisableStartupMessage: true})
+	opts = append([]mesherstream.Option{mesherstream.WithApp(w.App), mesherstream.WithLogger(slog.New(slog.NewTextHandler(&w.Logs, nil)))}, opts...)
+	m, err := mesherstream.NewManager(opts...)
+	if err != nil {
+		w.Fatalf("NewManager: %v", err)
+	}
+	w.M = m
+	w.App.Use(m.Handler())
+	w.Listen()
+}
+
+// listen serves until stop.
+func (w *World) Listen() {
+	w.Helper()
+	ln, dial := w.Transport.Listen(w.T)
+	w.ln, w.Dial = ln, dial
+	listening := make(chan struct{})
+	w.App.Hooks().OnListen(func(fiber.ListenData) error {
+		select {
+		case <-listening:
+		default:
+			w.Started = time.Now()
+			close(listening)
+		}
+		w.listens.Add(1)
+		return nil
+	})
+	w.serving = make(chan error, 1)
+	go func() { w.serving <- w.App.Listener(ln) }()
+	<-listening
+}
+
+// listenToo has the app serve a second listener until stop.
+func (w *World) ListenToo() {
+	w.Helper()
+	ln, _ := w.Transport.Listen(w.T)
+	before := w.listens.Load()
+	go func() { _ = w.App.Listener(ln) }()
+	w.Eventually("the app listens twice", func() bool { return w.listens.Load() > before })
+}
+
+func (w *World) Stop() {
+	w.Helper()
+	if w.serving == nil {
+		return
+	}
+	if err := w.App.ShutdownWithTimeout(5 * time.Second); err != nil {
+		w.Errorf("app.Shutdown: %v", err)
+	}
+	_ = w.ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
+	if err := <-w.serving; err != nil {
+		w.Errorf("app.Listener: %v", err)
+	}
+	w.serving = nil
+}
+
+// checkAccounts checks that nothing was lost without being counted.
+func (w *World) CheckAccounts() {
+	w.Helper()
+	s := w.M.Stats()
+	if got := s.Sent + s.Dropped + s.Abandoned + s.Filtered + s.Conflated + uint64(s.Buffered); got != s.Offered {
+		w.Errorf("accounts: Sent+Dropped+Abandoned+Filtered+Conflated+Buffered = %d, want Offered = %d: %+v", got, s.Offered, s)
+	}
+	if s.Buffered < 0 || s.BufferedBytes < 0 || s.Slow < 0 || s.Clients < 0 {
+		w.Errorf("accounts: a gauge is negative: %+v", s)
+	}
+	for c := range w.M.Clients() {
+		if got := c.Sent + c.Dropped + c.Abandoned + c.Filtered + c.Conflated + uint64(c.Buffered); got != c.Offered {
+			w.Errorf("accounts of a client: Sent+Dropped+Abandoned+Filtered+Conflated+Buffered = %d, want Offered = %d: %+v", got, c.Offered, c)
+		}
+	}
+}
+
+func (w *World) Eventually(what string, cond func() bool) {
+	w.Helper()
+	Eventually(w.T, w.M, what, cond)
+}
+
+// eventually waits for a condition. In a bubble, its time is fake.
+func Eventually(t testing.TB, m *mesherstream.Manager, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !cond(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not: %s; %+v", what, m.Stats())
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// client returns a viewer's snapshot.
+func (w *World) Client(v *Viewer) mesherstream.Client {
+	w.Helper()
+	c, ok := w.M.Client(v.ID)
+	if !ok {
+		w.Fatalf("Client(%d): got none", v.ID)
+	}
+	return c
+}
+
+// broadcast publishes messages of project "shop" that begin with the numbers from first to end-1. They are large enough
+// for a few hundred to overflow the kernel's buffers, and are held back for the viewers that are meant to lose none.
+func (w *World) Broadcast(first, end int, healthy ...*Viewer) {
+	w.Helper()
+	for i := first; i < end; i++ {
+		data := fmt.Appendf(nil, "%d %s", i, Filler)
+		if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Level: "error", Environment: "production", Data: data}); err != nil {
+			w.Fatalf("Broadcast(%d): %v", i, err)
+		}
+		if i%cmp.Or(w.Pace, 20) == 0 {
+			for _, v := range healthy {
+				w.Eventually("a healthy viewer has taken all", func() bool { return w.Client(v).Buffered == 0 })
+			}
+		}
+	}
+}
+
+// publish broadcasts a short message for project "shop".
+func (w *World) Publish(text string) {
+	w.Helper()
+	if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Level: "error", Environment: "production", Data: []byte(text)}); err != nil {
+		w.Fatalf("Broadcast(%q): %v", text, err)
+	}
+}
+
+func (w *World) PublishAll(messages ...mesherstream.Message) {
+	w.Helper()
+	for _, m := range messages {
+		m.Project = "shop"
+		if err := w.M.Broadcast(m); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+var Filler = strings.Repeat("x", 4<<10)

@@ -1,0 +1,325 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
+	"github.com/valyala/fasthttp"
+)
+
+// A publisher that is mounted before New, or an error of NewManager that nobody looked at, must not end the process.
+func TestEveryMethodOfAManagerThatIsNoneReturnsErrNotMounted(t *testing.T) {
+	for name, m := range map[string]*mesherstream.Manager{"nil": nil, "zero": {}} {
+		for method, err := range map[string]error{
+			"Broadcast":     m.Broadcast(mesherstream.Message{Project: "shop", Data: []byte("x")}),
+			"BufferMessage": m.BufferMessage(1, []byte("x")),
+			"SetFilter":     m.SetFilter(1, mesherstream.Filter{}),
+			"Disconnect":    m.Disconnect(1, 1000, ""),
+			"Shutdown":      m.Shutdown(t.Context()),
+			"Handler":       m.Handler()(nil),
+		} {
+			if !errors.Is(err, mesherstream.ErrNotMounted) {
+				t.Errorf("%s of a %s manager: got %v, want ErrNotMounted", method, name, err)
+			}
+		}
+		if m.IsStreamClient(1) {
+			t.Errorf("IsStreamClient of a %s manager: got true", name)
+		}
+		if c, ok := m.Client(1); ok || c.ID != 0 {
+			t.Errorf("Client of a %s manager: got %v, %v, want none", name, c, ok)
+		}
+		for c := range m.Clients() {
+			t.Errorf("Clients of a %s manager: got %v, want none", name, c)
+		}
+		if got := m.Stats(); got != (mesherstream.Stats{}) {
+			t.Errorf("Stats of a %s manager: got %+v, want zeros", name, got)
+		}
+	}
+}
+
+func TestServeOfANilManagerClosesTheConnection(t *testing.T) {
+	app := streamtest.QuietApp()
+	served := streamtest.OwnRoute(app, nil, mesherstream.Filter{})
+	s := streamtest.NewSite(t, app, nil)
+	ws, resp, err := s.Dial("/own/shop")
+	if err != nil {
+		t.Fatalf("dial: %v, %v", err, resp)
+	}
+	if _, _, err := ws.ReadMessage(); err == nil || !strings.Contains(err.Error(), "1011") {
+		t.Errorf("the client: got %v, want close 1011", err)
+	}
+	_ = ws.NetConn().Close()
+	if err := <-served; !errors.Is(err, mesherstream.ErrNotMounted) {
+		t.Errorf("Serve: got %v, want ErrNotMounted", err)
+	}
+}
+
+func TestAPublisherThatNoManagerIsMountedBeforeAnswersAnError(t *testing.T) {
+	app := streamtest.QuietApp()
+	publish := func(c *fiber.Ctx) error {
+		return mesherstream.From(c).Broadcast(mesherstream.Message{Project: "shop", Data: c.Body()})
+	}
+	app.Post("/early", publish)
+	app.Use(streamtest.NewTestManager(t).Handler())
+	app.Post("/late", publish)
+	if got, body := streamtest.Ask(t, app, "POST", "/early", "Content-Length: 0"); got != 500 || !strings.Contains(body, "mount New before") {
+		t.Errorf("a publisher before New: got %d %q, want 500 that says what to do", got, body)
+	}
+	if got, body := streamtest.Ask(t, app, "POST", "/late", "Content-Length: 0"); got != 200 {
+		t.Errorf("a publisher after New: got %d %q, want 200", got, body)
+	}
+}
+
+// logged returns a logger option and what it has logged from level info on.
+func logged() (mesherstream.Option, *streamtest.LogBuffer) {
+	logs := new(streamtest.LogBuffer)
+	return mesherstream.WithLogger(slog.New(slog.NewTextHandler(logs, nil))), logs
+}
+
+// Of managers on one path, the first takes all clients, so it is the one to publish by.
+func TestOfTwoManagersOnOnePathFromReturnsTheOneThatServes(t *testing.T) {
+	at := func(path string) mesherstream.Option { return mesherstream.WithPath(path) }
+	for _, tt := range []struct {
+		name  string
+		mount func(app *fiber.App, first, second *mesherstream.Manager)
+		paths [2]string
+		post  string
+		from  int  // which one From returns
+		warns bool // of the second
+	}{
+		{name: "twice", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use(first.Handler())
+			app.Use(second.Handler())
+		}, post: "/post", from: 1, warns: true},
+		{name: "in one Use", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use(first.Handler(), second.Handler())
+		}, post: "/post", from: 1, warns: true},
+		{name: "twice on one prefix", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use("/live", first.Handler())
+			app.Group("/live").Use(second.Handler())
+		}, post: "/live/post", from: 1, warns: true},
+		{name: "in two spellings", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use("/live", first.Handler())
+			app.Use("/Live/", second.Handler())
+		}, post: "/live/post", from: 1, warns: true},
+		{name: "a prefix and a path", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use(first.Handler())
+			app.Use("/live", second.Handler())
+		}, paths: [2]string{"/live/stream", "/stream"}, post: "/live/post", from: 1, warns: true},
+		{name: "a parameter", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use("/:tenant", first.Handler())
+			app.Use("/live", second.Handler())
+		}, post: "/live/post", from: 1, warns: true},
+		{name: "a path below the other's", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use(first.Handler())
+			app.Use(second.Handler())
+		}, paths: [2]string{"/stream", "/stream/projects"}, post: "/post", from: 1, warns: true},
+		{name: "an app that is mounted", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			sub := fiber.New()
+			sub.Use(second.Handler())
+			app.Use(first.Handler())
+			app.Mount("/", sub)
+		}, post: "/post", from: 1, warns: true},
+
+		{name: "two paths", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use(first.Handler())
+			app.Use(second.Handler())
+		}, paths: [2]string{"/a", "/b"}, post: "/post", from: 2},
+		{name: "two paths that begin alike", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use(first.Handler())
+			app.Use(second.Handler())
+		}, paths: [2]string{"/live", "/lively"}, post: "/post", from: 2},
+		{name: "a group of its own", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use(first.Handler())
+			app.Group("/live").Use(second.Handler())
+		}, post: "/live/post", from: 2},
+		{name: "a group of its own, outside of it", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use(first.Handler())
+			app.Group("/live").Use(second.Handler())
+		}, post: "/post", from: 1},
+		{name: "the same one twice", mount: func(app *fiber.App, first, _ *mesherstream.Manager) {
+			app.Use(first.Handler())
+			app.Use(first.Handler())
+		}, post: "/post", from: 1},
+		{name: "a path above the other's", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use(first.Handler())
+			app.Use(second.Handler())
+		}, paths: [2]string{"/stream/projects", "/stream"}, post: "/post", from: 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			log, logs := logged()
+			opts := [2][]mesherstream.Option{{log}, {log}}
+			for i, path := range tt.paths {
+				if path != "" {
+					opts[i] = append(opts[i], at(path))
+				}
+			}
+			first, second := streamtest.NewTestManager(t, opts[0]...), streamtest.NewTestManager(t, opts[1]...)
+			app := streamtest.QuietApp()
+			tt.mount(app, first, second)
+			var from *mesherstream.Manager
+			app.Post(tt.post, func(c *fiber.Ctx) error { from = mesherstream.From(c); return nil })
+			for range 3 {
+				if got, body := streamtest.Ask(t, app, "POST", tt.post, "Content-Length: 0"); got != 200 {
+					t.Fatalf("POST %s: got %d %q", tt.post, got, body)
+				}
+			}
+			if want := map[int]*mesherstream.Manager{1: first, 2: second}[tt.from]; from != want {
+				t.Errorf("From: got another manager than the %d. one", tt.from)
+			}
+			if got := logs.Count("two managers are mounted on one path"); (got == 1) != tt.warns || got > 1 {
+				t.Errorf("got %d warnings, want one: %v\n%s", got, tt.warns, &logs.Buf)
+			}
+		})
+	}
+}
+
+func TestWhatIsPublishedReachesTheClientsOfTwoManagersOnOnePath(t *testing.T) {
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
+	app.Use(m.Handler())
+	app.Use(mesherstream.New(mesherstream.WithLogger(slog.New(slog.DiscardHandler))))
+	app.Post("/events", func(c *fiber.Ctx) error {
+		return mesherstream.From(c).Broadcast(mesherstream.Message{Project: "shop", Data: []byte("news")})
+	})
+	s := streamtest.NewSite(t, app, m)
+	ws, _ := s.Connect("/stream/projects/shop")
+	streamtest.Ask(t, app, "POST", "/events", "Content-Length: 0")
+	s.Gets(ws, "news")
+}
+
+// A route that can have no stream says so once, and one that can says nothing.
+func TestARouteWithoutAProjectTellsTheLog(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		mount  func(app *fiber.App, h fiber.Handler)
+		target string
+		warns  string // the route that it names
+		want   int
+	}{
+		{"another name", func(app *fiber.App, h fiber.Handler) { app.Get("/live/:id", h) }, "/live/shop", "/live/:id", 404},
+		{"a name in another case", func(app *fiber.App, h fiber.Handler) { app.Get("/live/:projectID", h) }, "/live/shop", "/live/:projectID", 404},
+		{"the default path", func(app *fiber.App, h fiber.Handler) { app.Get("/stream/projects/:project", h) }, "/stream/projects/shop", "/stream/projects/:project", 404},
+		{"no parameter", func(app *fiber.App, h fiber.Handler) { app.Get("/live", h) }, "/live", "/live", 404},
+		{"in a group", func(app *fiber.App, h fiber.Handler) { app.Group("/v1").Get("/live/:id", h) }, "/v1/live/shop", "/v1/live/:id", 404},
+		{"in an app that is mounted", func(app *fiber.App, h fiber.Handler) {
+			sub := fiber.New()
+			sub.Get("/live/:id", h)
+			app.Mount("/sub", sub)
+		}, "/sub/live/shop", "/sub/live/:id", 404},
+		{"behind another handler", func(app *fiber.App, h fiber.Handler) {
+			app.Get("/live/:id", func(c *fiber.Ctx) error { return c.Next() }, h)
+		}, "/live/shop", "/live/:id", 404},
+		{"all methods", func(app *fiber.App, h fiber.Handler) { app.All("/live/:id", h) }, "/live/shop", "/live/:id", 404},
+
+		{"the right name", func(app *fiber.App, h fiber.Handler) { app.Get("/live/:project_id", h) }, "/live/shop", "", 101},
+		{"a wildcard", func(app *fiber.App, h fiber.Handler) { app.Get("/live/*", h) }, "/live/page", "", 404},
+		{"a mount with a parameter", func(app *fiber.App, h fiber.Handler) { app.Use("/:tenant", h) }, "/shop", "", 404},
+		{"a mount, and a route of the same pattern", func(app *fiber.App, h fiber.Handler) {
+			app.Use("/:tenant", h)
+			app.Get("/:tenant", func(c *fiber.Ctx) error { return c.SendString("page") })
+		}, "/shop", "", 200},
+		{"a mount", func(app *fiber.App, h fiber.Handler) { app.Use(h) }, "/page", "", 404},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			log, logs := logged()
+			app := streamtest.QuietApp()
+			tt.mount(app, streamtest.NewTestManager(t, log).Handler())
+			for range 3 {
+				if got, body := streamtest.Ask(t, app, "GET", tt.target, streamtest.Upgrade...); got != tt.want {
+					t.Errorf("GET %s: got %d %q, want %d", tt.target, got, body, tt.want)
+				}
+			}
+			got := logs.Count("a route has no parameter :project_id")
+			if want := tt.warns != ""; (got == 1) != want || got > 1 || want && logs.Count("route="+tt.warns+"\n") != 1 {
+				t.Errorf("got %d warnings, want one of %q:\n%s", got, tt.warns, &logs.Buf)
+			}
+		})
+	}
+}
+
+// Fiber runs the hooks of the app that listens, and of no other one. Where WithApp got another, the streams outlive the
+// shutdown, and the log says why.
+func TestWithAppOfAnotherAppThanTheOneThatListensTellsTheLog(t *testing.T) {
+	const mounted, another, unheard = "is mounted in another one", "another app than that of WithApp", "without having listened"
+	for _, tt := range []struct {
+		name  string
+		build func(app, other *fiber.App, with func(*fiber.App) fiber.Handler)
+		early string // what is logged before anybody has come
+		late  string // and after
+	}{
+		{"mounted later", func(app, other *fiber.App, with func(*fiber.App) fiber.Handler) {
+			other.Use(with(other))
+			app.Mount("/", other)
+		}, mounted, mounted},
+		{"mounted before", func(app, other *fiber.App, with func(*fiber.App) fiber.Handler) {
+			app.Mount("/", other)
+			other.Use(with(other))
+		}, mounted, mounted},
+		{"mounted in a group", func(app, other *fiber.App, with func(*fiber.App) fiber.Handler) {
+			other.Use(with(other))
+			app.Group("/").Mount("/", other)
+		}, mounted, mounted},
+		{"another one", func(app, other *fiber.App, with func(*fiber.App) fiber.Handler) { app.Use(with(other)) }, "", another},
+		{"the right one", func(app, _ *fiber.App, with func(*fiber.App) fiber.Handler) { app.Use(with(app)) }, "", ""},
+		{"the right one, and the handler in a mounted one", func(app, other *fiber.App, with func(*fiber.App) fiber.Handler) {
+			other.Use(with(app))
+			app.Mount("/", other)
+		}, "", ""},
+		{"the right one, which hands over to another", func(app, other *fiber.App, with func(*fiber.App) fiber.Handler) {
+			other.Use(with(app))
+			serve := other.Handler()
+			app.Use(func(c *fiber.Ctx) error { serve(c.Context()); return nil })
+		}, "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			log, logs := logged()
+			app, other := streamtest.QuietApp(), streamtest.QuietApp()
+			var m *mesherstream.Manager
+			tt.build(app, other, func(app *fiber.App) fiber.Handler {
+				m = streamtest.NewTestManager(t, log, mesherstream.WithApp(app))
+				return m.Handler()
+			})
+			check := func(when, want string) {
+				t.Helper()
+				for _, line := range []string{mounted, another, unheard} {
+					if got := logs.Count(line); (got == 1) != (line == want) || got > 1 {
+						t.Errorf("%s: got %q %d times, want %q once:\n%s", when, line, got, want, &logs.Buf)
+					}
+				}
+			}
+			check("at set-up", tt.early)
+			s := streamtest.NewSite(t, app, m)
+			s.Connect("/stream/projects/shop")
+			s.Connect("/stream/projects/shop")
+			check("with clients", tt.late)
+		})
+	}
+
+	log, logs := logged()
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, log, mesherstream.WithApp(app))
+	app.Use(m.Handler())
+	server := &fasthttp.Server{Handler: app.Handler(), Logger: slog.NewLogLogger(slog.NewTextHandler(io.Discard, nil), slog.LevelError)}
+	ln, dial := streamtest.ListenTCP(t)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	t.Cleanup(func() {
+		_ = ln.Close()
+		<-served
+		_ = m.Shutdown(context.WithoutCancel(t.Context()))
+	})
+	s := &streamtest.Site{T: t, App: app, M: m, Net: dial}
+	s.Connect("/stream/projects/shop")
+	s.Connect("/stream/projects/shop")
+	if got := logs.Count(unheard); got != 1 {
+		t.Errorf("a server of its own: got %d lines, want 1:\n%s", got, &logs.Buf)
+	}
+}

@@ -1,0 +1,170 @@
+package test
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
+)
+
+const asks = "Accept: application/vnd.mesherstream.v1"
+
+// A page can't see the status of a handshake, so it asks by a plain GET, which must get the same one.
+func TestWhoAsksWhyIsAnsweredAsItsHandshake(t *testing.T) {
+	const is = "/stream/projects/"
+	var authorized atomic.Int64
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithOrigins("https://other.test"), mesherstream.WithAuthorize(func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
+		authorized.Add(1)
+		switch sub.Project {
+		case "session":
+			return fiber.ErrUnauthorized
+		case "secret":
+			return fiber.ErrForbidden
+		case "unknown":
+			return fiber.ErrNotFound
+		case "busy":
+			return fiber.ErrTooManyRequests
+		case "broken":
+			panic("broken")
+		}
+		sub.Levels = []string{"error"}
+		return nil
+	}))
+	app.Use(m.Handler())
+	for _, tt := range []struct {
+		target string
+		header []string
+		want   int // of a handshake, 101 if it is let in, and then a question is answered by 426
+		asked  int64
+	}{
+		{is + "shop", nil, 101, 1},
+		{is + "shop?level=error", nil, 101, 1},
+		{is + "shop?level=debug", nil, 403, 1},
+		{is + "shop?level=" + fmt.Sprintf("%065d", 0), nil, 400, 0},
+		{is + "session", nil, 401, 1},
+		{is + "secret", nil, 403, 1},
+		{is + "unknown", nil, 404, 1},
+		{is + "busy", nil, 429, 1},
+		{is + "broken", nil, 500, 1},
+		{is, nil, 400, 0},
+		{is + "a%2Fb", nil, 400, 0},
+		{is + "shop", []string{"Origin: https://other.test"}, 101, 1},
+		{is + "session", []string{"Origin: https://other.test"}, 401, 1},
+		{is + "shop", []string{"Origin: https://evil.test"}, 403, 0},
+		{is + "shop", []string{"Origin: http://app.test"}, 101, 1},
+	} {
+		want := tt.want
+		for _, kind := range [][]string{streamtest.Upgrade, {asks}} {
+			authorized.Store(0)
+			status, body := streamtest.Ask(t, app, "GET", tt.target, append(kind, tt.header...)...)
+			if got := authorized.Load(); status != want || got != tt.asked {
+				t.Errorf("%s with %q and %q: got %d %q, %d times authorized, want %d, %d", tt.target, kind[0], tt.header, status, body, got, want, tt.asked)
+			}
+			if want == 101 {
+				want = 426
+			}
+		}
+	}
+}
+
+func TestAPlainGETThatDoesNotAskWhyIsNotAuthorized(t *testing.T) {
+	app := streamtest.QuietApp()
+	app.Use(streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(*fiber.Ctx, *mesherstream.Subscription) error {
+		t.Error("WithAuthorize was asked")
+		return fiber.ErrUnauthorized
+	})).Handler())
+	for _, accept := range []string{"", "Accept: */*", "Accept: text/html,application/xhtml+xml,*/*;q=0.8", "Accept: image/*", "Accept: text/event-stream"} {
+		if status, _ := streamtest.Ask(t, app, "GET", "/stream/projects/shop", accept); status != 426 {
+			t.Errorf("%q: got %d, want 426", accept, status)
+		}
+	}
+	if status, _ := streamtest.Ask(t, app, "HEAD", "/stream/projects/shop", asks); status != 426 {
+		t.Errorf("HEAD: got %d, want 426", status)
+	}
+}
+
+// The application's authorization, which a page of another origin can make a browser ask with the user's cookies, hears of
+// none that may not follow the stream.
+func TestAPageOfAnotherOriginCanNotAskWhy(t *testing.T) {
+	app := streamtest.QuietApp()
+	authorized := false
+	app.Use(streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(*fiber.Ctx, *mesherstream.Subscription) error {
+		authorized = true
+		return nil
+	})).Handler())
+	for _, tt := range []struct {
+		header []string
+		want   int
+	}{
+		{[]string{"Sec-Fetch-Site: cross-site"}, 403}, // mode no-cors tells no origin
+		{[]string{"Sec-Fetch-Site: same-site"}, 403},
+		{[]string{"Sec-Fetch-Site: cross-site", "Referer: http://app.test/"}, 403},
+		{[]string{"Sec-Fetch-Site: same-origin"}, 426},
+		{[]string{"Sec-Fetch-Site: same-origin", "Referer: http://app.test/page?a=1"}, 426},
+		// The page's own host, and a proxy that has put another one into Host: its handshakes get 403 as well.
+		{[]string{"Sec-Fetch-Site: same-origin", "Referer: https://public.test/"}, 403},
+		{[]string{"Sec-Fetch-Site: none"}, 426},
+		{[]string{"Referer: http://app.test/"}, 426},
+		{[]string{"Referer: %zz"}, 426},
+		{nil, 426},
+	} {
+		authorized = false
+		status, _ := streamtest.Ask(t, app, "GET", "/stream/projects/shop", append([]string{asks}, tt.header...)...)
+		if status != tt.want || authorized != (tt.want == 426) {
+			t.Errorf("%q: got %d, authorized %v, want %d", tt.header, status, authorized, tt.want)
+		}
+	}
+}
+
+func TestThePagesOfOtherOriginsThatMayFollowCanReadWhy(t *testing.T) {
+	app := streamtest.QuietApp()
+	app.Use(streamtest.NewTestManager(t, mesherstream.WithOrigins("https://other.test"), mesherstream.WithAuthorize(func(*fiber.Ctx, *mesherstream.Subscription) error {
+		return fiber.ErrUnauthorized
+	})).Handler())
+	for _, tt := range []struct {
+		origin, allowed, credentials string
+		want                         int
+	}{
+		{"https://other.test", "https://other.test", "true", 401},
+		{"https://evil.test", "", "", 403},
+		{"", "", "", 401},
+	} {
+		req := httptest.NewRequest("GET", "/stream/projects/shop", nil)
+		req.Header.Set("Accept", "application/vnd.mesherstream.v1")
+		if tt.origin != "" {
+			req.Header.Set("Origin", tt.origin)
+		}
+		resp, err := app.Test(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		allowed, credentials := resp.Header.Get("Access-Control-Allow-Origin"), resp.Header.Get("Access-Control-Allow-Credentials")
+		if !resp.Close { // or what a proxy takes for an upgrade would let the next request pass unseen
+			t.Errorf("%q: the connection is kept", tt.origin)
+		}
+		if resp.StatusCode != tt.want || allowed != tt.allowed || credentials != tt.credentials || resp.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%q: got %d and %v, want %d, origin %q, credentials %q", tt.origin, resp.StatusCode, resp.Header, tt.want, tt.allowed, tt.credentials)
+		}
+	}
+}
+
+func TestAskingWhyTakesNoPlace(t *testing.T) {
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithMaxClients(1), mesherstream.WithMaxClientsPerIP(1))
+	app.Use(m.Handler())
+	s := streamtest.NewSite(t, app, m)
+	for range 3 {
+		if status, _ := streamtest.Ask(t, app, "GET", "/stream/projects/shop", asks); status != 426 {
+			t.Errorf("got %d, want 426", status)
+		}
+	}
+	s.Connect("/stream/projects/shop")
+	if status, _ := streamtest.Ask(t, app, "GET", "/stream/projects/shop", asks); status != 503 {
+		t.Errorf("with all places taken: got %d, want 503, as the handshake would be answered", status)
+	}
+}

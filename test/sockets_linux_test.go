@@ -1,0 +1,105 @@
+package test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
+	"github.com/mesher/mesherstream/internal/wsframe"
+)
+
+func TestAPlainSocketIsTakenOverAndItsHandlerReturns(t *testing.T) {
+	for _, tr := range streamtest.Transports {
+		if tr.Bubble {
+			continue
+		}
+		t.Run(tr.Name, func(t *testing.T) {
+			(&streamtest.World{T: t, Transport: tr}).Play(func(w *streamtest.World) {
+				w.Start()
+				v := w.Connect("shop")
+				if stays, want := streamtest.Running("link.(*Portable).Serve"), tr.Name != "tcp"; stays != want {
+					w.Errorf("the handler stays with its connection: got %v, want %v", stays, want)
+				}
+				w.Broadcast(0, 1)
+				if got := v.Next(); !strings.HasPrefix(got, "0 ") {
+					w.Errorf("got %.10q", got)
+				}
+			})
+		})
+	}
+}
+
+// TestWhatComesWithTheHandshakeIsRead is about trap 21: fasthttp has read it already when the socket is taken over.
+func TestWhatComesWithTheHandshakeIsRead(t *testing.T) {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start()
+		conn, err := w.Dial("tcp", "")
+		if err != nil {
+			w.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		var request []byte
+		request = append(request, "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"...)
+		for i := range 15 { // more than one, the later ones behind answers
+			request = streamtest.AppendMasked(request, wsframe.OpText, fmt.Appendf(nil, `{"type":"subscribe","filters":{"level":"l%d"}}`, i))
+		}
+		go func() { _, _ = conn.Write(request) }()
+
+		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		var got []byte
+		buf := make([]byte, 4<<10)
+		for strings.Count(string(got), "filters_updated") < 15 {
+			n, err := conn.Read(buf)
+			if got = append(got, buf[:n]...); err != nil {
+				w.Fatalf("after %q: %v", got, err)
+			}
+		}
+		for i := range 15 {
+			if !strings.Contains(string(got), fmt.Sprintf(`"level":"l%d"`, i)) {
+				w.Errorf("no answer to request %d in %q", i, got)
+			}
+		}
+	})
+}
+
+// TestATornFrameIsFinishedBeforeAnythingElse lets the kernel take pieces, with pongs and answers in between.
+func TestATornFrameIsFinishedBeforeAnythingElse(t *testing.T) {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithUnsentLimit(4<<10), mesherstream.WithMaxBufferBytes(8<<20))
+		v := w.Connect("shop")
+		const large = 300 << 10
+		for i := range 5 {
+			data := append(fmt.Appendf(nil, "%d ", i), strings.Repeat("y", large)...)
+			if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Data: data}); err != nil {
+				w.Fatal(err)
+			}
+		}
+		w.Eventually("the kernel is full", func() bool { return w.Client(v).Buffered > 0 })
+		pongs := 0
+		v.WS.SetPongHandler(func(string) error { pongs++; return nil })
+		if err := v.WS.WriteControl(websocket.PingMessage, []byte("p"), time.Now().Add(5*time.Second)); err != nil {
+			w.Fatal(err)
+		}
+		v.Send(`{"type":"subscribe","filters":{}}`)
+		answers, messages := 0, 0
+		for answers+messages < 6 {
+			text := v.Next()
+			if strings.HasPrefix(text, "{") {
+				answers++
+				continue
+			}
+			if want := fmt.Sprintf("%d ", messages); !strings.HasPrefix(text, want) || len(text) != large+2 {
+				w.Fatalf("message %d: got %.10q of %d bytes", messages, text, len(text))
+			}
+			messages++
+		}
+		if answers != 1 || pongs != 1 {
+			w.Errorf("got %d answers and %d pongs, want 1 of each", answers, pongs)
+		}
+	})
+}

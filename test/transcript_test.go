@@ -1,0 +1,66 @@
+package test
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
+)
+
+// TestTheTranscriptOfTheProtocolIsTrue replays the one in docs/protocol.md.
+func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
+	text, err := os.ReadFile("../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, transcript, found := strings.Cut(string(text), "## A transcript")
+	_, transcript, found2 := strings.Cut(transcript, "```\n")
+	if !found || !found2 {
+		t.Fatal("docs/protocol.md has no transcript")
+	}
+	transcript, _, _ = strings.Cut(transcript, "```")
+	pattern := strings.NewReplacer(
+		regexp.QuoteMeta("$STREAM"), `([A-Z2-7]{12})`,
+		regexp.QuoteMeta("$ID"), `\d+`,
+		regexp.QuoteMeta("$TIME"), `20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z`,
+	)
+
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithMaxBuffer(2), mesherstream.WithWindow(4))
+		var v *streamtest.Viewer
+		stream := ""
+		for line := range strings.Lines(transcript) {
+			line = strings.TrimSuffix(line, "\n")
+			kind, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+			switch {
+			case strings.HasPrefix(rest, "GET /stream/projects/"):
+				v = w.Connect(strings.TrimPrefix(rest, "GET /stream/projects/"), mesherstream.Protocol)
+			case kind == "→":
+				v.Send(rest)
+			case kind == "←":
+				got := v.Next()
+				match := regexp.MustCompile("^" + pattern.Replace(regexp.QuoteMeta(rest)) + "$").FindStringSubmatch(got)
+				if match == nil {
+					w.Fatalf("got %s, want %s", got, rest)
+				}
+				if len(match) > 1 && strings.Contains(rest, "$STREAM") {
+					if stream == "" {
+						stream = match[1]
+					}
+					if match[1] != stream {
+						w.Errorf("%s: got stream %s, want %s", rest, match[1], stream)
+					}
+				}
+			case kind == "publish":
+				level, data, _ := strings.Cut(rest, " ")
+				w.PublishAll(mesherstream.Message{Level: level, Data: []byte(data)})
+				w.Client(v) // and so it is done
+			default:
+				w.Fatalf("docs/protocol.md: no such line: %q", line)
+			}
+		}
+	})
+}
