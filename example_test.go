@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -319,4 +320,119 @@ func ExampleManager_Shutdown() {
 	// websocket: close 1001 (going away): the server is shutting down
 	// <nil>
 	// mesherstream: manager is closed
+}
+
+// The numbers agree at every moment, for each client and in total.
+func ExampleManager_Stats() {
+	app := newApp()
+	stream, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithDrainInterval(time.Hour))
+	if err != nil {
+		panic(err)
+	}
+	app.Use(stream.Handler())
+	s := serve(app)
+	defer s.stop()
+	s.watch("/stream/projects/shop", nil)
+
+	for c := range stream.Clients() {
+		_ = stream.BufferMessage(c.ID, []byte("one"))
+		_ = stream.BufferMessage(c.ID, []byte("two"))
+		c, _ = stream.Client(c.ID)
+		fmt.Println("client:", c.Offered, "offered,", c.Buffered, "buffered")
+	}
+	t := stream.Stats()
+	fmt.Println(t.Clients, t.Buffered, t.Offered == t.Sent+t.Dropped+t.Abandoned+uint64(t.Buffered))
+	// Output:
+	// client: 2 offered, 2 buffered
+	// 1 2 true
+}
+
+// The loop may call the manager.
+func ExampleManager_Clients() {
+	app := newApp()
+	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
+	if err != nil {
+		panic(err)
+	}
+	app.Use(stream.Handler())
+	s := serve(app)
+	defer s.stop()
+	browser := s.watch("/stream/projects/shop?level=error", nil)
+
+	for c := range stream.Clients() {
+		if c.Project == "shop" && !c.Slow {
+			fmt.Println(stream.Disconnect(c.ID, 1012, "moving to another node"))
+		}
+	}
+	fmt.Println(receive(browser))
+	// Output:
+	// <nil>
+	// websocket: close 1012: moving to another node
+}
+
+// What is queued goes out with the ticker, or when the application says so.
+func ExampleManager_DrainBuffers() {
+	app := newApp()
+	stream, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithDrainInterval(time.Hour))
+	if err != nil {
+		panic(err)
+	}
+	app.Use(stream.Handler())
+	s := serve(app)
+	defer s.stop()
+	browser := s.watch("/stream/projects/shop", nil)
+
+	for c := range stream.Clients() {
+		_ = stream.BufferMessage(c.ID, []byte("one"))
+		_ = stream.BufferMessage(c.ID, []byte("two"))
+	}
+	stream.DrainBuffers()
+	fmt.Println(receive(browser), receive(browser))
+	// Output:
+	// one two
+}
+
+// An app that strangers can reach, behind a proxy, under the usual limit of 1,024 descriptors.
+func Example_strangers() {
+	app := fiber.New(fiber.Config{
+		DisableStartupMessage:   true,
+		ReadTimeout:             10 * time.Second, // ends handshakes that are never finished
+		Concurrency:             400,              // connections that are no streams
+		EnableTrustedProxyCheck: true,
+		TrustedProxies:          []string{"127.0.0.1"},
+		ProxyHeader:             "X-Real-Ip", // which the proxy overwrites
+	})
+	hosts := []string{"app.test"}
+	app.Use(mesherstream.New(
+		mesherstream.WithApp(app),
+		mesherstream.WithMaxClients(400), // and those that are
+		mesherstream.WithMaxClientsPerIP(20),
+		mesherstream.WithAuthorize(func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
+			if !slices.Contains(hosts, string(c.Request().Header.Host())) {
+				return fiber.ErrMisdirectedRequest // a name that somebody else has pointed here
+			}
+			if c.Cookies("session") != "of-"+sub.Project {
+				return fiber.ErrUnauthorized
+			}
+			return nil
+		}),
+	))
+	s := serve(app)
+	defer s.stop()
+
+	ask := func(host, cookie string) {
+		header := http.Header{"Host": {host}, "Cookie": {"session=" + cookie}, "X-Real-Ip": {"192.0.2.1"}}
+		ws, resp, err := fws.DefaultDialer.Dial("ws://"+s.addr+"/stream/projects/shop", header)
+		if err == nil {
+			s.clients = append(s.clients, ws)
+		}
+		fmt.Println(resp.Status)
+	}
+	ask("evil.test", "of-shop")
+	ask("app.test", "of-blog")
+	ask("app.test", "of-shop")
+	// Output:
+	// 421 Misdirected Request
+	// 401 Unauthorized
+	// 101 Switching Protocols
 }

@@ -1,12 +1,19 @@
 package mesherstream_test
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	fws "github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
 	"github.com/mesher/mesherstream/internal/streamtest"
@@ -224,4 +231,211 @@ func TestA426NamesTheProtocolAndItsVersion(t *testing.T) {
 			t.Errorf("%s: got %d, Upgrade %q, version %q, want 426, websocket and 13", name, resp.StatusCode, upgrade, version)
 		}
 	}
+}
+
+func TestServeStreamsOnAnOwnRouteWithinItsSubscription(t *testing.T) {
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
+	served := streamtest.OwnRoute(app, m, mesherstream.Filter{Levels: []string{"error", "fatal"}})
+	s := streamtest.NewSite(t, app, m)
+	ws, id := s.Connect("/own/shop?level=debug") // the query is the route's affair
+	if c, ok := m.Client(id); !ok || c.Project != "shop" || !slices.Equal(c.Levels, []string{"error", "fatal"}) || c.RemoteAddr != "127.0.0.1" {
+		t.Errorf("Client(%d): got %+v, %v, want project shop, levels error and fatal, address 127.0.0.1", id, c, ok)
+	}
+	s.Publish(mesherstream.Message{Project: "shop", Level: "debug", Data: []byte("no")})
+	s.Publish(mesherstream.Message{Project: "shop", Level: "fatal", Data: []byte("yes")})
+	s.Gets(ws, "yes")
+	if err := ws.WriteMessage(fws.TextMessage, []byte(`{"type":"subscribe","filters":{"level":"debug"}}`)); err != nil {
+		t.Fatal(err)
+	}
+	s.Gets(ws, `{"type":"error","code":"not_granted","message":"mesherstream: filter is outside of what was granted"}`)
+	_ = ws.Close()
+	if err := <-served; err != nil {
+		t.Errorf("Serve of a client that left: got %v, want nil", err)
+	}
+	s.Eventually("it has left", func() bool { return !m.IsStreamClient(id) })
+}
+
+func TestServeTellsTheClientAndTheCallerWhatIsWrong(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		opts   []mesherstream.Option
+		filter mesherstream.Filter
+		before func(s *streamtest.Site)
+		want   error
+		code   int
+	}{
+		{name: "invalid filter", filter: mesherstream.Filter{Levels: make([]string, 17)}, want: mesherstream.ErrInvalidFilter, code: 1011},
+		{name: "cap", opts: []mesherstream.Option{mesherstream.WithMaxClients(1)}, before: func(s *streamtest.Site) { s.Connect("/own/first") }, want: mesherstream.ErrTooManyClients, code: 1013},
+		{name: "cap of an address", opts: []mesherstream.Option{mesherstream.WithMaxClientsPerIP(1)}, before: func(s *streamtest.Site) { s.Connect("/own/first") }, want: mesherstream.ErrTooManyClients, code: 1013},
+		{name: "closed", before: func(s *streamtest.Site) {
+			if err := s.M.Shutdown(s.Context()); err != nil {
+				s.Fatal(err)
+			}
+		}, want: mesherstream.ErrClosed, code: 1001},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			app := streamtest.QuietApp()
+			m := streamtest.NewTestManager(t, tt.opts...)
+			served := streamtest.OwnRoute(app, m, tt.filter)
+			s := streamtest.NewSite(t, app, m)
+			if tt.before != nil {
+				tt.before(s)
+			}
+			ws, resp, err := s.Dial("/own/shop")
+			if err != nil {
+				t.Fatalf("dial: %v, %v", err, resp)
+			}
+			if _, _, err := ws.ReadMessage(); !fws.IsCloseError(err, tt.code) {
+				t.Errorf("the client: got %v, want close %d", err, tt.code)
+			}
+			_ = ws.NetConn().Close()
+			if err := <-served; !errors.Is(err, tt.want) {
+				t.Errorf("Serve: got %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+// Trap 3 once more: conn.IP is a view of the request's header where the app has a ProxyHeader.
+func TestServeKeepsTheAddressThatAProxyTold(t *testing.T) {
+	app := streamtest.QuietApp(fiber.Config{ProxyHeader: "X-Forwarded-For"})
+	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithMaxClientsPerIP(1))
+	streamtest.OwnRoute(app, m, mesherstream.Filter{})
+	app.Get("/other", func(c *fiber.Ctx) error { return c.SendString(c.IP()) })
+	s := streamtest.NewSite(t, app, m)
+	var ids []mesherstream.ClientID
+	for i := range 20 {
+		_, id := s.Connect("/own/shop", fmt.Sprintf("X-Forwarded-For: 192.0.2.%d", 100+i))
+		ids = append(ids, id)
+		streamtest.Ask(t, app, "GET", "/other", "X-Forwarded-For: 198.51.100.99")
+	}
+	for i, id := range ids {
+		if c, _ := m.Client(id); c.RemoteAddr != fmt.Sprintf("192.0.2.%d", 100+i) {
+			t.Errorf("Client(%d).RemoteAddr: got %q, want 192.0.2.%d", id, c.RemoteAddr, 100+i)
+		}
+	}
+}
+
+func TestTheBrowserClientIsServedBesideTheStreams(t *testing.T) {
+	want, err := os.ReadFile("client/mesherstream.min.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(*fiber.Ctx, *mesherstream.Subscription) error { return fiber.ErrUnauthorized }))
+	app := streamtest.QuietApp(fiber.Config{})
+	app.Use(m.Handler())
+	app.Group("/live").Use(m.Handler())
+	app.Get("/events/:project_id", m.Handler())
+
+	for _, path := range []string{"/stream/projects/mesherstream.js", "/live/stream/projects/mesherstream.js?v=1", "/events/mesherstream.js"} {
+		resp, err := app.Test(httptest.NewRequest("GET", path, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode != 200 || !bytes.Equal(got, want) || resp.Header.Get("Content-Type") != "text/javascript; charset=utf-8" {
+			t.Errorf("%s: got %d, %s, %d bytes, want the module", path, resp.StatusCode, resp.Header.Get("Content-Type"), len(got))
+		}
+		again := httptest.NewRequest("GET", path, nil)
+		again.Header.Set("If-None-Match", resp.Header.Get("ETag"))
+		if resp, err = app.Test(again); err != nil || resp.StatusCode != 304 {
+			t.Errorf("%s again: got %v, %v, want 304", path, resp.StatusCode, err)
+		}
+	}
+	if resp, err := app.Test(httptest.NewRequest("GET", "/stream/projects/mesherstream.ts", nil)); err != nil || resp.StatusCode != 426 {
+		t.Errorf("another project without an upgrade: got %v, %v, want 426", resp.StatusCode, err)
+	}
+}
+
+func TestTheServedModuleIsMadeOfItsSourceAndSaysSo(t *testing.T) {
+	source, err := os.ReadFile("client/mesherstream.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served, err := os.ReadFile("client/mesherstream.min.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(served), "\n")
+	if want := fmt.Sprintf("client/mesherstream.js, SHA-256 %.8x…", sha256.Sum256(source)); !strings.HasSuffix(first, want) {
+		t.Errorf("the first line of mesherstream.min.js: got %q, want %q at its end; run npm run build in client/", first, want)
+	}
+}
+
+func TestTheDocumentsSayHowLargeTheServedModuleIs(t *testing.T) {
+	app := streamtest.QuietApp()
+	app.Use(streamtest.NewTestManager(t).Handler())
+	resp, err := app.Test(httptest.NewRequest("GET", "/stream/projects/mesherstream.js", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := fmt.Sprintf("%.1f KB", float64(len(body))/1000)
+	for name, said := range map[string]string{
+		"README.md":        "The module is served minified, " + size,
+		"client/README.md": "That is `mesherstream.min.js`, " + size,
+	} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), said) {
+			t.Errorf("%s: want %q, as is served", name, said)
+		}
+	}
+}
+
+func TestAPageThatHasTheModuleGets304(t *testing.T) {
+	app := streamtest.QuietApp()
+	app.Use(streamtest.NewTestManager(t).Handler())
+	const path = "/stream/projects/mesherstream.js"
+	served, err := app.Test(httptest.NewRequest("GET", path, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag := served.Header.Get("ETag")
+	for _, method := range []string{"GET", "HEAD"} {
+		for match, want := range map[string]int{
+			"":                     200,
+			`"another"`:            200,
+			tag:                    304,
+			"W/" + tag:             304, // as a proxy has it that compresses
+			`"another", ` + tag:    304,
+			`W/"another",W/` + tag: 304,
+			"*":                    304,
+		} {
+			req := httptest.NewRequest(method, path, nil)
+			if match != "" {
+				req.Header.Set("If-None-Match", match)
+			}
+			resp, err := app.Test(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			if resp.StatusCode != want || resp.Header.Get("ETag") != tag || resp.Header.Get("Cache-Control") != "no-cache" {
+				t.Errorf("%s, If-None-Match %s: got %d, %v, want %d with ETag and Cache-Control", method, match, resp.StatusCode, resp.Header, want)
+			}
+			if full := method == "GET" && want == 200; len(body) != 0 != full || want == 200 && resp.ContentLength != served.ContentLength {
+				t.Errorf("%s, If-None-Match %s: got %d bytes, Content-Length %d", method, match, len(body), resp.ContentLength)
+			}
+		}
+	}
+}
+
+func TestAProjectNamedAsTheBrowserClientCanBeFollowed(t *testing.T) {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start()
+		v := w.Connect("mesherstream.js")
+		if err := w.M.Broadcast(mesherstream.Message{Project: "mesherstream.js", Data: []byte("hello")}); err != nil {
+			w.Fatal(err)
+		}
+		if got := v.Next(); got != "hello" {
+			w.Errorf("got %q, want hello", got)
+		}
+	})
 }
