@@ -10,7 +10,7 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
-// shows is which metric shows each number of the Stats, with its reason if it has one.
+// shows maps each field of the Stats to its metric, with the reason if there is one.
 var shows = map[string]string{
 	"Clients": "clients", "Slow": "slow_clients", "Buffered": "buffered_messages", "BufferedBytes": "buffered_bytes",
 	"Broadcasts": "broadcasts_total", "Offered": "messages_offered_total", "Sent": "messages_sent_total",
