@@ -28,7 +28,7 @@ var shows = map[string]string{
 func TestEachNumberOfTheStatsIsShownByItsOwnMetric(t *testing.T) {
 	name := regexp.MustCompile(`fqName: "mesherstream_(\w+)"`)
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[mesherstream.Stats]()) {
-		if f.Anonymous || f.Type.Kind() == reflect.Struct { // which leaves out the histograms
+		if f.Anonymous || f.Type.Kind() == reflect.Struct { // histograms are left out
 			continue
 		}
 		var s mesherstream.Stats
