@@ -7,8 +7,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// NewCollector returns a collector of what m.Stats() says when it is asked, which waits for one turn of each shard and
-// never for a client. It panics if m is nil. It is safe for concurrent use, and goes on working after m's shutdown.
+// NewCollector returns a collector that calls m.Stats() for each scrape. A scrape waits for one turn of each shard, and
+// never for a client. NewCollector panics if m is nil. The collector is safe for concurrent use, and continues to work
+// after m's shutdown.
 func NewCollector(m *mesherstream.Manager) prometheus.Collector {
 	if m == nil {
 		panic("metrics: NewCollector(nil): must be a manager")
@@ -18,52 +19,52 @@ func NewCollector(m *mesherstream.Manager) prometheus.Collector {
 
 type collector struct{ m *mesherstream.Manager }
 
-// A metric is one number of the Stats.
+// A metric is one field of the Stats.
 type metric struct {
 	desc   *prometheus.Desc
 	kind   prometheus.ValueType
 	value  func(*mesherstream.Stats) float64
-	reason []string // the value of the label reason, where there is one
+	reason []string // the value of the label reason, if there is one
 }
 
 var metrics = []metric{
-	gauge("clients", "Clients that are connected.", func(s *mesherstream.Stats) float64 { return float64(s.Clients) }),
-	gauge("slow_clients", "Clients that have kept messages waiting for a whole drain interval, or have lost some, and haven't caught up.",
+	gauge("clients", "Clients that are connected now.", func(s *mesherstream.Stats) float64 { return float64(s.Clients) }),
+	gauge("slow_clients", "Connected clients that have kept messages waiting for a whole drain interval or lost some, and have not caught up since.",
 		func(s *mesherstream.Stats) float64 { return float64(s.Slow) }),
-	gauge("buffered_messages", "Messages that wait for clients.", func(s *mesherstream.Stats) float64 { return float64(s.Buffered) }),
-	gauge("buffered_bytes", "Bytes that wait for clients, counted for each client, though clients share them.",
+	gauge("buffered_messages", "Messages that are buffered for clients now.", func(s *mesherstream.Stats) float64 { return float64(s.Buffered) }),
+	gauge("buffered_bytes", "Bytes that are buffered for clients now. Bytes that several clients share are counted once for each client.",
 		func(s *mesherstream.Stats) float64 { return float64(s.BufferedBytes) }),
 
-	counter("broadcasts_total", "Calls of Broadcast that were accepted.", func(s *mesherstream.Stats) uint64 { return s.Broadcasts }),
-	counter("messages_offered_total", "Messages times the clients that they were for.", func(s *mesherstream.Stats) uint64 { return s.Offered }),
-	counter("messages_sent_total", "Messages that the kernel has taken for a client.", func(s *mesherstream.Stats) uint64 { return s.Sent }),
+	counter("broadcasts_total", "Accepted calls of Broadcast.", func(s *mesherstream.Stats) uint64 { return s.Broadcasts }),
+	counter("messages_offered_total", "Messages that were offered to clients, counted once for each client.", func(s *mesherstream.Stats) uint64 { return s.Offered }),
+	counter("messages_sent_total", "Messages that the kernel has accepted for a client.", func(s *mesherstream.Stats) uint64 { return s.Sent }),
 	reason(dropped, "buffer_full", func(s *mesherstream.Stats) uint64 { return s.Dropped }),
 	reason(dropped, "client_left", func(s *mesherstream.Stats) uint64 { return s.Abandoned }),
-	counter("messages_filtered_total", "Messages that waited when their client changed its filter, and no longer passed.",
+	counter("messages_filtered_total", "Buffered messages that a filter change has removed.",
 		func(s *mesherstream.Stats) uint64 { return s.Filtered }),
-	counter("messages_conflated_total", "Messages that waited when a newer one with the same key came.", func(s *mesherstream.Stats) uint64 { return s.Conflated }),
-	counter("connects_total", "Clients that came.", func(s *mesherstream.Stats) uint64 { return s.Connects }),
-	counter("disconnects_total", "Clients that went.", func(s *mesherstream.Stats) uint64 { return s.Disconnects }),
-	counter("filter_changes_total", "Filters that were changed.", func(s *mesherstream.Stats) uint64 { return s.FilterSets }),
-	counter("hook_panics_total", "Panics of hooks that were recovered.", func(s *mesherstream.Stats) uint64 { return s.HookPanics }),
+	counter("messages_conflated_total", "Buffered messages that a newer one with the same key has replaced.", func(s *mesherstream.Stats) uint64 { return s.Conflated }),
+	counter("connects_total", "Clients that have connected.", func(s *mesherstream.Stats) uint64 { return s.Connects }),
+	counter("disconnects_total", "Clients that have disconnected.", func(s *mesherstream.Stats) uint64 { return s.Disconnects }),
+	counter("filter_changes_total", "Filter changes.", func(s *mesherstream.Stats) uint64 { return s.FilterSets }),
+	counter("hook_panics_total", "Recovered panics of hooks.", func(s *mesherstream.Stats) uint64 { return s.HookPanics }),
 
-	gauge("relay_away", "1 while nothing gets through between nodes or not to all projects, and 0 otherwise or without a relay.", func(s *mesherstream.Stats) float64 {
+	gauge("relay_away", "1 while the relay is unavailable, or refuses some projects; 0 otherwise, and without a relay.", func(s *mesherstream.Stats) float64 {
 		if s.RelayAway {
 			return 1
 		}
 		return 0
 	}),
-	gauge("relay_projects", "Projects that this node follows on other nodes.", func(s *mesherstream.Stats) float64 { return float64(s.RelayProjects) }),
-	gauge("relay_unfollowed_projects", "Projects of this node's clients that the relay refuses, so that they get nothing of other nodes.",
+	gauge("relay_projects", "Projects that this node follows on the other nodes.", func(s *mesherstream.Stats) float64 { return float64(s.RelayProjects) }),
+	gauge("relay_unfollowed_projects", "Followed projects that the relay refuses. Their clients receive nothing from other nodes.",
 		func(s *mesherstream.Stats) float64 { return float64(s.RelayUnfollowed) }),
-	gauge("relay_queued_messages", "Messages that wait for the relay.", func(s *mesherstream.Stats) float64 { return float64(s.RelayQueued) }),
-	counter("relay_breaks_total", "Times that the relay was away, however briefly: what was on its way may be lost.",
+	gauge("relay_queued_messages", "Messages that are queued for the relay now.", func(s *mesherstream.Stats) float64 { return float64(s.RelayQueued) }),
+	counter("relay_breaks_total", "Times that the relay became unavailable, however briefly. Messages in flight may be lost.",
 		func(s *mesherstream.Stats) uint64 { return s.RelayBreaks }),
-	counter("relay_messages_published_total", "Messages of this node that the relay has taken, and not refused.",
+	counter("relay_messages_published_total", "Messages of this node that the relay has accepted and not refused.",
 		func(s *mesherstream.Stats) uint64 { return s.RelayPublished }),
-	counter("relay_messages_received_total", "Messages of other nodes that were delivered here.",
+	counter("relay_messages_received_total", "Messages of other nodes that were delivered on this node.",
 		func(s *mesherstream.Stats) uint64 { return s.RelayReceived }),
-	counter("relay_messages_unwanted_total", "Messages of other nodes whose level or environment no client here wanted.",
+	counter("relay_messages_unwanted_total", "Messages of other nodes with a level or environment that no client of this node wanted.",
 		func(s *mesherstream.Stats) uint64 { return s.RelayUnwanted }),
 	reason(relayDropped, "unpublished", func(s *mesherstream.Stats) uint64 { return s.RelayDropped }),
 	reason(relayDropped, "missed", func(s *mesherstream.Stats) uint64 { return s.RelayMissed }),
@@ -71,13 +72,13 @@ var metrics = []metric{
 }
 
 var (
-	dropped = describe("messages_dropped_total", "Messages that a client was meant to get and didn't, by reason: its buffer was full, or it left.", "reason")
+	dropped = describe("messages_dropped_total", "Messages that were offered to a client and not delivered, by reason: its buffer was full, or it left.", "reason")
 
-	relayDropped = describe("relay_messages_dropped_total", "Messages between nodes that were lost, by reason: this node couldn't publish them, "+
-		"missed them, or refused them because they came twice, out of order or malformed.", "reason")
+	relayDropped = describe("relay_messages_dropped_total", "Messages between nodes that were lost, by reason: this node could not publish them, "+
+		"missed them, or refused them because they were duplicate, out of order or malformed.", "reason")
 
-	deliveries = describe("delivery_duration_seconds", "How long a shard takes to hand the messages that came in together to its clients, of one time in 64.")
-	drains     = describe("drain_duration_seconds", "How long a shard takes for the drain of a tick, where something is buffered.")
+	deliveries = describe("delivery_duration_seconds", "Time a shard takes to hand a batch of messages to its clients. One batch in 64 is measured.")
+	drains     = describe("drain_duration_seconds", "Time a shard takes to drain its buffers at a tick, if any message is buffered.")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -92,7 +93,7 @@ func counter(name, help string, value func(*mesherstream.Stats) uint64) metric {
 	return metric{describe(name, help), prometheus.CounterValue, func(s *mesherstream.Stats) float64 { return float64(value(s)) }, nil}
 }
 
-// reason is a counter of one of the reasons that a metric has.
+// reason is the counter for one value of the label reason.
 func reason(desc *prometheus.Desc, why string, value func(*mesherstream.Stats) uint64) metric {
 	return metric{desc, prometheus.CounterValue, func(s *mesherstream.Stats) float64 { return float64(value(s)) }, []string{why}}
 }
@@ -100,7 +101,7 @@ func reason(desc *prometheus.Desc, why string, value func(*mesherstream.Stats) u
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for i, m := range metrics {
-		if i == 0 || m.desc != metrics[i-1].desc { // those of one metric stand together
+		if i == 0 || m.desc != metrics[i-1].desc { // entries of one metric are adjacent
 			ch <- m.desc
 		}
 	}
@@ -118,7 +119,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- histogram(drains, &s.Drains)
 }
 
-// histogram is h as Prometheus counts: each bucket holds those before it too.
+// histogram converts h to the form of Prometheus, in which each bucket includes the ones before it.
 func histogram(desc *prometheus.Desc, h *mesherstream.Histogram) prometheus.Metric {
 	buckets := make(map[float64]uint64, len(h.Counts)-1)
 	var total uint64

@@ -42,10 +42,10 @@ func startApp(t *testing.T, opts ...mesherstream.Option) (m *mesherstream.Manage
 	listening := make(chan struct{})
 	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	go func() { served <- app.Listener(ln) }()
-	<-listening // or an app that is shut down before would start its manager afterwards
+	<-listening // otherwise an app that is shut down earlier would start its manager afterwards
 	t.Cleanup(func() {
 		_ = app.ShutdownWithTimeout(10 * time.Second)
-		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
+		_ = ln.Close() // fasthttp forgets a shutdown that happens before it has the listener
 		<-served
 	})
 	return m, ln.Addr().String()
@@ -130,8 +130,7 @@ func TestTheNumbersOfStatsAreShown(t *testing.T) {
 	}
 }
 
-// Each number is told apart from each other, so that none is shown under another's name.
-// away is a relay that is.
+// away is an unavailable relay.
 type away struct{}
 
 func (away) Publish(mesherstream.RelayMessage) error { return context.DeadlineExceeded }

@@ -10,7 +10,7 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
-// shows is which metric shows each number of the Stats, with its reason if it has one.
+// shows maps each field of the Stats to its metric, with the reason if there is one.
 var shows = map[string]string{
 	"Clients": "clients", "Slow": "slow_clients", "Buffered": "buffered_messages", "BufferedBytes": "buffered_bytes",
 	"Broadcasts": "broadcasts_total", "Offered": "messages_offered_total", "Sent": "messages_sent_total",
@@ -28,7 +28,7 @@ var shows = map[string]string{
 func TestEachNumberOfTheStatsIsShownByItsOwnMetric(t *testing.T) {
 	name := regexp.MustCompile(`fqName: "mesherstream_(\w+)"`)
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[mesherstream.Stats]()) {
-		if f.Anonymous || f.Type.Kind() == reflect.Struct { // which leaves out the histograms
+		if f.Anonymous || f.Type.Kind() == reflect.Struct { // histograms are left out
 			continue
 		}
 		var s mesherstream.Stats

@@ -44,7 +44,7 @@ func TestPromtoolFindsNothingWrongWithTheMetrics(t *testing.T) {
 	}
 }
 
-// A dashboard whose queries name what isn't there shows nothing, and says nothing.
+// A dashboard with a query for a missing metric shows nothing, without an error.
 func TestEveryQueryOfTheDashboardHasAnAnswer(t *testing.T) {
 	need(t, "prometheus")
 	raw, err := os.ReadFile("dashboard.json")
@@ -158,7 +158,7 @@ scrape_configs: [{job_name: app, static_configs: [{targets: [%q]}]}]
 	return "http://" + listen
 }
 
-// query returns how many series the answer has, and the answer.
+// query returns the number of series in the answer, and the answer.
 func query(t *testing.T, base, expr string) (series int, text string) {
 	t.Helper()
 	resp, err := http.Get(base + "/api/v1/query?query=" + url.QueryEscape(expr))

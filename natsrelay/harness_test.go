@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// leaked reports goroutines of the managers and relays that outlive all tests.
+// leaked reports goroutines of managers and relays that outlive all tests.
 func leaked() bool {
 	var stacks bytes.Buffer
 	for range 200 {
@@ -46,7 +46,7 @@ func leaked() bool {
 	return true
 }
 
-// embedded starts a NATS server in this process, which listens to nothing.
+// embedded starts a NATS server in this process, without a listener.
 func embedded(tb testing.TB) *server.Server {
 	tb.Helper()
 	ns, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true})
@@ -61,13 +61,13 @@ func embedded(tb testing.TB) *server.Server {
 	return ns
 }
 
-// inProcess connects to it.
+// inProcess connects to the embedded server.
 func inProcess(tb testing.TB, ns *server.Server, opts ...nats.Option) *nats.Conn {
 	tb.Helper()
 	return connect(tb, "", append([]nats.Option{nats.InProcessServer(ns)}, opts...)...)
 }
 
-// connect connects as an app does that doesn't want to give NATS up, only faster.
+// connect connects like an app that never gives up on NATS, but retries faster.
 func connect(tb testing.TB, url string, opts ...nats.Option) *nats.Conn {
 	tb.Helper()
 	conn, err := nats.Connect(url, append([]nats.Option{
@@ -117,12 +117,12 @@ func newNode(tb testing.TB, relay mesherstream.Relay, opts ...mesherstream.Optio
 	listening := make(chan struct{})
 	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	go func() { served <- app.Listener(ln) }()
-	<-listening // or an app that is shut down before would start its manager afterwards
+	<-listening // otherwise an app that is shut down earlier would start its manager afterwards
 	n.stop = sync.OnceFunc(func() {
 		if err := app.ShutdownWithTimeout(10 * time.Second); err != nil {
 			tb.Errorf("app.Shutdown: %v", err)
 		}
-		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
+		_ = ln.Close() // fasthttp forgets a shutdown that happens before it has the listener
 		if err := <-served; err != nil {
 			tb.Errorf("app.Listener: %v", err)
 		}
@@ -160,17 +160,18 @@ func eventually(tb testing.TB, what string, cond func() bool, state func() any) 
 	}
 }
 
-// viewer is a client that collects what it gets.
+// viewer is a client that collects the messages it receives.
 type viewer struct {
 	n    *node
 	ws   *websocket.Conn
-	done chan struct{} // closed when it reads nothing more
+	done chan struct{} // closed when it no longer reads
 
 	mu  sync.Mutex
 	got []string
 }
 
-// watch connects a client at a path such as "shop?level=error". When it returns, the client's filters_updated has come.
+// watch connects a client at a path such as "shop?level=error". When it returns, the client has received its
+// filters_updated.
 func (n *node) watch(path string) *viewer {
 	n.Helper()
 	ws, _, err := websocket.DefaultDialer.Dial("ws://"+n.addr+"/stream/projects/"+path, nil)
@@ -194,7 +195,7 @@ func (n *node) watch(path string) *viewer {
 	return v
 }
 
-// subscribeTo asks for the filter that the path has asked for.
+// subscribeTo requests the filter in the path.
 func subscribeTo(path string) string {
 	_, query, _ := strings.Cut(path, "?")
 	filters, err := url.ParseQuery(query)
@@ -210,7 +211,7 @@ func subscribeTo(path string) string {
 	return string(request)
 }
 
-// read collects all that is neither a greeting nor an answer.
+// read collects all messages except greetings and replies.
 func (v *viewer) read(begun func()) {
 	defer close(v.done)
 	for {
@@ -240,7 +241,7 @@ func (v *viewer) collected() []string {
 	return v.got[:len(v.got):len(v.got)]
 }
 
-// wants waits until the viewer has got exactly the messages, in order.
+// wants waits until the viewer has received exactly the messages, in order.
 func (v *viewer) wants(messages ...string) {
 	v.n.Helper()
 	eventually(v.n, fmt.Sprintf("a viewer has %d messages", len(messages)), func() bool { return len(v.collected()) >= len(messages) },
@@ -259,7 +260,7 @@ func (v *viewer) close() {
 	<-v.done
 }
 
-// logBuffer keeps what is logged.
+// logBuffer keeps the log.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

@@ -17,8 +17,8 @@ import (
 
 var measure = flag.Duration("measure", 0, "measure what the relay costs, each case for so long; docs/scaling.md is made of what it prints")
 
-// TestMeasure prints CPU time and throughput of each part of a message's way between nodes. NATS is a process of its own,
-// over TCP on loopback; the nodes share this process, and what one more of them costs is the difference.
+// TestMeasure prints CPU time and throughput for each part of a message's way between nodes. NATS runs in its own
+// process, over TCP on loopback. The nodes share this process, so the cost of another node is a difference.
 func TestMeasure(t *testing.T) {
 	if *measure == 0 {
 		t.Skip("measures for a minute: go test ./natsrelay -run TestMeasure -v -measure 3s")
@@ -26,7 +26,7 @@ func TestMeasure(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		nodes   int    // that receive
-		clients int    // of each of these
+		clients int    // of each such node
 		path    string // of the clients
 	}{
 		{"no other node wants the project", 0, 0, ""},
@@ -94,7 +94,7 @@ func measureRelay(t *testing.T, nodes, clients int, path string) {
 	t.Logf("| %.0f a second | %v of the nodes' CPU | %v of the server's |", float64(published)/took.Seconds(), per(self), per(server))
 }
 
-// measureLocal is the same without a relay.
+// measureLocal measures the same without a relay.
 func measureLocal(t *testing.T, clients int) {
 	n := newNode(t, nil)
 	defer n.stop()
@@ -117,7 +117,7 @@ func measureLocal(t *testing.T, clients int) {
 	t.Logf("| %.0f a second | %v of the node's CPU |", float64(published)/took.Seconds(), (self / time.Duration(published)).Round(10*time.Nanosecond))
 }
 
-// discard connects a client that reads as cheaply as possible, and returns what ends it.
+// discard connects a client that reads as cheaply as possible, and returns a function that ends it.
 func (n *node) discard(path string) (end func()) {
 	n.Helper()
 	before := n.m.Stats().Connects
@@ -130,7 +130,7 @@ func (n *node) discard(path string) (end func()) {
 	return func() { _ = ws.Close() }
 }
 
-// cpu is the time that a process has used.
+// cpu returns the CPU time that a process has used.
 func cpu(t *testing.T, pid int) time.Duration {
 	t.Helper()
 	if pid == os.Getpid() {

@@ -6,8 +6,9 @@ import (
 	"sync"
 )
 
-// pending are the messages that the connection has taken, and NATS has neither answered nor refused. The server answers a
-// ping when it has looked at all that was sent before, and what it refuses it refuses before that, by its subject.
+// pending holds the messages that the connection has accepted, and that NATS has neither confirmed nor refused. The
+// server answers a ping after it has checked all messages sent before it. If it refuses some of them, it says so before
+// its answer, by subject.
 type pending struct {
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -16,20 +17,20 @@ type pending struct {
 	seq       uint64
 }
 
-// publication is one message of pending. All but outcome and what is read-only is guarded by pending.mu.
+// publication is one message of pending. The fields that are not read-only are guarded by pending.mu.
 type publication struct {
 	// Read-only.
 	subject string
 	bytes   int
-	epoch   uint64 // of the connection that it goes over: how often that had reconnected
+	epoch   uint64 // the number of reconnects before the connection that carries it
 	outcome func(error)
 
 	seq  uint64
-	sent bool // the connection has taken it
-	done bool // its outcome has been told, or is about to be
+	sent bool // the connection has accepted it
+	done bool // its outcome has been reported, or is about to be
 }
 
-// add comes before the message is sent, so that the answer finds it.
+// add must be called before the message is sent, so that an answer finds it.
 func (p *pending) add(m *publication) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -42,7 +43,7 @@ func (p *pending) add(m *publication) {
 	p.n++
 }
 
-// sent returns how many messages wait for an answer now.
+// sent marks a message as accepted by the connection, and returns how many messages wait for an answer now.
 func (p *pending) sent(m *publication) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -50,8 +51,8 @@ func (p *pending) sent(m *publication) int {
 	return p.n
 }
 
-// cancel forgets a message that the connection hasn't taken. It returns false if its outcome has been told: then another
-// message to the same subject has none.
+// cancel removes a message that the connection has not accepted. It returns false if its outcome has been reported. In
+// that case another message to the same subject has no outcome.
 func (p *pending) cancel(m *publication) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -63,7 +64,7 @@ func (p *pending) cancel(m *publication) bool {
 	return true
 }
 
-// refuse tells the oldest message to the subject that it has been refused, and returns false if there is none.
+// refuse reports to the oldest message to the subject that it was refused. It returns false if there is none.
 func (p *pending) refuse(subject string, err error) bool {
 	p.mu.Lock()
 	list := p.bySubject[subject]
@@ -84,7 +85,7 @@ func (p *pending) refuse(subject string, err error) bool {
 	return true
 }
 
-// taken returns the messages that the connection has taken so far, in their order.
+// taken returns the messages that the connection has accepted so far, in order.
 func (p *pending) taken() []*publication {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -100,7 +101,7 @@ func (p *pending) taken() []*publication {
 	return all
 }
 
-// settle tells those of the messages that haven't been told what has become of them.
+// settle reports an outcome to each message that has none yet.
 func (p *pending) settle(messages []*publication, outcome func(*publication) error) {
 	p.mu.Lock()
 	messages = slices.DeleteFunc(messages, func(m *publication) bool { return m.done })
@@ -116,7 +117,7 @@ func (p *pending) settle(messages []*publication, outcome func(*publication) err
 	}
 }
 
-// sweep needs the lock.
+// sweep removes the messages to a subject that are done. It needs the lock.
 func (p *pending) sweep(subject string) {
 	list := p.bySubject[subject]
 	left := slices.DeleteFunc(list, func(m *publication) bool { return m.done })

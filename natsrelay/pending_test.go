@@ -54,7 +54,7 @@ func TestWhatIsRefusedAtTheEndIsCountedToo(t *testing.T) {
 	g := govern(t, &server.Options{})
 	g.reload(func() { g.permit(denyPublish("mesherstream.project.shop")) })
 	n := newNode(t, New(g.as("app")))
-	n.watch("blog") // or the app might be shut down before it serves
+	n.watch("blog") // otherwise the app might be shut down before it serves
 	const refused = 1000
 	for range refused {
 		n.broadcast("refused")
@@ -68,8 +68,8 @@ func TestWhatIsRefusedAtTheEndIsCountedToo(t *testing.T) {
 	}
 }
 
-// A server doesn't tell its clients when its max_payload becomes smaller, and ends the connection of one that doesn't
-// know. The NATS client doesn't come back from that.
+// A server doesn't tell its clients when its max_payload becomes smaller, and ends the connection of a client that
+// exceeds it. The NATS client doesn't reconnect after that.
 func TestAMessageThatHasBecomeTooLongIsDroppedWithAllBehindIt(t *testing.T) {
 	t.Parallel()
 	g := govern(t, &server.Options{})

@@ -17,8 +17,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// preforkEnv makes this test binary an app with Prefork, whose children are the same binary again. It holds the port to
-// listen on and the NATS server's URL, or "none".
+// preforkEnv makes this test binary an app with Prefork. Its children are the same binary. The variable holds the port
+// to listen on and the NATS server's URL, or "none".
 const preforkEnv = "NATSRELAY_TEST_PREFORK"
 
 func init() {
@@ -51,7 +51,7 @@ func runPreforked(spec string) {
 	os.Exit(1)
 }
 
-// startPreforked runs the app with two children, and returns where it listens and what it writes.
+// startPreforked runs the app with two children, and returns its address and its output.
 func startPreforked(t *testing.T, url string) (addr string, output *logBuffer) {
 	t.Helper()
 	port := freePort(t)
@@ -72,7 +72,7 @@ func startPreforked(t *testing.T, url string) (addr string, output *logBuffer) {
 	return addr, output
 }
 
-// children asks until it has seen each child, or often enough, and returns how many clients each has.
+// children asks until it has seen every child, or often enough, and returns the number of clients of each.
 func children(addr string) map[int]int {
 	seen := make(map[int]int)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
@@ -124,7 +124,7 @@ func TestPreforkWithARelayReachesTheClientsOfEveryChild(t *testing.T) {
 		_ = resp.Body.Close()
 		from[resp.Header.Get("Pid")]++
 		want = append(want, text)
-		// Different children may publish at the same time: only what waits for the other has an order.
+		// Different children may publish at the same time, so each message waits for the one before.
 		for _, v := range viewers {
 			eventually(t, text+" has come", func() bool { return v.has(text) }, func() any { return output.String() })
 		}
@@ -144,7 +144,7 @@ func TestPreforkWithoutARelayIsWarnedOfByTheMasterAndEachChildOnce(t *testing.T)
 	t.Parallel()
 	addr, output := startPreforked(t, "none")
 	n := &node{TB: t, addr: addr}
-	for range 10 { // which may make a child warn, too
+	for range 10 { // each may make a child warn too
 		n.watch("shop")
 	}
 	eventually(t, "three warnings", func() bool { return output.count("Prefork is on") >= 3 }, func() any { return output.String() })

@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// process is a NATS server of its own, over TCP, which is killed and started again as a machine would be.
+// process is a NATS server in its own process, over TCP. It is killed and restarted like a machine.
 type process struct {
 	testing.TB
 	args []string
@@ -39,10 +39,10 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// dieWithTest makes a process end with that of the test, however it ends, where the system can do that.
+// dieWithTest makes a process end together with the test, however that ends, if the system supports it.
 var dieWithTest = func(*exec.Cmd) {}
 
-var builtBinary string // empty until binary has made it
+var builtBinary string // empty until binary has built it
 
 func removeBinary() {
 	if builtBinary != "" {
@@ -67,7 +67,7 @@ func newProcess(tb testing.TB, port string, args ...string) *process {
 	return p
 }
 
-// start returns when the server takes connections.
+// start returns when the server accepts connections.
 func (p *process) start() *process {
 	p.Helper()
 	if _, err := exec.LookPath("go"); err != nil {
@@ -92,7 +92,7 @@ func (p *process) start() *process {
 	return p
 }
 
-// kill ends it without a word to its clients.
+// kill ends the server without notice to its clients.
 func (p *process) kill() {
 	if p.cmd != nil {
 		_ = p.cmd.Process.Kill()
@@ -101,8 +101,8 @@ func (p *process) kill() {
 	}
 }
 
-// arrive publishes numbered messages until one arrives everywhere, and returns its text: after a change, the first ones
-// may be lost.
+// arrive publishes numbered messages until one arrives everywhere, and returns its text. After a change, the first
+// messages may be lost.
 func arrive(what string, n *node, viewers ...*viewer) string {
 	n.Helper()
 	var text string
@@ -138,7 +138,7 @@ func TestANATSServerIsKilledAndStartedAgain(t *testing.T) {
 		for _, n := range []*node{a, b} {
 			n.eventually("the log tells that NATS is away", func() bool { return n.logs.count("the relay is away") == episode && n.m.Stats().RelayAway })
 		}
-		// Local streaming goes on, for new clients and new projects too.
+		// Local streaming continues, also for new clients and new projects.
 		here := fmt.Sprint("local ", episode)
 		a.broadcast(here)
 		a.eventually("the local client has it", func() bool { return atA.has(here) })
@@ -193,7 +193,7 @@ func TestAClusterOfThreeLosesOneServer(t *testing.T) {
 	var nodes []*node
 	var viewers []*viewer
 	var conns []*nats.Conn
-	for i := range servers { // each begins with a server of its own, and knows the others
+	for i := range servers { // each node begins with its own server, and knows the others
 		conn := connect(t, strings.Join(append([]string{urls[i]}, urls[(i+1)%3], urls[(i+2)%3]), ","))
 		n := newNode(t, New(conn))
 		conns, nodes, viewers = append(conns, conn), append(nodes, n), append(viewers, n.watch("shop"))
@@ -208,7 +208,7 @@ func TestAClusterOfThreeLosesOneServer(t *testing.T) {
 	lost := urls[0]
 	stop := make(chan struct{})
 	var publishing sync.WaitGroup
-	publishing.Go(func() { // while the server goes
+	publishing.Go(func() { // while the server ends
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
@@ -227,7 +227,7 @@ func TestAClusterOfThreeLosesOneServer(t *testing.T) {
 	}
 	close(stop)
 	publishing.Wait()
-	// Those that had nothing to do with that server missed nothing, and nobody got anything twice or out of order.
+	// Nodes without a connection to that server missed nothing. No viewer received a message twice or out of order.
 	last := arrive("the end", nodes[1], viewers...)
 	for i, v := range viewers {
 		next := 0

@@ -14,29 +14,29 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Relay is a [mesherstream.ConfirmingRelay] over a NATS connection. It is safe for concurrent use, several managers may
-// share it, and it has one goroutine for as long as it has subscriptions, and another one while NATS refuses some.
+// Relay is a [mesherstream.ConfirmingRelay] over a NATS connection. It is safe for concurrent use, and several managers
+// may share it. It has one goroutine while it has subscriptions, and another one while NATS refuses some of them.
 type Relay struct {
 	// Read-only after construction.
 	conn  *nats.Conn
 	cfg   config
-	watch func() *watch // has the connection's refusals heard from its first call on
+	watch func() *watch // observes the connection's refusals from its first call on
 
-	pending pending       // what is published, until NATS has answered
-	lost    atomic.Uint64 // of what Publish has taken
+	pending pending       // published messages that NATS has not answered yet
+	lost    atomic.Uint64 // messages that Publish has accepted
 
 	// Guarded by mu.
 	mu        sync.RWMutex
 	receivers map[*nats.Subscription]func(mesherstream.RelayMessage)
 	subs      map[*subscription]struct{}
 	inbox     *inbox // nil while there are no subscriptions
-	missed    uint64 // by subscriptions that have ended
+	missed    uint64 // messages, by subscriptions that have ended
 
 	// Guarded by statusMu.
 	statusMu sync.Mutex
 	status   mesherstream.RelayStatus // as of the last answer
-	answered chan struct{}            // closed with the answer that is waited for; nil where none is
-	askedAt  time.Time                // when that was asked for
+	answered chan struct{}            // closed with the pending answer; nil if there is none
+	askedAt  time.Time                // when that answer was asked for
 }
 
 var _ mesherstream.ConfirmingRelay = (*Relay)(nil)
@@ -45,33 +45,34 @@ const (
 	// maxFlush ends a flush whose context has no deadline.
 	maxFlush = time.Minute
 
-	// answerPatience is how long Status waits for the connection's answer, and maxAnswer how long that may take before the
-	// connection counts as away: more than a busy machine makes it.
+	// answerPatience is how long Status waits for the connection's answer. maxAnswer is how long the answer may take
+	// before the connection counts as unavailable. It is longer than the delay on a busy machine.
 	answerPatience = 200 * time.Millisecond
 	maxAnswer      = 2 * time.Second
 
-	// maxHearing is how long a refusal may wait for the other callbacks of the connection before it is not waited for.
-	// One that may have been told before is waited for as long as maxHearingAgain.
+	// maxHearing is how long to wait for a refusal that is delayed by other callbacks of the connection. For a refusal
+	// that may have been reported before, it is maxHearingAgain.
 	maxHearing      = time.Second
 	maxHearingAgain = 100 * time.Millisecond
 
-	// maxPending is how many messages wait for NATS's answer before it is asked for one, if Status doesn't ask sooner.
+	// maxPending is how many messages may wait for NATS's answer before the relay asks for it, if Status doesn't ask
+	// sooner.
 	maxPending = 4 << 10
 )
 
 var (
-	// errAway is returned by Flush, and by Publish where NATS has never been there.
-	errAway = errors.New("natsrelay: NATS is away")
+	// errAway is returned by Flush if NATS is unavailable, and by Publish if NATS has never been available.
+	errAway = errors.New("natsrelay: NATS is unavailable")
 
-	// errNone stands for a reason that there isn't.
+	// errNone stands for a missing reason.
 	errNone = errors.New("none")
 
-	// errBroken is the outcome of a message whose fate nobody knows.
-	errBroken = errors.New("natsrelay: the connection broke before NATS had answered, and what was on its way may be lost")
+	// errBroken is the outcome of a message whose fate is unknown.
+	errBroken = errors.New("natsrelay: the connection broke before NATS had answered, so messages in flight may be lost")
 )
 
-// New returns a relay over conn, which needs not be connected yet, and stays the caller's. It panics at set-up if conn
-// is nil or an option is invalid, with an error that says which.
+// New returns a relay over conn. conn need not be connected yet, and remains the caller's. New panics if conn is nil or
+// an option is invalid, with an error that names the fault.
 func New(conn *nats.Conn, opts ...Option) *Relay {
 	cfg := defaultConfig()
 	for _, opt := range opts {
@@ -97,9 +98,9 @@ func New(conn *nats.Conn, opts ...Option) *Relay {
 	return r
 }
 
-// Publish implements [mesherstream.Relay]. It copies the message into the connection's buffer, and waits for the network
-// where that is full. The error is that of nats.Conn.PublishMsg, or says that NATS has never been there yet. What NATS
-// refuses later, Status counts as lost.
+// Publish implements [mesherstream.Relay]. It copies the message into the connection's buffer, and waits for the
+// network if the buffer is full. The error is that of nats.Conn.PublishMsg, or says that NATS has not been available
+// yet. Messages that NATS refuses later are counted as Lost by Status.
 func (r *Relay) Publish(m mesherstream.RelayMessage) error {
 	return r.PublishConfirmed(m, func(err error) {
 		if err != nil {
@@ -108,18 +109,19 @@ func (r *Relay) Publish(m mesherstream.RelayMessage) error {
 	})
 }
 
-// PublishConfirmed implements [mesherstream.ConfirmingRelay]. It is Publish, and outcome is told what NATS has refused by
-// its subject. Where the connection breaks, all that NATS hasn't answered yet may be lost, and outcome says so. Where NATS
-// closes the connection because a message is longer than its max_payload, it doesn't say which one, and the longest on
-// the way counts as that one: all before it have arrived, and all others are lost.
+// PublishConfirmed implements [mesherstream.ConfirmingRelay]. It does the same as Publish, and also calls outcome. If
+// NATS refuses the message because of its subject, outcome receives that error. If the connection breaks, messages that
+// NATS has not answered yet may be lost, and outcome receives an error that says so. If NATS closes the connection
+// because a message is longer than its max_payload, it doesn't say which one. The longest message in flight is then
+// taken for that one. All messages before it count as arrived, and it and all later ones as lost.
 //
-// NATS is asked for an answer by Status and Flush, and by itself after some thousand messages.
+// Status and Flush ask NATS for its answer. PublishConfirmed does so itself after several thousand messages.
 func (r *Relay) PublishConfirmed(m mesherstream.RelayMessage, outcome func(error)) error {
 	r.watch()
 	msg := encode(r.cfg.prefix, &m)
 	p := &publication{subject: msg.Subject, bytes: msg.Size(), epoch: r.epoch(), outcome: outcome}
 	if !r.conn.IsConnected() {
-		p.epoch++ // it waits for the next one
+		p.epoch++ // the message waits for the next connection
 	}
 	r.pending.add(p)
 	err := r.conn.PublishMsg(msg)
@@ -133,29 +135,29 @@ func (r *Relay) PublishConfirmed(m mesherstream.RelayMessage, outcome func(error
 		return nil
 	}
 	if errors.Is(err, nats.ErrHeadersNotSupported) && !r.conn.IsConnected() {
-		return errAway // as long as it has never been connected, it knows of no server that takes headers
+		return errAway // before its first connection, the client knows of no server that supports headers
 	}
 	return err
 }
 
-// epoch counts the connections to servers that this one has had.
+// epoch counts how often the connection has reconnected.
 func (r *Relay) epoch() uint64 {
 	return r.conn.Stats().Reconnects
 }
 
-// Flush implements [mesherstream.Relay]. Where NATS is away it returns an error at once.
+// Flush implements [mesherstream.Relay]. If NATS is unavailable, it returns an error immediately.
 func (r *Relay) Flush(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, maxFlush) // NATS takes none without a deadline
+	ctx, cancel := context.WithTimeout(ctx, maxFlush) // NATS accepts no context without a deadline
 	defer cancel()
 	return r.confirm(ctx)
 }
 
-// confirm asks NATS what has become of what has been published.
+// confirm asks NATS for the outcome of the published messages.
 func (r *Relay) confirm(ctx context.Context) error {
 	messages, epoch := r.pending.taken(), r.epoch()
 	err := r.hearAll(ctx)
 	switch {
-	case err == nil: // over one connection: a flush fails where that breaks
+	case err == nil: // over one connection: a flush fails if the connection breaks
 		r.pending.settle(messages, func(m *publication) error {
 			if m.epoch < epoch {
 				return errBroken
@@ -168,7 +170,7 @@ func (r *Relay) confirm(ctx context.Context) error {
 	return err
 }
 
-// settleClosed settles everything: there will be no answer any more.
+// settleClosed settles all messages: there will be no more answers.
 func (r *Relay) settleClosed() {
 	messages, reason := r.pending.taken(), r.conn.LastError()
 	if reason == nil || !strings.Contains(strings.ToLower(reason.Error()), "maximum payload") {
@@ -193,11 +195,11 @@ func (r *Relay) settleClosed() {
 	})
 }
 
-// hearAll returns when NATS has looked at all that was sent before, and what it has refused of that has been heard. Where
-// NATS is away it returns an error at once. ctx has a deadline.
+// hearAll returns when NATS has checked all messages sent before, and its refusals of them have been heard. If NATS is
+// unavailable, it returns an error immediately. ctx has a deadline.
 //
-// A refusal comes before the answer, but it is told by a goroutine of the connection, behind whatever else that has to
-// tell. The connection's last error says whether there is one that hasn't been told yet.
+// A refusal arrives before the answer, but a goroutine of the connection reports it, after all its other callbacks. The
+// connection's last error shows whether there is a refusal that has not been reported yet.
 func (r *Relay) hearAll(ctx context.Context) error {
 	w := r.watch()
 	if !r.conn.IsConnected() {
@@ -212,7 +214,7 @@ func (r *Relay) hearAll(ctx context.Context) error {
 	begin := time.Now()
 	for {
 		last, patience := r.conn.LastError(), maxHearing
-		// A subscription too many is always the same error, which may be an old one.
+		// The error for too many subscriptions is always the same value, so it may be an old one.
 		again := last == nats.ErrMaxSubscriptionsExceeded
 		if again {
 			patience = maxHearingAgain
@@ -224,7 +226,7 @@ func (r *Relay) hearAll(ctx context.Context) error {
 		case <-l.more:
 		case <-time.After(patience - time.Since(begin)):
 			if !again {
-				w.hear(last) // the application has just taken our handler away, or its own holds it up
+				w.hear(last) // the application has just replaced our handler, or its own handler blocks it
 			}
 			return nil
 		case <-ctx.Done():
@@ -233,12 +235,12 @@ func (r *Relay) hearAll(ctx context.Context) error {
 	}
 }
 
-// Status implements [mesherstream.Relay]. Missed counts what the NATS client has dropped because this process was slow.
-// What a server drops, and what is published while NATS is away, nobody can count; a server that finds this process too
-// slow ends the connection, which Breaks counts.
+// Status implements [mesherstream.Relay]. Missed counts the messages that the NATS client has dropped because this
+// process was slow. Messages that a server drops, and messages published while NATS is unavailable, can't be counted. A
+// server that finds this process too slow ends the connection, which is counted in Breaks.
 //
-// The connection holds a lock while a write hangs, for up to a minute where a server has stopped or a cable is cut. So it
-// is asked beside the caller, and is away where it doesn't answer.
+// The connection holds a lock while a write hangs, for up to a minute if a server has stopped or a cable is cut. So
+// Status asks it on another goroutine and waits briefly. If there is no answer within two seconds, it reports Away.
 func (r *Relay) Status() mesherstream.RelayStatus {
 	answered := r.begin()
 	select {
@@ -253,7 +255,7 @@ func (r *Relay) Status() mesherstream.RelayStatus {
 	return s
 }
 
-// begin has the connection asked, unless it is being asked already. The channel is closed with the answer.
+// begin starts asking the connection, unless that is already in progress. The channel is closed with the answer.
 func (r *Relay) begin() (answered chan struct{}) {
 	r.statusMu.Lock()
 	defer r.statusMu.Unlock()
@@ -269,7 +271,7 @@ func (r *Relay) ask(answered chan struct{}) {
 	defer close(answered)
 	r.watch().install(r.conn)
 	away := !r.conn.IsConnected()
-	breaks := r.epoch() // after that, or a connection that breaks in between would be seen twice
+	breaks := r.epoch() // after IsConnected, or a break in between would be reported twice
 	if !r.pending.empty() {
 		ctx, cancel := context.WithTimeout(context.Background(), maxAnswer)
 		defer cancel()
@@ -284,11 +286,11 @@ func (r *Relay) ask(answered chan struct{}) {
 		s.Reason = r.conn.LastError()
 	}
 	if r.conn.IsClosed() {
-		s.Reason = fmt.Errorf("%w, and doesn't come back; its last error: %w", nats.ErrConnectionClosed, cmp.Or(s.Reason, errNone))
+		s.Reason = fmt.Errorf("%w permanently; its last error: %w", nats.ErrConnectionClosed, cmp.Or(s.Reason, errNone))
 	}
 	r.statusMu.Lock()
 	defer r.statusMu.Unlock()
-	// A subscription of a connection that has been closed doesn't tell any more what it has dropped.
+	// A subscription of a closed connection no longer reports the messages it has dropped.
 	s.Missed = max(s.Missed, r.status.Missed)
 	r.status = s
 	r.answered = nil

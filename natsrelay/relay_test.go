@@ -186,7 +186,7 @@ func TestANodeGetsOnlyTheProjectsOfItsClients(t *testing.T) {
 		func() any { return ns.NumSubscriptions() })
 }
 
-// systemSubscriptions is how many subscriptions a server has of its own.
+// systemSubscriptions is the number of subscriptions that a server itself has.
 func systemSubscriptions(t *testing.T) uint32 {
 	t.Helper()
 	systemSubs.Do(func() { systemSubs.n = embedded(t).NumSubscriptions() })
@@ -210,7 +210,7 @@ func TestUnsubscribeEndsASubscriptionAndTheLastOneTheGoroutine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for round := range 3 { // it begins again after its last subscription
+	for round := range 3 { // the relay starts again after its last subscription has ended
 		first, err := relay.Subscribe(t.Context(), "shop", receive)
 		if err != nil {
 			t.Fatal(err)
@@ -271,7 +271,7 @@ func TestWhatTheNATSClientDropsIsCounted(t *testing.T) {
 	}
 }
 
-// A counter that went back would look to Prometheus as if the process had started again.
+// To Prometheus, a decreasing counter would look like a restart of the process.
 func TestWhatWasMissedIsRememberedWhenTheConnectionIsClosed(t *testing.T) {
 	t.Parallel()
 	ns := embedded(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// stalling is a NATS server whose connections take nothing while stalled is held, as when it has been stopped or a cable
-// has been cut, and the kernel's buffers are full.
+// stalling is a NATS server whose connections accept nothing while stalled is held. The same happens if the server has
+// been stopped or a cable has been cut, and the kernel's buffers are full.
 type stalling struct {
 	*server.Server
 	stalled sync.RWMutex
@@ -42,7 +42,7 @@ func (c *stallingConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// The NATS client holds a lock while a write hangs, which it does for up to a minute.
+// The NATS client holds a lock while a write hangs, for up to a minute.
 func TestAServerThatTakesNothingHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	s := &stalling{Server: embedded(t)}

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// A subscription that NATS has refused after it was in force is tried again after minRetry, and then after twice as
-	// long each time, up to maxRetry.
+	// A subscription that NATS has refused after it was active is retried after minRetry. The delay then doubles each
+	// time, up to maxRetry.
 	minRetry = 250 * time.Millisecond
 	maxRetry = 5 * time.Second
 )
@@ -26,28 +26,28 @@ type subscription struct {
 
 	// Guarded by Relay.mu.
 	sub     *nats.Subscription
-	trying  bool   // NATS is being asked for it
-	answer  error  // what it has refused it with meanwhile
-	refused error  // why it isn't in force; nil if it is, or will be when the connection is back
-	epoch   uint64 // of the connection over which it was last known to be in force
+	trying  bool   // an attempt is in progress
+	answer  error  // the refusal during that attempt
+	refused error  // why it isn't active; nil if it is, or will be once the connection is restored
+	epoch   uint64 // of the connection over which it was last known to be active, plus 1
 	since   time.Time
 }
 
-// inbox is where the messages of all subscriptions arrive. NATS would run a goroutine for each subscription; one channel
-// for all costs a project a map entry.
+// inbox receives the messages of all subscriptions. The NATS client would run a goroutine for each subscription. With
+// one channel for all, a project costs only a map entry.
 type inbox struct {
 	messages chan *nats.Msg
 	stop     chan struct{} // closed when the last subscription has ended
 
-	regaining bool // a goroutine tries refused subscriptions again; guarded by Relay.mu
+	regaining bool // a goroutine retries refused subscriptions; guarded by Relay.mu
 }
 
-// Subscribe implements [mesherstream.Relay]. It waits until the server that this process is connected to has answered.
-// In a cluster, the other servers hear of it some milliseconds later.
+// Subscribe implements [mesherstream.Relay]. It waits for the answer of the server that this process is connected to.
+// In a cluster, the other servers learn of the subscription some milliseconds later.
 //
-// The error is NATS's, which refuses subjects by its permissions, and subscriptions beyond an account's limit. What NATS
-// refuses later, when permissions have been withdrawn or another server knows others, the relay tries again by itself;
-// until then Status says that it is away, and why.
+// The error is that of NATS, which refuses subjects by its permissions, and subscriptions beyond an account's limit.
+// NATS may also refuse a subscription later, if permissions have been withdrawn or another server has different ones.
+// The relay then retries it by itself. Until it succeeds, Status reports Away and the reason.
 func (r *Relay) Subscribe(ctx context.Context, project string, receive func(mesherstream.RelayMessage)) (unsubscribe func(), err error) {
 	r.watch()
 	s := &subscription{subject: subject(r.cfg.prefix, project), receive: receive}
@@ -57,7 +57,7 @@ func (r *Relay) Subscribe(ctx context.Context, project string, receive func(mesh
 	ctx, cancel := context.WithTimeout(ctx, maxFlush)
 	defer cancel()
 	epoch := r.epoch()
-	// Where this fails, NATS is away, and the connection subscribes when it is back; or time is up.
+	// If this fails, NATS is unavailable and the connection subscribes once it is restored, or the time is up.
 	answered := r.hearAll(ctx) == nil
 	if err := r.conclude(s, answered, epoch); err != nil {
 		r.unsubscribe(s)
@@ -66,13 +66,13 @@ func (r *Relay) Subscribe(ctx context.Context, project string, receive func(mesh
 	return sync.OnceFunc(func() { r.unsubscribe(s) }), nil
 }
 
-// attempt asks NATS for the subscription, once more if it has been refused. It holds the lock, or the first message could
-// arrive before its receiver is known.
+// attempt asks NATS for the subscription, or asks again if it was refused. It holds the lock. Otherwise the first
+// message could arrive before its receiver is known.
 func (r *Relay) attempt(s *subscription) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, known := r.subs[s]; !known && s.sub != nil {
-		return nil // it has ended meanwhile
+		return nil // the subscription has ended meanwhile
 	}
 	in := r.inbox
 	if in == nil {
@@ -93,7 +93,8 @@ func (r *Relay) attempt(s *subscription) error {
 	return nil
 }
 
-// conclude ends an attempt, and returns why the subscription is refused. Without an answer it stays what it was.
+// conclude ends an attempt, and returns the reason if the subscription is refused. Without an answer, the state remains
+// unchanged.
 func (r *Relay) conclude(s *subscription, answered bool, epoch uint64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -102,7 +103,7 @@ func (r *Relay) conclude(s *subscription, answered bool, epoch uint64) error {
 	case s.answer != nil:
 		s.refused = s.answer
 	case answered:
-		s.refused, s.epoch, s.since = nil, epoch+1, time.Now() // not 0, which is that of none
+		s.refused, s.epoch, s.since = nil, epoch+1, time.Now() // plus 1, because 0 means none
 	}
 	return s.refused
 }
@@ -118,7 +119,7 @@ func (r *Relay) unsubscribe(s *subscription) {
 	}
 }
 
-// release ends what NATS knows of a subscription. It needs the lock.
+// release ends a subscription in NATS. It needs the lock.
 func (r *Relay) release(s *subscription) {
 	if s.sub == nil {
 		return
@@ -126,7 +127,7 @@ func (r *Relay) release(s *subscription) {
 	if dropped, err := s.sub.Dropped(); err == nil {
 		r.missed += uint64(dropped)
 	}
-	_ = s.sub.Unsubscribe() // it fails where the connection has been closed, and then it has ended anyway
+	_ = s.sub.Unsubscribe() // it fails if the connection is closed, and then the subscription has ended anyway
 	delete(r.receivers, s.sub)
 }
 
@@ -147,8 +148,8 @@ func (r *Relay) receiveAll(in *inbox) {
 	}
 }
 
-// refuse is called when NATS has refused subscriptions: all to the subject or, without one, some of those that it was
-// asked for since the connection was made. Which ones it doesn't tell then, and they all are tried again.
+// refuse is called when NATS has refused subscriptions: all to the subject or, if subject is empty, some of those
+// requested since the connection was made. In the second case NATS doesn't say which ones, so all of them are retried.
 func (r *Relay) refuse(subject string, err error) {
 	epoch := r.epoch() + 1
 	r.mu.Lock()
@@ -157,7 +158,7 @@ func (r *Relay) refuse(subject string, err error) {
 	for s := range r.subs {
 		trying = trying || s.trying
 	}
-	// One that has been in force over this connection stays so, unless it was taken for that a moment too soon.
+	// A subscription that is active over this connection stays active, unless it was considered active too soon.
 	inForce := func(s *subscription) bool {
 		return !s.trying && s.epoch == epoch && (trying || time.Since(s.since) > maxHearing)
 	}
@@ -176,7 +177,7 @@ func (r *Relay) refuse(subject string, err error) {
 	}
 }
 
-// refused returns how many subscriptions are refused now, and why one of them is.
+// refused returns the number of subscriptions that are refused now, and the reason for one of them.
 func (r *Relay) refused() (n int, reason error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -188,7 +189,8 @@ func (r *Relay) refused() (n int, reason error) {
 	return n, reason
 }
 
-// regain is a goroutine that ends when no subscription of the inbox is refused, or the connection is closed.
+// regain retries refused subscriptions, on a goroutine of its own. It ends when no subscription of the inbox is
+// refused, or the connection is closed.
 func (r *Relay) regain(in *inbox) {
 	for wait := minRetry; ; wait = min(2*wait, maxRetry) {
 		select {
@@ -208,7 +210,7 @@ func (r *Relay) regain(in *inbox) {
 	}
 }
 
-// toRegain returns the subscriptions that are refused. If there are none, nobody tries them any longer.
+// toRegain returns the refused subscriptions. If there are none, it marks the goroutine that retries them as ended.
 func (r *Relay) toRegain(in *inbox) (refused []*subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -221,8 +223,8 @@ func (r *Relay) toRegain(in *inbox) (refused []*subscription) {
 	return refused
 }
 
-// tryAgain asks for all subscriptions at once; or, if NATS doesn't tell which ones are too many, for one after the other
-// up to the first that is, when those that may be in force have made room.
+// tryAgain asks for all refused subscriptions at once. If some exceed a limit, NATS doesn't say which ones. Then
+// tryAgain first releases all of them, to make room, and asks for one after another until the first is refused.
 func (r *Relay) tryAgain(refused []*subscription) {
 	size := len(refused)
 	if slices.ContainsFunc(refused, func(s *subscription) bool { return errors.Is(s.refused, nats.ErrMaxSubscriptionsExceeded) }) {

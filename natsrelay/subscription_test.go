@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// governed is an embedded NATS server whose options change while it runs. The user "app" is bound by them, and "free" by
-// nothing but max_payload.
+// governed is an embedded NATS server whose options change while it runs. They bind the user "app". The user "free" is
+// bound only by max_payload.
 type governed struct {
 	*server.Server
 	tb   testing.TB
@@ -47,7 +47,7 @@ func (g *governed) permit(p *server.Permissions) {
 	g.opts.Users = []*server.User{{Username: "app", Password: "p", Permissions: p}, {Username: "free", Password: "p"}}
 }
 
-// reload has the server run with other options.
+// reload makes the server run with other options.
 func (g *governed) reload(change func()) {
 	g.tb.Helper()
 	change()
@@ -76,7 +76,7 @@ func TestSubscribeReturnsWhatNATSRefuses(t *testing.T) {
 	g := govern(t, &server.Options{})
 	g.reload(func() { g.permit(denySubscribe("mesherstream.project.secret")) })
 	relay := New(g.as("app"))
-	for range 3 { // it is an error each time, and not only when the last error changes
+	for range 3 { // it is an error each time, not only when the last error changes
 		_, err := relay.Subscribe(flushContext(t), "secret", func(mesherstream.RelayMessage) {})
 		if !errors.Is(err, nats.ErrPermissionViolation) {
 			t.Fatalf("Subscribe: got %v, want a permissions violation", err)
@@ -152,7 +152,7 @@ func TestASubscriptionWithoutAManagerComesBackToo(t *testing.T) {
 	}
 	g.reload(func() { g.permit(denySubscribe(">")) })
 	eventually(t, "it is told", func() bool { return relay.Status().Away }, func() any { return relay.Status() })
-	end() // while it is tried again; TestMain finds goroutines that are left
+	end() // while it is retried; TestMain finds remaining goroutines
 	if s := relay.Status(); s.Away {
 		t.Errorf("Status: got %+v, want nothing away when there are no subscriptions", s)
 	}
@@ -188,7 +188,7 @@ func TestSubscriptionsBeyondALimitAreRefusedUntilThereIsRoom(t *testing.T) {
 	ends[1]()
 }
 
-// The connection subscribes again by itself, and the server doesn't tell which subscriptions are too many.
+// The connection subscribes again by itself, and the server doesn't say which subscriptions exceed the limit.
 func TestAnotherServerTakesFewerSubscriptions(t *testing.T) {
 	t.Parallel()
 	large, small := govern(t, &server.Options{}), govern(t, &server.Options{MaxSubs: 3})
@@ -284,7 +284,7 @@ func TestMessagesThatANodeIsTooSlowForAreTold(t *testing.T) {
 	})
 }
 
-// A server that finds a client too slow doesn't tell it: it ends the connection.
+// A server that finds a client too slow ends the connection without telling the client.
 func TestAConnectionThatBreaksForAMomentIsTold(t *testing.T) {
 	t.Parallel()
 	g := govern(t, &server.Options{MaxPending: 64 << 10, MaxPayload: 32 << 10})
@@ -338,7 +338,7 @@ func TestErrorHandlersOfTheApplicationStay(t *testing.T) {
 		t.Errorf("the application's handler has heard %d, want 7", got)
 	}
 
-	before := conn.ErrorHandler() // which the new one calls, as an application does that doesn't want to lose it
+	before := conn.ErrorHandler() // the new handler calls it, like an application that wants to keep it
 	conn.SetErrorHandler(func(c *nats.Conn, s *nats.Subscription, err error) { second.Add(1); before(c, s, err) })
 	publish(6, 6)
 	if got, then := first.Load(), second.Load(); got != 14 || then != 7 {
@@ -380,7 +380,7 @@ func TestAContextThatIsDoneDoesNotKeepASubscription(t *testing.T) {
 	cancel()
 	end, err := relay.Subscribe(ctx, "shop", func(mesherstream.RelayMessage) {})
 	if err != nil {
-		return // it was heard all the same
+		return // the refusal was heard nevertheless
 	}
 	eventually(t, "it is told later", func() bool { return relay.Status().Unfollowed == 1 }, func() any { return relay.Status() })
 	end()

@@ -13,18 +13,18 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// This file hears what NATS tells only to the error handler of a connection: what it refuses. All relays of a connection
-// share one watch, which calls the handler that the application has set, before or since.
+// This file observes the refusals of NATS, which it reports only to the error handler of a connection. All relays of a
+// connection share one watch. It also calls the handler that the application has set, before or since.
 
-// watches finds the watch of a connection, and keeps neither of them in memory.
+// watches maps a connection to its watch, and keeps neither in memory.
 var watches struct {
 	mu     sync.Mutex
 	byConn map[weak.Pointer[nats.Conn]]weak.Pointer[watch]
 }
 
 type watch struct {
-	installing sync.Mutex  // held while the connection's handler is looked at or set
-	handling   atomic.Bool // a link is at work on an error, and hands it on
+	installing sync.Mutex  // held while the connection's handler is read or set
+	handling   atomic.Bool // a link is handling an error and passing it on
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -39,14 +39,14 @@ type link struct {
 	next nats.ErrHandler // nil if there was none
 }
 
-// listener collects the refusals that are heard for as long as it listens.
+// listener collects the refusals that are heard while it listens.
 type listener struct {
 	before error
 	heard  []error
-	more   chan struct{} // holds a token when one more has been heard
+	more   chan struct{} // holds a token when another one has been heard
 }
 
-// watchOf returns the watch of conn, and has r told what concerns it.
+// watchOf returns the watch of conn, and registers r with it.
 func watchOf(conn *nats.Conn, r *Relay) *watch {
 	watches.mu.Lock()
 	defer watches.mu.Unlock()
@@ -74,8 +74,9 @@ func forget(key weak.Pointer[nats.Conn]) {
 	}
 }
 
-// install puts a link in front of the connection's handler, unless one is there. An application that sets its handler
-// after New takes the link away, and has its handler called by a new one from then on.
+// install replaces the connection's handler by a link that calls it, unless the handler already is a link. An
+// application that sets its handler after New removes the link. The next install adds a new one, which calls that
+// handler.
 func (w *watch) install(conn *nats.Conn) {
 	w.installing.Lock()
 	defer w.installing.Unlock()
@@ -87,7 +88,7 @@ func (w *watch) install(conn *nats.Conn) {
 }
 
 // handle runs on the goroutine for the connection's callbacks. The application may have set a handler that calls an
-// older link: what that one gets has been heard already.
+// older link. An error that reaches that link has been heard already.
 func (l *link) handle(conn *nats.Conn, sub *nats.Subscription, err error) {
 	if l.w.handling.CompareAndSwap(false, true) {
 		defer l.w.handling.Store(false)
@@ -106,7 +107,8 @@ func (w *watch) hear(err error) {
 	relays := slices.Clone(w.relays)
 	w.mu.Unlock()
 	if subject, ok := refusedSubject(err, "Publish to "); ok {
-		// One message is refused, and it is one relay's; or the application's, where none has published to the subject.
+		// One message is refused. It belongs to one relay, or to the application if no relay has published to the
+		// subject.
 		_ = slices.ContainsFunc(relays, func(r *Relay) bool { return r.pending.refuse(subject, err) })
 	} else if subject, ok := refusedSubject(err, "Subscription to "); ok || errors.Is(err, nats.ErrMaxSubscriptionsExceeded) {
 		for _, r := range relays {
@@ -125,14 +127,14 @@ func (w *watch) hear(err error) {
 	}
 }
 
-// isRefusal says whether err is one of those that leave the connection as it is. They are pointers, so they can be
-// compared, and each permissions violation is a different one.
+// isRefusal reports whether err is a refusal, which leaves the connection open. Refusals are pointers, so they can be
+// compared, and each permissions violation is a different pointer.
 func isRefusal(err error) bool {
 	return errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, nats.ErrMaxSubscriptionsExceeded)
 }
 
-// refusedSubject finds the subject after what in a violation such as: Permissions Violation for Publish to "shop". Ours
-// have nothing in them that would be escaped.
+// refusedSubject returns the subject after what in a violation such as: Permissions Violation for Publish to "shop".
+// Our subjects contain no character that would be escaped.
 func refusedSubject(err error, what string) (subject string, ok bool) {
 	_, rest, ok := strings.Cut(err.Error(), what+`"`)
 	if !ok {
@@ -156,7 +158,7 @@ func (w *watch) ignore(l *listener) {
 	delete(w.listeners, l)
 }
 
-// knows says whether err has been heard: since it listens if again is set, and at all otherwise.
+// knows reports whether err has been heard: since l began to listen if again is set, or at any time otherwise.
 func (w *watch) knows(l *listener, err error, again bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

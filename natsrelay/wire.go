@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// The headers of a message. A field that is empty has none, and a header that is not known here is left alone.
+// The headers of a message. An empty field has no header, and unknown headers are ignored.
 const (
 	headerNode        = "Node"
 	headerSeq         = "Seq"
@@ -21,11 +21,11 @@ const (
 	headerKey         = "Key"
 )
 
-// maxTokenBytes bounds a project's name in a subject. A server closes the connection of a client whose protocol line is
-// longer than 4 KiB.
+// maxTokenBytes bounds a project's name in a subject. A server closes the connection of a client that sends a protocol
+// line longer than 4 KiB.
 const maxTokenBytes = 384
 
-// encode doesn't copy the data.
+// encode returns m as a NATS message. It doesn't copy the data.
 func encode(prefix string, m *mesherstream.RelayMessage) *nats.Msg {
 	h := make(nats.Header, 4)
 	set := func(name, value string) {
@@ -44,7 +44,8 @@ func encode(prefix string, m *mesherstream.RelayMessage) *nats.Msg {
 	return &nats.Msg{Subject: subject(prefix, m.Project), Header: h, Data: m.Data}
 }
 
-// decode doesn't copy the data. The project is that of the subscription.
+// decode returns msg as a relay message. It doesn't copy the data. The project stays empty: the subscription determines
+// it.
 func decode(msg *nats.Msg) (m mesherstream.RelayMessage) {
 	get := func(name string) string {
 		if values := msg.Header[name]; len(values) > 0 {
@@ -62,7 +63,7 @@ func decode(msg *nats.Msg) (m mesherstream.RelayMessage) {
 	return m
 }
 
-// subject is a different one for each project.
+// subject returns the subject of a project. Each project has a different one.
 func subject(prefix, project string) string {
 	if project == "" {
 		return prefix + ".all"
@@ -75,7 +76,8 @@ func subject(prefix, project string) string {
 	return prefix + ".project." + token
 }
 
-// escape percent-encodes every byte but letters, digits, - and _. What is left means nothing in a subject or a header.
+// escape percent-encodes every byte except letters, digits, - and _. The result has no special meaning in a subject or
+// a header.
 func escape(s string) string {
 	n := 0
 	for i := range len(s) {
@@ -103,7 +105,7 @@ func plain(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_'
 }
 
-// unescape takes what isn't escaped as it is: other programs publish too.
+// unescape returns s unchanged if it isn't validly escaped, because other programs publish too.
 func unescape(s string) string {
 	plain, err := url.PathUnescape(s)
 	if err != nil {

@@ -60,7 +60,7 @@ func FuzzSubject(f *testing.F) {
 	})
 }
 
-// Field by field, so that one that is added to Message is not forgotten on its way.
+// The test goes field by field, so that a new field of Message is not forgotten.
 func TestEveryFieldOfAMessageIsOnTheWire(t *testing.T) {
 	for _, text := range []string{"plain", "with space ", "line\r\nbreak: x", "café", "100%", "\xFF"} {
 		want := mesherstream.RelayMessage{Node: "n", Seq: 1<<64 - 1}
@@ -80,7 +80,7 @@ func TestEveryFieldOfAMessageIsOnTheWire(t *testing.T) {
 			}
 		}
 		got := decode(overTheWire(t, encode("p", &want)))
-		want.Project = "" // which the subscription knows
+		want.Project = "" // the subscription determines it
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}

@@ -1,10 +1,10 @@
-// Command example is two nodes of one app in one process, with a NATS server between them: an event that is posted to
-// one of them arrives in the browsers of both. It needs nothing installed.
+// Command example runs two nodes of one app in one process, with a NATS server between them. An event posted to one
+// node arrives in the browsers of both. Nothing has to be installed.
 //
 //	go run ./natsrelay/example
 //
-// Open http://127.0.0.1:3001 and http://127.0.0.1:3002 side by side, and send something in either. With -nats, it uses a
-// server that runs elsewhere, and more of these can be started beside it with other -ports.
+// Open http://127.0.0.1:3001 and http://127.0.0.1:3002 side by side, and send an event in either. With -nats, the
+// command uses a server that runs elsewhere. Further processes with other -ports can then join.
 package main
 
 import (
@@ -58,7 +58,7 @@ func run(ctx context.Context, ports []string, url string) error {
 
 	failed := make(chan error, len(ports))
 	for _, port := range ports {
-		// A connection for each, as if they were on different machines.
+		// Each node has its own connection, as if they were on different machines.
 		conn, err := nats.Connect(url, append(options, nats.NoEcho(), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true))...)
 		if err != nil {
 			return err
@@ -84,12 +84,12 @@ func embeddedServer() (*server.Server, error) {
 	}
 	ns.Start()
 	if !ns.ReadyForConnections(10 * time.Second) {
-		return nil, errors.New("the embedded NATS server doesn't start")
+		return nil, errors.New("the embedded NATS server did not start")
 	}
 	return ns, nil
 }
 
-// newNode is what an app looks like that runs on many nodes: the relay is the only difference.
+// newNode returns an app that runs on many nodes. The relay is the only difference from an app on one node.
 func newNode(name string, relay mesherstream.Relay) *fiber.App {
 	app := fiber.New(fiber.Config{DisableStartupMessage: true})
 	app.Use(mesherstream.New(mesherstream.WithApp(app), mesherstream.WithRelay(relay)))
