@@ -1,10 +1,10 @@
-# The commands of README.md and .ci/run, by name.
+# The usual commands, by name.
 .PHONY: run test race lint bench fuzz soak attack network release ci
 
 run:            # the example on http://127.0.0.1:3000, with demo events
 	go run ./example -demo 5
 
-test:           # says at its end what it did not run, and why
+test:           # lists at the end the tests that were not run, and why
 	go run ./tools/test
 
 race:           # needs a C compiler
@@ -15,13 +15,13 @@ lint:
 	go vet work
 	go tool staticcheck work
 
-bench:          # every scenario against every peer, for hours; bench/RESULTS.md is made of what it writes
+bench:          # every scenario against every peer, for hours; writes the figures of bench/RESULTS.md
 	go run ./bench/cmd/compare -scenario all -markdown results.md -json results.json -svg results.svg
 
 fuzz:           # each target for a minute
 	for t in $$(go test -list '^Fuzz' . | grep ^Fuzz); do go test -run='^$$' -fuzz="^$$t$$" -fuzztime=1m . || exit 1; done
 
-soak:           # for half an hour each, without the race detector and with it
+soak:           # half an hour without the race detector, then half an hour with it
 	go test -count=1 -v -timeout 60m ./e2e/soak -duration 30m
 	go test -count=1 -v -timeout 60m -race ./e2e/soak -duration 30m -viewers 12 -pace 40ms
 
@@ -31,7 +31,7 @@ attack:
 network:        # needs root, for network namespaces
 	go test -count=1 -v -timeout 30m ./e2e/network -long
 
-release:        # VERSION=v0.1.0; in a clone, and with TAG=1 the tags come here; without VERSION it rehearses
+release:        # VERSION=v0.1.0 works in a clone; TAG=1 also copies the tags here; without VERSION it rehearses
 	go run ./tools/release $(if $(TAG),-tag) $(VERSION)
 
 ci:

@@ -1,3 +1,3 @@
-// Package tools pins the linters of this repository, in a module of its own so that no user of mesherstream pays for
-// them.
+// Package tools pins the linters of this repository. It is a module of its own, so that users of mesherstream don't
+// depend on them.
 package tools

@@ -1,10 +1,10 @@
-// Command release makes a version of the modules that others use, out of the last commit, and proves that it can be used:
+// Command release makes a version of the published modules from the last commit, and proves that it can be used:
 //
-//	go run ./tools/release                 rehearses with a version that nobody will ever make
-//	go run ./tools/release v0.1.0          does everything in a clone, and leaves the repository as it is
-//	go run ./tools/release -tag v0.1.0     brings the tags into the repository; to push them remains
+//	go run ./tools/release                 rehearses with a version that will never be released
+//	go run ./tools/release v0.1.0          does everything in a clone, and leaves the repository unchanged
+//	go run ./tools/release -tag v0.1.0     also copies the tags into the repository, from where they can be pushed
 //
-// CONTRIBUTING.md says what a release is.
+// CONTRIBUTING.md describes a release.
 package main
 
 import (
@@ -15,11 +15,11 @@ import (
 	"strings"
 )
 
-// rehearsal is the version that nobody will ever make.
+// rehearsal is a version that will never be released.
 const rehearsal = "v0.0.0-rehearsal"
 
 func main() {
-	tag := flag.Bool("tag", false, "bring the tags into the repository")
+	tag := flag.Bool("tag", false, "copy the tags into the repository")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./tools/release [[-tag] vX.Y.Z]")
 		flag.PrintDefaults()
@@ -64,9 +64,9 @@ func run(version string, tag bool) error {
 		if err := r.bring(tags); err != nil {
 			return err
 		}
-		fmt.Printf("\nThe repository has the tags %s. To publish them:\n\n\tgit push origin %[1]s\n", names)
+		fmt.Printf("\nThe repository now has the tags %s. To publish them:\n\n\tgit push origin %[1]s\n", names)
 	case version != "":
-		fmt.Printf("\nAll of it works: %s. Nothing was changed; add -tag to bring the tags into the repository.\n", names)
+		fmt.Printf("\nEverything works: %s. The repository is unchanged; add -tag to copy the tags into it.\n", names)
 	}
 	return nil
 }

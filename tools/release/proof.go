@@ -42,7 +42,7 @@ func (r *release) proveGet(path string) error {
 	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(program), 0o644); err != nil {
 		return err
 	}
-	env := r.env("GOMODCACHE=" + filepath.Join(dir, "cache")) // where nothing is yet, as on a new machine
+	env := r.env("GOMODCACHE=" + filepath.Join(dir, "cache")) // empty, as on a new machine
 	for _, args := range [][]string{
 		{"go", "mod", "init", "example.test/user"},
 		{"go", "get", path + "@" + r.version},
@@ -59,7 +59,7 @@ func (r *release) proveGet(path string) error {
 	for line := range strings.Lines(all) {
 		name, version, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if within(name) && version != r.version {
-			return fmt.Errorf("a program that imports %s has %s %s, want %s", path, name, version, r.version)
+			return fmt.Errorf("a program that imports %s uses %s %s, want %s", path, name, version, r.version)
 		}
 	}
 	return nil

@@ -16,8 +16,8 @@ import (
 // proxy is a folder of modules as the go command reads it, see go help goproxy.
 type proxy struct {
 	dir        string
-	repository string // where the modules come from
-	others     string // where all other modules come from: the cache of this machine
+	repository string // of its own modules
+	others     string // the URL of all other modules: the cache of this machine
 }
 
 func newProxy(dir, repository string) (proxy, error) {
@@ -28,7 +28,8 @@ func newProxy(dir, repository string) (proxy, error) {
 	return proxy{dir, repository, fileURL(filepath.Join(cache, "cache", "download"))}, nil
 }
 
-// list is a value of GOPROXY. Nobody else is asked: the go command looks for a package in each folder above it too.
+// list is a value of GOPROXY. It ends in off: the go command looks for a package in each folder above it too, and must ask
+// no other proxy.
 func (p proxy) list() string { return fileURL(p.dir) + "," + p.others + ",off" }
 
 func fileURL(path string) string {
@@ -39,7 +40,7 @@ func fileURL(path string) string {
 	return "file://" + path
 }
 
-// add has the proxy offer the module in a folder of the repository at a revision.
+// add makes the proxy offer a module: a folder of the repository, at a revision.
 func (p proxy) add(path, version, revision, folder string) error {
 	escaped, err := module.EscapePath(path)
 	if err != nil {

@@ -13,27 +13,27 @@ import (
 // root is the module at the top of the repository.
 const root = "github.com/mesher/mesherstream"
 
-// nested are the folders of the modules that are released with it. The others are for those who work on it.
+// nested are the folders of the modules that are released with it. The other modules are for development only.
 var nested = []string{"metrics", "natsrelay"}
 
-// commands are what can be installed of a released version.
+// commands are the programs of a released version that can be installed.
 var commands = []string{root + "/example", root + "/natsrelay/example"}
 
-// release is a version under way.
+// release is a version that is being made.
 type release struct {
 	version string
 	top     string // the repository
-	dir     string // of everything below, which ends with the program
-	clone   string // where commits and tags are made
+	dir     string // of all of the following; removed when the program ends
+	clone   string // receives the commits and tags
 	proxy   proxy
 }
 
-// make makes the commit and the tags in the clone, and proves that others can use what they name.
+// make makes the commit and the tags in the clone, and proves that others can use the tagged modules.
 //
 // On main, the nested modules require v0.0.0 of the root, which doesn't exist, and replace it by the folder above, so
-// that a change to both is one commit. Nobody else could use that: replacements count only where a module is the main
-// one, and go install refuses a module that has any. So the tags of the nested modules name a commit of their own, beside
-// main, where they require the version. The tag of the root names the commit on main: its files are the same in both.
+// that a change to both is one commit. Users can't build such a module: a replacement counts only in the main module, and
+// go install refuses a module that has one. So the tags of the nested modules name a commit of their own, beside main, in
+// which they require the version. The tag of the root names the commit on main: its files are the same in both.
 func (r *release) make() (tags []string, err error) {
 	step("clone %s as %s", r.top, r.version)
 	if err := run1(r.dir, nil, "git", "clone", "--quiet", r.top, r.clone); err != nil {
@@ -55,7 +55,7 @@ func (r *release) make() (tags []string, err error) {
 		}
 	}
 	if err := r.git("commit", "--quiet", "-am", fmt.Sprintf("release: let nested modules require %s\n\n"+
-		"They replace the root module on main, which others can't use.", r.version)); err != nil {
+		"On main, they replace the root module, and users can't build that.", r.version)); err != nil {
 		return nil, err
 	}
 	tags = []string{r.version}
@@ -72,15 +72,15 @@ func (r *release) make() (tags []string, err error) {
 	return tags, r.prove()
 }
 
-// require has the module in that folder of the clone require the version of the root, from the proxy, and nothing else
-// that is new.
+// require makes the module in that folder of the clone require the version of the root, from the proxy. It adds no other
+// requirement.
 func (r *release) require(folder string) error {
 	dir := filepath.Join(r.clone, folder)
 	before, err := os.ReadFile(filepath.Join(dir, "go.sum"))
 	if err != nil {
 		return err
 	}
-	// Whatever it needs of others is in the cache of this machine then.
+	// This also downloads the other modules that it needs into the cache of this machine.
 	if err := run1(dir, append(os.Environ(), "GOWORK=off"), "go", "mod", "tidy", "-diff"); err != nil {
 		return err
 	}
@@ -104,13 +104,13 @@ func (r *release) require(folder string) error {
 	return mayBeUsed(text, r.version)
 }
 
-// onlyRootIsNew compares two texts of a go.sum. What tidy has added was not checked against the checksum database.
+// onlyRootIsNew compares two texts of a go.sum. Lines that tidy has added were not checked against the checksum database.
 func onlyRootIsNew(before, after, version string) error {
 	known := strings.Split(before, "\n")
 	for line := range strings.Lines(after) {
 		line = strings.TrimSuffix(line, "\n")
 		if !strings.HasPrefix(line, root+" "+version) && !slices.Contains(known, line) {
-			return fmt.Errorf("go.sum has a new line %q: tidy the module and commit that first", line)
+			return fmt.Errorf("go.sum has a new line %q: run go mod tidy in the module and commit the result first", line)
 		}
 	}
 	return nil
@@ -123,7 +123,7 @@ func mayBeUsed(text []byte, version string) error {
 		return err
 	}
 	if len(file.Replace) > 0 {
-		return fmt.Errorf("go.mod replaces %v, and go install refuses that", file.Replace[0].Old)
+		return fmt.Errorf("go.mod replaces %v, which go install refuses", file.Replace[0].Old)
 	}
 	for _, r := range file.Require {
 		if within(r.Mod.Path) && r.Mod.Version != version {

@@ -48,7 +48,7 @@ func TestAReleasedModuleReplacesNothing(t *testing.T) {
 	}
 }
 
-// A module that is forgotten here would be one that nobody can get.
+// A module that is forgotten here could not be downloaded.
 func TestEachModuleIsReleasedOrForThoseWhoWorkOnIt(t *testing.T) {
 	text, err := os.ReadFile("../../go.work")
 	if err != nil {

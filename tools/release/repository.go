@@ -14,7 +14,7 @@ import (
 
 func step(format string, args ...any) { fmt.Printf("-- "+format+"\n", args...) }
 
-// run1 runs a program, and returns what it has printed if it fails.
+// run1 runs a program. Its error contains the program's output.
 func run1(dir string, env []string, args ...string) error {
 	_, err := output(dir, env, args...)
 	return err
@@ -30,25 +30,25 @@ func output(dir string, env []string, args ...string) (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
-// topLevel returns the top folder of the repository that this is run in.
+// topLevel returns the top folder of the repository that contains the working directory.
 func topLevel() (string, error) {
 	return output("", nil, "git", "rev-parse", "--show-toplevel")
 }
 
-// mayBe says whether a version can be made of the repository as it is.
+// mayBe returns an error if the version can't be made from the repository as it is.
 func mayBe(top, version string, tag bool) error {
 	if !semver.IsValid(version) || semver.Canonical(version) != version {
-		return fmt.Errorf("%q is no version: want vX.Y.Z", version)
+		return fmt.Errorf("%q is not a version: want vX.Y.Z", version)
 	}
 	if m := semver.Major(version); m != "v0" && m != "v1" {
-		return fmt.Errorf("%s: the paths of the modules must end in /%s first", version, m)
+		return fmt.Errorf("%s: first change the paths of the modules to end in /%s", version, m)
 	}
 	tags, err := output(top, nil, "git", "tag", "--list", version, "*/"+version)
 	if err != nil {
 		return err
 	}
 	if tags != "" {
-		return fmt.Errorf("%s: there is a tag already: %s", version, strings.ReplaceAll(tags, "\n", " "))
+		return fmt.Errorf("%s: there already is a tag: %s", version, strings.ReplaceAll(tags, "\n", " "))
 	}
 	changelog, err := output(top, nil, "git", "show", "HEAD:CHANGELOG.md")
 	if err != nil {
@@ -65,12 +65,12 @@ func mayBe(top, version string, tag bool) error {
 		return err
 	}
 	if changes != "" {
-		return errors.New("there are changes that are not committed:\n" + changes)
+		return errors.New("there are uncommitted changes:\n" + changes)
 	}
 	return nil
 }
 
-// describes says whether a changelog has a section of a version, with its date, and nothing left to be released.
+// describes returns an error unless a changelog has a dated section for the version, and no entry that is unreleased.
 func describes(changelog, version string) error {
 	number := strings.TrimPrefix(version, "v")
 	heading := regexp.MustCompile(`(?m)^## \[` + regexp.QuoteMeta(number) + `\] - \d{4}-\d\d-\d\d$`)
@@ -85,7 +85,7 @@ func describes(changelog, version string) error {
 	return nil
 }
 
-// git runs a command in the clone, as whoever runs this, or who has made the last commit.
+// git runs a command in the clone. The author is the user of git, or the author of the last commit if none is configured.
 func (r *release) git(args ...string) error {
 	env := os.Environ()
 	for _, who := range []struct{ key, format, name string }{{"user.name", "%an", "NAME"}, {"user.email", "%ae", "EMAIL"}} {
@@ -103,7 +103,7 @@ func (r *release) git(args ...string) error {
 // tag tags the last commit of the clone.
 func (r *release) tag(name string) error { return r.git("tag", "-a", "-m", name, name) }
 
-// bring brings tags from the clone into the repository.
+// bring copies tags from the clone into the repository.
 func (r *release) bring(tags []string) error {
 	args := []string{"git", "fetch", "--quiet", "--no-tags", r.clone}
 	for _, tag := range tags {
@@ -112,14 +112,15 @@ func (r *release) bring(tags []string) error {
 	return run1(r.top, nil, args...)
 }
 
-// env is the environment of go commands that take modules of this repository from the proxy, and others from the cache
-// of this machine if it has them. They keep what they download to themselves: a version that is only rehearsed must
-// never be found in a cache that anything else uses. Without -trimpath, each run would compile everything once more, for
-// the names of its own folders.
+// env is the environment of go commands that get modules of this repository from the proxy, and other modules from the
+// cache of this machine. Their downloads go to a cache of their own: a rehearsed version must never be found in a cache
+// that anything else uses. Without -trimpath, each run would compile everything again, because its folders have other
+// names.
 func (r *release) env(more ...string) []string {
 	return append(append(os.Environ(),
 		"GOWORK=off", "GOFLAGS=-modcacherw -buildvcs=false -trimpath", "GOPROXY="+r.proxy.list(),
 		"GOMODCACHE="+filepath.Join(r.dir, "cache"), "GOBIN="+filepath.Join(r.dir, "bin"),
-		// The database knows no version that isn't published. What else is used is in a go.sum, or tidy would add to that.
+		// The checksum database knows published versions only. The sums of all other modules are in a go.sum already: a line
+		// that tidy adds is refused.
 		"GOSUMDB=off", "GOPRIVATE=", "GONOPROXY=none", "GOENV=off"), more...)
 }

@@ -1,10 +1,10 @@
-// Command test runs the tests of every module, and says at its end what was not run on this machine, and which package
-// would let it:
+// Command test runs the tests of every module. It ends with a list of the tests that were not run on this machine, and of
+// the packages that would let them run:
 //
 //	go run ./tools/test [flags of go test] [packages [flags of their tests]]
 //
-// Without packages it tests the whole workspace. No result comes from the cache: Go doesn't know that a test has looked
-// for a program, and one that was skipped would pass for tested after the program has been installed.
+// Without packages, it tests the whole workspace. It never uses cached results: Go doesn't know that a test has looked for a
+// program, so a skipped test would still count as tested after the program has been installed.
 package main
 
 import (
@@ -31,7 +31,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	cmd.Stderr = stderr
 	events, err := cmd.StdoutPipe()
 	if err == nil {
-		signal.Ignore(os.Interrupt) // go test gets it too, and what it says then is still told
+		signal.Ignore(os.Interrupt) // go test receives it too, and its last output is still reported
 		err = cmd.Start()
 	}
 	if err != nil {
@@ -74,7 +74,7 @@ func namesPackages(args []string) bool {
 	return false
 }
 
-// isVerbose says whether all that tests print is wanted.
+// isVerbose says whether the flags ask for all output of the tests.
 func isVerbose(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool {
 		name, value, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")

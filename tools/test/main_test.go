@@ -89,8 +89,8 @@ func TestWhatWasNotRunIsSaidOnce(t *testing.T) {
 		t, out, "ok  \texample.test/shop",
 		"needs a browser of this test: apt-get install browser\n      example.test/shop: TestInABrowser/page\n",
 		"takes long: go test -long\n      example.test/shop: TestForLong\n",
-		"without a reason\n      example.test/shop: TestSilent\n",
-		"On Debian, this lets more of them run: apt-get install browser\n",
+		"no reason given\n      example.test/shop: TestSilent\n",
+		"To run more of them, on Debian: apt-get install browser\n",
 	)
 	if strings.Contains(out, "silent") || strings.Contains(out, "PASS") || strings.Index(out, "needs a") > strings.Index(out, "takes long") {
 		t.Errorf("got\n%s\nwant the result, then what the machine misses, then the rest", out)

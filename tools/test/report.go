@@ -12,12 +12,12 @@ import (
 	"strings"
 )
 
-// event is what go test -json tells, see go doc test2json.
+// event is a line of go test -json, see go doc test2json.
 type event struct {
 	Action, Package, Test, Output string
 }
 
-// report prints what go test would print without -json, and remembers what was skipped.
+// report prints what go test would print without -json, and remembers the skipped tests.
 type report struct {
 	to      io.Writer
 	verbose bool
@@ -60,7 +60,7 @@ func (r *report) take(e event) {
 	case "output":
 		at := e.Test
 		if r.verbose || strings.HasPrefix(e.Test, "Benchmark") && !strings.HasPrefix(e.Output, "=== ") {
-			at = "" // with what the package says, in the order in which it was said
+			at = "" // among the lines of the package, in the order in which they were printed
 		}
 		tests[at] = append(tests[at], e.Output)
 		if r.verbose && e.Test != "" {
@@ -86,26 +86,26 @@ func (r *report) endPackage(e event, tests map[string][]string) {
 	own := tests[""]
 	if e.Action == "fail" {
 		delete(tests, "")
-		for _, test := range slices.Sorted(maps.Keys(tests)) { // it ended in the middle of these
+		for _, test := range slices.Sorted(maps.Keys(tests)) { // the package ended while these were running
 			if !r.verbose {
 				fmt.Fprint(r.to, strings.Join(printed(tests[test]), ""))
 			}
 		}
 	}
 	for _, line := range own {
-		// What a package prints that passes isn't shown without -v.
+		// Without -v, the output of a package that passes isn't shown.
 		if r.verbose || e.Action == "fail" || isResult(line) {
 			fmt.Fprint(r.to, line)
 		}
 	}
 }
 
-// results begin lines that go test shows of packages that pass.
+// results matches the lines that go test shows of packages that pass.
 var results = regexp.MustCompile(`^(ok  |\?   )?\t|^Benchmark|\d ns/op|^(goos|goarch|pkg|cpu): `)
 
 func isResult(line string) bool { return results.MatchString(line) }
 
-// printed is what is shown of a test that has failed: its end, and what it has logged.
+// printed returns the lines to show of a failed test: first its result, then its log.
 func printed(lines []string) []string {
 	var ends, logged []string
 	for _, line := range lines {
@@ -120,10 +120,10 @@ func printed(lines []string) []string {
 	return append(ends, logged...)
 }
 
-// place is where a test logs from.
+// place matches the position in the source that begins a line of a test's log.
 var place = regexp.MustCompile(`^\s*\S+\.go:\d+: `)
 
-// reason is the last that a test has logged, which for one that was skipped is why.
+// reason returns the last entry of a test's log. For a skipped test, that is the reason.
 func reason(lines []string) string {
 	var last []string
 	for _, line := range lines {
@@ -136,7 +136,7 @@ func reason(lines []string) string {
 	}
 	text := strings.Join(strings.Fields(strings.Join(last, " ")), " ")
 	if text == "" {
-		return "without a reason"
+		return "no reason given"
 	}
 	return text
 }
@@ -149,13 +149,13 @@ func (r *report) skip(e event, why string) {
 	r.skipped[why][e.Package] = append(r.skipped[why][e.Package], e.Test)
 }
 
-// needs begins the reason of a test that misses something, and install what would let it run.
+// needs begins the reason of a test that lacks something, and install begins the command that would provide it.
 const (
 	needs   = "needs "
 	install = "apt-get install "
 )
 
-// summary says what was not run, why, and what would let it.
+// summary lists the tests that were not run, why, and the packages that would let them run.
 func (r *report) summary() {
 	if len(r.reasons) > 0 {
 		fmt.Fprint(r.to, "\nNot run:\n")
@@ -172,7 +172,7 @@ func (r *report) summary() {
 		}
 	}
 	if slices.Sort(packages); len(packages) > 0 {
-		fmt.Fprintf(r.to, "\nOn Debian, this lets more of them run: %s%s\n", install, strings.Join(slices.Compact(packages), " "))
+		fmt.Fprintf(r.to, "\nTo run more of them, on Debian: %s%s\n", install, strings.Join(slices.Compact(packages), " "))
 	}
 	if runtime.GOOS != "linux" {
 		fmt.Fprintf(r.to, "\nNot run on %s: the tests in files *_linux_test.go.\n", runtime.GOOS)
