@@ -116,13 +116,14 @@ func (r *Relay) Publish(m mesherstream.RelayMessage) error {
 // NATS is asked for an answer by Status and Flush, and by itself after some thousand messages.
 func (r *Relay) PublishConfirmed(m mesherstream.RelayMessage, outcome func(error)) error {
 	r.watch()
-	msg := encode(r.cfg.prefix, &m)
-	p := &publication{subject: msg.Subject, bytes: msg.Size(), epoch: r.epoch(), outcome: outcome}
+	msg, size := encode(r.cfg.prefix, &m)
+	defer msg.release()
+	p := &publication{subject: msg.Subject, bytes: size, epoch: r.epoch(), outcome: outcome}
 	if !r.conn.IsConnected() {
 		p.epoch++ // it waits for the next one
 	}
 	r.pending.add(p)
-	err := r.conn.PublishMsg(msg)
+	err := r.conn.PublishMsg(&msg.Msg)
 	if err == nil {
 		if r.pending.sent(p)%maxPending == 0 {
 			r.begin()
