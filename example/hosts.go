@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -32,7 +31,7 @@ func (h *hosts) Set(list string) error {
 	for name := range strings.SplitSeq(list, ",") {
 		host, ok := parseHost(strings.TrimSpace(name))
 		if !ok {
-			return fmt.Errorf("%q is not the name of a host, such as dash.example.com or 192.0.2.7", name)
+			return fmt.Errorf("%q isn't a host name or an IP address, such as dash.example.com or 192.0.2.7", name)
 		}
 		*h = append(*h, host)
 	}
@@ -67,10 +66,10 @@ func (h hosts) check(c *fiber.Ctx) error {
 		return c.Next()
 	}
 	if !ok {
-		return fiber.NewError(fiber.StatusMisdirectedRequest, "the Host header doesn't name a host that this server answers to; -host says which those are")
+		return fiber.NewError(fiber.StatusMisdirectedRequest, "the Host header isn't a valid host name, so this server doesn't answer")
 	}
 	return fiber.NewError(fiber.StatusMisdirectedRequest,
-		fmt.Sprintf("this server doesn't answer to the host %s: start it with -host %s if it should", host, host))
+		fmt.Sprintf("this server doesn't answer requests for the host %s; to allow them, start it with -host %s", host, host))
 }
 
 // hostsFor returns the names for an address to listen on: those of localhost, the given ones, and the one in the address
@@ -78,7 +77,7 @@ func (h hosts) check(c *fiber.Ctx) error {
 func hostsFor(addr string, given hosts) (all hosts, link, advice string, err error) {
 	name, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, "", "", errors.New("-addr takes an address such as 127.0.0.1:3000, not " + addr)
+		return nil, "", "", fmt.Errorf("-addr must be a host and a port, such as 127.0.0.1:3000, but is %q", addr)
 	}
 	all = slices.Concat(given, localhost)
 	ip, _ := netip.ParseAddr(name)
@@ -90,6 +89,6 @@ func hostsFor(addr string, given hosts) (all hosts, link, advice string, err err
 	if len(given) > 0 {
 		return all, given[0], "", nil
 	}
-	return all, "localhost", "other machines can connect, but this server answers only to localhost: " +
-		"add -host with the name or address that they use, such as -host dash.example.com or -host 192.0.2.7", nil
+	return all, "localhost", "requests from other machines will be refused, because this server answers only for localhost; " +
+		"add the name or address that they use, such as -host dash.example.com or -host 192.0.2.7", nil
 }

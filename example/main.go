@@ -30,12 +30,12 @@ import (
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:3000", "`address` to listen on")
-	project := flag.String("project", defaultProject, "project of the events of -stdin and -demo")
-	environment := flag.String("environment", "local", "environment of the events of -stdin")
-	stdin := flag.Bool("stdin", false, "stream each line of standard input as an event")
-	demo := flag.Float64("demo", 0, "make `n` invented events a second")
+	project := flag.String("project", defaultProject, "`project` that the events of -stdin and -demo belong to")
+	environment := flag.String("environment", "local", "`environment` that the events of -stdin belong to")
+	stdin := flag.Bool("stdin", false, "read log lines from standard input and stream each as an event, a stack trace as one")
+	demo := flag.Float64("demo", 0, "publish `n` made-up events per second, up to 5000")
 	var given hosts
-	flag.Var(&given, "host", "answer to this `name` too, or to several between commas; localhost, 127.0.0.1, [::1] and that of -addr need none")
+	flag.Var(&given, "host", "also answer requests for this host `name`; may be repeated, or take a comma-separated list; localhost, 127.0.0.1, [::1] and the host in -addr are always answered")
 	flag.Parse()
 
 	if err := run(*addr, given, *project, *environment, *stdin, *demo); err != nil {
@@ -46,10 +46,10 @@ func main() {
 
 func run(addr string, given hosts, project, environment string, stdin bool, demo float64) error {
 	if !isName(project) || !isName(environment) {
-		return errors.New("-project and -environment take " + nameRule)
+		return errors.New("-project and -environment must be " + nameRule)
 	}
 	if !(demo >= 0 && demo <= maxDemoRate) {
-		return fmt.Errorf("-demo takes a rate from 0 to %d", maxDemoRate)
+		return fmt.Errorf("-demo must be from 0 to %d events per second", maxDemoRate)
 	}
 	names, link, advice, err := hostsFor(addr, given)
 	if err != nil {
@@ -70,7 +70,7 @@ func run(addr string, given hosts, project, environment string, stdin bool, demo
 		go streamDemo(ctx, feed, project, demo)
 	}
 	app.Hooks().OnListen(func(l fiber.ListenData) error {
-		slog.Info("open http://" + net.JoinHostPort(link, l.Port) + "/?project=" + project)
+		slog.Info("listening on " + addr + ", open http://" + net.JoinHostPort(link, l.Port) + "/?project=" + project)
 		if advice != "" {
 			slog.Warn(advice)
 		}

@@ -21,8 +21,8 @@ func streamLines(ctx context.Context, r io.Reader, f *feed, base fields) {
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		slog.Error("standard input: "+err.Error(), "events", events)
+		slog.Error("reading standard input failed, the page stays up", "error", err, "events", events)
 	default:
-		slog.Info("standard input has ended, the page goes on", "events", events)
+		slog.Info("reached the end of standard input, the page stays up", "events", events)
 	}
 }

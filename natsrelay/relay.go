@@ -118,13 +118,14 @@ func (r *Relay) Publish(m mesherstream.RelayMessage) error {
 // Status and Flush ask NATS for its answer. PublishConfirmed does so itself after several thousand messages.
 func (r *Relay) PublishConfirmed(m mesherstream.RelayMessage, outcome func(error)) error {
 	r.watch()
-	msg := encode(r.cfg.prefix, &m)
-	p := &publication{subject: msg.Subject, bytes: msg.Size(), epoch: r.epoch(), outcome: outcome}
+	msg, size := encode(r.cfg.prefix, &m)
+	defer msg.release()
+	p := &publication{subject: msg.Subject, bytes: size, epoch: r.epoch(), outcome: outcome}
 	if !r.conn.IsConnected() {
 		p.epoch++ // the message waits for the next connection
 	}
 	r.pending.add(p)
-	err := r.conn.PublishMsg(msg)
+	err := r.conn.PublishMsg(&msg.Msg)
 	if err == nil {
 		if r.pending.sent(p)%maxPending == 0 {
 			r.begin()

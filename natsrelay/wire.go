@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/mesher/mesherstream"
 	"github.com/nats-io/nats.go"
@@ -25,13 +26,31 @@ const (
 // line longer than 4 KiB.
 const maxTokenBytes = 384
 
-// encode returns m as a NATS message. It doesn't copy the data.
-func encode(prefix string, m *mesherstream.RelayMessage) *nats.Msg {
-	h := make(nats.Header, 4)
+// envelope is a message as NATS takes it. PublishMsg copies what it takes, so an envelope is used again: making a new one
+// costs as much as the rest of publishing.
+type envelope struct {
+	nats.Msg
+	values [6]string // of the headers
+}
+
+var envelopes = sync.Pool{New: func() any { return &envelope{Msg: nats.Msg{Header: make(nats.Header, len(envelope{}.values))}} }}
+
+// encode returns m as an envelope. It doesn't copy the data. size is what the server's max_payload bounds: the data and the headers. The caller
+// releases the envelope.
+func encode(prefix string, m *mesherstream.RelayMessage) (e *envelope, size int) {
+	e = envelopes.Get().(*envelope)
+	e.Subject, e.Data = subject(prefix, m.Project), m.Data
+	size = len("NATS/1.0\r\n\r\n") + len(m.Data)
+	n := 0
 	set := func(name, value string) {
-		if value != "" {
-			h[name] = []string{escape(value)}
+		if value == "" {
+			return
 		}
+		value = escape(value)
+		e.values[n] = value
+		e.Header[name] = e.values[n : n+1 : n+1]
+		n++
+		size += len(name) + len(": \r\n") + len(value)
 	}
 	set(headerNode, m.Node)
 	set(headerSeq, strconv.FormatUint(m.Seq, 10))
@@ -41,7 +60,15 @@ func encode(prefix string, m *mesherstream.RelayMessage) *nats.Msg {
 	if m.Binary {
 		set(headerBinary, "1")
 	}
-	return &nats.Msg{Subject: subject(prefix, m.Project), Header: h, Data: m.Data}
+	return e, size
+}
+
+// release keeps nothing of the message in memory.
+func (e *envelope) release() {
+	clear(e.Header)
+	clear(e.values[:])
+	e.Subject, e.Data = "", nil
+	envelopes.Put(e)
 }
 
 // decode returns msg as a relay message. It doesn't copy the data. The project stays empty: the subscription determines

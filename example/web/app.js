@@ -312,6 +312,10 @@ document.addEventListener('keydown', e => {
 	} else if (e.key === '/') {
 		e.preventDefault();
 		$('text').focus();
+	} else if ((e.key === 'ArrowUp' || e.key === 'ArrowDown') && e.target === document.body) { // nobody has been anywhere yet
+		e.preventDefault();
+		$('list').focus();
+		list.move(e.key === 'ArrowUp' ? -1 : 1);
 	} else if (e.key === ' ' && !e.target.closest('button, a, pre')) {
 		e.preventDefault();
 		pause();

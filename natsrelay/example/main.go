@@ -67,7 +67,7 @@ func run(ctx context.Context, ports []string, url string) error {
 		app := newNode(port, natsrelay.New(conn))
 		go func() { failed <- app.Listen(net.JoinHostPort("127.0.0.1", port)) }()
 		defer func() { _ = app.ShutdownWithTimeout(10 * time.Second) }()
-		slog.Info("open http://" + net.JoinHostPort("127.0.0.1", port))
+		slog.Info("listening, open http://" + net.JoinHostPort("127.0.0.1", port))
 	}
 	select {
 	case err := <-failed:

@@ -15,7 +15,8 @@ const (
 	longest = 2 * time.Second
 
 	maxSources = 256
-	maxPartial = 8 // lines that are parts of one
+	maxOpen    = 16 // lines of an exception's text beyond its first
+	maxPartial = 8  // lines that are parts of one
 
 	// What an event keeps of a long trace: its beginning and its end, where the cause often is.
 	maxHeadBytes = 12 << 10
@@ -110,14 +111,21 @@ func (a *assembler) take(s *source, e *entry, now time.Time) error {
 }
 
 func (a *assembler) flush(s *source) error {
-	p := s.pending
-	if p == nil {
-		return nil
+	for s.pending != nil {
+		p := s.pending
+		s.pending = nil
+		event := p.event(s.lastLevel)
+		s.lastLevel = event.Level
+		if err := a.emit(event); err != nil {
+			return err
+		}
+		for i := range p.open {
+			if err := a.take(s, &p.open[i], p.touched); err != nil {
+				return err
+			}
+		}
 	}
-	s.pending = nil
-	event := p.event(s.lastLevel)
-	s.lastLevel = event.Level
-	return a.emit(event)
+	return nil
 }
 
 // flushDue emits what has waited long enough, and returns when the next does so: the zero time if nothing waits.
@@ -171,7 +179,8 @@ type pending struct {
 	first            entry
 	trace            trace
 	stack            stack
-	joined           bool // the message is of two lines
+	open             []entry // lines of an exception's text, or of something else: what comes after them tells
+	joined           bool    // the message is of two lines
 	started, touched time.Time
 }
 
@@ -225,6 +234,8 @@ func (p *pending) takes(e *entry) bool {
 		return true
 	case e.timed:
 		return false
+	case len(p.open) > 0 && !p.trace.closes(text):
+		return p.leavesOpen(e)
 	case p.trace.language == python && p.trace.shape == "" && !indented && pythonTrace.MatchString(text):
 		return false
 	case p.trace.language != node && frame.MatchString(text):
@@ -245,9 +256,23 @@ func (p *pending) takes(e *entry) bool {
 		p.trace.language = common
 	case p.trace.language == none && indented && begins(text) != python && (e.level == "" || e.weak) && (first.timed || first.stamped || first.level != "" && !first.weak):
 	default:
+		return p.leavesOpen(e)
+	}
+	for _, before := range p.open {
+		p.stack.add(clip(before.text, 2*maxMessageBytes))
+	}
+	p.open = nil
+	p.stack.add(text)
+	return true
+}
+
+// leavesOpen keeps a line that belongs to the event if the text of its panic or exception has several lines. Whether it
+// has shows when the trace goes on after them.
+func (p *pending) leavesOpen(e *entry) bool {
+	if !p.trace.open || len(p.open) == maxOpen || e.level != "" && !e.weak || begins(e.text) != none {
 		return false
 	}
-	p.stack.add(text)
+	p.open = append(p.open, *e)
 	return true
 }
 

@@ -18,13 +18,15 @@ const (
 // clocks are the ways to write a time. Those that say no date are only a time if the rest of the line has a level too.
 var clocks = []*regexp.Regexp{
 	// 2026-11-23T18:31:01.123+01:00, 2026/11/23 18:31:01, 2026-11-23 18:31:01,123 UTC
-	regexp.MustCompile(`^` + weekday + `(?P<y>\d{4})[-/.](?P<mo>\d\d)[-/.](?P<d>\d\d)(?:[T_]| - | +)` + ofDay + zone),
+	regexp.MustCompile(`^` + weekday + `(?P<y>\d{4})[-/.](?P<mo>\d\d)[-/.](?P<d>\d\d)(?:[T_]| - | +)` + ofDay + meridiem + `?` + zone),
 	// 20261123T183101Z
 	regexp.MustCompile(`^(?P<y>20\d\d)(?P<mo>\d\d)(?P<d>\d\d)[T -](?P<h>\d\d):?(?P<m>\d\d):?(?P<s>\d\d)(?:[.,:](?P<frac>\d{1,9}))?` + zone),
 	// Nov 23 18:31:01, Mon Nov 23 18:31:01.123456 2026, Nov 23, 2026 6:31:01 PM
 	regexp.MustCompile(`^` + weekday + months + ` {1,2}(?P<d>\d\d?)(?:,? (?P<y>\d{4}))?,? +` + ofDay + meridiem + `?` + zone + `(?: (?P<y>20\d\d)\b)?`),
 	// 23 Nov 2026 18:31:01.123, 23-Nov-2026 18:31:01, 23/Nov/2026:18:31:01 +0100, 23 Nov 18:31:01
-	regexp.MustCompile(`^` + weekday + `(?P<d>\d\d?)[ /-]` + months + `(?:[ /-](?P<y>\d{4}))?[ :]` + ofDay + zone),
+	regexp.MustCompile(`^` + weekday + `(?P<d>\d\d?)[ /-]?` + months + `(?:[ /-]?(?P<y>\d{4}))?[ :]` + ofDay + zone),
+	// 23.11.2026 18:31:01, 23.11.2026, 18:31:01
+	regexp.MustCompile(`^` + weekday + `(?P<d>\d\d?)\.(?P<mo>\d\d?)\.(?P<y>\d{4}),? +` + ofDay + zone),
 	// 11/23/2026, 6:31:01 PM
 	regexp.MustCompile(`^(?P<mo>\d\d?)/(?P<d>\d\d?)/(?P<y>\d{4}),? ` + ofDay + meridiem),
 	// 11-23 18:31:01.123, of Android
@@ -180,7 +182,7 @@ func plausible(t time.Time) (time.Time, bool) {
 var (
 	// what may stand before the time: a level, the prefixes of redis, NestJS, Gin and Ruby
 	beforeTime = regexp.MustCompile(`^(?:\d+:[A-Z] |\[Nest\] \d+ +- |\[GIN\] |[A-Z], )`)
-	levelFirst = regexp.MustCompile(`^[\[(<]?([A-Za-z]{3,11})[\])>]?[:,]?\s+`)
+	levelFirst = regexp.MustCompile(`^[\[(<]? ?([A-Za-z]{3,11}) ?[\])>]?[:,]?\s+`)
 	prefix     = regexp.MustCompile(`^[^\s\[]{1,32}: |^\[[^\s\]]{1,32}\][: ] *`) // of a logger of Go, of postgres in syslog
 	separator  = regexp.MustCompile(`^\s*(?:[|,]|-\s|:\s|;)?\s*`)
 )

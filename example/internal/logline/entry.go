@@ -476,7 +476,7 @@ func (e *entry) readLogfmt(now time.Time) bool {
 	if level == "" {
 		level = namedLevel(first(pairs, "at", "l"))
 	}
-	message := first(pairs, "msg", "message")
+	message := sentence(e.message, pairs, "msg", "message")
 	text := first(pairs, "level", "lvl", "severity") != "" || level != ""
 	if !text && !(message != "" && before == "" && len(pairs) > 1) {
 		return false

@@ -2,6 +2,7 @@ package logline
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -111,4 +112,26 @@ func first(pairs []pair, keys ...string) string {
 		}
 	}
 	return ""
+}
+
+// sentence returns the value of the first of keys that isn't empty, and with it the words that follow it if it has no quotes:
+// many write msg=disk is full.
+func sentence(line string, pairs []pair, keys ...string) string {
+	value := first(pairs, keys...)
+	for i, p := range pairs {
+		named := slices.ContainsFunc(keys, func(key string) bool { return strings.EqualFold(key, p.key) })
+		if value == "" || !named || p.value != value {
+			continue
+		}
+		begin := p.start + len(p.key) + 1
+		if line[begin] == '"' || line[begin] == '\'' {
+			break
+		}
+		end := len(line)
+		if i+1 < len(pairs) {
+			end = pairs[i+1].start
+		}
+		return strings.TrimSpace(line[begin:end])
+	}
+	return value
 }

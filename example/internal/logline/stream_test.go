@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,10 +18,20 @@ import (
 // streamed is a stream that a test writes to, and what came of it when.
 type streamed struct {
 	io.Writer
-	end    func() error
+	end   func() error
+	ended chan error
+
+	// Guarded by mu until the stream has ended.
+	mu     sync.Mutex
 	events []string
 	after  []time.Duration
-	ended  chan error
+}
+
+// soFar returns what has come already.
+func (s *streamed) soFar() (events []string, after []time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.events), slices.Clone(s.after)
 }
 
 // startStream begins a stream in a bubble.
@@ -30,6 +41,8 @@ func startStream(ctx context.Context) *streamed {
 	start := time.Now()
 	go func() {
 		s.ended <- Stream(ctx, r, func(e Event) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			s.events = append(s.events, e.Level+" "+e.Message)
 			s.after = append(s.after, time.Since(start))
 			return nil
@@ -46,16 +59,18 @@ func TestAnEventWaitsForItsTraceOnlyAMoment(t *testing.T) {
 			fmt.Fprintln(s, line)
 		}
 		synctest.Wait()
-		if want := []string{"info INFO one", "info INFO two"}; !slices.Equal(s.events, want) {
-			t.Errorf("got %q at once, want %q: what another line follows doesn't wait", s.events, want)
+		events, _ := s.soFar()
+		if want := []string{"info INFO one", "info INFO two"}; !slices.Equal(events, want) {
+			t.Errorf("got %q at once, want %q: what another line follows doesn't wait", events, want)
 		}
 		time.Sleep(2 * quiet)
 		synctest.Wait()
-		if want := []string{"info INFO one", "info INFO two", "error java.lang.Error: three"}; !slices.Equal(s.events, want) {
-			t.Fatalf("got %q, want %q", s.events, want)
+		events, after := s.soFar()
+		if want := []string{"info INFO one", "info INFO two", "error java.lang.Error: three"}; !slices.Equal(events, want) {
+			t.Fatalf("got %q, want %q", events, want)
 		}
-		if s.after[2] < quiet || s.after[2] > 2*quiet {
-			t.Errorf("got the last after %v, want it after %v", s.after[2], quiet)
+		if after[2] < quiet || after[2] > 2*quiet {
+			t.Errorf("got the last after %v, want it after %v", after[2], quiet)
 		}
 		// The rest of a trace that paused for too long has its level.
 		fmt.Fprintln(s, "\tat a.B.d(B.java:2)")
@@ -92,12 +107,12 @@ func TestLinesThatComeOneByOneAreLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := startStream(t.Context())
 		for i := range 20 {
-			start := len(s.events)
+			before, _ := s.soFar()
 			fmt.Fprintf(s, "INFO %d\n", i)
 			time.Sleep(2 * quiet)
 			synctest.Wait()
-			if len(s.events) != start+1 {
-				t.Fatalf("line %d: got %d events after %v, want 1", i, len(s.events)-start, 2*quiet)
+			if events, _ := s.soFar(); len(events) != len(before)+1 {
+				t.Fatalf("line %d: got %d events after %v, want 1", i, len(events)-len(before), 2*quiet)
 			}
 		}
 		s.end()

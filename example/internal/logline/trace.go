@@ -30,6 +30,8 @@ var (
 	goPanicked = regexp.MustCompile(`\bhttp: panic serving `)
 	goLine     = regexp.MustCompile(`^(?:(?:[\w.~%@+-]+/)*[\w.~%@+-]+\.\S*\(.*\)$|panic\(|created by |goroutine |runtime: |\[signal |\[recovered|\.\.\.|exit status \d|runtime stack:|` +
 		`(?:r\w{1,2}|e\w\w|[cfg]s|lr|sp|pc|[er]flags|fault|x\d+|trap|error|oldmask|cpsr)\s+0x|PC=|(?:Previous )?(?:[Rr]ead|[Ww]rite|atomic \w+) (?:at|of) |Goroutine \d|={10,}$|panic: |fatal error: )`)
+	cause     = regexp.MustCompile(`^\s*(?:Caused by|Suppressed): `)
+	panicText = regexp.MustCompile(`^(?:panic|fatal error): |\bhttp: panic serving `)
 	rustTrace = regexp.MustCompile(`^thread .* panicked at |^thread caused non-unwinding panic`)
 	rustLine  = regexp.MustCompile(`^(?:note: |stack backtrace:|thread caused non-unwinding)`)
 	nodeTrace = regexp.MustCompile(`^(?:(?:/|[A-Z]:\\|file://|node:)\S*|\[(?:eval|stdin)\]):\d+$`)
@@ -50,7 +52,7 @@ var (
 	julHead   = regexp.MustCompile(`^[A-Z][a-z]{2} \d{1,2}, \d{4} \d{1,2}:\d\d:\d\d [AP]M \S+ \S+$`)
 	julText   = regexp.MustCompile(`^[A-Z]+: `)
 	dotNet    = regexp.MustCompile(`^(?:trce|dbug|info|warn|fail|crit): ?\S+\[-?\d+\]$`)
-	loggedFor = regexp.MustCompile(`\b(?:WARN|WARNING|ERROR|SEVERE|FATAL|CRITICAL)\b`)
+	loggedFor = regexp.MustCompile(`\b(?:WRN|WARN|WARNING|ERR|EROR|ERROR|SEVERE|FTL|FATAL|CRIT|CRITICAL)\b`)
 	labelled1 = regexp.MustCompile(`^(?:WARNING|ERROR|SEVERE|CRITICAL):`)
 )
 
@@ -76,6 +78,7 @@ func begins(text string) language {
 type trace struct {
 	language language
 	step     int    // lines since the last one that decides what comes next
+	open     bool   // the text of a panic or an exception may go on
 	shape    string // what came last: of Python "", "error" or "chained", of others "" or "opening"
 }
 
@@ -86,9 +89,25 @@ func (t *trace) begin(text string) {
 		t.shape = "error" // all of its lines are indented
 	case text == "Unhandled exception:":
 		t.shape = "opening" // of Dart, whose exception is in the next line
+	case t.language == golang:
+		t.open = panicText.MatchString(text)
 	case t.language == rust && !strings.HasSuffix(strings.TrimSpace(text), ":"):
 		t.step = 1 // before Rust 1.73, the message is in the first line
 	}
+	t.open = t.open || t.language == rust || t.language == common && exception.MatchString(clip(text, maxMessageBytes))
+}
+
+// closes says whether a line comes after the text of a panic or an exception.
+func (t *trace) closes(text string) bool {
+	switch t.language {
+	case golang:
+		return goLine.MatchString(text) && !panicText.MatchString(text)
+	case rust:
+		return rustLine.MatchString(text)
+	case common:
+		return frame.MatchString(text)
+	}
+	return true
 }
 
 // goesOn says whether a line belongs to the trace. A line that is indented does.
@@ -98,6 +117,7 @@ func (t *trace) goesOn(text string, indented bool) bool {
 	}
 	text = clip(text, maxMessageBytes)
 	t.step++
+	t.open = t.open && !t.closes(text) || cause.MatchString(text)
 	switch t.language {
 	case python:
 		switch {
@@ -123,7 +143,7 @@ func (t *trace) goesOn(text string, indented bool) bool {
 		return indented || t.step == 1 && !rustTrace.MatchString(text) || rustLine.MatchString(text)
 	case node:
 		if exception.MatchString(text) {
-			t.language = common
+			t.language, t.open = common, true
 			return true
 		}
 		return t.step <= 3 || indented && t.step <= 5

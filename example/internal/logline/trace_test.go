@@ -215,6 +215,26 @@ main.f(0x1)
 	/app/main.go:3 +0x2c
 ...100 frames elided...
 created by main.main`},
+	{"Java, a text of three lines", "error", `Exception in thread "main" java.lang.IllegalStateException: no cart
+it is gone
+  since noon
+	at com.example.Main.main(Main.java:7)
+Caused by: org.postgresql.util.PSQLException: ERROR: no such table
+  Position: 15
+ask the administrator
+	at org.postgresql.Driver.go(Driver.java:5)`},
+	{"Node.js, a text of two lines", "error", "TypeError: no cart\nit is gone\n    at f (/app/a.js:3:7)"},
+	{"Go, a text of two lines", "fatal", "panic: no cart\nit is gone\ngoroutine 1 [running]:\nmain.main()\n\t/app/main.go:3 +0x1d"},
+	{"Go, a text of two lines, served", "error", "2026/11/23 18:31:01 http: panic serving 127.0.0.1:1: no cart\nit is gone\ngoroutine 7 [running]:\nmain.f()\n\t/app/main.go:3 +0x1d"},
+	{"Rust, a text of three lines", "error", `thread 'main' (123) panicked at src/main.rs:2:5:
+no cart
+it is gone
+  since noon
+stack backtrace:
+   0: shop::main
+             at ./src/main.rs:2:5
+note: Some details are omitted`},
+	{".NET, logged by Serilog", "error", "2026-11-23 18:31:01.123 +01:00 [ERR] no cart\nSystem.InvalidOperationException: it is gone\n   at Shop.Program.Main() in /app/Program.cs:line 3"},
 	{"C++", "error", "terminate called after throwing an instance of 'std::runtime_error'\n  what():  no cart"},
 	{"Elixir", "error", "** (RuntimeError) no cart\n    (shop 0.1.0) lib/shop.ex:3: Shop.total/1"},
 	{"Lua", "error", "lua: ERROR a.lua:1: no cart\nstack traceback:\n\t[C]: in function 'error'\n\ta.lua:1: in main chunk"},
@@ -291,6 +311,19 @@ func TestAStackTraceIsOneEvent(t *testing.T) {
 			if stack := stackOf(t, got); !slices.Equal(stack, lines[1:]) {
 				t.Errorf("%s, %s: got %q", test.name, how, stack)
 			}
+		}
+	}
+}
+
+func TestLinesAfterAPanicWithoutATraceAreEventsOfTheirOwn(t *testing.T) {
+	for _, text := range []string{"panic: no cart", "ValueError: no cart", "thread 'main' panicked at src/main.rs:2:5:\nno cart"} {
+		list := events(t, text+"\nbefore\n  within\nERROR after\nlast\n")
+		var messages []string
+		for _, e := range list {
+			messages = append(messages, e.Message)
+		}
+		if want := []string{strings.Split(text, "\n")[0], "before", "within", "ERROR after", "last"}; !slices.Equal(messages, want) {
+			t.Errorf("%q: got %q, want %q", text, messages, want)
 		}
 	}
 }
