@@ -24,7 +24,7 @@ func TestAStreamThroughLighttpd(t *testing.T) {
 	program, err := exec.LookPath("lighttpd")
 	if err != nil {
 		if program = "/usr/sbin/lighttpd"; !executable(program) {
-			t.Skip("needs lighttpd (package lighttpd)")
+			t.Skip("needs lighttpd: apt-get install lighttpd")
 		}
 	}
 	app := fiber.New(fiber.Config{DisableStartupMessage: true})

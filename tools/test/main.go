@@ -25,7 +25,8 @@ func main() {
 // run returns the exit code of go test.
 func run(args []string, stdout, stderr io.Writer) int {
 	if !namesPackages(args) {
-		args = append(slices.Clip(args), "work")
+		// First: what follows -args, or a flag that go test doesn't know, belongs to the tests.
+		args = append([]string{"work"}, args...)
 	}
 	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1"}, args...)...)
 	cmd.Stderr = stderr
@@ -78,6 +79,7 @@ func namesPackages(args []string) bool {
 func isVerbose(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool {
 		name, value, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		name = strings.TrimPrefix(name, "test.")
 		return strings.HasPrefix(arg, "-") && (name == "v" && value != "false" || name == "list")
 	})
 }

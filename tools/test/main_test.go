@@ -142,6 +142,27 @@ func TestFlagsReachGoTest(t *testing.T) {
 	wantLines(t, tested(t, 0, files, "-skip", "Fails", "-cover"), "coverage: [no statements]\n\nNot run:")
 }
 
+// What follows -args, or a flag of the tests, belongs to them. With "work" there, only the package of this folder was
+// tested, and that passed for everything.
+func TestFlagsOfTheTestsDoNotTakeThePackagesAway(t *testing.T) {
+	const flags = "package shop\n\nimport (\n\t\"flag\"\n\t\"testing\"\n)\n\nvar long = flag.Bool(\"long\", false, \"\")\n\n" +
+		"func TestLong(t *testing.T) { if !*long || flag.NArg() > 0 { t.Error(*long, flag.Args()) } }\n"
+	dir := t.TempDir()
+	for name, text := range map[string]string{"go.mod": module, "shop_test.go": flags, "till/till_test.go": flags} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range []string{"-args -long", "-run Long -args -long", "-long", "-run Long -long"} {
+		wantLines(t, testedIn(t, dir, 0, strings.Fields(args)...), "ok  \texample.test/shop\t", "ok  \texample.test/shop/till\t")
+	}
+	// Without its value, a flag must not take the packages for it.
+	wantLines(t, testedIn(t, dir, 2, "-run"), "flag needs an argument: -run")
+}
+
 func TestWithoutPackagesTheWorkspaceIsTested(t *testing.T) {
 	for _, c := range []struct {
 		args string
