@@ -9,7 +9,7 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// masked is a frame as a client sends it. first is its first byte.
+// Masked is a frame as a client sends it. first is its first byte.
 func Masked(first byte, payload string) []byte {
 	var p []byte
 	switch n := len(payload); {
@@ -28,10 +28,10 @@ func Masked(first byte, payload string) []byte {
 	return p
 }
 
+// Concat joins frames.
 func Concat(frames ...[]byte) []byte { return slices.Concat(frames...) }
 
-// nextFrame returns the first frame of p and its payload, or nil where it isn't whole. It is written beside wsframe.Len,
-// which it tests.
+// NextFrame returns the first frame of p and its payload, or nil if it is not whole.
 func NextFrame(p []byte) (frame, payload []byte) {
 	header, n := 2, uint64(0)
 	if len(p) < 2 {
