@@ -23,7 +23,7 @@ import (
 // and a pipe in a bubble of fake time. First come the eight truths that the library was built from, then what users rely on
 // besides: broadcasts that never wait, bounds, filters, shutdowns, hooks, accounts, and the ways of dropping.
 
-func TestMain(m *testing.M) { streamtest.Main(m) }
+func TestMain(m *testing.M) { streamtest.Main(m, nil) }
 
 func TestTruth1MessagesOfSlowClientsAreBufferedAndDrainedByTheTicker(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
@@ -628,7 +628,7 @@ func TestAPanicInAHookClosesThatClientWithoutTellingItMore(t *testing.T) {
 					_ = v.WS.Close()
 				}
 				w.Eventually("the panic is logged", func() bool { return w.Logs.Count("the secret text") > 0 })
-				if w.Logs.Count("scenarios_test.go") == 0 {
+				if w.Logs.Count("manager_test.go") == 0 {
 					w.Error("the log has no stack")
 				}
 				if name != "Disconnect" { // who has left can't be told

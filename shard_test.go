@@ -732,8 +732,16 @@ func TestAStretchKnowsWhichOfItsFramesHaveLanded(t *testing.T) {
 		n    int
 		want int
 	}{
-		{one, 0, 0}, {one, 6, 0}, {one, 7, 1},
-		{three, 0, 0}, {three, 6, 0}, {three, 7, 1}, {three, 8, 1}, {three, 9, 2}, {three, 11, 2}, {three, 12, 3},
+		{one, 0, 0},
+		{one, 6, 0},
+		{one, 7, 1},
+		{three, 0, 0},
+		{three, 6, 0},
+		{three, 7, 1},
+		{three, 8, 1},
+		{three, 9, 2},
+		{three, 11, 2},
+		{three, 12, 3},
 	} {
 		if got := tt.s.whole(tt.n); got != tt.want {
 			t.Errorf("%d bytes of frames of %v: got %d whole, want %d", tt.n, tt.s.lengths, got, tt.want)
