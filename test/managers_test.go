@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -14,32 +16,51 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// A publisher that is mounted before New, or an error of NewManager that nobody looked at, must not end the process.
+// A publisher that is mounted before New, or an error of NewManager that nobody looked at, must not end the process. Serve
+// has a test of its own, since it needs a connection.
 func TestEveryMethodOfAManagerThatIsNoneReturnsErrNotMounted(t *testing.T) {
+	methods := reflect.TypeFor[*mesherstream.Manager]()
 	for name, m := range map[string]*mesherstream.Manager{"nil": nil, "zero": {}} {
-		for method, err := range map[string]error{
-			"Broadcast":     m.Broadcast(mesherstream.Message{Project: "shop", Data: []byte("x")}),
-			"BufferMessage": m.BufferMessage(1, []byte("x")),
-			"SetFilter":     m.SetFilter(1, mesherstream.Filter{}),
-			"Disconnect":    m.Disconnect(1, 1000, ""),
-			"Shutdown":      m.Shutdown(t.Context()),
-			"Handler":       m.Handler()(nil),
-		} {
-			if !errors.Is(err, mesherstream.ErrNotMounted) {
-				t.Errorf("%s of a %s manager: got %v, want ErrNotMounted", method, name, err)
+		for i := range methods.NumMethod() {
+			method := methods.Method(i)
+			if method.Name == "Serve" {
+				continue
 			}
-		}
-		if m.IsStreamClient(1) {
-			t.Errorf("IsStreamClient of a %s manager: got true", name)
-		}
-		if c, ok := m.Client(1); ok || c.ID != 0 {
-			t.Errorf("Client of a %s manager: got %v, %v, want none", name, c, ok)
-		}
-		for c := range m.Clients() {
-			t.Errorf("Clients of a %s manager: got %v, want none", name, c)
-		}
-		if got := m.Stats(); got != (mesherstream.Stats{}) {
-			t.Errorf("Stats of a %s manager: got %+v, want zeros", name, got)
+			t.Run(method.Name+" of a "+name+" manager", func(t *testing.T) {
+				defer func() {
+					if p := recover(); p != nil {
+						t.Errorf("panic: %v", p)
+					}
+				}()
+				in := []reflect.Value{reflect.ValueOf(m)}
+				for i := 1; i < method.Type.NumIn(); i++ {
+					arg := reflect.Zero(method.Type.In(i))
+					if method.Type.In(i) == reflect.TypeFor[context.Context]() {
+						arg = reflect.ValueOf(t.Context())
+					}
+					in = append(in, arg)
+				}
+				for _, out := range method.Func.Call(in) {
+					switch got := out.Interface().(type) {
+					case fiber.Handler:
+						if err := got(nil); !errors.Is(err, mesherstream.ErrNotMounted) {
+							t.Errorf("the handler: got %v, want ErrNotMounted", err)
+						}
+					case iter.Seq[mesherstream.Client]:
+						for c := range got {
+							t.Errorf("got client %v, want none", c)
+						}
+					case error:
+						if !errors.Is(got, mesherstream.ErrNotMounted) {
+							t.Errorf("got %v, want ErrNotMounted", got)
+						}
+					default:
+						if !out.IsZero() || out.Type() == reflect.TypeFor[error]() {
+							t.Errorf("got %v, want ErrNotMounted or nothing", got)
+						}
+					}
+				}
+			})
 		}
 	}
 }
