@@ -83,7 +83,7 @@ func (m *Manager) Handler() fiber.Handler {
 		}
 		a, err := m.screen(c, project, &o)
 		if err == nil {
-			err = m.upgrade(c, a)
+			err = m.upgrade(c, a, &o)
 		}
 		if err != nil {
 			// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
@@ -178,10 +178,15 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 }
 
 // tellOfWrapper says once that clients come over connections that hide their sockets. It logs beside the caller, whose
-// client must not wait for a log. A connection in memory has no socket to hide, and its address is of another network.
+// client must not wait for a log. A connection in memory has no socket to hide, and its address is of another network, or
+// one without a port, as that of app.Test.
 func (m *Manager) tellOfWrapper(conn net.Conn) {
-	switch conn.LocalAddr().(type) {
-	case *net.TCPAddr, *net.UnixAddr:
+	switch addr := conn.LocalAddr().(type) {
+	case *net.TCPAddr:
+		if addr.Port == 0 {
+			return
+		}
+	case *net.UnixAddr:
 	default:
 		return
 	}
@@ -239,8 +244,7 @@ func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission,
 	if c.Context().ConnRequestNum() == 0 { // fasthttp's server counts from 1
 		return a, m.refuseNetHTTP()
 	}
-	o.settle(&c.Request().Header)
-	if err = m.checkOrigin(c); err != nil {
+	if err = m.checkOrigin(c, originOf(c)); err != nil {
 		return a, err
 	}
 	asked, err := queryFilter(c)
@@ -274,9 +278,22 @@ func serveBrowserClient(c *fiber.Ctx) error {
 	c.Set(fiber.HeaderETag, browserClientTag)
 	c.Set(fiber.HeaderCacheControl, "no-cache") // kept, but asked for each time: the next release may speak another protocol
 	c.Set(fiber.HeaderXContentTypeOptions, "nosniff")
-	if c.Fresh() {
+	if hasBrowserClient(c) {
 		return c.SendStatus(fiber.StatusNotModified)
 	}
 	c.Set(fiber.HeaderContentType, "text/javascript; charset=utf-8")
 	return c.Send(browserClient)
+}
+
+// hasBrowserClient says whether the page has this version. Not c.Fresh(), which finds names in one spelling only.
+func hasBrowserClient(c *fiber.Ctx) bool {
+	if lists([]byte(fieldText(c, fiber.HeaderCacheControl)), "no-cache") { // a page that is loaded anew
+		return false
+	}
+	for tag := range strings.SplitSeq(fieldText(c, fiber.HeaderIfNoneMatch), ",") {
+		if tag = strings.TrimSpace(tag); tag == "*" || strings.TrimPrefix(tag, "W/") == browserClientTag {
+			return true
+		}
+	}
+	return false
 }
