@@ -67,6 +67,7 @@ func (m *Manager) Handler() fiber.Handler {
 		if !ours || c.Method() != fiber.MethodGet && !head {
 			if !ours {
 				m.checkRoute(c)
+				tellAddress(c)
 			}
 			return c.Next()
 		}
@@ -104,8 +105,10 @@ func (m *Manager) Handler() fiber.Handler {
 // client has been told with code 1011, 1001 or 1013, and had two seconds to answer, or [ErrNotMounted], with 1011; a client
 // that leaves is no error.
 //
-// The client's address is told by Fiber's ProxyHeader, if there is one. Which proxies are trusted, Serve knows from the app
-// of [WithApp]; without it, all are.
+// The client's address is told by Fiber's ProxyHeader, if there is one. If the request has passed a handler of
+// [Manager.Handler] before the route, it is the address that the stream's path would tell. Otherwise Serve knows which
+// proxies are trusted from the app of [WithApp], and without it, all are; and the last proxy must write the header as one
+// line, since contrib keeps the last line only, and HAProxy's option forwardfor adds one.
 func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 	if !m.isMade() {
 		refuse(conn, wsframe.CodeInternalError, "")
