@@ -61,13 +61,34 @@ func (m *Manager) warnOfShadow(path string, p *passage) {
 // splitMount splits the path of a request into the part at which the handler is mounted, and the rest below it. A mount
 // with parameters is as many segments long as its pattern.
 func splitMount(c *fiber.Ctx) (mount, rest string) {
-	pattern, _, _ := strings.Cut(c.Route().Path, "*")
+	pattern := c.Route().Path
+	if i := wildcardIn(pattern); i >= 0 {
+		pattern = pattern[:i]
+	}
 	path := c.Path()
 	rest = path
 	for range strings.FieldsFuncSeq(pattern, func(r rune) bool { return r == '/' }) {
 		rest = belowFirst(rest)
 	}
 	return path[:len(path)-len(rest)], rest
+}
+
+// wildcardIn returns where the first wildcard of a route's pattern is, or -1. A character that is escaped is none, and
+// neither is one of a parameter's constraint.
+func wildcardIn(pattern string) int {
+	constraints := 0
+	for i := range len(pattern) {
+		switch c := pattern[i]; {
+		case i > 0 && pattern[i-1] == '\\':
+		case c == '<':
+			constraints++
+		case c == '>':
+			constraints--
+		case (c == '*' || c == '+') && constraints == 0:
+			return i
+		}
+	}
+	return -1
 }
 
 // belowFirst returns path without its first segment.
@@ -86,10 +107,14 @@ func (m *Manager) checkRoute(c *fiber.Ctx) {
 	if len(route.Handlers) == 0 {
 		return
 	}
-	if _, asked := m.askedRoutes.LoadOrStore(&route.Handlers[0], true); asked || strings.ContainsAny(route.Path, "*+") || !isOwnRoute(c, route) {
+	if _, asked := m.askedRoutes.LoadOrStore(&route.Handlers[0], true); asked || !isOwnRoute(c, route) {
 		return
 	}
-	m.cfg.logger.Warn("mesherstream: a route has no parameter :"+projectParam+", and so no stream: call its parameter that, or mount the handler with app.Use",
+	streams := "no stream"
+	if wildcardIn(route.Path) >= 0 {
+		streams = "no stream but at the path of WithPath below its wildcard"
+	}
+	m.cfg.logger.Warn("mesherstream: a route has no parameter :"+projectParam+", and so "+streams+": call its parameter that, or mount the handler with app.Use",
 		"method", route.Method, "route", route.Path)
 }
 
@@ -145,14 +170,20 @@ type queryName struct {
 }
 
 var queryNames = []queryName{
-	{"level", []string{"lvl", "loglevel", "minlevel", "severity", "severitie"}, 1},
+	{"level", []string{"lvl", "loglevel", "minlevel", "maxlevel", "minimumlevel", "maximumlevel", "severity", "severitie"}, 1},
 	{"environment", []string{"env", "environ"}, 2},
 }
+
+// levelWords are those that leave a level what it is. Another one before it, as in zoom_level, makes it another thing.
+var levelWords = []string{"min", "minimum", "max", "maximum", "lowest", "highest", "at", "least", "most", "from", "to", "log", "event", "error", "message", "filter", "filters", "by", "only", "not"}
 
 // checkQuery returns an error if a parameter of the query nearly has a name that means something here: the stream would
 // carry everything, and nobody would know why. Other parameters are the application's.
 func checkQuery(c *fiber.Ctx) error {
 	for key := range c.Queries() {
+		if singular := strings.TrimSuffix(lettersOf(key), "s"); singular == "filter" {
+			return fmt.Errorf("query parameter %s is unknown: use level and environment", harmless(key))
+		}
 		for _, known := range queryNames {
 			if key != known.name && known.meantBy(key) {
 				return fmt.Errorf("query parameter %s is unknown: use %s", harmless(key), known.name)
@@ -162,21 +193,51 @@ func checkQuery(c *fiber.Ctx) error {
 	return nil
 }
 
-// meantBy says whether somebody who writes key means q: in another case or number, with brackets, as a filter's.
-func (q queryName) meantBy(key string) bool {
-	key = strings.TrimPrefix(strings.ToLower(key), "amp;") // of an address that was escaped for HTML once too often
-	letters := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' {
-			return r
+// lettersOf returns the letters of a key, in lower case.
+func lettersOf(key string) string { return strings.Join(wordsOf(key), "") }
+
+// wordsOf returns the words of a key, in lower case: snake_case, camelCase, with dots or brackets.
+func wordsOf(key string) []string {
+	if rest := strings.ToLower(key); strings.HasPrefix(rest, "amp;") { // of an address that was escaped for HTML once too often
+		key = key[len("amp;"):]
+	}
+	isLetter := func(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
+	isUpper := func(c byte) bool { return c >= 'A' && c <= 'Z' }
+	var words []string
+	for start := 0; start < len(key); {
+		if !isLetter(key[start]) {
+			start++
+			continue
 		}
-		return -1
-	}, key)
+		end := start + 1
+		for end < len(key) && isLetter(key[end]) && (!isUpper(key[end]) || isUpper(key[end-1])) {
+			end++
+		}
+		words = append(words, strings.ToLower(key[start:end]))
+		start = end
+	}
+	return words
+}
+
+// meantBy says whether somebody who writes key means q: in another case or number, with brackets, as a filter's, or with
+// words around it.
+func (q queryName) meantBy(key string) bool {
+	words := wordsOf(key)
+	for i, word := range words {
+		word = strings.TrimSuffix(word, "s")
+		if (word == q.name || slices.Contains(q.aliases, word)) && (q.name != "level" || !slices.ContainsFunc(words[:i], isNoLevelWord)) {
+			return true
+		}
+	}
+	letters := strings.Join(words, "")
 	for _, of := range []string{"filters", "filter"} {
 		letters = strings.TrimSuffix(strings.TrimPrefix(letters, of), of)
 	}
 	singular := strings.TrimSuffix(letters, "s")
 	return slices.Contains(q.aliases, singular) || distance(letters, q.name) <= q.typos || distance(singular, q.name) <= q.typos
 }
+
+func isNoLevelWord(word string) bool { return !slices.Contains(levelWords, word) }
 
 // distance returns how many letters are to be added, removed, replaced or swapped with their neighbours to make b of a.
 func distance(a, b string) int {
@@ -278,6 +339,9 @@ func decodedAsPath(c *fiber.Ctx, segment string) (string, error) {
 	if !strings.Contains(segment, " ") {
 		return strings.Clone(segment), nil
 	}
+	if bytes.IndexByte(written, ' ') >= 0 {
+		return "", errAmbiguous // no request has one: a handler has put there what Fiber had decoded
+	}
 	if string(fasthttp.AppendUnquotedArg(nil, written)) != path {
 		return "", errAmbiguous // a handler has put another path there
 	}
@@ -309,7 +373,9 @@ func queryFilter(c *fiber.Ctx) (Filter, error) {
 	}
 	values := func(key string) (list []string) {
 		for _, v := range c.Context().QueryArgs().PeekMulti(key) {
-			list = append(list, strings.Split(string(v), ",")...)
+			for value := range strings.SplitSeq(string(v), ",") {
+				list = append(list, strings.TrimSpace(value))
+			}
 		}
 		return list
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
+	"github.com/gofiber/fiber/v2/middleware/rewrite"
 	"github.com/mesher/mesherstream"
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
@@ -274,6 +275,26 @@ func TestAProjectWhoseSpacesMayBePlusesIsRefusedAsAmbiguousOnly(t *testing.T) {
 		project = ""
 		if got, body := streamtest.Ask(t, app, "GET", target, streamtest.Upgrade...); (got == 101) != (want != "") || project != want {
 			t.Errorf("GET %s: got %d %q and project %q, want %q", target, got, body, project, want)
+		}
+	}
+}
+
+// What a middleware has put in place of the path is decoded already, and whether a space of it was a plus is lost.
+func TestAProjectThatARewriteHasDecodedIsRefusedIfItHasSpaces(t *testing.T) {
+	var project string
+	app := streamtest.QuietApp(fiber.Config{UnescapePath: true})
+	app.Use(rewrite.New(rewrite.Config{Rules: map[string]string{"/ws/*": "/stream/projects/$1"}}))
+	app.Use(streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(_ *fiber.Ctx, sub *mesherstream.Subscription) error {
+		project = strings.Clone(sub.Project)
+		return nil
+	})).Handler())
+	for target, want := range map[string]string{
+		"/ws/shop": "shop", "/ws/c++": "", "/ws/a%20b": "", "/ws/c%2B%2B": "c++", "/stream/projects/c++": "c++", "/stream/projects/a%20b": "a b",
+	} {
+		project = ""
+		status := map[bool]int{true: 400, false: 101}[want == ""]
+		if got, body := streamtest.Ask(t, app, "GET", target, streamtest.Upgrade...); got != status || project != want {
+			t.Errorf("GET %s: got %d %q and project %q, want %d and %q", target, got, body, project, status, want)
 		}
 	}
 }

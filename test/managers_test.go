@@ -241,7 +241,13 @@ func TestARouteWithoutAProjectTellsTheLog(t *testing.T) {
 		{"all methods", func(app *fiber.App, h fiber.Handler) { app.All("/live/:id", h) }, "/live/shop", "/live/:id", 404},
 
 		{"the right name", func(app *fiber.App, h fiber.Handler) { app.Get("/live/:project_id", h) }, "/live/shop", "", 101},
-		{"a wildcard", func(app *fiber.App, h fiber.Handler) { app.Get("/live/*", h) }, "/live/page", "", 404},
+		{"a wildcard", func(app *fiber.App, h fiber.Handler) { app.Get("/live/*", h) }, "/live/shop", "/live/*", 404},
+		{"a wildcard that is not empty", func(app *fiber.App, h fiber.Handler) { app.Get("/live/+", h) }, "/live/shop", "/live/+", 404},
+		{"a wildcard, and the default path", func(app *fiber.App, h fiber.Handler) { app.Get("/live/*", h) }, "/live/stream/projects/shop", "", 101},
+		{"a wildcard that is not empty, and the default path", func(app *fiber.App, h fiber.Handler) { app.Get("/live/+", h) }, "/live/stream/projects/shop", "", 101},
+		{"a mount with a wildcard", func(app *fiber.App, h fiber.Handler) { app.Use("/live/*", h) }, "/live/shop", "", 404},
+		{"a parameter with a pattern", func(app *fiber.App, h fiber.Handler) { app.Use("/:tenant<regex([a-z]+)>/live", h) }, "/acme/live/stream/projects/shop", "", 101},
+		{"a mount with a plus", func(app *fiber.App, h fiber.Handler) { app.Use("/c\\+\\+/live", h) }, "/c++/live/stream/projects/shop", "", 101},
 		{"a mount with a parameter", func(app *fiber.App, h fiber.Handler) { app.Use("/:tenant", h) }, "/shop", "", 404},
 		{"a mount, and a route of the same pattern", func(app *fiber.App, h fiber.Handler) {
 			app.Use("/:tenant", h)
