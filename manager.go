@@ -54,6 +54,7 @@ type Manager struct {
 	listened   atomic.Bool // the app of WithApp has listened
 
 	askedRoutes sync.Map // the routes that checkRoute has seen, by their first handler
+	shadows     sync.Map // what shadowsIn has found, by the app
 
 	// Guarded by mu.
 	mu      sync.Mutex

@@ -59,40 +59,46 @@ func (m *Manager) Handler() fiber.Handler {
 	if !m.isMade() {
 		return func(*fiber.Ctx) error { return ErrNotMounted }
 	}
-	return func(c *fiber.Ctx) error {
-		mount, rest := splitMount(c)
-		m.pass(c, mount)
-		project, ours := m.projectOf(c, rest)
-		head := c.Method() == fiber.MethodHead
-		if !ours || c.Method() != fiber.MethodGet && !head {
-			if !ours {
-				m.checkRoute(c)
-				tellAddress(c)
-			}
-			return c.Next()
-		}
-		m.checkApp(c.App())
-		var o opening // of a HEAD, none
-		if !head {
-			o = readOpening(&c.Request().Header)
-		}
-		if project == browserClientName && !o.asked() {
-			return serveBrowserClient(c)
-		}
-		if !head && !o.asked() && asksForRefusal(c) {
-			return m.answerRefusal(c, project)
-		}
-		a, err := m.screen(c, project, &o)
-		if err == nil {
-			err = m.upgrade(c, a, &o)
-		}
-		if err != nil {
-			// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
-			// the next request on it pass unseen.
-			c.Context().SetConnectionClose()
-		}
-		return err
+	return m.handle // one function for all, by which streamRoutes knows it
+}
+
+// handle is the handler. Without a request, it says whose it is.
+func (m *Manager) handle(c *fiber.Ctx) error {
+	if c == nil {
+		return handlerOf{m}
 	}
+	mount, rest := splitMount(c)
+	m.pass(c, mount)
+	project, ours := m.projectOf(c, rest)
+	head := c.Method() == fiber.MethodHead
+	if !ours || c.Method() != fiber.MethodGet && !head {
+		if !ours {
+			m.checkRoute(c)
+			tellAddress(c)
+		}
+		return c.Next()
+	}
+	m.checkApp(c.App())
+	var o opening // of a HEAD, none
+	if !head {
+		o = readOpening(&c.Request().Header)
+	}
+	if project == browserClientName && !o.asked() {
+		return serveBrowserClient(c)
+	}
+	if !head && !o.asked() && asksForRefusal(c) {
+		return m.answerRefusal(c, project)
+	}
+	a, err := m.screen(c, project, &o)
+	if err == nil {
+		err = m.upgrade(c, a, &o)
+	}
+	if err != nil {
+		// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
+		// the next request on it pass unseen.
+		c.Context().SetConnectionClose()
+	}
+	return err
 }
 
 // Serve streams to a client on an own route, whose handler has upgraded the connection itself. It hands conn over: the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode"
@@ -23,40 +24,162 @@ const projectParam = "project_id"
 // managerKey is the key of a request's passage among its locals.
 type managerKey struct{}
 
-// A passage is a manager whose handler a request has passed, and where.
+// A passage is a manager that serves the streams of a handler that a request has passed.
 type passage struct {
 	m     *Manager
-	mount string   // the part of the path that the handler is mounted at
+	path  string   // below which the handler's streams are
 	outer *passage // the one before
 }
 
 // pass notes for From that a request passes the handler. A manager that can't be reached, since one before it serves
-// on the same path, is no longer what From returns: its clients are that one's.
+// on the same path, is not what From returns: its clients are that one's. A request that passes both handlers shows that;
+// otherwise the routes of the app do.
 func (m *Manager) pass(c *fiber.Ctx, mount string) {
 	outer, _ := c.Locals(managerKey{}).(*passage)
-	for p := outer; p != nil; p = p.outer {
-		if p.m != m && p.covers(c, m, mount) {
-			m.warnOfShadow(mount+m.cfg.path, p)
-			c.Locals(managerKey{}, &passage{p.m, p.mount, outer})
-			return
+	here := &passage{m, mount + m.cfg.path, outer}
+	if s, ok := m.shadowsIn(c.App())[mountOf(c.Route(), m)]; ok {
+		here.m = s
+	}
+	for p := outer; p != nil && here.m == m; p = p.outer {
+		if p.m != m && p.covers(c, here) {
+			m.warnOfShadow(here.path, p.path)
+			here.m = p.m
 		}
 	}
-	c.Locals(managerKey{}, &passage{m, mount, outer})
+	c.Locals(managerKey{}, here)
 }
 
-// covers says whether p's manager takes every stream that m could serve at mount.
-func (p *passage) covers(c *fiber.Ctx, m *Manager, mount string) bool {
-	first, second := p.mount+p.m.cfg.path+"/", mount+m.cfg.path+"/"
-	return len(first) <= len(second) && m.samePath(c, first, second[:len(first)])
+// covers says whether p takes every stream that another handler could serve.
+func (p *passage) covers(c *fiber.Ctx, other *passage) bool {
+	first, second := p.path+"/", other.path+"/"
+	return len(first) <= len(second) && samePath(c, first, second[:len(first)])
 }
 
-func (m *Manager) warnOfShadow(path string, p *passage) {
+func (m *Manager) warnOfShadow(path, first string) {
 	if m.shadowed.Swap(true) {
 		return
 	}
 	m.cfg.logger.Warn("mesherstream: two managers are mounted on one path, and the second never gets a client: publish by the first, which From returns, or mount New once",
-		"path", strings.Clone(path), "first", strings.Clone(p.mount)+p.m.cfg.path)
+		"path", strings.Clone(path), "first", strings.Clone(first))
 }
+
+// A mounting is a manager's handler in a route. All copies that Fiber makes of a route have the same handlers, and so have
+// the routes that are registered by one call of app.Use with several prefixes.
+type mounting struct {
+	route *fiber.Handler
+	path  string
+	m     *Manager
+}
+
+func mountOf(route *fiber.Route, m *Manager) mounting {
+	if len(route.Handlers) == 0 {
+		return mounting{}
+	}
+	return mounting{&route.Handlers[0], route.Path, m}
+}
+
+// shadowsIn returns which handlers of an app can't be reached by any stream, and whose streams are in their place. It
+// reads the routes once for each app, and tells the log then.
+func (m *Manager) shadowsIn(app *fiber.App) map[mounting]*Manager {
+	if found, ok := m.shadows.Load(app); ok {
+		return found.(map[mounting]*Manager)
+	}
+	shadows := make(map[mounting]*Manager)
+	all := streamRoutes(app)
+	for i, second := range all {
+		for _, first := range all[:i] {
+			if first.m != second.m && first.covers(second, app.Config().CaseSensitive) {
+				shadows[second.mounting] = first.m
+				second.m.warnOfShadow(second.pattern(), first.pattern())
+				break
+			}
+		}
+	}
+	m.shadows.Store(app, shadows)
+	return shadows
+}
+
+// A streamRoute is where a mounting has its streams.
+type streamRoute struct {
+	mounting
+	segments []string // of the pattern of their paths
+	below    bool     // it takes what is below that, too
+}
+
+func (r *streamRoute) pattern() string { return "/" + strings.Join(r.segments, "/") }
+
+// streamRoutes returns the routes of an app that can have streams, in the order in which Fiber asks them.
+func streamRoutes(app *fiber.App) []*streamRoute {
+	handle := reflect.ValueOf((*Manager)(nil).handle).Pointer()
+	own := make(map[*fiber.Handler]bool)
+	for _, route := range app.GetRoutes(true) { // without app.Use
+		if len(route.Handlers) > 0 {
+			own[&route.Handlers[0]] = true
+		}
+	}
+	var list []*streamRoute
+	for _, route := range app.GetRoutes() {
+		if route.Method != fiber.MethodGet {
+			continue
+		}
+		for _, h := range route.Handlers {
+			if reflect.ValueOf(h).Pointer() != handle {
+				continue
+			}
+			var of handlerOf
+			if !errors.As(h(nil), &of) {
+				continue
+			}
+			r := &streamRoute{mounting: mountOf(&route, of.m)}
+			pattern, wildcard := route.Path, wildcardIn(route.Path)
+			switch {
+			case slices.Contains(route.Params, projectParam):
+			case wildcard >= 0:
+				pattern = pattern[:wildcard]
+				r.below = true
+			default:
+				r.below = !own[r.route]
+				if !r.below { // of which checkRoute tells
+					continue
+				}
+			}
+			if r.below {
+				pattern += "/" + of.m.cfg.path + "/:" + projectParam
+			}
+			r.segments = strings.FieldsFunc(pattern, func(r rune) bool { return r == '/' })
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// covers says whether r takes every stream that other could serve.
+func (r *streamRoute) covers(other *streamRoute, caseSensitive bool) bool {
+	segments := r.segments
+	if r.below {
+		segments = segments[:len(segments)-1]
+	}
+	if len(other.segments) < len(r.segments) || !r.below && len(other.segments) > len(r.segments) {
+		return false
+	}
+	for i, segment := range segments {
+		theirs := other.segments[i]
+		if strings.ContainsAny(segment+theirs, "?") || !takesAll(segment) && segment != theirs && (caseSensitive || !strings.EqualFold(segment, theirs)) {
+			return false
+		}
+	}
+	return true
+}
+
+// takesAll says whether a segment of a pattern is a parameter alone, without a constraint.
+func takesAll(segment string) bool {
+	return segment[0] == ':' && !strings.ContainsAny(segment[1:], ":-.<?*+")
+}
+
+// handlerOf is what a handler answers that is asked whose it is, by a nil Ctx.
+type handlerOf struct{ m *Manager }
+
+func (handlerOf) Error() string { return "mesherstream: a handler was called without a request" }
 
 // splitMount splits the path of a request into the part at which the handler is mounted, and the rest below it. A mount
 // with parameters is as many segments long as its pattern.
@@ -278,7 +401,7 @@ func (m *Manager) projectOf(c *fiber.Ctx, rest string) (segment string, ours boo
 	}
 
 	prefix := m.cfg.path
-	if len(rest) < len(prefix) || !m.samePath(c, rest[:len(prefix)], prefix) {
+	if len(rest) < len(prefix) || !samePath(c, rest[:len(prefix)], prefix) {
 		return "", false
 	}
 	switch rest = rest[len(prefix):]; {
@@ -291,7 +414,7 @@ func (m *Manager) projectOf(c *fiber.Ctx, rest string) (segment string, ours boo
 }
 
 // samePath compares as the app's router does.
-func (m *Manager) samePath(c *fiber.Ctx, a, b string) bool {
+func samePath(c *fiber.Ctx, a, b string) bool {
 	return a == b || strings.EqualFold(a, b) && !c.App().Config().CaseSensitive
 }
 

@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"log/slog"
@@ -149,6 +150,10 @@ func TestOfTwoManagersOnOnePathFromReturnsTheOneThatServes(t *testing.T) {
 			app.Mount("/", sub)
 		}, post: "/post", from: 1, warns: true},
 
+		{name: "one of two prefixes", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use("/live", first.Handler())
+			app.Use([]string{"/live", "/other"}, second.Handler())
+		}, post: "/other/post", from: 2, warns: true},
 		{name: "two paths", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
 			app.Use(first.Handler())
 			app.Use(second.Handler())
@@ -199,6 +204,105 @@ func TestOfTwoManagersOnOnePathFromReturnsTheOneThatServes(t *testing.T) {
 				t.Errorf("got %d warnings, want one: %v\n%s", got, tt.warns, &logs.Buf)
 			}
 		})
+	}
+}
+
+// Whichever request comes first: also one that only one of the two handlers ever sees.
+func TestTwoManagersOnOnePathAreToldOfByAnyRequest(t *testing.T) {
+	const route = "/stream/projects/:project_id"
+	for _, tt := range []struct {
+		name  string
+		mount func(app *fiber.App, first, second fiber.Handler)
+		from  int // which one From returns for a POST of /publish; 0 if it has passed none
+		warns int
+	}{
+		{"two mounts", func(app *fiber.App, first, second fiber.Handler) {
+			app.Use(first)
+			app.Use(second)
+		}, 1, 1},
+		{"a route before a mount", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get(route, first)
+			app.Use(second)
+		}, 1, 1},
+		{"a mount before a route", func(app *fiber.App, first, second fiber.Handler) {
+			app.Use(first)
+			app.Get(route, second)
+		}, 1, 1},
+		{"two routes", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get(route, first)
+			app.Get("/Stream/projects/:project_id/", second)
+		}, 0, 1},
+		{"one route", func(app *fiber.App, first, second fiber.Handler) { app.Get(route, first, second) }, 0, 1},
+		{"a route with a parameter before another", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get("/:a/:b/:project_id", first)
+			app.Get(route, second)
+		}, 0, 1},
+		{"a route of an app that is mounted", func(app *fiber.App, first, second fiber.Handler) {
+			sub := fiber.New()
+			sub.Get("/:project_id", first)
+			app.Mount("/stream/projects", sub)
+			app.Use(second)
+		}, 1, 1},
+		{"a mount with a wildcard", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get("/*", first)
+			app.Get(route, second)
+		}, 0, 1},
+
+		{"a route below a mount", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get("/live"+route, first)
+			app.Use(second)
+		}, 2, 0},
+		{"a route for some projects", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get("/stream/projects/:project_id<int>", first)
+			app.Use(second)
+		}, 2, 0},
+		{"a route with a tail", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get(route+"/events", first)
+			app.Use(second)
+		}, 2, 0},
+		{"a route of a method that no stream has", func(app *fiber.App, first, second fiber.Handler) {
+			app.Post(route, first)
+			app.Use(second)
+		}, 2, 0},
+		{"a route that can have no stream", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get("/:id", first)
+			app.Get("/:id"+route, second)
+			app.Get(route, second)
+		}, 0, 0},
+		{"one manager twice", func(app *fiber.App, first, _ fiber.Handler) {
+			app.Get(route, first)
+			app.Use(first)
+		}, 1, 0},
+	} {
+		for _, streams := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, streams only: %v", tt.name, streams), func(t *testing.T) {
+				log, logs := logged()
+				managers := []*mesherstream.Manager{nil, streamtest.NewTestManager(t, log), streamtest.NewTestManager(t, log)}
+				app := streamtest.QuietApp()
+				tt.mount(app, managers[1].Handler(), managers[2].Handler())
+				var from *mesherstream.Manager
+				app.Post("/publish", func(c *fiber.Ctx) error { from = mesherstream.From(c); return nil })
+				warns := tt.warns
+				for range 3 {
+					if streams {
+						streamtest.Ask(t, app, "GET", "/stream/projects/shop", streamtest.Upgrade...)
+						continue
+					}
+					if got, body := streamtest.Ask(t, app, "POST", "/publish", "Content-Length: 0"); got != 200 {
+						t.Fatalf("POST /publish: got %d %q", got, body)
+					}
+					if from != managers[tt.from] {
+						t.Errorf("From: got another manager than number %d", tt.from)
+					}
+					if from == nil {
+						warns = 0 // neither has seen a request
+					}
+				}
+				if got := logs.Count("two managers are mounted on one path"); got != warns {
+					t.Errorf("got %d warnings, want %d:\n%s", got, warns, &logs.Buf)
+				}
+			})
+		}
 	}
 }
 
