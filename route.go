@@ -37,7 +37,7 @@ type passage struct {
 func (m *Manager) pass(c *fiber.Ctx, mount string) {
 	outer, _ := c.Locals(managerKey{}).(*passage)
 	here := &passage{m, mount + m.cfg.path, outer}
-	if s, ok := m.shadowsIn(c.App())[mountOf(c.Route(), m)]; ok {
+	if s, ok := m.shadowsIn(c.App())[mounting{c.Route().Path, m}]; ok {
 		here.m = s
 	}
 	for p := outer; p != nil && here.m == m; p = p.outer {
@@ -63,19 +63,11 @@ func (m *Manager) warnOfShadow(path, first string) {
 		"path", strings.Clone(path), "first", strings.Clone(first))
 }
 
-// A mounting is a manager's handler in a route. All copies that Fiber makes of a route have the same handlers, and so have
-// the routes that are registered by one call of app.Use with several prefixes.
+// A mounting is a manager's handler on a route. Fiber has a copy of the route for each method, and may put the handlers of
+// several routes into one.
 type mounting struct {
-	route *fiber.Handler
-	path  string
+	route string
 	m     *Manager
-}
-
-func mountOf(route *fiber.Route, m *Manager) mounting {
-	if len(route.Handlers) == 0 {
-		return mounting{}
-	}
-	return mounting{&route.Handlers[0], route.Path, m}
 }
 
 // shadowsIn returns which handlers of an app can't be reached by any stream, and whose streams are in their place. It
@@ -88,11 +80,14 @@ func (m *Manager) shadowsIn(app *fiber.App) map[mounting]*Manager {
 	all := streamRoutes(app)
 	for i, second := range all {
 		for _, first := range all[:i] {
-			if first.m != second.m && first.covers(second, app.Config().CaseSensitive) {
+			if !first.covers(second, app.Config().CaseSensitive) {
+				continue
+			}
+			if first.m != second.m {
 				shadows[second.mounting] = first.m
 				second.m.warnOfShadow(second.pattern(), first.pattern())
-				break
 			}
+			break
 		}
 	}
 	m.shadows.Store(app, shadows)
@@ -130,7 +125,7 @@ func streamRoutes(app *fiber.App) []*streamRoute {
 			if !errors.As(h(nil), &of) {
 				continue
 			}
-			r := &streamRoute{mounting: mountOf(&route, of.m)}
+			r := &streamRoute{mounting: mounting{route.Path, of.m}}
 			pattern, wildcard := route.Path, wildcardIn(route.Path)
 			switch {
 			case slices.Contains(route.Params, projectParam):
@@ -138,7 +133,7 @@ func streamRoutes(app *fiber.App) []*streamRoute {
 				pattern = pattern[:wildcard]
 				r.below = true
 			default:
-				r.below = !own[r.route]
+				r.below = !own[&route.Handlers[0]]
 				if !r.below { // of which checkRoute tells
 					continue
 				}

@@ -224,6 +224,16 @@ func TestTwoManagersOnOnePathAreToldOfByAnyRequest(t *testing.T) {
 			app.Get(route, first)
 			app.Use(second)
 		}, 1, 1},
+		{"a route before a mount of several handlers", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get(route, first)
+			app.Use((*fiber.Ctx).Next)
+			app.Use(second)
+		}, 1, 1},
+		{"one manager around another", func(app *fiber.App, first, second fiber.Handler) {
+			app.Use(first)
+			app.Get(route, second)
+			app.Use(first)
+		}, 1, 1},
 		{"a mount before a route", func(app *fiber.App, first, second fiber.Handler) {
 			app.Use(first)
 			app.Get(route, second)
