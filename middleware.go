@@ -41,12 +41,12 @@ func From(c *fiber.Ctx) *Manager {
 // A prefix may have parameters, but none that is optional, and none called project_id.
 //
 // On that path, a GET is answered by 400 if the project is empty, over 128 bytes, or has a slash, a control character or
-// broken percent-encoding, or if the handshake has a body, no host, a key that is none or several, or isn't HTTP/1.1; 426
-// if it asks for no upgrade or another version, 403 if its origin isn't allowed or its filter isn't granted, 503 or 429 if
+// broken percent-encoding, or if the handshake has a body, no host, a malformed key or several keys, or isn't HTTP/1.1; 426
+// if it asks for no upgrade or another version, or has no key, 403 if its origin isn't allowed or its filter isn't granted, 503 or 429 if
 // a cap is reached, 503 after Shutdown, 501 if the app runs under net/http (Fiber's adaptor), which keeps its connections
 // to itself, and by what the error of [WithAuthorize] says. A HEAD is answered as a GET without an upgrade. The query's
-// level and environment, each repeated or with commas, are the first filter; a near miss of these names, such as levels,
-// is a 400. A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake
+// level and environment, each repeated or with commas, are the first filter; a near miss of these names, such as levels
+// or filter, is a 400. A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake
 // would be: so mesherstream.js learns why it was refused, which a WebSocket doesn't tell a page. Where the project would
 // be, a GET or HEAD for mesherstream.js gets the module for browsers. Everything else goes to the next handler, for which
 // [From] returns m.
