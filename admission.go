@@ -207,7 +207,7 @@ func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 	if err := m.checkAskingOrigin(c); err != nil {
 		return err
 	}
-	if origin := c.Get(fiber.HeaderOrigin); origin != "" {
+	if origin := originOf(c); origin != "" {
 		// It may follow the stream, so it may know why not.
 		c.Set(fiber.HeaderAccessControlAllowOrigin, origin)
 		c.Set(fiber.HeaderAccessControlAllowCredentials, "true")
@@ -230,20 +230,17 @@ func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 // checkAskingOrigin is checkOrigin for a request that need not have an Origin: browsers tell it with every handshake,
 // but not with a GET of the same origin, and not with one that can't read the answer. The module sends a Referer then.
 func (m *Manager) checkAskingOrigin(c *fiber.Ctx) error {
-	if fieldText(c, fiber.HeaderOrigin) != "" {
-		return m.checkOrigin(c)
+	if origin := originOf(c); origin != "" {
+		return m.checkOrigin(c, origin)
 	}
-	switch site := c.Get("Sec-Fetch-Site"); site {
+	switch site := fieldText(c, "Sec-Fetch-Site"); site {
 	case "", "none", "same-origin":
 	default:
 		return fiber.NewError(fiber.StatusForbidden, "origin not allowed: the request is "+harmless(site))
 	}
-	page, err := url.Parse(c.Get(fiber.HeaderReferer))
+	page, err := url.Parse(fieldText(c, fiber.HeaderReferer))
 	if err != nil || page.Host == "" {
 		return nil
 	}
-	header := &c.Request().Header
-	header.Set(fiber.HeaderOrigin, page.Scheme+"://"+page.Host)
-	defer header.Del(fiber.HeaderOrigin)
-	return m.checkOrigin(c)
+	return m.checkOrigin(c, page.Scheme+"://"+page.Host)
 }

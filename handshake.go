@@ -19,7 +19,7 @@ import (
 // name are one list (RFC 9110, section 5.3), and a name is the same in any spelling. Fiber, contrib and fasthttp look at
 // the first line of one spelling only.
 
-// An opening is what a request says about an upgrade. Its bytes are those of the request.
+// An opening is what a request says about an upgrade. Its bytes are its own: WithAuthorize may change the request.
 type opening struct {
 	connection bool // Connection has the option upgrade
 	websocket  bool // Upgrade has the protocol websocket
@@ -45,7 +45,7 @@ func readOpening(h *fasthttp.RequestHeader) (o opening) {
 				o.v1 = o.v1 || string(bytes.Trim(element, " \t")) == Protocol // whose case counts
 			}
 		case sameASCII(name, fiber.HeaderSecWebSocketKey):
-			o.key = bytes.Trim(value, " \t") // fasthttp 1.52 trims spaces only
+			o.key = bytes.Clone(bytes.Trim(value, " \t")) // fasthttp 1.52 trims spaces only
 			o.keys++
 		case sameASCII(name, fiber.HeaderOrigin):
 			o.origins++
@@ -104,7 +104,7 @@ func isKey(b []byte) bool {
 }
 
 // settle writes the handshake into the request as contrib and Fiber look for it: one line of each name, in their
-// spelling.
+// spelling. WithAuthorize has been asked by then, since what the client offers may hold its token.
 func (o *opening) settle(h *fasthttp.RequestHeader) {
 	h.Set(fiber.HeaderConnection, "Upgrade")
 	h.Set(fiber.HeaderUpgrade, "websocket")
@@ -128,15 +128,16 @@ const (
 // upgradeGrace is how long the answer to a handshake may take to go out.
 const upgradeGrace = 10 * time.Second
 
-// upgrade hands over to contrib, whose own questions have been answered. Everything that lives on is a copy: Fiber uses
+// upgrade settles the handshake and hands over to contrib, whose own questions have been answered. Everything that lives on is a copy: Fiber uses
 // the memory behind c again as soon as this returns.
 //
 // fasthttp sends no response, and calls the function as soon as every handler has returned. If it sent the 101 itself, it
 // would call the function only if that has gone out, and only if neither side wants the connection closed behind it: a
 // place that was taken for the client before would have to wait for a timer. So the function sends the 101, and no place
 // is taken before.
-func (m *Manager) upgrade(c *fiber.Ctx, a admission) error {
+func (m *Manager) upgrade(c *fiber.Ctx, a admission, o *opening) error {
 	m.warnOfPrefork(c.App())
+	o.settle(&c.Request().Header)
 	c.Context().Response.Header.Del(fiber.HeaderSecWebSocketExtensions) // contrib would refuse
 	r := reply{m: m, app: c.App(), ctx: c.Context(), sent: isAppTest(c.Context())}
 	err := websocket.New(func(conn *websocket.Conn) {
@@ -157,11 +158,16 @@ func (m *Manager) upgrade(c *fiber.Ctx, a admission) error {
 	return nil
 }
 
-// isAppTest says whether the request is one of app.Test, which reads its answer before the function has run. No other
-// peer has port 0.
+// isAppTest says whether the request is one of app.Test, which reads its answer before the function has run. Not by the
+// address that the request tells, which a middleware can set.
 func isAppTest(ctx *fasthttp.RequestCtx) bool {
-	peer, ok := ctx.RemoteAddr().(*net.TCPAddr)
-	return ok && peer.Port == 0
+	return ctx.Conn() != nil && isNoSocket(ctx.Conn().RemoteAddr()) && isNoSocket(ctx.Conn().LocalAddr())
+}
+
+// isNoSocket says whether an address is one that no socket has which is connected: a port that is 0, without a host.
+func isNoSocket(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && tcp.Port == 0 && (len(tcp.IP) == 0 || tcp.IP.IsUnspecified())
 }
 
 // A reply is the answer to a handshake that has been accepted. fasthttp keeps ctx for the function that it has handed the

@@ -41,12 +41,12 @@ func From(c *fiber.Ctx) *Manager {
 // A prefix may have parameters, but none that is optional, and none called project_id.
 //
 // On that path, a GET is answered by 400 if the project is empty, over 128 bytes, or has a slash, a control character or
-// broken percent-encoding, or if the handshake has a body, no host, a key that is none or several, or isn't HTTP/1.1; 426
-// if it asks for no upgrade or another version, 403 if its origin isn't allowed or its filter isn't granted, 503 or 429 if
+// broken percent-encoding, or if the handshake has a body, no host, a malformed key or several keys, or isn't HTTP/1.1; 426
+// if it asks for no upgrade or another version, or has no key, 403 if its origin isn't allowed or its filter isn't granted, 503 or 429 if
 // a cap is reached, 503 after Shutdown, 501 if the app runs under net/http (Fiber's adaptor), which keeps its connections
 // to itself, and by what the error of [WithAuthorize] says. A HEAD is answered as a GET without an upgrade. The query's
-// level and environment, each repeated or with commas, are the first filter; a near miss of these names, such as levels,
-// is a 400. A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake
+// level and environment, each repeated or with commas, are the first filter; a near miss of these names, such as levels
+// or filter, is a 400. A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake
 // would be: so mesherstream.js learns why it was refused, which a WebSocket doesn't tell a page. Where the project would
 // be, a GET or HEAD for mesherstream.js gets the module for browsers. Everything else goes to the next handler, for which
 // [From] returns m.
@@ -59,39 +59,46 @@ func (m *Manager) Handler() fiber.Handler {
 	if !m.isMade() {
 		return func(*fiber.Ctx) error { return ErrNotMounted }
 	}
-	return func(c *fiber.Ctx) error {
-		mount, rest := splitMount(c)
-		m.pass(c, mount)
-		project, ours := m.projectOf(c, rest)
-		head := c.Method() == fiber.MethodHead
-		if !ours || c.Method() != fiber.MethodGet && !head {
-			if !ours {
-				m.checkRoute(c)
-			}
-			return c.Next()
-		}
-		m.checkApp(c.App())
-		var o opening // of a HEAD, none
-		if !head {
-			o = readOpening(&c.Request().Header)
-		}
-		if project == browserClientName && !o.asked() {
-			return serveBrowserClient(c)
-		}
-		if !head && !o.asked() && asksForRefusal(c) {
-			return m.answerRefusal(c, project)
-		}
-		a, err := m.screen(c, project, &o)
-		if err == nil {
-			err = m.upgrade(c, a)
-		}
-		if err != nil {
-			// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
-			// the next request on it pass unseen.
-			c.Context().SetConnectionClose()
-		}
-		return err
+	return m.handle // one function for all, by which streamRoutes knows it
+}
+
+// handle is the handler. Without a request, it says whose it is.
+func (m *Manager) handle(c *fiber.Ctx) error {
+	if c == nil {
+		return handlerOf{m}
 	}
+	mount, rest := splitMount(c)
+	m.pass(c, mount)
+	project, ours := m.projectOf(c, rest)
+	head := c.Method() == fiber.MethodHead
+	if !ours || c.Method() != fiber.MethodGet && !head {
+		if !ours {
+			m.checkRoute(c)
+			tellAddress(c)
+		}
+		return c.Next()
+	}
+	m.checkApp(c.App())
+	var o opening // of a HEAD, none
+	if !head {
+		o = readOpening(&c.Request().Header)
+	}
+	if project == browserClientName && !o.asked() {
+		return serveBrowserClient(c)
+	}
+	if !head && !o.asked() && asksForRefusal(c) {
+		return m.answerRefusal(c, project)
+	}
+	a, err := m.screen(c, project, &o)
+	if err == nil {
+		err = m.upgrade(c, a, &o)
+	}
+	if err != nil {
+		// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
+		// the next request on it pass unseen.
+		c.Context().SetConnectionClose()
+	}
+	return err
 }
 
 // Serve streams to a client on an own route, whose handler has upgraded the connection itself. It hands conn over: the
@@ -104,8 +111,10 @@ func (m *Manager) Handler() fiber.Handler {
 // client has been told with code 1011, 1001 or 1013, and had two seconds to answer, or [ErrNotMounted], with 1011; a client
 // that leaves is no error.
 //
-// The client's address is told by Fiber's ProxyHeader, if there is one. Which proxies are trusted, Serve knows from the app
-// of [WithApp]; without it, all are.
+// The client's address is told by Fiber's ProxyHeader, if there is one. If the request has passed a handler of
+// [Manager.Handler] before the route, it is the address that the stream's path would tell. Otherwise Serve knows which
+// proxies are trusted from the app of [WithApp], and without it, all are; and the last proxy must write the header as one
+// line, since contrib keeps the last line only, and HAProxy's option forwardfor adds one.
 func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 	if !m.isMade() {
 		refuse(conn, wsframe.CodeInternalError, "")
@@ -178,10 +187,15 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 }
 
 // tellOfWrapper says once that clients come over connections that hide their sockets. It logs beside the caller, whose
-// client must not wait for a log. A connection in memory has no socket to hide, and its address is of another network.
+// client must not wait for a log. A connection in memory has no socket to hide, and its address is of another network, or
+// one without a port, as that of app.Test.
 func (m *Manager) tellOfWrapper(conn net.Conn) {
-	switch conn.LocalAddr().(type) {
-	case *net.TCPAddr, *net.UnixAddr:
+	switch addr := conn.LocalAddr().(type) {
+	case *net.TCPAddr:
+		if addr.Port == 0 {
+			return
+		}
+	case *net.UnixAddr:
 	default:
 		return
 	}
@@ -239,8 +253,7 @@ func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission,
 	if c.Context().ConnRequestNum() == 0 { // fasthttp's server counts from 1
 		return a, m.refuseNetHTTP()
 	}
-	o.settle(&c.Request().Header)
-	if err = m.checkOrigin(c); err != nil {
+	if err = m.checkOrigin(c, originOf(c)); err != nil {
 		return a, err
 	}
 	asked, err := queryFilter(c)
@@ -274,9 +287,22 @@ func serveBrowserClient(c *fiber.Ctx) error {
 	c.Set(fiber.HeaderETag, browserClientTag)
 	c.Set(fiber.HeaderCacheControl, "no-cache") // kept, but asked for each time: the next release may speak another protocol
 	c.Set(fiber.HeaderXContentTypeOptions, "nosniff")
-	if c.Fresh() {
+	if hasBrowserClient(c) {
 		return c.SendStatus(fiber.StatusNotModified)
 	}
 	c.Set(fiber.HeaderContentType, "text/javascript; charset=utf-8")
 	return c.Send(browserClient)
+}
+
+// hasBrowserClient says whether the page has this version. Not c.Fresh(), which finds names in one spelling only.
+func hasBrowserClient(c *fiber.Ctx) bool {
+	if lists([]byte(fieldText(c, fiber.HeaderCacheControl)), "no-cache") { // a page that is loaded anew
+		return false
+	}
+	for tag := range strings.SplitSeq(fieldText(c, fiber.HeaderIfNoneMatch), ",") {
+		if tag = strings.TrimSpace(tag); tag == "*" || strings.TrimPrefix(tag, "W/") == browserClientTag {
+			return true
+		}
+	}
+	return false
 }

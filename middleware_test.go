@@ -427,6 +427,30 @@ func TestAPageThatHasTheModuleGets304(t *testing.T) {
 	}
 }
 
+func TestTheModuleOfAPageIsKnownInAnySpelling(t *testing.T) {
+	app := streamtest.QuietApp(fiber.Config{DisableHeaderNormalizing: true})
+	app.Use(streamtest.NewTestManager(t).Handler())
+	resp, err := app.Test(httptest.NewRequest("GET", "/stream/projects/mesherstream.js", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag := resp.Header.Get("ETag")
+	for _, tt := range []struct {
+		header []string
+		want   int
+	}{
+		{[]string{"if-none-match: " + tag}, 304},
+		{[]string{"IF-NONE-MATCH: W/" + tag}, 304},
+		{[]string{`if-none-match: "another"`, "If-None-Match: " + tag}, 304},
+		{[]string{`if-none-match: "another"`}, 200},
+		{[]string{"if-none-match: " + tag, "cache-control: no-cache"}, 200}, // a page that is loaded anew
+	} {
+		if got, _ := streamtest.Ask(t, app, "GET", "/stream/projects/mesherstream.js", tt.header...); got != tt.want {
+			t.Errorf("%q: got %d, want %d", tt.header, got, tt.want)
+		}
+	}
+}
+
 func TestAProjectNamedAsTheBrowserClientCanBeFollowed(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start()

@@ -63,9 +63,10 @@ func forwardedParam(element, name string) string {
 }
 
 // schemeHeaders are those by which proxies say that the browser's connection is encrypted: those that Fiber's c.Protocol()
-// knows, and one of IIS.
+// knows, and those of IIS, of nginx in its usual set-ups, and of CloudFront.
 var schemeHeaders = []string{
 	fiber.HeaderXForwardedProto, fiber.HeaderXForwardedProtocol, fiber.HeaderXForwardedSsl, fiber.HeaderXUrlScheme, "Front-End-Https",
+	"X-Forwarded-Scheme", "X-Scheme", "CloudFront-Forwarded-Proto",
 }
 
 // isSecure says whether the browser's connection is encrypted, as the connection or a trusted proxy tells it. Not
@@ -119,9 +120,24 @@ func addressOf(c *fiber.Ctx) string {
 	return clientAddress(fieldText(c, config.ProxyHeader), peer, config)
 }
 
-// addressOfConn does the same for a connection that was upgraded on a route of the application. Which proxies are trusted,
-// only the app of WithApp can tell; without it, all are.
+// addressKey is the key among a request's locals of what addressOf says. It is a string, since others don't survive an
+// upgrade.
+const addressKey = "mesherstream.address"
+
+// tellAddress leaves the address of a client for addressOfConn, if it may be upgraded on a route of the application.
+func tellAddress(c *fiber.Ctx) {
+	if c.App().Config().ProxyHeader != "" && fieldText(c, fiber.HeaderUpgrade) != "" {
+		c.Locals(addressKey, addressOf(c))
+	}
+}
+
+// addressOfConn does the same for a connection that was upgraded on a route of the application: by what a handler has
+// left that the request has passed, or else by the one line of each name that contrib has kept. Which proxies are trusted,
+// only the app of WithApp can tell then; without it, all are.
 func (m *Manager) addressOfConn(conn *websocket.Conn) string {
+	if told, ok := conn.Locals(addressKey).(string); ok {
+		return told
+	}
 	addr, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	peer := addr.Addr()
 	if err != nil {
@@ -172,7 +188,10 @@ func trusts(config fiber.Config, addr netip.Addr) bool {
 	}
 	addr = addr.WithZone("")
 	for _, proxy := range config.TrustedProxies {
-		if network, err := netip.ParsePrefix(proxy); err == nil && network.Contains(addr) || proxy == addr.String() {
+		if network, err := netip.ParsePrefix(proxy); err == nil && network.Contains(addr) {
+			return true
+		}
+		if one, err := netip.ParseAddr(proxy); err == nil && one.Unmap() == addr {
 			return true
 		}
 	}

@@ -13,7 +13,7 @@ type ClientID uint64
 type Client struct {
 	ID           ClientID  `json:"id"`
 	Subscription           // the project, and the filter that is in force
-	RemoteAddr   string    `json:"remote_addr"` // what Fiber's c.IP() said
+	RemoteAddr   string    `json:"remote_addr"` // the client's address, by the connection or by the app's ProxyHeader
 	ConnectedAt  time.Time `json:"connected_at"`
 
 	Offered       uint64 `json:"offered"`        // messages that matched the client's subscription, or were meant for it alone

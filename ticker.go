@@ -55,8 +55,11 @@ func (b *beats) due(now time.Time) int {
 
 // DrainBuffers sends each client what is buffered for it, in order, as far as its connection takes it. The ticker calls
 // it at every [WithDrainInterval]; call it to have what [Manager.BufferMessage] queued go out earlier. It returns at
-// once, is safe for concurrent use, and does nothing where nothing runs.
+// once, is safe for concurrent use, and does nothing if nothing runs, or if m is nil.
 func (m *Manager) DrainBuffers() {
+	if !m.isMade() {
+		return
+	}
 	for _, s := range m.shards {
 		s.tick(true, false)
 	}

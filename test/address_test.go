@@ -21,7 +21,7 @@ func TestAnAddressIsOneHoweverAProxyWritesIt(t *testing.T) {
 	validated := fiber.Config{ProxyHeader: "X-Forwarded-For", EnableIPValidation: true}
 	checked := fiber.Config{
 		ProxyHeader: "X-Forwarded-For", EnableTrustedProxyCheck: true,
-		TrustedProxies: []string{peer, "10.0.0.0/8", "2001:db8:ffff::/48", "198.51.100.9"},
+		TrustedProxies: []string{peer, "10.0.0.0/8", "2001:db8:ffff::/48", "198.51.100.9", "2001:DB8:0::5", "::ffff:198.51.100.10"},
 	}
 	untrusted := fiber.Config{ProxyHeader: "X-Forwarded-For", EnableTrustedProxyCheck: true, TrustedProxies: []string{"198.51.100.7"}}
 	rfc7239 := fiber.Config{ProxyHeader: "Forwarded"}
@@ -69,6 +69,7 @@ func TestAnAddressIsOneHoweverAProxyWritesIt(t *testing.T) {
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.7:51001, 10.1.2.3:80"}, "203.0.113.7"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.7, [2001:db8:ffff::1]:80, 198.51.100.9"}, "203.0.113.7"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1", "X-Forwarded-For: 203.0.113.7"}, "203.0.113.7"},
+		{checked, []string{"X-Forwarded-For: 203.0.113.7, 2001:db8::5, 198.51.100.10"}, "203.0.113.7"},
 		{checked, []string{"X-Forwarded-For: 10.0.0.7, 10.0.0.1"}, "10.0.0.7"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, nonsense, 10.0.0.1"}, "10.0.0.1"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, nonsense"}, peer},
@@ -139,6 +140,25 @@ func TestTheCapPerAddressBitesOneClientBehindAProxyThatTellsPorts(t *testing.T) 
 			_ = second.Close()
 			_ = first.Close()
 			s.Eventually("both have left", s.IsEmpty)
+		}
+	}
+}
+
+// HAProxy adds a line of its own after those that the client has sent, and contrib keeps one line of each name.
+func TestServeTakesTheAddressOfAllLinesIfTheHandlerIsMountedBefore(t *testing.T) {
+	config := fiber.Config{ProxyHeader: "X-Forwarded-For", EnableTrustedProxyCheck: true, TrustedProxies: []string{"127.0.0.1", "10.0.0.0/8"}}
+	for _, header := range [][]string{
+		{"X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 10.0.0.1"},
+		{"X-Forwarded-For: 198.51.100.1, 203.0.113.7", "X-Forwarded-For: 10.0.0.2", "X-Forwarded-For: 10.0.0.1"},
+	} {
+		app := streamtest.QuietApp(config)
+		m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
+		app.Use(m.Handler())
+		streamtest.OwnRoute(app, m, mesherstream.Filter{})
+		s := streamtest.NewSite(t, app, m)
+		_, id := s.Connect("/own/other", header...)
+		if c, _ := m.Client(id); c.RemoteAddr != "203.0.113.7" {
+			t.Errorf("%q: got %q, want 203.0.113.7", header, c.RemoteAddr)
 		}
 	}
 }

@@ -256,6 +256,8 @@ func TestTheQuerySetsTheFirstFilterRepeatedOrWithCommas(t *testing.T) {
 		"?level=fatal&level=error":          {Levels: []string{"error", "fatal"}},
 		"?level=b,a&level=c,a&environment=": {Levels: []string{"a", "b", "c"}},
 		"?level=,error,":                    {Levels: []string{"error"}},
+		"?level=error,+warn":                {Levels: []string{"error", "warn"}},
+		"?level=+error%09&level=+,":         {Levels: []string{"error"}},
 		"?environment=pre%20prod&level=a%2Cb": {
 			Levels: []string{"a", "b"}, Environments: []string{"pre prod"},
 		},

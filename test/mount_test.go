@@ -243,8 +243,9 @@ func (h panickingHandler) WithGroup(string) slog.Handler           { return h }
 // Trap 18: app.Test answers a handshake by 101 and then ends the connection. No client may be left behind by that. What
 // can be tested in memory is a listener of fasthttputil, on which a slow client stalls after a few writes.
 func TestTrap18AppTestLeavesNoClientBehind(t *testing.T) {
+	log, logs := logged()
 	app := streamtest.QuietApp()
-	m := streamtest.NewTestManager(t)
+	m := streamtest.NewTestManager(t, log)
 	app.Use(m.Handler())
 	for range 5 {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/stream/projects/shop", nil)
@@ -266,6 +267,10 @@ func TestTrap18AppTestLeavesNoClientBehind(t *testing.T) {
 	s.Eventually("all have come and gone", func() bool { return m.Stats().Disconnects == 5 })
 	if got := m.Stats().Clients; got != 0 {
 		t.Errorf("clients after app.Test: got %d, want 0", got)
+	}
+	_ = m.Shutdown(t.Context()) // which waits for the log
+	if got := logs.Count("hide their sockets"); got != 0 {
+		t.Errorf("got a warning of sockets that no wrapper hides:\n%s", &logs.Buf)
 	}
 }
 

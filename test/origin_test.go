@@ -149,6 +149,9 @@ func TestTheForwardedSchemeIsComparedByItsMeaning(t *testing.T) {
 		{trusted, []string{"X-Forwarded-Ssl: on, off"}, true},
 		{trusted, []string{"Front-End-Https: on"}, true},
 		{trusted, []string{"Front-End-Https: On"}, true},
+		{trusted, []string{"X-Forwarded-Scheme: https"}, true},
+		{trusted, []string{"X-Scheme: HTTPS"}, true},
+		{trusted, []string{"CloudFront-Forwarded-Proto: https"}, true},
 		{trusted, []string{"Forwarded: for=192.0.2.9;Proto=HTTPS, proto=http"}, true},
 		{trusted, []string{`Forwarded: proto="https"; by=10.0.0.1`}, true},
 		{trusted, []string{"X-Forwarded-Ssl: on", "X-Forwarded-Proto: http"}, true},
@@ -163,7 +166,9 @@ func TestTheForwardedSchemeIsComparedByItsMeaning(t *testing.T) {
 		{trusted, []string{"X-Forwarded-Ssl: off"}, false},
 		{trusted, []string{"Front-End-Https: Off"}, false},
 		{trusted, []string{"Forwarded: for=192.0.2.9;proto=http, proto=https"}, false},
+		{trusted, []string{"X-Forwarded-Scheme: http", "X-Scheme: http", "CloudFront-Forwarded-Proto: http"}, false},
 		{untrusted, []string{"X-Forwarded-Proto: https"}, false},
+		{untrusted, []string{"X-Scheme: https"}, false},
 		{untrusted, []string{"X-Forwarded-Proto: wss", "X-Forwarded-Ssl: on", "Front-End-Https: on", "Forwarded: proto=https"}, false},
 	} {
 		app := streamtest.QuietApp(tt.config)

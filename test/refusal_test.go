@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -166,5 +167,45 @@ func TestAskingWhyTakesNoPlace(t *testing.T) {
 	s.Connect("/stream/projects/shop")
 	if status, _ := streamtest.Ask(t, app, "GET", "/stream/projects/shop", asks); status != 503 {
 		t.Errorf("with all places taken: got %d, want 503, as the handshake would be answered", status)
+	}
+}
+
+// Names match in any spelling, also in an app that keeps the spelling of its clients and proxies.
+func TestThePageThatAsksIsKnownInAnySpelling(t *testing.T) {
+	app := streamtest.QuietApp(fiber.Config{DisableHeaderNormalizing: true})
+	authorized := false
+	app.Use(streamtest.NewTestManager(t, mesherstream.WithOrigins("https://other.test"), mesherstream.WithAuthorize(func(*fiber.Ctx, *mesherstream.Subscription) error {
+		authorized = true
+		return nil
+	})).Handler())
+	allowed := ""
+	serve := app.Handler()
+	outer := streamtest.QuietApp(fiber.Config{DisableHeaderNormalizing: true})
+	outer.Use(func(c *fiber.Ctx) error {
+		serve(c.Context())
+		allowed = string(c.Response().Header.Peek("Access-Control-Allow-Origin"))
+		return nil
+	})
+	for _, spell := range []func(string) string{strings.ToLower, strings.ToUpper, func(name string) string { return name }} {
+		for _, tt := range []struct {
+			name, value string
+			want        int
+			allowed     string
+		}{
+			{"Sec-Fetch-Site", "cross-site", 403, ""},
+			{"Sec-Fetch-Site", "same-origin", 426, ""},
+			{"Referer", "https://evil.test/x", 403, ""},
+			{"Referer", "http://app.test/x", 426, ""},
+			{"Referer", "https://other.test/x", 426, ""},
+			{"Origin", "https://evil.test", 403, ""},
+			{"Origin", "https://other.test", 426, "https://other.test"},
+		} {
+			authorized = false
+			header := spell(tt.name) + ": " + tt.value
+			status, body := streamtest.Ask(t, outer, "GET", "/stream/projects/shop", spell("Accept")+": application/vnd.mesherstream.v1", header)
+			if status != tt.want || authorized != (tt.want == 426) || allowed != tt.allowed {
+				t.Errorf("%q: got %d %q, authorized %v, allowed %q, want %d and %q", header, status, body, authorized, allowed, tt.want, tt.allowed)
+			}
+		}
 	}
 }

@@ -53,6 +53,12 @@ var behinds = []behind{
 		c.Context().SetConnectionClose()
 		return err
 	}, status: 101},
+	{name: "closes it, and tells the address of the client", use: func(c *fiber.Ctx) error {
+		c.Context().SetRemoteAddr(&net.TCPAddr{IP: net.IPv4(203, 0, 113, 7)})
+		err := c.Next()
+		c.Set("Connection", "close")
+		return err
+	}, status: 101},
 	{name: "closes it before", use: func(c *fiber.Ctx) error {
 		c.Set("Connection", "close")
 		return c.Next()
