@@ -253,13 +253,10 @@ type gapNotice struct {
 	Until   time.Time      `json:"until"`
 }
 
-// notice returns the message that tells a client of the gap.
-func (g *gap) notice(stream string) *message {
+// notice returns the message that tells a client of one of its gaps.
+func (v *v1) notice(g *gap) *message {
 	moment := func(nanos int64) time.Time { return time.Unix(0, nanos).UTC().Truncate(time.Millisecond) }
-	n := gapNotice{typeGap, stream, g.dropped, make(map[string]int, len(g.levels)), moment(g.since), moment(g.until)}
-	for _, l := range g.levels {
-		n.ByLevel[l.level] = l.n
-	}
+	n := gapNotice{typeGap, v.stream, g.dropped, v.gaps.byLevel(g), moment(g.since), moment(g.until)}
 	return &message{frame: encodeAnswer(n), notice: true}
 }
 
