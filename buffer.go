@@ -380,7 +380,7 @@ func (g *gaps) remove(i int) {
 func (g *gap) join(o *gap) {
 	g.dropped += o.dropped
 	g.since, g.until = min(g.since, o.since), max(g.until, o.until)
-	for level, n := range o.byLevel {
+	for level, n := range &o.byLevel {
 		g.count(level, n)
 	}
 }
