@@ -31,6 +31,32 @@ func TestTheFirstClientOfANodeWaitsForASlowRelayOnce(t *testing.T) {
 	})
 }
 
+// While a relay is away, nothing more may be lost because nothing more is published.
+func TestAnEpisodeOfLossesLastsUntilTheRelayIsBack(t *testing.T) {
+	streamtest.NodesInBubble(t, 1, func(x *streamtest.Exchange, nodes []*streamtest.World) {
+		w := nodes[0]
+		const told, over = "other nodes miss messages of this one", "other nodes get all messages of this one again"
+		x.Set(func() {
+			x.State.Away = true
+			x.Publishing = func() error { return errors.New("away") }
+		})
+		for range 12 {
+			w.Publish("lost")
+		}
+		time.Sleep(time.Minute)
+		if got := w.Logs.Count(over); got != 0 {
+			t.Errorf("while the relay is away: the log tells the end %d times, want never", got)
+		}
+		w.Publish("lost too")
+		synctest.Wait()
+		x.Set(func() { x.State.Away, x.Publishing = false, nil })
+		time.Sleep(3 * relayTick)
+		if w.Logs.Count(told) != 1 || w.Logs.Count(over) != 1 || w.Logs.Count("dropped=13") != 1 {
+			t.Errorf("when it is back: got the log\n%s\nwant that losses are told once, and their end, with 13 dropped", &w.Logs.Buf)
+		}
+	})
+}
+
 // What a client may ask for, and when it is pinged, counts from its 101, after which the relay may take its time.
 func TestAClientAtItsPaceStaysBehindASlowRelay(t *testing.T) {
 	for name, opts := range map[string][]mesherstream.Option{
