@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"math"
 	"strconv"
-	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
@@ -76,25 +76,54 @@ func (v wireValues) append(dst []byte) []byte {
 	return append(dst, ']')
 }
 
-// isPlain holds the bytes that mean themselves in a JSON string, as encoding/json writes it.
+// escapes holds how encoding/json writes each ASCII character in a string.
+var escapes = func() (list [utf8.RuneSelf]string) {
+	for c := range list {
+		text, _ := json.Marshal(string(rune(c))) // a string always encodes
+		list[c] = string(text[1 : len(text)-1])
+	}
+	return list
+}()
+
+// isPlain holds the bytes that mean themselves in a JSON string, whatever is beside them.
 var isPlain = func() (plain [256]bool) {
-	for c := ' '; c <= '~'; c++ {
-		plain[c] = !strings.ContainsRune(`"\<>&`, c)
+	for c, text := range escapes {
+		plain[c] = len(text) == 1
 	}
 	return plain
 }()
 
-// appendText appends a string as encoding/json writes it, which is asked if something in it is special.
+// appendText appends a string as encoding/json writes it, which would take several times as long, and memory of its own.
 func appendText(dst []byte, s string) []byte {
-	for i := range len(s) {
-		if !isPlain[s[i]] {
-			text, _ := json.Marshal(s) // a string always encodes
-			return append(dst, text...)
-		}
-	}
 	dst = append(dst, '"')
-	dst = append(dst, s...)
-	return append(dst, '"')
+	done := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if isPlain[c] {
+			i++
+			continue
+		}
+		escape, size := "", 1
+		if c < utf8.RuneSelf {
+			escape = escapes[c]
+		} else {
+			var r rune
+			switch r, size = utf8.DecodeRuneInString(s[i:]); {
+			case r == '\u2028':
+				escape = `\u2028`
+			case r == '\u2029':
+				escape = `\u2029`
+			case r == utf8.RuneError && size == 1:
+				escape = `\ufffd`
+			}
+		}
+		if escape != "" {
+			dst = append(append(dst, s[done:i]...), escape...)
+			done = i + size
+		}
+		i += size
+	}
+	return append(append(dst, s[done:]...), '"')
 }
 
 // filter returns what the request asks for, normalized.

@@ -253,3 +253,27 @@ func checkFilter(t *testing.T, f Filter) {
 		}
 	}
 }
+
+// encoding/json is what says how a text is written: each byte, each character, and each of them beside others.
+func TestATextIsWrittenAsEncodingJSONWritesIt(t *testing.T) {
+	check := func(text string) {
+		t.Helper()
+		want, err := json.Marshal(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := appendText([]byte("before"), text); string(got) != "before"+string(want) {
+			t.Errorf("%q: got %s, want before%s", text, got, want)
+		}
+	}
+	for c := range 256 {
+		check(string([]byte{byte(c)}))
+		check("a" + string([]byte{byte(c)}) + "é")
+		check(string([]byte{0xE2, byte(c), 0xA8}))
+		check(string([]byte{0xE2, 0x80, byte(c)}))
+	}
+	for r := range rune(0x3000) {
+		check("<" + string(r) + "x")
+	}
+	check("\U0001F600\U0010FFFF")
+}
