@@ -132,18 +132,19 @@ func (r *subscribeRequest) filter() (Filter, error) {
 }
 
 // answer tells the filter that is in force now, written in the form of the request, and how many messages it has taken
-// out of the client's buffer.
-func (r *subscribeRequest) answer(f Filter, stream string, filtered int) []byte {
+// out of the client's buffer. It is written in buf, which is used again, before it is a frame.
+func (r *subscribeRequest) answer(buf *[]byte, f Filter, stream string, filtered int) []byte {
 	r.Filters.Level.values = f.Levels
 	r.Filters.Environment.values = f.Environments
-	text := append(make([]byte, 0, 4<<10), `{"type":"`+typeFiltersUpdated+`",`...)
+	text := append((*buf)[:0], `{"type":"`+typeFiltersUpdated+`",`...)
 	if stream != "" {
 		text = append(appendText(append(text, `"stream":`...), stream), ',')
 	}
 	text = r.Filters.Level.append(append(text, `"filters":{"level":`...))
 	text = r.Filters.Environment.append(append(text, `,"environment":`...))
 	text = strconv.AppendInt(append(text, `},"filtered":`...), int64(filtered), 10)
-	return wsframe.Append(nil, wsframe.OpText, append(text, '}'))
+	*buf = append(text, '}')
+	return wsframe.Append(nil, wsframe.OpText, *buf)
 }
 
 // refusal answers a request that can't be granted. stream is the name of the client's, if it has agreed on the protocol.
@@ -252,7 +253,7 @@ func (c *client) subscribe(data []byte) []byte {
 	if filter, err = filter.within(c.grant); err != nil {
 		return refusal(c.v1.name(), errorNotGranted, err.Error())
 	}
-	return request.answer(filter, c.v1.name(), c.setFilter(filter))
+	return request.answer(&c.shard.answer, filter, c.v1.name(), c.setFilter(filter))
 }
 
 // setFilter puts a filter into force that is within the grant, takes out what waits and doesn't pass it, and returns how

@@ -216,17 +216,17 @@ func unescape(s string) (string, error) {
 	var b strings.Builder
 	b.Grow(len(s))
 	for {
-		i := strings.IndexByte(s, '\\')
-		if i < 0 {
-			b.WriteString(s)
-			return b.String(), nil
+		for ; s != "" && s[0] != '\\'; s = s[1:] {
+			b.WriteByte(s[0])
 		}
-		b.WriteString(s[:i])
-		if s = s[i+1:]; s == "" {
+		switch len(s) {
+		case 0:
+			return b.String(), nil
+		case 1:
 			return "", errSyntax
 		}
-		c := s[0]
-		s = s[1:]
+		c := s[1]
+		s = s[2:]
 		switch c {
 		case '"', '\\', '/':
 			b.WriteByte(c)
