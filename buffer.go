@@ -239,7 +239,7 @@ func (b *backlog) closeUp() {
 	b.next, b.kept = to, b.first
 }
 
-// maxGapLevels bounds how many levels one notice tells apart.
+// maxGapLevels bounds how many levels the gaps of one client tell apart.
 const maxGapLevels = 16
 
 // otherLevels is what a notice calls the levels beyond those.
@@ -247,24 +247,21 @@ const otherLevels = "*"
 
 // gaps remembers for one client where messages were dropped that it has not been told of. They are in the order of the
 // stream, and no two of them are in front of the same message. With the default [DropOldest] there is never more than one:
-// what is dropped is always in front of all that waits.
+// what is dropped is always in front of all that waits. With levels that are kept there may be one for each message that
+// waits, and so a gap has a fixed size, and the names of the levels are shared.
 //
 // The methods do nothing for a nil *gaps, which is that of a client that isn't told.
 type gaps struct {
-	list []gap
+	list   []gap
+	levels []string // those that the gaps tell apart; forgotten with the last gap
 }
 
 // A gap is some dropped messages, between two others.
 type gap struct {
 	before       uint64 // the number of the message behind it
 	dropped      int
-	levels       []levelCount
-	since, until int64 // when the oldest and the newest of them were published, in Unix nanoseconds
-}
-
-type levelCount struct {
-	level string
-	n     int
+	byLevel      [maxGapLevels]uint32 // in the order of gaps.levels; the rest of dropped is of other levels
+	since, until int64                // when the oldest and the newest of them were published, in Unix nanoseconds
 }
 
 // note adds a message to the gap in front of a number. Where that number was the message's own, the gap is in front of the
@@ -279,27 +276,54 @@ func (g *gaps) note(number, before uint64, m *message) {
 		g.list[i+1].join(&g.list[i])
 		g.remove(i)
 	case !found && (i == len(g.list) || g.list[i].before != before):
+		g.makeRoom()
 		g.list = slices.Insert(g.list, i, gap{since: m.at, until: m.at})
 	}
 	at := &g.list[i]
 	at.before = before
 	at.dropped++
 	at.since, at.until = min(at.since, m.at), max(at.until, m.at)
-	at.count(m.level, 1)
+	if level := g.level(m.level); level >= 0 {
+		at.count(level, 1)
+	}
 }
 
-func (g *gap) count(level string, n int) {
-	for i := range g.levels {
-		if g.levels[i].level == level {
-			g.levels[i].n += n
-			return
+// makeRoom grows a full list by a quarter. append would double it, and clients may hold it for long.
+func (g *gaps) makeRoom() {
+	if n := len(g.list); n == cap(g.list) {
+		g.list = append(make([]gap, 0, n+n/4+1), g.list...)
+	}
+}
+
+// level returns the index of a level in levels, or -1 if there are too many.
+func (g *gaps) level(name string) int {
+	i := slices.Index(g.levels, name)
+	if i < 0 && len(g.levels) < maxGapLevels {
+		i = len(g.levels)
+		g.levels = append(g.levels, strings.Clone(name)) // which would keep its whole message alive
+	}
+	return i
+}
+
+// count counts messages of a level. Those that the number can't hold any more are of other levels.
+func (g *gap) count(level int, n uint32) {
+	g.byLevel[level] += min(n, math.MaxUint32-g.byLevel[level])
+}
+
+// byLevel returns how many messages of which levels the gap holds.
+func (g *gaps) byLevel(of *gap) map[string]int {
+	counts := make(map[string]int, len(g.levels)+1)
+	rest := of.dropped
+	for i, level := range g.levels {
+		if n := int(of.byLevel[i]); n > 0 {
+			counts[level] = n
+			rest -= n
 		}
 	}
-	if len(g.levels) == maxGapLevels && level != otherLevels {
-		g.count(otherLevels, n)
-		return
+	if rest > 0 {
+		counts[otherLevels] += rest // of which name there may be a level, too
 	}
-	g.levels = append(g.levels, levelCount{strings.Clone(level), n}) // which would keep its whole message alive
+	return counts
 }
 
 // after returns the number that the first gap behind a message stands in front of.
@@ -333,7 +357,7 @@ func (g *gaps) due(first uint64) *gap {
 // clear is for a client that gets nothing more.
 func (g *gaps) clear() {
 	if g != nil {
-		g.list = nil
+		*g = gaps{}
 	}
 }
 
@@ -348,7 +372,7 @@ func (g *gaps) remove(i int) {
 	}
 	g.list[0] = gap{}
 	if g.list = g.list[1:]; len(g.list) == 0 {
-		g.list = nil // with what it has grown to
+		*g = gaps{} // with what it has grown to
 	}
 }
 
@@ -356,8 +380,8 @@ func (g *gaps) remove(i int) {
 func (g *gap) join(o *gap) {
 	g.dropped += o.dropped
 	g.since, g.until = min(g.since, o.since), max(g.until, o.until)
-	for _, l := range o.levels {
-		g.count(l.level, l.n)
+	for level, n := range &o.byLevel {
+		g.count(level, n)
 	}
 }
 

@@ -306,7 +306,7 @@ func (c *client) drain() {
 		s.drained = s.drained[:0]
 		gap := c.backlog.gaps.due(c.backlog.first)
 		if gap != nil {
-			s.drained = append(s.drained, gap.notice(c.v1.stream))
+			s.drained = append(s.drained, c.v1.notice(gap))
 		}
 		s.drained = c.backlog.peek(s.drained, c.room()-len(s.drained), joinBytes)
 		if len(s.drained) == 0 {

@@ -137,6 +137,7 @@ func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p *place) error {
 	// If the server has KeepHijackedConns, fasthttp leaves the closing to the handler. Otherwise this does nothing.
 	defer func() { _ = conn.Close() }()
+	connectedAt := time.Now() // and not after the relay has taken its time: the client may ask for something meanwhile
 	err := m.start(false)
 	var leave func()
 	if err == nil {
@@ -158,14 +159,14 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		shard:       m.shardOf(id),
 		remoteAddr:  p.ip,
 		place:       p,
-		connectedAt: time.Now(),
+		connectedAt: connectedAt,
 		grant:       grant,
 		sub:         sub,
 	}
 	if conn.Subprotocol() == Protocol {
 		c.agree(&m.cfg)
 	}
-	c.markSeen(c.connectedAt)
+	c.markSeen(time.Now()) // what it has sent meanwhile was not read
 	if raw := link.Raw(conn); !link.LimitUnsent(raw, m.cfg.unsentLimit) {
 		m.tellOfWrapper(raw)
 	}

@@ -121,6 +121,10 @@ func WithOverflow(o Overflow) Option {
 // leaves first, and a message of another level never makes one of these leave. By default no level is kept. At most 16
 // levels, none of them empty, and not together with [Disconnect], which drops nothing. A level is UTF-8 of at most 64
 // bytes.
+//
+// What is dropped between messages that are kept is a gap. For a client that is told of gaps (see [Protocol]), each takes
+// about 100 bytes, which BufferedBytes doesn't count, and there is at most one for each message that waits: with the
+// default [WithMaxBuffer], 16 KiB for a client that stands still.
 func WithKeepLevels(levels ...string) Option {
 	return func(c *config) { c.keepLevels = slices.Clone(levels) }
 }

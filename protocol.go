@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"math"
 	"strconv"
-	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
@@ -76,25 +76,54 @@ func (v wireValues) append(dst []byte) []byte {
 	return append(dst, ']')
 }
 
-// isPlain holds the bytes that mean themselves in a JSON string, as encoding/json writes it.
+// escapes holds how encoding/json writes each ASCII character in a string.
+var escapes = func() (list [utf8.RuneSelf]string) {
+	for c := range list {
+		text, _ := json.Marshal(string(rune(c))) // a string always encodes
+		list[c] = string(text[1 : len(text)-1])
+	}
+	return list
+}()
+
+// isPlain holds the bytes that mean themselves in a JSON string, whatever is beside them.
 var isPlain = func() (plain [256]bool) {
-	for c := ' '; c <= '~'; c++ {
-		plain[c] = !strings.ContainsRune(`"\<>&`, c)
+	for c, text := range escapes {
+		plain[c] = len(text) == 1
 	}
 	return plain
 }()
 
-// appendText appends a string as encoding/json writes it, which is asked if something in it is special.
+// appendText appends a string as encoding/json writes it, which would take several times as long, and memory of its own.
 func appendText(dst []byte, s string) []byte {
-	for i := range len(s) {
-		if !isPlain[s[i]] {
-			text, _ := json.Marshal(s) // a string always encodes
-			return append(dst, text...)
-		}
-	}
 	dst = append(dst, '"')
-	dst = append(dst, s...)
-	return append(dst, '"')
+	done := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if isPlain[c] {
+			i++
+			continue
+		}
+		escape, size := "", 1
+		if c < utf8.RuneSelf {
+			escape = escapes[c]
+		} else {
+			var r rune
+			switch r, size = utf8.DecodeRuneInString(s[i:]); {
+			case r == '\u2028':
+				escape = `\u2028`
+			case r == '\u2029':
+				escape = `\u2029`
+			case r == utf8.RuneError && size == 1:
+				escape = `\ufffd`
+			}
+		}
+		if escape != "" {
+			dst = append(append(dst, s[done:i]...), escape...)
+			done = i + size
+		}
+		i += size
+	}
+	return append(append(dst, s[done:]...), '"')
 }
 
 // filter returns what the request asks for, normalized.
@@ -103,18 +132,19 @@ func (r *subscribeRequest) filter() (Filter, error) {
 }
 
 // answer tells the filter that is in force now, written in the form of the request, and how many messages it has taken
-// out of the client's buffer.
-func (r *subscribeRequest) answer(f Filter, stream string, filtered int) []byte {
+// out of the client's buffer. It is written in buf, which is used again, before it is a frame.
+func (r *subscribeRequest) answer(buf *[]byte, f Filter, stream string, filtered int) []byte {
 	r.Filters.Level.values = f.Levels
 	r.Filters.Environment.values = f.Environments
-	text := append(make([]byte, 0, 4<<10), `{"type":"`+typeFiltersUpdated+`",`...)
+	text := append((*buf)[:0], `{"type":"`+typeFiltersUpdated+`",`...)
 	if stream != "" {
 		text = append(appendText(append(text, `"stream":`...), stream), ',')
 	}
 	text = r.Filters.Level.append(append(text, `"filters":{"level":`...))
 	text = r.Filters.Environment.append(append(text, `,"environment":`...))
 	text = strconv.AppendInt(append(text, `},"filtered":`...), int64(filtered), 10)
-	return wsframe.Append(nil, wsframe.OpText, append(text, '}'))
+	*buf = append(text, '}')
+	return wsframe.Append(nil, wsframe.OpText, *buf)
 }
 
 // refusal answers a request that can't be granted. stream is the name of the client's, if it has agreed on the protocol.
@@ -223,7 +253,7 @@ func (c *client) subscribe(data []byte) []byte {
 	if filter, err = filter.within(c.grant); err != nil {
 		return refusal(c.v1.name(), errorNotGranted, err.Error())
 	}
-	return request.answer(filter, c.v1.name(), c.setFilter(filter))
+	return request.answer(&c.shard.answer, filter, c.v1.name(), c.setFilter(filter))
 }
 
 // setFilter puts a filter into force that is within the grant, takes out what waits and doesn't pass it, and returns how
@@ -253,13 +283,10 @@ type gapNotice struct {
 	Until   time.Time      `json:"until"`
 }
 
-// notice returns the message that tells a client of the gap.
-func (g *gap) notice(stream string) *message {
+// notice returns the message that tells a client of one of its gaps.
+func (v *v1) notice(g *gap) *message {
 	moment := func(nanos int64) time.Time { return time.Unix(0, nanos).UTC().Truncate(time.Millisecond) }
-	n := gapNotice{typeGap, stream, g.dropped, make(map[string]int, len(g.levels)), moment(g.since), moment(g.until)}
-	for _, l := range g.levels {
-		n.ByLevel[l.level] = l.n
-	}
+	n := gapNotice{typeGap, v.stream, g.dropped, v.gaps.byLevel(g), moment(g.since), moment(g.until)}
 	return &message{frame: encodeAnswer(n), notice: true}
 }
 

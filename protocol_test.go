@@ -88,7 +88,7 @@ func TestASubscribeMessageIsReadStrictly(t *testing.T) {
 				t.Errorf("filter of %s: got %+v, want %+v", tt.in, got, tt.want)
 			}
 			want := string(wsframe.Append(nil, wsframe.OpText, []byte(`{"type":"filters_updated","filters":`+tt.answer+`,"filtered":0}`)))
-			if got := string(r.answer(got, "", 0)); got != want {
+			if got := string(r.answer(new([]byte), got, "", 0)); got != want {
 				t.Errorf("answer to %s: got %q, want %q", tt.in, got, want)
 			}
 		})
@@ -214,7 +214,7 @@ func FuzzSubscribe(f *testing.F) {
 		}
 
 		// The answer tells the same filter, in a form that could be sent back.
-		frame := r.answer(filter, "", 3)
+		frame := r.answer(new([]byte), filter, "", 3)
 		answer, err := parseSubscribe(bytes.Replace(frame[headerOf(frame):], []byte(`,"filtered":3}`), []byte("}"), 1))
 		if err != nil || answer.Type != typeFiltersUpdated {
 			t.Fatalf("answer to %q: got %q: %v", in, frame, err)
@@ -252,4 +252,28 @@ func checkFilter(t *testing.T, f Filter) {
 			}
 		}
 	}
+}
+
+// encoding/json is what says how a text is written: each byte, each character, and each of them beside others.
+func TestATextIsWrittenAsEncodingJSONWritesIt(t *testing.T) {
+	check := func(text string) {
+		t.Helper()
+		want, err := json.Marshal(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := appendText([]byte("before"), text); string(got) != "before"+string(want) {
+			t.Errorf("%q: got %s, want before%s", text, got, want)
+		}
+	}
+	for c := range 256 {
+		check(string([]byte{byte(c)}))
+		check("a" + string([]byte{byte(c)}) + "é")
+		check(string([]byte{0xE2, byte(c), 0xA8}))
+		check(string([]byte{0xE2, 0x80, byte(c)}))
+	}
+	for r := range rune(0x3000) {
+		check("<" + string(r) + "x")
+	}
+	check("\U0001F600\U0010FFFF")
 }

@@ -281,7 +281,7 @@ func (r *relayRun) tend() {
 		r.report(func() { r.logLosing(cmp.Or(now.Reason, errLostLater)) })
 	}
 	dropped := r.dropped.Load() + now.Lost
-	if r.losing.Load() && dropped == r.seenDropped {
+	if r.losing.Load() && dropped == r.seenDropped && !now.Away {
 		r.losing.Store(false)
 		r.report(func() {
 			r.m.cfg.logger.Info("mesherstream: other nodes get all messages of this one again", "node", r.node, "dropped", dropped)

@@ -211,33 +211,35 @@ func (r *jsonReader) escaped() (string, error) {
 	return "", errSyntax
 }
 
-// unescape returns what a string with escape sequences means.
+// unescape returns what a string with escape sequences means, in one allocation: a request may have a thousand of them.
 func unescape(s string) (string, error) {
-	b := make([]byte, 0, len(s))
+	var b strings.Builder
+	b.Grow(len(s))
 	for {
-		i := strings.IndexByte(s, '\\')
-		if i < 0 {
-			return string(append(b, s...)), nil
+		for ; s != "" && s[0] != '\\'; s = s[1:] {
+			b.WriteByte(s[0])
 		}
-		b = append(b, s[:i]...)
-		if s = s[i+1:]; s == "" {
+		switch len(s) {
+		case 0:
+			return b.String(), nil
+		case 1:
 			return "", errSyntax
 		}
-		c := s[0]
-		s = s[1:]
+		c := s[1]
+		s = s[2:]
 		switch c {
 		case '"', '\\', '/':
-			b = append(b, c)
+			b.WriteByte(c)
 		case 'b':
-			b = append(b, '\b')
+			b.WriteByte('\b')
 		case 'f':
-			b = append(b, '\f')
+			b.WriteByte('\f')
 		case 'n':
-			b = append(b, '\n')
+			b.WriteByte('\n')
 		case 'r':
-			b = append(b, '\r')
+			b.WriteByte('\r')
 		case 't':
-			b = append(b, '\t')
+			b.WriteByte('\t')
 		case 'u':
 			unit, ok := codeUnit(s)
 			if !ok {
@@ -253,7 +255,7 @@ func unescape(s string) (string, error) {
 					s = s[6:]
 				}
 			}
-			b = utf8.AppendRune(b, unit)
+			b.WriteRune(unit)
 		default:
 			return "", errSyntax
 		}
@@ -261,12 +263,23 @@ func unescape(s string) (string, error) {
 }
 
 // codeUnit reads the four digits of an escape sequence.
-func codeUnit(s string) (rune, bool) {
-	if len(s) < 4 || s[0] == '+' || s[0] == '-' || s[0] == '_' {
+func codeUnit(s string) (unit rune, ok bool) {
+	if len(s) < 4 {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(s[:4], 16, 16)
-	return rune(n), err == nil
+	for _, c := range []byte(s[:4]) {
+		switch {
+		case c >= '0' && c <= '9':
+			unit = unit<<4 | rune(c-'0')
+		case c >= 'a' && c <= 'f':
+			unit = unit<<4 | rune(c-'a'+10)
+		case c >= 'A' && c <= 'F':
+			unit = unit<<4 | rune(c-'A'+10)
+		default:
+			return 0, false
+		}
+	}
+	return unit, true
 }
 
 // errEnough ends a reading early.

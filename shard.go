@@ -54,6 +54,7 @@ type shard struct {
 	joined   stretch    // the frames of a group's run
 	drained  []*message // what a drain takes out of a backlog
 	scratch  stretch    // the frames of batch
+	answer   []byte     // the text of a reply; no filter makes it much larger than 12 KiB
 	stopping bool
 	leaving  map[*client]struct{} // in their close handshake
 	totals   Stats

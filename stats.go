@@ -23,7 +23,7 @@ type Client struct {
 	Filtered      uint64 `json:"filtered"`       // left the buffer when the filter changed
 	Conflated     uint64 `json:"conflated"`      // left the buffer for newer ones with the same key
 	Buffered      int    `json:"buffered"`       // wait now
-	BufferedBytes int    `json:"buffered_bytes"` // the frames and fields of those
+	BufferedBytes int    `json:"buffered_bytes"` // the frames and fields of those; of what is being sent, the bytes left of its frames
 
 	// Slow says that the client has kept messages waiting for a whole drain interval, or has lost some, and hasn't
 	// caught up since.
@@ -41,7 +41,7 @@ type Stats struct {
 	Clients       int   `json:"clients"`        // connected now
 	Slow          int   `json:"slow"`           // of those, the slow ones
 	Buffered      int   `json:"buffered"`       // messages that wait now, over all clients
-	BufferedBytes int64 `json:"buffered_bytes"` // the frames and fields of those, counted for each client, though clients share them
+	BufferedBytes int64 `json:"buffered_bytes"` // the sum of Client.BufferedBytes, though clients share messages
 
 	Broadcasts  uint64 `json:"broadcasts"`  // calls of Broadcast that were accepted
 	Offered     uint64 `json:"offered"`     // messages times the clients that they were for

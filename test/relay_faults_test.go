@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/fasthttp/websocket"
 	"github.com/mesher/mesherstream"
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
@@ -27,6 +29,75 @@ func TestTheFirstClientOfANodeWaitsForASlowRelayOnce(t *testing.T) {
 			t.Errorf("the client has waited %v, want %v", waited, relayPatience)
 		}
 	})
+}
+
+// While a relay is away, nothing more may be lost because nothing more is published.
+func TestAnEpisodeOfLossesLastsUntilTheRelayIsBack(t *testing.T) {
+	streamtest.NodesInBubble(t, 1, func(x *streamtest.Exchange, nodes []*streamtest.World) {
+		w := nodes[0]
+		const told, over = "other nodes miss messages of this one", "other nodes get all messages of this one again"
+		x.Set(func() {
+			x.State.Away = true
+			x.Publishing = func() error { return errors.New("away") }
+		})
+		for range 12 {
+			w.Publish("lost")
+		}
+		time.Sleep(time.Minute)
+		if got := w.Logs.Count(over); got != 0 {
+			t.Errorf("while the relay is away: the log tells the end %d times, want never", got)
+		}
+		w.Publish("lost too")
+		synctest.Wait()
+		x.Set(func() { x.State.Away, x.Publishing = false, nil })
+		time.Sleep(3 * relayTick)
+		if w.Logs.Count(told) != 1 || w.Logs.Count(over) != 1 || w.Logs.Count("dropped=13") != 1 {
+			t.Errorf("when it is back: got the log\n%s\nwant that losses are told once, and their end, with 13 dropped", &w.Logs.Buf)
+		}
+	})
+}
+
+// What a client may ask for, and when it is pinged, counts from its 101, after which the relay may take its time.
+func TestAClientAtItsPaceStaysBehindASlowRelay(t *testing.T) {
+	for name, opts := range map[string][]mesherstream.Option{
+		"with pings":      {mesherstream.WithPingInterval(time.Second), mesherstream.WithIdleTimeout(1500 * time.Millisecond)},
+		"without pings":   {mesherstream.WithPingInterval(0), mesherstream.WithIdleTimeout(time.Second)},
+		"by the defaults": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				x := streamtest.NewExchange()
+				x.Subscribing = func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() }
+				w.Start(append(opts, mesherstream.WithRelay(x))...)
+				const pace, requests = 18, 3 * 18
+				v, err := streamtest.Dial(w, "shop")
+				if err != nil {
+					t.Fatal(err)
+				}
+				v.Collect()
+				defer v.Close()
+				network := make(chan string, requests) // which holds what nobody reads yet, as a pipe doesn't
+				var sending sync.WaitGroup
+				sending.Go(func() {
+					for text := range network {
+						_ = v.WS.WriteMessage(websocket.TextMessage, []byte(text))
+					}
+				})
+				defer sending.Wait()
+				defer close(network)
+				for range requests {
+					network <- `{"type":"subscribe","filters":{}}`
+					time.Sleep(time.Second / pace)
+				}
+				w.Eventually("all are answered, and nobody was closed", func() bool {
+					return len(v.Collected()) == requests || w.M.Stats().Disconnects > 0
+				})
+				if s := w.M.Stats(); s.Disconnects > 0 {
+					t.Errorf("closed after %d answers of %d: %v", len(v.Collected()), requests, v.Err)
+				}
+			})
+		})
+	}
 }
 
 func TestASubscribeThatHangsKeepsNobodyFromAnything(t *testing.T) {
