@@ -14,24 +14,24 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// This file reads a request's URL: where the handler is mounted, and which project and filter it names. It tells the log
-// of mounts at which no stream can be.
+// This file reads a request's URL: where the handler is mounted, and which project and filter the URL names. It logs
+// mounts at which no stream can be.
 
-// projectParam is the parameter of an own route that holds the project.
+// projectParam is the parameter that holds the project, on a route of the application's own.
 const projectParam = "project_id"
 
 // managerKey is the key of a request's passage among its locals.
 type managerKey struct{}
 
-// A passage is a manager whose handler a request has passed, and where.
+// A passage records that a request has passed the handler of a manager, and where.
 type passage struct {
 	m     *Manager
 	mount string   // the part of the path that the handler is mounted at
 	outer *passage // the one before
 }
 
-// pass notes for From that a request passes the handler. A manager that can't be reached, since one before it serves
-// on the same path, is no longer what From returns: its clients are that one's.
+// pass records, for From, that a request passes the handler. If a manager can't be reached, since one before it serves
+// on the same path, From does not return it: its clients are those of the manager before it.
 func (m *Manager) pass(c *fiber.Ctx, mount string) {
 	outer, _ := c.Locals(managerKey{}).(*passage)
 	for p := outer; p != nil; p = p.outer {
@@ -44,7 +44,7 @@ func (m *Manager) pass(c *fiber.Ctx, mount string) {
 	c.Locals(managerKey{}, &passage{m, mount, outer})
 }
 
-// covers says whether p's manager takes every stream that m could serve at mount.
+// covers reports whether p's manager takes every stream that m could serve at mount.
 func (p *passage) covers(c *fiber.Ctx, m *Manager, mount string) bool {
 	first, second := p.mount+p.m.cfg.path+"/", mount+m.cfg.path+"/"
 	return len(first) <= len(second) && m.samePath(c, first, second[:len(first)])
@@ -54,12 +54,12 @@ func (m *Manager) warnOfShadow(path string, p *passage) {
 	if m.shadowed.Swap(true) {
 		return
 	}
-	m.cfg.logger.Warn("mesherstream: two managers are mounted on one path, and the second never gets a client: publish by the first, which From returns, or mount New once",
+	m.cfg.logger.Warn("mesherstream: two managers are mounted on one path, and the second never receives a client: publish with the first, which From returns, or mount New once",
 		"path", strings.Clone(path), "first", strings.Clone(p.mount)+p.m.cfg.path)
 }
 
 // splitMount splits the path of a request into the part at which the handler is mounted, and the rest below it. A mount
-// with parameters is as many segments long as its pattern.
+// with parameters has as many segments as its pattern.
 func splitMount(c *fiber.Ctx) (mount, rest string) {
 	pattern, _, _ := strings.Cut(c.Route().Path, "*")
 	path := c.Path()
@@ -79,8 +79,8 @@ func belowFirst(path string) string {
 	return ""
 }
 
-// checkRoute tells the log, once for each route, of one on which there can be no stream: one that app.Get was given, or a
-// like method, whose pattern names no project. A handler that is mounted with app.Use passes such requests on by right.
+// checkRoute logs, once for each route, a route on which there can be no stream: one of app.Get, or of a similar
+// method, whose pattern names no project. A handler that is mounted with app.Use rightly passes such requests on.
 func (m *Manager) checkRoute(c *fiber.Ctx) {
 	route := c.Route()
 	if len(route.Handlers) == 0 {
@@ -89,12 +89,12 @@ func (m *Manager) checkRoute(c *fiber.Ctx) {
 	if _, asked := m.askedRoutes.LoadOrStore(&route.Handlers[0], true); asked || strings.ContainsAny(route.Path, "*+") || !isOwnRoute(c, route) {
 		return
 	}
-	m.cfg.logger.Warn("mesherstream: a route has no parameter :"+projectParam+", and so no stream: call its parameter that, or mount the handler with app.Use",
+	m.cfg.logger.Warn("mesherstream: a route has no parameter :"+projectParam+", and so no stream: rename its parameter to that, or mount the handler with app.Use",
 		"method", route.Method, "route", route.Path)
 }
 
-// isOwnRoute says whether a route was not registered with app.Use, which Fiber tells of copies only. Its handlers are the
-// same in all copies.
+// isOwnRoute reports whether a route was not registered with app.Use. Fiber tells this only of copies of the routes. A
+// route's handlers are the same in all copies.
 func isOwnRoute(c *fiber.Ctx, route *fiber.Route) bool {
 	const withoutUse = true
 	for _, r := range c.App().GetRoutes(withoutUse) {
@@ -105,7 +105,7 @@ func isOwnRoute(c *fiber.Ctx, route *fiber.Route) bool {
 	return false
 }
 
-// watchMount tells the log if the app of WithApp is mounted in another one, now or later.
+// watchMount logs if the app of WithApp is mounted in another one, now or later.
 func (m *Manager) watchMount(app *fiber.App) {
 	if app.MountPath() != "" {
 		m.warnOfMount(app)
@@ -118,12 +118,12 @@ func (m *Manager) watchMount(app *fiber.App) {
 
 func (m *Manager) warnOfMount(app *fiber.App) {
 	if !m.strayApp.Swap(true) {
-		m.cfg.logger.Warn("mesherstream: the app of WithApp is mounted in another one, and Fiber runs no hooks of it: give WithApp the app that listens, or its shutdown flushes and closes nothing",
+		m.cfg.logger.Warn("mesherstream: the app of WithApp is mounted in another one, and Fiber does not run its hooks: pass the app that listens to WithApp, or its shutdown flushes and closes nothing",
 			"mounted_at", app.MountPath())
 	}
 }
 
-// checkApp tells the log if the app of WithApp hasn't listened when a client comes: then it isn't the one whose shutdown ends
+// checkApp logs if the app of WithApp hasn't listened when a client connects. Then it isn't the app whose shutdown ends
 // the streams, or it has a server of its own. A child of Prefork runs no such hook.
 func (m *Manager) checkApp(serving *fiber.App) {
 	stray := serving != m.cfg.app
@@ -131,17 +131,17 @@ func (m *Manager) checkApp(serving *fiber.App) {
 		return
 	}
 	if stray {
-		m.cfg.logger.Warn("mesherstream: another app than that of WithApp serves the streams: give WithApp the app that listens, or its shutdown flushes and closes nothing")
+		m.cfg.logger.Warn("mesherstream: an app other than that of WithApp serves the streams: pass the app that listens to WithApp, or its shutdown flushes and closes nothing")
 	} else {
 		m.cfg.logger.Info("mesherstream: the app of WithApp serves without having listened: shut it down by its own Shutdown, or nothing flushes and closes the streams")
 	}
 }
 
-// A queryName is a name that the query of a stream may have, and what is written for it by mistake.
+// A queryName is a name that the query of a stream may have, together with common mistakes for it.
 type queryName struct {
 	name    string
 	aliases []string // other words for it, without an s at their end
-	typos   int      // how many letters may be wrong, without that it is another word
+	typos   int      // how many letters may be wrong without making it another word
 }
 
 var queryNames = []queryName{
@@ -149,8 +149,8 @@ var queryNames = []queryName{
 	{"environment", []string{"env", "environ"}, 2},
 }
 
-// checkQuery returns an error if a parameter of the query nearly has a name that means something here: the stream would
-// carry everything, and nobody would know why. Other parameters are the application's.
+// checkQuery returns an error if the name of a query parameter is nearly one that means something here: the stream
+// would carry everything, and the mistake would go unnoticed. Other parameters belong to the application.
 func checkQuery(c *fiber.Ctx) error {
 	for key := range c.Queries() {
 		for _, known := range queryNames {
@@ -162,7 +162,8 @@ func checkQuery(c *fiber.Ctx) error {
 	return nil
 }
 
-// meantBy says whether somebody who writes key means q: in another case or number, with brackets, as a filter's.
+// meantBy reports whether the author of key probably means q: in another case or number, or with brackets, as in
+// filter[level].
 func (q queryName) meantBy(key string) bool {
 	key = strings.TrimPrefix(strings.ToLower(key), "amp;") // of an address that was escaped for HTML once too often
 	letters := strings.Map(func(r rune) rune {
@@ -178,7 +179,7 @@ func (q queryName) meantBy(key string) bool {
 	return slices.Contains(q.aliases, singular) || distance(letters, q.name) <= q.typos || distance(singular, q.name) <= q.typos
 }
 
-// distance returns how many letters are to be added, removed, replaced or swapped with their neighbours to make b of a.
+// distance returns how many letters must be added, removed, replaced or swapped with their neighbours to turn a into b.
 func distance(a, b string) int {
 	if len(a) > 2*len(b) {
 		return len(a) - len(b) // a stranger may send long ones
@@ -205,8 +206,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's. rest is
-// the path below the mount.
+// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's. rest
+// is the path below the mount.
 func (m *Manager) projectOf(c *fiber.Ctx, rest string) (segment string, ours bool) {
 	if rest == "" || rest == "/" {
 		for _, param := range c.Route().Params {
@@ -234,7 +235,7 @@ func (m *Manager) samePath(c *fiber.Ctx, a, b string) bool {
 	return a == b || strings.EqualFold(a, b) && !c.App().Config().CaseSensitive
 }
 
-// decodeProject returns the project that a segment of the path names. It has bytes of its own.
+// decodeProject returns the project that a segment of the path names. The result has bytes of its own.
 func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 	var project string
 	var err error
@@ -262,9 +263,10 @@ func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 	return project, nil
 }
 
-// decodedAsPath returns what a segment means that UnescapePath has decoded: by the rules of forms, by which a plus is a
-// space, and what is broken stays as it is. It is found in the path by its place, since both ways of decoding yield the
-// same number of bytes. A slash that was encoded is refused wherever it is: Fiber has taken it for one that separates.
+// decodedAsPath returns the meaning of a segment that UnescapePath has decoded. UnescapePath decodes by the rules of
+// forms: a plus becomes a space, and broken escapes stay as they are. The segment is found in the original path by its
+// place, since both ways of decoding yield the same number of bytes. An encoded slash is refused wherever it is: Fiber
+// has treated it as a separator.
 func decodedAsPath(c *fiber.Ctx, segment string) (string, error) {
 	written := c.Request().URI().PathOriginal()
 	plain, err := url.PathUnescape(string(written))
