@@ -9,7 +9,7 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// masked is a frame as a client sends it. first is its first byte.
+// Masked is a frame as a client sends it. first is its first byte.
 func Masked(first byte, payload string) []byte {
 	var p []byte
 	switch n := len(payload); {
@@ -30,8 +30,8 @@ func Masked(first byte, payload string) []byte {
 
 func Concat(frames ...[]byte) []byte { return slices.Concat(frames...) }
 
-// nextFrame returns the first frame of p and its payload, or nil where it isn't whole. It is written beside wsframe.Len,
-// which it tests.
+// nextFrame returns the first frame of p and its payload, or nil if the frame isn't complete. It is independent of
+// wsframe.Len, which it tests.
 func NextFrame(p []byte) (frame, payload []byte) {
 	header, n := 2, uint64(0)
 	if len(p) < 2 {
@@ -63,7 +63,7 @@ func IsTimeout(err error) bool {
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
-// appendMasked appends a frame as a client sends it.
+// AppendMasked appends a frame as a client sends it.
 func AppendMasked(dst []byte, op byte, payload []byte) []byte {
 	start := len(dst)
 	dst = wsframe.Append(dst, op, nil)

@@ -13,12 +13,12 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// Long says whether the long versions of the tests shall run.
+// Long reports whether to run the long versions of the tests.
 var Long = flag.Bool("long", false, "run the tests that have a long version in that")
 
 // Main runs the tests of a package, and fails if goroutines of the library outlive them. Call it from TestMain.
 func Main(m *testing.M) {
-	// Starts fasthttp's process-wide clock outside every synctest bubble, none of which could end otherwise.
+	// This starts fasthttp's process-wide clock outside every synctest bubble. No bubble could end otherwise.
 	var h fasthttp.ResponseHeader
 	_ = h.Header()
 
@@ -37,13 +37,13 @@ func leaked() bool {
 		if !strings.Contains(stacks.String(), "mesherstream.(*") && !strings.Contains(stacks.String(), "link.(*") {
 			return false
 		}
-		time.Sleep(10 * time.Millisecond) // they may be on their way out
+		time.Sleep(10 * time.Millisecond) // they may be ending
 	}
 	fmt.Fprintf(os.Stderr, "goroutines leaked:\n%s", &stacks)
 	return true
 }
 
-// Running says whether a goroutine is in the function of that name.
+// Running reports whether a goroutine is in the function of that name.
 func Running(name string) bool {
 	var stacks bytes.Buffer
 	_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
