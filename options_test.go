@@ -18,17 +18,17 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// An optionRow is what is promised about one option: in its doc comment, by its check, and in the README.
+// An optionRow is the promises about one option: in its doc comment, by its check, and in the README.
 type optionRow struct {
 	name   string
 	typ    string   // as the README writes it
 	def    string   // the same
-	doc    []string // what the doc comment says about default and bounds
+	doc    []string // phrases of the doc comment about default and bounds
 	is     any      // the default itself
 	get    func(*config) any
 	good   []Option
 	bad    []Option
-	values []string // how the errors name the bad values
+	values []string // how the errors name the invalid values
 	bounds string   // and the bounds
 }
 
@@ -40,7 +40,7 @@ var optionRows = []optionRow{
 	},
 	{
 		name: "WithPath", typ: "string", def: "/stream/projects",
-		doc: []string{`default "/stream/projects"`, "made of segments of letters, digits and -._~, each after one slash"},
+		doc: []string{`default "/stream/projects"`, "made of segments of letters, digits and -._~, each behind one slash"},
 		is:  "/stream/projects", get: func(c *config) any { return c.path },
 		good: []Option{WithPath("/x"), WithPath("/a/b-c/d_e")},
 		bad: []Option{
@@ -256,7 +256,7 @@ func TestEveryOptionsDocCommentTellsDefaultAndBounds(t *testing.T) {
 	}
 	docs := map[string]string{}
 	for _, typ := range pkg.Types {
-		for _, fn := range typ.Funcs { // go/doc puts them with the type that they return
+		for _, fn := range typ.Funcs { // go/doc groups them with the type that they return
 			if strings.HasPrefix(fn.Name, "With") {
 				docs[fn.Name] = strings.Join(strings.Fields(fn.Doc), " ")
 			}
