@@ -408,7 +408,7 @@ func (c *modelClient) writable() {
 	}
 }
 
-// This file is the model's life of a client: what it sends, how it leaves, and what time does to it.
+// This part is the life of a client in the model: the messages that it sends, how it leaves, and the effects of time.
 
 // read handles the client's bytes: each message after the one before it has been handled.
 func (c *modelClient) read() {
