@@ -40,7 +40,7 @@ var optionRows = []optionRow{
 	},
 	{
 		name: "WithPath", typ: "string", def: "/stream/projects",
-		doc: []string{`default "/stream/projects"`, "made of segments of letters, digits and -._~, each behind one slash"},
+		doc: []string{`default "/stream/projects"`, "made of segments of letters, digits and -._~, each after one slash"},
 		is:  "/stream/projects", get: func(c *config) any { return c.path },
 		good: []Option{WithPath("/x"), WithPath("/a/b-c/d_e")},
 		bad: []Option{

@@ -248,7 +248,7 @@ func TestARouteWithoutAProjectTellsTheLog(t *testing.T) {
 // Fiber runs only the hooks of the app that listens. If WithApp received another one, the streams outlive the shutdown,
 // and the log says why.
 func TestWithAppOfAnotherAppThanTheOneThatListensTellsTheLog(t *testing.T) {
-	const mounted, another, unheard = "is mounted in another one", "another app than that of WithApp", "without having listened"
+	const mounted, another, unheard = "is mounted in another one", "an app other than that of WithApp", "without having listened"
 	for _, tt := range []struct {
 		name  string
 		build func(app, other *fiber.App, with func(*fiber.App) fiber.Handler)

@@ -203,7 +203,7 @@ func TestWhatOverflowsTheRelaysQueueIsCountedAndToldOnce(t *testing.T) {
 		if s.RelayDropped != more || s.RelayQueued != relayQueueMessages {
 			t.Errorf("Stats(): got %+v, want %d dropped and %d queued", s.RelayStats, more, relayQueueMessages)
 		}
-		const told, over = "other nodes miss messages of this one", "other nodes get all messages of this one again"
+		const told, over = "other nodes miss messages of this one", "other nodes receive all messages of this one again"
 		if got := node.Logs.Count(told); got != 1 {
 			t.Errorf("the log tells it %d times, want once", got)
 		}
