@@ -30,7 +30,7 @@ type limits struct {
 type backlog struct {
 	slots []*message // the length is a power of two; nil if a message has left before its turn
 	first uint64     // the number of the oldest message; the waiting messages have numbers from first to next-1
-	next  uint64     // the number that the next message gets
+	next  uint64     // the number of the next message
 	count int
 	bytes int
 

@@ -12,8 +12,8 @@
 //	log.Fatal(app.Listen(":3000"))
 //
 // A browser connects to /stream/projects/shop. It may narrow the messages that it receives: in the query, with
-// ?level=error,fatal, and at any time over the wire, with {"type":"subscribe","filters":{"level":"error"}}. A JavaScript
-// module that does all of this, and reconnects, is served at /stream/projects/mesherstream.js.
+// ?level=error,fatal, and at any time over the wire, with {"type":"subscribe","filters":{"level":"error"}}. A
+// JavaScript module that does all of this, and reconnects, is served at /stream/projects/mesherstream.js.
 //
 // # Delivery
 //
@@ -22,8 +22,8 @@
 // puts a message into one client's buffer, and the next drain sends it. Delivery is at most once: a message that the
 // kernel has accepted may still be lost with the connection.
 //
-// A WebSocket is open a moment before the client is known here. A page that loads a state and then applies the stream to
-// it should first wait for the hello message of [Protocol] or, without the protocol, for the reply to a subscribe.
+// A WebSocket is open a moment before the client is known here. A page that loads a state and then applies the stream
+// to it should first wait for the hello message of [Protocol] or, without the protocol, for the reply to a subscribe.
 // Either means that the stream has begun.
 //
 // # Ordering
@@ -50,16 +50,16 @@
 //
 // # Many nodes
 //
-// Without a relay, a broadcast reaches the matching clients of its own process. With [WithRelay], it reaches those of all
-// nodes. Package natsrelay has a [Relay] over NATS. Local clients receive a broadcast directly, all others through the
-// relay: at most once, and in order for each publishing node and project. A node receives only the projects that its own
-// clients follow. While the relay is unavailable, local streaming continues.
+// Without a relay, a broadcast reaches the matching clients of its own process. With [WithRelay], it reaches those of
+// all nodes. Package natsrelay has a [Relay] over NATS. Local clients receive a broadcast directly, all others through
+// the relay: at most once, and in order for each publishing node and project. A node receives only the projects that
+// its own clients follow. While the relay is unavailable, local streaming continues.
 //
 // # Shutdown
 //
-// With [WithApp], shutting down the app flushes the buffers, closes every client with code 1001 and ends every goroutine,
-// within [WithShutdownTimeout]. Fiber itself neither waits for WebSockets nor closes them. Without WithApp, call
-// [Manager.Shutdown].
+// With [WithApp], shutting down the app flushes the buffers, closes every client with code 1001 and ends every
+// goroutine, within [WithShutdownTimeout]. Fiber itself neither waits for WebSockets nor closes them. Without WithApp,
+// call [Manager.Shutdown].
 //
 // # Observability
 //

@@ -138,7 +138,7 @@ func closedAfter(wg *sync.WaitGroup) <-chan struct{} {
 }
 
 // attach registers the hooks of the app. It must be called at set-up: while a shutdown holds the app's lock,
-// registering a hook from within a request would block for ever.
+// registering a hook from within a request would block forever.
 func (m *Manager) attach(app *fiber.App) {
 	app.Hooks().OnListen(func(fiber.ListenData) error {
 		m.listened.Store(true)

@@ -109,7 +109,7 @@ type relaying struct {
 	received, unwanted, rejected atomic.Uint64
 }
 
-// relayRun is a relay's part of one run of the manager. Its goroutine publishes what Broadcast has queued.
+// relayRun is a relay's part of one run of the manager. Its goroutine publishes the messages that Broadcast has queued.
 type relayRun struct {
 	*relaying
 

@@ -486,7 +486,7 @@ type scriptedLink interface {
 	arrive(op byte, data []byte) // the client has sent this; op frameBroken and frameEnd stand for input that is no frame
 	flow()                       // everything outside the shard happens now
 	wire() []byte                // the bytes that the kernel has accepted
-	faults() []string            // what the shard must not have done to the link
+	faults() []string            // violations of the link's contract by the shard
 }
 
 // The opcodes of arrive besides those of RFC 6455.

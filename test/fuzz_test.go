@@ -139,7 +139,7 @@ func (s *fuzzSite) attack(t testing.TB, sent []byte, piece int, together bool) {
 	streamtest.Eventually(t, s.m, "the client has gone", func() bool { return s.m.Stats().Clients == 0 })
 }
 
-// check reads what a client received that had sent these bytes.
+// check reads the bytes that a client received after it had sent these.
 func (s *fuzzSite) check(t testing.TB, sent, got []byte) {
 	code := -1 // no close frame
 	for left := got; len(left) > 0; {

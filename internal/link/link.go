@@ -87,7 +87,7 @@ const (
 	Ready    Kind = iota // the poller has a hint: call Link.Ready
 	Writable             // N more held bytes have been sent and the link accepts more, or Err
 	Received             // a message: Op and Payload. The link waits for Resume
-	Refused              // the reader refused what the other end sent: Err. The rest is read and discarded
+	Refused              // the reader refused the other end's bytes: Err. The rest is read and discarded
 	Ended                // nothing more will be received: Err
 	Failed               // the connection is no longer usable: Err
 	Kinds                // how many there are
