@@ -4,8 +4,40 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 )
+
+// A few cases of a full buffer; the fuzz target below compares any sequence with a list.
+func TestAFullBufferDropsTheOldestUnlessItShallDropTheNewest(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		most limits
+		keep string // the level that is dropped last
+		push string // levels, one letter each
+		want string // the numbers of the messages that are left
+	}{
+		{"the oldest", limits{messages: 3, bytes: 1 << 20}, "", "aaaaa", "2 3 4"},
+		{"the newest", limits{messages: 3, bytes: 1 << 20, overflow: DropNewest}, "", "aaaaa", "0 1 2"},
+		{"by bytes", limits{messages: 100, bytes: 40}, "", "aaaaa", "3 4"},
+		{"kept levels last", limits{messages: 3, bytes: 1 << 20}, "k", "kaakaa", "0 3 5"},
+		{"the oldest other one for a kept one", limits{messages: 3, bytes: 1 << 20, overflow: DropNewest}, "k", "aaak", "1 2 3"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var b backlog
+			for i, level := range strings.Split(tt.push, "") {
+				b.push(&message{frame: fmt.Appendf(nil, "%-16d", i), level: level, keep: level == tt.keep}, tt.most)
+			}
+			var left []string
+			for _, m := range b.peek(nil, 100, 1<<20) {
+				left = append(left, strings.TrimSpace(string(m.frame)))
+			}
+			if got := strings.Join(left, " "); got != tt.want {
+				t.Errorf("left: got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
 
 // queue is the model of a backlog: all messages that arrived, in order, and the fate of each.
 type queue struct {

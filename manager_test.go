@@ -24,7 +24,7 @@ import (
 // other things that users rely on: broadcasts that never wait, bounds, filters, shutdowns, hooks, accounts, and the
 // ways of dropping.
 
-func TestMain(m *testing.M) { streamtest.Main(m) }
+func TestMain(m *testing.M) { streamtest.Main(m, nil) }
 
 func TestTruth1MessagesOfSlowClientsAreBufferedAndDrainedByTheTicker(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
@@ -629,7 +629,7 @@ func TestAPanicInAHookClosesThatClientWithoutTellingItMore(t *testing.T) {
 					_ = v.WS.Close()
 				}
 				w.Eventually("the panic is logged", func() bool { return w.Logs.Count("the secret text") > 0 })
-				if w.Logs.Count("scenarios_test.go") == 0 {
+				if w.Logs.Count("manager_test.go") == 0 {
 					w.Error("the log has no stack")
 				}
 				if name != "Disconnect" { // a client that has left can't be told

@@ -725,3 +725,28 @@ func TestAWheelCatchesUpWithTicksThatWereLost(t *testing.T) {
 		}
 	}
 }
+
+func TestAStretchKnowsWhichOfItsFramesHaveLanded(t *testing.T) {
+	one := stretch{bytes: make([]byte, 7)}
+	three := stretch{bytes: make([]byte, 12), lengths: []int{7, 2, 3}}
+	for _, tt := range []struct {
+		s    stretch
+		n    int
+		want int
+	}{
+		{one, 0, 0},
+		{one, 6, 0},
+		{one, 7, 1},
+		{three, 0, 0},
+		{three, 6, 0},
+		{three, 7, 1},
+		{three, 8, 1},
+		{three, 9, 2},
+		{three, 11, 2},
+		{three, 12, 3},
+	} {
+		if got := tt.s.whole(tt.n); got != tt.want {
+			t.Errorf("%d bytes of frames of %v: got %d whole, want %d", tt.n, tt.s.lengths, got, tt.want)
+		}
+	}
+}

@@ -113,16 +113,15 @@ func (c *counter) read() {
 		buf = buf[:len(buf)+n]
 		start := 0
 		for {
-			size, messages := wsframe.Whole(buf[start:], wsframe.Len(buf[start:]))
-			if size == 0 {
+			frame, payload := streamtest.NextFrame(buf[start:])
+			if frame == nil {
 				break
 			}
-			frame := buf[start : start+size]
-			start += size
-			if messages == 0 {
+			start += len(frame)
+			if frame[0]&wsframe.ControlBit != 0 {
 				continue // a close frame
 			}
-			number, err := strconv.Atoi(string(frame[wsframe.HeaderLen(512):][:8]))
+			number, err := strconv.Atoi(string(payload[:8]))
 			if want := int(c.received.Add(1)) - 1; err != nil || number != want {
 				c.t.Errorf("a healthy client got message %d, %v, want %d", number, err, want)
 				return

@@ -8,7 +8,7 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-func TestMain(m *testing.M) { streamtest.Main(m) }
+func TestMain(m *testing.M) { streamtest.Main(m, nil) }
 
 // The numbers that the documentation promises. They are repeated here, since a test of a promise states it.
 const (

@@ -76,3 +76,23 @@ func TestAHintForALinkThatIsClosedWakesNobodyElse(t *testing.T) {
 	}
 	b.until("the new one receives", func() bool { e, ok := b.find(Received); return ok && string(e.Payload) == "ello" })
 }
+
+// A close frame that can't be written any longer must not be waited for: the end of such a connection is a failure, and
+// not the end of what it receives.
+func TestAConnectionThatWasResetFails(t *testing.T) {
+	ours, theirs := socketConn(t)
+	b := &boss{t: t}
+	openPolled(t, b, ours)
+	b.link.Begin()
+	_ = theirs.SetLinger(0)
+	_ = theirs.Close()
+	b.until("the connection has failed", func() bool {
+		if !b.failed {
+			_, _, _ = b.link.Write([]byte("closing\n"), nil)
+		}
+		return b.failed
+	})
+	if _, ended := b.find(Ended); ended {
+		t.Error("got Ended, after which a close frame would be waited for")
+	}
+}

@@ -28,10 +28,10 @@ func Masked(first byte, payload string) []byte {
 	return p
 }
 
+// Concat joins frames.
 func Concat(frames ...[]byte) []byte { return slices.Concat(frames...) }
 
-// nextFrame returns the first frame of p and its payload, or nil if the frame isn't complete. It is independent of
-// wsframe.Len, which it tests.
+// NextFrame returns the first frame of p and its payload, or nil if the frame is not complete.
 func NextFrame(p []byte) (frame, payload []byte) {
 	header, n := 2, uint64(0)
 	if len(p) < 2 {

@@ -23,3 +23,10 @@ func (b *LogBuffer) Count(s string) int {
 	defer b.Mu.Unlock()
 	return strings.Count(b.Buf.String(), s)
 }
+
+// String returns all that has been logged.
+func (b *LogBuffer) String() string {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	return b.Buf.String()
+}

@@ -123,20 +123,7 @@ func NewSite(t *testing.T, app *fiber.App, m *mesherstream.Manager) *Site {
 func NewSiteOver(t *testing.T, app *fiber.App, m *mesherstream.Manager, tr Transport) *Site {
 	t.Helper()
 	ln, dial := tr.Listen(t)
-	listening := make(chan struct{})
-	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
-	served := make(chan error, 1)
-	go func() { served <- app.Listener(ln) }()
-	<-listening
-	t.Cleanup(func() {
-		if err := app.ShutdownWithTimeout(5 * time.Second); err != nil {
-			t.Errorf("app.Shutdown: %v", err)
-		}
-		_ = ln.Close() // fasthttp forgets a shutdown that is called before it has the listener
-		if err := <-served; err != nil {
-			t.Errorf("app.Listener: %v", err)
-		}
-	})
+	t.Cleanup(Serve(t, app, ln))
 	return &Site{t, app, m, dial}
 }
 

@@ -36,7 +36,7 @@ func ListenTCP(t *testing.T) (net.Listener, func(network, addr string) (net.Conn
 	}
 	addr := ln.Addr().String()
 	return ln, func(string, string) (net.Conn, error) {
-		d := net.Dialer{Control: narrow}
+		d := net.Dialer{Control: Narrow}
 		return d.DialContext(context.Background(), "tcp", addr)
 	}
 }

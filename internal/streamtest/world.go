@@ -46,8 +46,7 @@ type World struct {
 	Started time.Time
 	Logs    LogBuffer
 	Dial    func(network, addr string) (net.Conn, error)
-	ln      net.Listener
-	serving chan error
+	stop    func() // of the current listening; nil if there is none
 	listens atomic.Int64
 	viewers []*Viewer
 	Pace    int // how many messages Broadcast sends before it waits for the healthy viewers; 20 unless set
@@ -92,21 +91,15 @@ func (w *World) Start(opts ...mesherstream.Option) {
 func (w *World) Listen() {
 	w.Helper()
 	ln, dial := w.Transport.Listen(w.T)
-	w.ln, w.Dial = ln, dial
-	listening := make(chan struct{})
+	w.Dial = dial
+	before := w.listens.Load()
 	w.App.Hooks().OnListen(func(fiber.ListenData) error {
-		select {
-		case <-listening:
-		default:
+		if w.listens.Add(1) == before+1 {
 			w.Started = time.Now()
-			close(listening)
 		}
-		w.listens.Add(1)
 		return nil
 	})
-	w.serving = make(chan error, 1)
-	go func() { w.serving <- w.App.Listener(ln) }()
-	<-listening
+	w.stop = Serve(w.T, w.App, ln)
 }
 
 // ListenToo makes the app serve a second listener until stop.
@@ -120,17 +113,10 @@ func (w *World) ListenToo() {
 
 func (w *World) Stop() {
 	w.Helper()
-	if w.serving == nil {
-		return
+	if w.stop != nil {
+		w.stop()
+		w.stop = nil
 	}
-	if err := w.App.ShutdownWithTimeout(5 * time.Second); err != nil {
-		w.Errorf("app.Shutdown: %v", err)
-	}
-	_ = w.ln.Close() // fasthttp forgets a shutdown that is called before it has the listener
-	if err := <-w.serving; err != nil {
-		w.Errorf("app.Listener: %v", err)
-	}
-	w.serving = nil
 }
 
 // CheckAccounts checks that no message was lost without being counted.

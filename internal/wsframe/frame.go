@@ -81,36 +81,3 @@ func IsSendableCode(code int) bool {
 		return code >= 3000 && code <= 4999
 	}
 }
-
-// Len returns the length of the frame, made by Append, at the beginning of p. It returns 0 if p ends within the frame's
-// header.
-func Len(p []byte) int {
-	if len(p) < 2 {
-		return 0
-	}
-	switch n := int(p[1]); {
-	case n <= 125:
-		return 2 + n
-	case n == 126 && len(p) >= 4:
-		return 4 + int(binary.BigEndian.Uint16(p[2:]))
-	case n == 127 && len(p) >= 10:
-		return 10 + int(binary.BigEndian.Uint64(p[2:]))
-	default:
-		return 0
-	}
-}
-
-// Whole returns the total length of the frames that end within the first limit bytes of p, and how many of these frames
-// are messages. p starts with a frame that Append made.
-func Whole(p []byte, limit int) (size, messages int) {
-	for {
-		n := Len(p[size:])
-		if n == 0 || n > min(limit, len(p))-size {
-			return size, messages
-		}
-		if p[size]&ControlBit == 0 {
-			messages++
-		}
-		size += n
-	}
-}

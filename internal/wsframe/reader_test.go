@@ -184,23 +184,24 @@ func TestAReaderHoldsNothingBetweenMessages(t *testing.T) {
 	}
 }
 
-func TestFramesThatTheServerWritesAreWhole(t *testing.T) {
-	for _, n := range []int{0, 1, 125, 126, 0xFFFF, 0x10000} {
-		frame := Append(nil, OpBinary, make([]byte, n))
-		if got := Len(frame); got != len(frame) || len(frame) != HeaderLen(n)+n {
-			t.Errorf("frameLen of a payload of %d bytes: got %d, want %d", n, got, len(frame))
+func TestAFrameSaysHowLongItIsInItsShortestForm(t *testing.T) {
+	for n, header := range map[int]string{
+		0:       "\x82\x00",
+		1:       "\x82\x01",
+		125:     "\x82\x7D",
+		126:     "\x82\x7E\x00\x7E",
+		0xFFFF:  "\x82\x7E\xFF\xFF",
+		0x10000: "\x82\x7F\x00\x00\x00\x00\x00\x01\x00\x00",
+	} {
+		payload := strings.Repeat("x", n)
+		frame := string(Append([]byte("before"), OpBinary, []byte(payload)))
+		if frame != "before"+header+payload || HeaderLen(n) != len(header) {
+			t.Errorf("payload of %d bytes: got a frame that begins with %.16q and HeaderLen %d, want %q", n, frame, HeaderLen(n), header)
 		}
-		three := concat(frame, Ping, frame)
-		for _, tt := range []struct{ limit, size, messages int }{
-			{len(three), len(three), 2},
-			{len(three) - 1, len(frame) + len(Ping), 1},
-			{len(frame) + 1, len(frame), 1},
-			{len(frame) - 1, 0, 0},
-			{0, 0, 0},
-		} {
-			if size, messages := Whole(three, tt.limit); size != tt.size || messages != tt.messages {
-				t.Errorf("wholeFrames(…, %d) of frames with %d bytes: got %d, %d, want %d, %d", tt.limit, n, size, messages, tt.size, tt.messages)
-			}
+	}
+	for code, want := range map[int]string{CodeGoingAway: "\x88\x05\x03\xE9bye", CodeNoStatus: "\x88\x00"} {
+		if got := string(Close(code, "bye")); got != want {
+			t.Errorf("Close(%d): got %q, want %q", code, got, want)
 		}
 	}
 }
