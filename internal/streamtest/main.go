@@ -17,8 +17,8 @@ import (
 // Long reports whether to run the long versions of the tests.
 var Long = flag.Bool("long", false, "run the tests that have a long version in that")
 
-// Main runs the tests of a package and then cleanUp. It fails if goroutines outlive them: those of the library, and those
-// whose stacks contain one of the other names. Call it from TestMain.
+// Main runs the tests of a package and then cleanUp. It fails if goroutines outlive them: those of the library, and
+// those whose stacks contain one of the other names. Call it from TestMain.
 func Main(m *testing.M, cleanUp func(), others ...string) {
 	// This starts fasthttp's process-wide clock outside every synctest bubble. No bubble could end otherwise.
 	var h fasthttp.ResponseHeader
