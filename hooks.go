@@ -39,8 +39,8 @@ type Hooks struct {
 	// Slow is called when a client has become slow, once in each episode; see [Client].Slow.
 	Slow func(Client)
 
-	// Drop is called after messages for a client were dropped, with the number of drops that have not been reported to
-	// it yet.
+	// Drop is called after messages for a client were dropped, with the number of its drops that have not been reported
+	// to the hook yet.
 	Drop func(c Client, dropped uint64)
 }
 

@@ -112,8 +112,8 @@ func (o Overflow) String() string {
 	}
 }
 
-// WithOverflow sets what happens when a client's buffer is full, overriding the default of [DropOldest]. Another value
-// than the three is invalid.
+// WithOverflow sets what happens when a client's buffer is full, overriding the default of [DropOldest]. A value other
+// than the three of [Overflow] is invalid.
 func WithOverflow(o Overflow) Option {
 	return func(c *config) { c.overflow = o }
 }
@@ -150,15 +150,15 @@ func WithDrainInterval(d time.Duration) Option {
 // kernel; otherwise from 1 KiB to 1 GiB.
 //
 // A listener may wrap its connections, as one for the PROXY protocol does. The option reaches through every wrapper
-// that offers the connection below, by NetConn, Raw or SyscallConn. If a wrapper doesn't, the log says so once. A
-// client whose connection has any wrapper uses a goroutine of its own, since no wrapper is known to pass bytes on
-// unchanged, to hold none back, and to count nothing.
+// that offers the connection below, by NetConn, Raw or SyscallConn. If a wrapper does not offer it, the log says so
+// once. A client whose connection has any wrapper uses a goroutine of its own, since no wrapper is known to pass bytes
+// on unchanged, to hold none back, and to count nothing.
 func WithUnsentLimit(bytes int) Option {
 	return func(c *config) { c.unsentLimit = bytes }
 }
 
 // WithAuthorize sets a function that is called for each client before its connection is upgraded, on the goroutine of
-// the request. By default everybody is let in. A nil function is invalid.
+// the request. By default every client is admitted. A nil function is invalid.
 //
 // The function receives the project of the path and an empty filter. When it returns, sub holds what the client is
 // granted. Neither the query nor a message over the wire ever widens the grant; both can only narrow it. The function

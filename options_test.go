@@ -62,7 +62,7 @@ var optionRows = []optionRow{
 		bad:  []Option{WithMaxBufferBytes(0), WithMaxBufferBytes(1<<30 + 1)}, values: []string{"0", "1073741825"}, bounds: "from 1 to 1073741824",
 	},
 	{
-		name: "WithOverflow", typ: "Overflow", def: "DropOldest", doc: []string{"default of [DropOldest]", "Another value than the three is invalid"},
+		name: "WithOverflow", typ: "Overflow", def: "DropOldest", doc: []string{"default of [DropOldest]", "A value other than the three of [Overflow] is invalid"},
 		is: DropOldest, get: func(c *config) any { return c.overflow },
 		good: []Option{WithOverflow(DropOldest), WithOverflow(DropNewest), WithOverflow(Disconnect)}, bad: []Option{WithOverflow(3)},
 		values: []string{"Overflow(3)"}, bounds: "DropOldest, DropNewest or Disconnect",
@@ -93,7 +93,7 @@ var optionRows = []optionRow{
 		bad:  []Option{WithUnsentLimit(-1), WithUnsentLimit(1), WithUnsentLimit(1023), WithUnsentLimit(1<<30 + 1)}, values: []string{"-1", "1", "1023", "1073741825"}, bounds: "0, or from 1024 to 1073741824",
 	},
 	{
-		name: "WithAuthorize", typ: "func(*fiber.Ctx, *Subscription) error", def: "everybody", doc: []string{"By default everybody is let in", "A nil function is invalid"},
+		name: "WithAuthorize", typ: "func(*fiber.Ctx, *Subscription) error", def: "everybody", doc: []string{"By default every client is admitted", "A nil function is invalid"},
 		is: true, get: func(c *config) any { return c.authorize == nil },
 		good: []Option{WithAuthorize(func(*fiber.Ctx, *Subscription) error { return nil })}, bad: []Option{WithAuthorize(nil)}, values: []string{"<nil>"}, bounds: "a function",
 	},

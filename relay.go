@@ -19,8 +19,9 @@ import (
 //
 // All methods must be safe for concurrent use. The manager itself makes sure that a node does not deliver its own
 // messages twice, that it receives nothing twice or out of order, that publishing never delays a Broadcast, and that a
-// failed subscription is tried again. A Relay need not do so, except for a subscription that it loses after Subscribe
-// has returned. It carries every field of [RelayMessage] unchanged, and may use the JSON names of the fields for that.
+// failed subscription is tried again. A Relay need not do any of this, except that it renews a subscription that it
+// loses after Subscribe has returned. It carries every field of [RelayMessage] unchanged, and may use the JSON names of
+// the fields for that.
 type Relay interface {
 	// Publish passes m on to all nodes that have subscribed to m.Project. The publisher itself may be among them.
 	// Messages published to one project stay in order. Only one call of a manager runs at a time. Publish may therefore

@@ -54,8 +54,8 @@ func (b *beats) due(now time.Time) int {
 }
 
 // DrainBuffers sends each client its buffered messages, in order, as far as its connection accepts them. The ticker
-// calls it at every [WithDrainInterval]; call it to send messages that [Manager.BufferMessage] has queued earlier than
-// that. It returns immediately, is safe for concurrent use, and does nothing if nothing runs.
+// calls it at every [WithDrainInterval]; call it to send the messages that [Manager.BufferMessage] has queued before
+// the next tick. It returns immediately, is safe for concurrent use, and does nothing if nothing runs.
 func (m *Manager) DrainBuffers() {
 	for _, s := range m.shards {
 		s.tick(true, false)
