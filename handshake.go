@@ -77,7 +77,7 @@ func (o *opening) check(c *fiber.Ctx) error {
 	h := &c.Request().Header
 	// A body would be read as frames if Fiber streams it.
 	if !h.IsHTTP11() || len(h.Peek(fiber.HeaderTransferEncoding)) > 0 || h.ContentLength() > 0 {
-		return fiber.NewError(fiber.StatusBadRequest, "the handshake must be HTTP/1.1 and have no body")
+		return fiber.NewError(fiber.StatusBadRequest, "the handshake must have no body and be HTTP/1.1")
 	}
 	if len(h.Host()) == 0 {
 		return fiber.NewError(fiber.StatusBadRequest, "the handshake must name its host")
