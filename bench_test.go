@@ -91,7 +91,7 @@ func BenchmarkBacklog(b *testing.B) {
 	}
 }
 
-// BenchmarkHandshake counts what a client costs from its request to the end of its connection.
+// BenchmarkHandshake measures the cost of a client from its request to the end of its connection.
 func BenchmarkHandshake(b *testing.B) {
 	app := fiber.New(fiber.Config{DisableStartupMessage: true})
 	m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)), WithMaxClients(1000), WithMaxClientsPerIP(1000),
@@ -131,7 +131,8 @@ func BenchmarkHandshake(b *testing.B) {
 	}
 }
 
-// BenchmarkSubscribe is the price of a request: from its bytes to the answer's, with the change of the client's group.
+// BenchmarkSubscribe measures the cost of a request: from its bytes to the bytes of the reply, including the change of
+// the client's group.
 func BenchmarkSubscribe(b *testing.B) {
 	largest := func(first int, text string) []byte {
 		list := func(first int) string {
@@ -173,7 +174,7 @@ func BenchmarkSubscribe(b *testing.B) {
 	}
 }
 
-// atPace lets the client ask again at once.
+// atPace allows the client another request immediately.
 func atPace(c *client) { c.paid = 0 }
 
 func TestDeliveringToAClientAllocatesNothing(t *testing.T) {

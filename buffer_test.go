@@ -8,12 +8,12 @@ import (
 	"math"
 	"runtime"
 	"slices"
-	"strings"
 	"strconv"
+	"strings"
 	"testing"
 )
 
-// What a full buffer drops, in small; the fuzz target below compares any sequence with a list.
+// A few cases of a full buffer; the fuzz target below compares any sequence with a list.
 func TestAFullBufferDropsTheOldestUnlessItShallDropTheNewest(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -44,7 +44,7 @@ func TestAFullBufferDropsTheOldestUnlessItShallDropTheNewest(t *testing.T) {
 	}
 }
 
-// queue is what a backlog should be: all that came, in order, and what became of it.
+// queue is the model of a backlog: all messages that arrived, in order, and the fate of each.
 type queue struct {
 	limits
 	entries []queueEntry
@@ -88,10 +88,10 @@ func (q *queue) size() (bytes int) {
 	return bytes
 }
 
-// held is what a message counts with.
+// held is the size that a message counts with.
 func held(m *message) int { return len(m.project + m.level + m.environment + m.key + string(m.frame)) }
 
-// oldest returns the index of the oldest message that waits and has that level's rank, or -1.
+// oldest returns the index of the oldest waiting message of that level's rank, or -1.
 func (q *queue) oldest(keep bool) int {
 	return slices.IndexFunc(q.entries, func(e queueEntry) bool { return !e.left && e.keep == keep })
 }
@@ -150,8 +150,8 @@ func (q *queue) next() (dropped map[string]int, m *message) {
 	return dropped, nil
 }
 
-// FuzzBacklog compares the ring with a list of all that ever came. Each byte of ops is one step: a push of a message
-// whose length, level and key its low bits say, a filter, or a look at the oldest message.
+// FuzzBacklog compares the ring with a list of all messages that ever arrived. Each byte of ops is one step: a push of
+// a message whose length, level and key are in its low bits, a filter, or a look at the oldest message.
 func FuzzBacklog(f *testing.F) {
 	f.Add(uint8(3), uint16(100), uint8(0), []byte{1, 2, 3, 4, 5, 0x80, 0xC1, 6, 0x81})
 	f.Add(uint8(1), uint16(1), uint8(1), []byte{0, 1, 0xC0, 1, 1})
@@ -161,7 +161,7 @@ func FuzzBacklog(f *testing.F) {
 	f.Add(uint8(2), uint16(999), uint8(1), append(upTo(64), append([]byte{0xC0}, upTo(64)...)...))
 	f.Add(uint8(4), uint16(999), uint8(0), append(upTo(64), append([]byte{0xC0}, upTo(64)...)...))
 	f.Fuzz(func(t *testing.T, maxMessages uint8, maxBytes uint16, overflow uint8, ops []byte) {
-		most := limits{max(1, int(maxMessages)), max(80, int(maxBytes)), Overflow(overflow % 2), true} // the longest frame fits, as Broadcast sees to
+		most := limits{max(1, int(maxMessages)), max(80, int(maxBytes)), Overflow(overflow % 2), true} // the longest frame fits, as Broadcast ensures
 		q := queue{limits: most}
 		b := backlog{gaps: new(gaps)}
 		for step, op := range ops {
@@ -223,7 +223,7 @@ func checkNext(t *testing.T, b *backlog, q *queue) {
 	b.discard(len(got))
 }
 
-// checkRing compares everything that waits.
+// checkRing compares all waiting messages.
 func checkRing(t *testing.T, b *backlog, q *queue) {
 	t.Helper()
 	want := q.waiting()
@@ -258,8 +258,8 @@ func checkRing(t *testing.T, b *backlog, q *queue) {
 	}
 }
 
-// With levels that are kept, the dropped ones leave gaps between those that wait. When these give way too, their gaps must
-// not be left behind: a page that is frozen answers pings, and stays for as long as it likes.
+// If levels are kept, the dropped messages leave gaps between the waiting ones. When the kept ones are dropped too,
+// their gaps must not be left over: a frozen page answers pings, and stays for as long as it likes.
 func TestTheGapsOfAClientThatStandsStillDoNotAddUp(t *testing.T) {
 	const rounds, waiting = 10_000, 100
 	b := backlog{gaps: new(gaps)}

@@ -25,7 +25,7 @@ func TestASubscribeMessageIsReadStrictly(t *testing.T) {
 		want     Filter
 		answer   string // of the filters
 		bad      bool
-		invalid  bool // is read, but no valid filter
+		invalid  bool // it is read, but it is not a valid filter
 	}{
 		{name: "string", in: head + `{"level":"error"}` + tail, want: levels("error"), answer: `{"level":"error","environment":""}`},
 		{
@@ -181,7 +181,8 @@ func TestTheKeyOfASubscriptionIsItsOwn(t *testing.T) {
 	}
 }
 
-// FuzzSubscribe: whatever a client asks, it is refused or gets a filter within the bounds, and the answer says which.
+// FuzzSubscribe: any request of a client is either refused, or results in a filter within the bounds, and the reply
+// says which.
 func FuzzSubscribe(f *testing.F) {
 	for _, seed := range []string{
 		`{"type":"subscribe","filters":{"level":"error","environment":["production","staging"]}}`,
@@ -213,7 +214,7 @@ func FuzzSubscribe(f *testing.F) {
 			t.Errorf("normalized again: got %+v, %v, want %+v", again, err, filter)
 		}
 
-		// The answer tells the same filter, in a form that could be sent back.
+		// The reply reports the same filter, in a form that could be sent back.
 		frame := r.answer(new([]byte), filter, "", 3)
 		answer, err := parseSubscribe(bytes.Replace(frame[headerOf(frame):], []byte(`,"filtered":3}`), []byte("}"), 1))
 		if err != nil || answer.Type != typeFiltersUpdated {
@@ -228,7 +229,7 @@ func FuzzSubscribe(f *testing.F) {
 	})
 }
 
-// headerOf is how long the header of a frame is that the server wrote.
+// headerOf returns the length of the header of a frame that the server wrote.
 func headerOf(frame []byte) int {
 	switch frame[1] {
 	case 126:

@@ -15,25 +15,24 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// This file reads a request's URL: where the handler is mounted, and which project and filter it names. It tells the log
-// of mounts at which no stream can be.
+// This file reads a request's URL: where the handler is mounted, and which project and filter the URL names. It logs
+// mounts at which no stream can be.
 
-// projectParam is the parameter of an own route that holds the project.
+// projectParam is the parameter that holds the project, on a route of the application's own.
 const projectParam = "project_id"
 
 // managerKey is the key of a request's passage among its locals.
 type managerKey struct{}
 
-// A passage is a manager that serves the streams of a handler that a request has passed.
+// A passage records that a request has passed the handler of a manager, and where.
 type passage struct {
 	m     *Manager
 	path  string   // below which the handler's streams are
 	outer *passage // the one before
 }
 
-// pass notes for From that a request passes the handler. A manager that can't be reached, since one before it serves
-// on the same path, is not what From returns: its clients are that one's. A request that passes both handlers shows that;
-// otherwise the routes of the app do.
+// pass records, for From, that a request passes the handler. If a manager can't be reached, since one before it serves
+// on the same path, From does not return it: its clients are those of the manager before it.
 func (m *Manager) pass(c *fiber.Ctx, mount string) {
 	outer, _ := c.Locals(managerKey{}).(*passage)
 	here := &passage{m, mount + m.cfg.path, outer}
@@ -59,7 +58,7 @@ func (m *Manager) warnOfShadow(path, first string) {
 	if m.shadowed.Swap(true) {
 		return
 	}
-	m.cfg.logger.Warn("mesherstream: two managers are mounted on one path, and the second never gets a client: publish by the first, which From returns, or mount New once",
+	m.cfg.logger.Warn("mesherstream: two managers are mounted on one path, and the second never receives a client: publish with the first, which From returns, or mount New once",
 		"path", strings.Clone(path), "first", strings.Clone(first))
 }
 
@@ -177,7 +176,7 @@ type handlerOf struct{ m *Manager }
 func (handlerOf) Error() string { return "mesherstream: a handler was called without a request" }
 
 // splitMount splits the path of a request into the part at which the handler is mounted, and the rest below it. A mount
-// with parameters is as many segments long as its pattern.
+// with parameters has as many segments as its pattern.
 func splitMount(c *fiber.Ctx) (mount, rest string) {
 	pattern := c.Route().Path
 	if i := wildcardIn(pattern); i >= 0 {
@@ -218,8 +217,8 @@ func belowFirst(path string) string {
 	return ""
 }
 
-// checkRoute tells the log, once for each route, of one on which there can be no stream: one that app.Get was given, or a
-// like method, whose pattern names no project. A handler that is mounted with app.Use passes such requests on by right.
+// checkRoute logs, once for each route, a route on which there can be no stream: one of app.Get, or of a similar
+// method, whose pattern names no project. A handler that is mounted with app.Use rightly passes such requests on.
 func (m *Manager) checkRoute(c *fiber.Ctx) {
 	route := c.Route()
 	if len(route.Handlers) == 0 {
@@ -232,12 +231,12 @@ func (m *Manager) checkRoute(c *fiber.Ctx) {
 	if wildcardIn(route.Path) >= 0 {
 		streams = "no stream but at the path of WithPath below its wildcard"
 	}
-	m.cfg.logger.Warn("mesherstream: a route has no parameter :"+projectParam+", and so "+streams+": call its parameter that, or mount the handler with app.Use",
+	m.cfg.logger.Warn("mesherstream: a route has no parameter :"+projectParam+", and so "+streams+": rename its parameter to that, or mount the handler with app.Use",
 		"method", route.Method, "route", route.Path)
 }
 
-// isOwnRoute says whether a route was not registered with app.Use, which Fiber tells of copies only. Its handlers are the
-// same in all copies.
+// isOwnRoute reports whether a route was not registered with app.Use. Fiber tells this only of copies of the routes. A
+// route's handlers are the same in all copies.
 func isOwnRoute(c *fiber.Ctx, route *fiber.Route) bool {
 	const withoutUse = true
 	for _, r := range c.App().GetRoutes(withoutUse) {
@@ -248,7 +247,7 @@ func isOwnRoute(c *fiber.Ctx, route *fiber.Route) bool {
 	return false
 }
 
-// watchMount tells the log if the app of WithApp is mounted in another one, now or later.
+// watchMount logs if the app of WithApp is mounted in another one, now or later.
 func (m *Manager) watchMount(app *fiber.App) {
 	if app.MountPath() != "" {
 		m.warnOfMount(app)
@@ -261,12 +260,12 @@ func (m *Manager) watchMount(app *fiber.App) {
 
 func (m *Manager) warnOfMount(app *fiber.App) {
 	if !m.strayApp.Swap(true) {
-		m.cfg.logger.Warn("mesherstream: the app of WithApp is mounted in another one, and Fiber runs no hooks of it: give WithApp the app that listens, or its shutdown flushes and closes nothing",
+		m.cfg.logger.Warn("mesherstream: the app of WithApp is mounted in another one, and Fiber does not run its hooks: pass the app that listens to WithApp, or its shutdown flushes and closes nothing",
 			"mounted_at", app.MountPath())
 	}
 }
 
-// checkApp tells the log if the app of WithApp hasn't listened when a client comes: then it isn't the one whose shutdown ends
+// checkApp logs if the app of WithApp hasn't listened when a client connects. Then it isn't the app whose shutdown ends
 // the streams, or it has a server of its own. A child of Prefork runs no such hook.
 func (m *Manager) checkApp(serving *fiber.App) {
 	stray := serving != m.cfg.app
@@ -274,17 +273,17 @@ func (m *Manager) checkApp(serving *fiber.App) {
 		return
 	}
 	if stray {
-		m.cfg.logger.Warn("mesherstream: another app than that of WithApp serves the streams: give WithApp the app that listens, or its shutdown flushes and closes nothing")
+		m.cfg.logger.Warn("mesherstream: an app other than that of WithApp serves the streams: pass the app that listens to WithApp, or its shutdown flushes and closes nothing")
 	} else {
 		m.cfg.logger.Info("mesherstream: the app of WithApp serves without having listened: shut it down by its own Shutdown, or nothing flushes and closes the streams")
 	}
 }
 
-// A queryName is a name that the query of a stream may have, and what is written for it by mistake.
+// A queryName is a name that the query of a stream may have, together with common mistakes for it.
 type queryName struct {
 	name    string
 	aliases []string // other words for it, without an s at their end
-	typos   int      // how many letters may be wrong, without that it is another word
+	typos   int      // how many letters may be wrong without making it another word
 }
 
 var queryNames = []queryName{
@@ -295,8 +294,8 @@ var queryNames = []queryName{
 // levelWords are those that leave a level what it is. Another one before it, as in zoom_level, makes it another thing.
 var levelWords = []string{"min", "minimum", "max", "maximum", "lowest", "highest", "at", "least", "most", "from", "to", "log", "event", "error", "message", "filter", "filters", "by", "only", "not"}
 
-// checkQuery returns an error if a parameter of the query nearly has a name that means something here: the stream would
-// carry everything, and nobody would know why. Other parameters are the application's.
+// checkQuery returns an error if the name of a query parameter is nearly one that means something here: the stream
+// would carry everything, and the mistake would go unnoticed. Other parameters belong to the application.
 func checkQuery(c *fiber.Ctx) error {
 	for key := range c.Queries() {
 		if singular := strings.TrimSuffix(lettersOf(key), "s"); singular == "filter" {
@@ -357,7 +356,7 @@ func (q queryName) meantBy(key string) bool {
 
 func isNoLevelWord(word string) bool { return !slices.Contains(levelWords, word) }
 
-// distance returns how many letters are to be added, removed, replaced or swapped with their neighbours to make b of a.
+// distance returns how many letters must be added, removed, replaced or swapped with their neighbours to turn a into b.
 func distance(a, b string) int {
 	if len(a) > 2*len(b) {
 		return len(a) - len(b) // a stranger may send long ones
@@ -384,8 +383,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's. rest is
-// the path below the mount.
+// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's. rest
+// is the path below the mount.
 func (m *Manager) projectOf(c *fiber.Ctx, rest string) (segment string, ours bool) {
 	if rest == "" || rest == "/" {
 		for _, param := range c.Route().Params {
@@ -413,7 +412,7 @@ func samePath(c *fiber.Ctx, a, b string) bool {
 	return a == b || strings.EqualFold(a, b) && !c.App().Config().CaseSensitive
 }
 
-// decodeProject returns the project that a segment of the path names. It has bytes of its own.
+// decodeProject returns the project that a segment of the path names. The result has bytes of its own.
 func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 	var project string
 	var err error
@@ -441,9 +440,10 @@ func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 	return project, nil
 }
 
-// decodedAsPath returns what a segment means that UnescapePath has decoded: by the rules of forms, by which a plus is a
-// space, and what is broken stays as it is. It is found in the path by its place, since both ways of decoding yield the
-// same number of bytes. A slash that was encoded is refused wherever it is: Fiber has taken it for one that separates.
+// decodedAsPath returns the meaning of a segment that UnescapePath has decoded. UnescapePath decodes by the rules of
+// forms: a plus becomes a space, and broken escapes stay as they are. The segment is found in the original path by its
+// place, since both ways of decoding yield the same number of bytes. An encoded slash is refused wherever it is: Fiber
+// has treated it as a separator.
 func decodedAsPath(c *fiber.Ctx, segment string) (string, error) {
 	written := c.Request().URI().PathOriginal()
 	plain, err := url.PathUnescape(string(written))

@@ -13,8 +13,9 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// Proxies write addresses in many ways, and all of them mean one client. What is no address is the connection's own:
-// whoever could send anything else would have as many addresses as there are texts.
+// Proxies write addresses in many ways, and all of them must count as one client. For a value that is not an address,
+// the connection's own address counts: otherwise a client that can send arbitrary values would have as many addresses
+// as there are texts.
 func TestAnAddressIsOneHoweverAProxyWritesIt(t *testing.T) {
 	const peer = "127.0.0.1" // where the test comes from
 	forwarded := fiber.Config{ProxyHeader: "X-Forwarded-For"}
@@ -51,19 +52,20 @@ func TestAnAddressIsOneHoweverAProxyWritesIt(t *testing.T) {
 		{forwarded, []string{"X-Forwarded-For: ::ffff:cb00:7107"}, "203.0.113.7"},
 		{spelled, []string{"x-forwarded-for: 203.0.113.7:51001"}, "203.0.113.7"},
 
-		// With EnableIPValidation, Fiber knows none of these, and tells the proxy's address.
+		// With EnableIPValidation, Fiber recognizes none of these, and returns the proxy's address.
 		{validated, []string{"X-Forwarded-For: 203.0.113.7:51001"}, "203.0.113.7"},
 		{validated, []string{"X-Forwarded-For: [2001:db8::1]:443"}, "2001:db8::1"},
 		{validated, []string{"X-Forwarded-For: nonsense"}, peer},
 
-		// A list. An app that trusts everybody gets the first address, as Fiber says with EnableIPValidation.
+		// A list. For an app that trusts everybody, the first address counts, as in Fiber with EnableIPValidation.
 		{forwarded, []string{"X-Forwarded-For: 203.0.113.7, 10.0.0.1"}, "203.0.113.7"},
 		{forwarded, []string{"X-Forwarded-For: 203.0.113.7:51001 ,10.0.0.1:80"}, "203.0.113.7"},
 		{forwarded, []string{"X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 10.0.0.1"}, "203.0.113.7"},
 		{forwarded, []string{"X-Forwarded-For: , 203.0.113.7, , 10.0.0.1,"}, "203.0.113.7"},
 		{forwarded, []string{"X-Forwarded-For: unknown, 203.0.113.7"}, "203.0.113.7"},
 		{validated, []string{"X-Forwarded-For: 203.0.113.7, 10.0.0.1"}, "203.0.113.7"},
-		// One that checks its proxies gets the last that isn't one of theirs: what is before that is the client's to choose.
+		// For an app that checks its proxies, the last address that isn't one of theirs counts: the client can choose
+		// everything before it.
 		{checked, []string{"X-Forwarded-For: 203.0.113.7"}, "203.0.113.7"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.7"}, "203.0.113.7"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.7:51001, 10.1.2.3:80"}, "203.0.113.7"},
@@ -107,7 +109,8 @@ func TestAnAddressIsOneHoweverAProxyWritesIt(t *testing.T) {
 	}
 }
 
-// The cap counts the client, whatever port its proxy adds, on the stream's path and on a route of one's own.
+// The cap counts the client, whatever port its proxy adds, on the stream's path and on a route of the application's
+// own.
 func TestTheCapPerAddressBitesOneClientBehindAProxyThatTellsPorts(t *testing.T) {
 	for _, config := range []fiber.Config{
 		{ProxyHeader: "X-Forwarded-For"},
@@ -181,12 +184,12 @@ func TestServeWithoutAnAppTakesTheAddressThatFiberTells(t *testing.T) {
 	}
 }
 
-// Trap 30: over a unix socket every connection comes from 0.0.0.0, so that is the proxy to trust; docs/scaling.md says so.
+// Trap 30: over a unix socket every connection is from 0.0.0.0, so that is the proxy to trust; docs/scaling.md says so.
 func TestTrap30AProxyOnAUnixSocketIsTrustedAs0000(t *testing.T) {
 	for _, tt := range []struct {
 		trusted string
 		want    string
-		page    int // what a page of the host that the proxy tells gets
+		page    int // the response to a page of the host that the proxy sends
 	}{
 		{"0.0.0.0", "203.0.113.7", 101},
 		{"127.0.0.1", "0.0.0.0", 403},

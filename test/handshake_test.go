@@ -17,12 +17,12 @@ import (
 
 const handshakeKey = "dGhlIHNhbXBsZSBub25jZQ=="
 
-// request is the bytes of a GET with these header lines and no others.
+// request returns the bytes of a GET with these header lines and no others.
 func request(target string, lines ...string) string {
 	return "GET " + target + " HTTP/1.1\r\n" + strings.Join(lines, "\r\n") + "\r\n\r\n"
 }
 
-// offer sends a request on a connection of its own and returns the head of the answer.
+// offer sends a request on a connection of its own and returns the head of the response.
 func (s *rawSite) offer(raw string) *http.Response {
 	s.Helper()
 	answer := s.exchange(raw)
@@ -118,7 +118,7 @@ func TestHeaderLinesOfOneNameAreOneList(t *testing.T) {
 	}
 }
 
-// A page's origin counts however a proxy has spelled its name.
+// A page's origin counts, however a proxy has spelled the header's name.
 func TestAnOriginIsFoundInAnySpelling(t *testing.T) {
 	for _, name := range []string{"Origin", "origin", "ORIGIN", "oRiGiN"} {
 		s := newRawSite(t, fiber.Config{DisableHeaderNormalizing: true})
@@ -137,7 +137,7 @@ func TestAHandshakeWithoutAHostIsRefused(t *testing.T) {
 	}
 }
 
-// lighttpd asks so. What "close" says of the connection is true of every upgrade: no other request follows on it.
+// lighttpd sends this. The "close" is true of every upgraded connection: no other request follows on it.
 func TestAHandshakeThatClosesItsConnectionIsAStream(t *testing.T) {
 	for name, connection := range map[string][]string{
 		"close first":      {"Connection: close, upgrade"},
@@ -171,7 +171,7 @@ func TestAHandshakeThatClosesItsConnectionIsAStream(t *testing.T) {
 				t.Errorf("got %q, %v, want the message", frame, err)
 			}
 
-			// What follows is frames. What follows a refusal is nothing.
+			// The bytes after a handshake are frames. Nothing may follow a refusal.
 			s.exchange(request("/stream/projects/shop", lines...) + secretRequest)
 			s.exchange(request("/stream/projects/shop", append(lines, "Origin: http://evil.test")...) + secretRequest)
 			s.exchange(request("/stream/projects/shop", append(lines, "Content-Length: 5")...) + "hello" + secretRequest)
@@ -231,14 +231,14 @@ func TestHEADIsAnsweredAsAGETWithoutItsBody(t *testing.T) {
 	}
 }
 
-// With UnescapePath, Fiber decodes a path by the rules of forms, by which a plus is a space.
+// With UnescapePath, Fiber decodes a path by the rules of forms: a plus becomes a space.
 func TestAPathMeansTheSameProjectWithUnescapePath(t *testing.T) {
 	for _, segment := range []string{
 		"c++", "c%2B%2B", "c+%2b", "a b+c", "a+b%20c", "a%20b", "%2B", "+", "++", "100%25", "%25+", "%252B", "a%252Fb", "s%C3%BC%C3%9F+", "a%2Fb", "+%2F+", "a%2f",
 		"%20", "%20+", "+%20", "%", "+%", "%2", "+%zz", "%00+", "%FF+", ".", "..", "+..+", "a%3Fb+", "a;b+", "%7e+", "shop",
 	} {
 		if strings.Contains(segment, " ") {
-			continue // is none in a request
+			continue // not possible in a request
 		}
 		for _, mt := range streamtest.Mounts {
 			var projects [2]string
@@ -261,7 +261,7 @@ func TestAPathMeansTheSameProjectWithUnescapePath(t *testing.T) {
 	}
 }
 
-// The same bytes may be the tenant's and the project's.
+// The same bytes may be those of the tenant and of the project.
 func TestAProjectWhoseSpacesMayBePlusesIsRefusedAsAmbiguousOnly(t *testing.T) {
 	var project string
 	app := streamtest.QuietApp(fiber.Config{UnescapePath: true})

@@ -17,8 +17,7 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// A publisher that is mounted before New, or an error of NewManager that nobody looked at, must not end the process. Serve
-// has a test of its own, since it needs a connection.
+// A publisher that is mounted before New, or an ignored error of NewManager, must not end the process.
 func TestEveryMethodOfAManagerThatIsNoneReturnsErrNotMounted(t *testing.T) {
 	methods := reflect.TypeFor[*mesherstream.Manager]()
 	for name, m := range map[string]*mesherstream.Manager{"nil": nil, "zero": {}} {
@@ -99,13 +98,13 @@ func TestAPublisherThatNoManagerIsMountedBeforeAnswersAnError(t *testing.T) {
 	}
 }
 
-// logged returns a logger option and what it has logged from level info on.
+// logged returns a logger option, and a function that returns everything logged from level info on.
 func logged() (mesherstream.Option, *streamtest.LogBuffer) {
 	logs := new(streamtest.LogBuffer)
 	return mesherstream.WithLogger(slog.New(slog.NewTextHandler(logs, nil))), logs
 }
 
-// Of managers on one path, the first takes all clients, so it is the one to publish by.
+// If several managers are on one path, the first one takes all clients, so it is the one to publish with.
 func TestOfTwoManagersOnOnePathFromReturnsTheOneThatServes(t *testing.T) {
 	at := func(path string) mesherstream.Option { return mesherstream.WithPath(path) }
 	for _, tt := range []struct {
@@ -114,7 +113,7 @@ func TestOfTwoManagersOnOnePathFromReturnsTheOneThatServes(t *testing.T) {
 		paths [2]string
 		post  string
 		from  int  // which one From returns
-		warns bool // of the second
+		warns bool // those of the second
 	}{
 		{name: "twice", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
 			app.Use(first.Handler())
@@ -330,7 +329,7 @@ func TestWhatIsPublishedReachesTheClientsOfTwoManagersOnOnePath(t *testing.T) {
 	s.Gets(ws, "news")
 }
 
-// A route that can have no stream says so once, and one that can says nothing.
+// A route that can have no stream logs so once, and one that can have a stream logs nothing.
 func TestARouteWithoutAProjectTellsTheLog(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -386,15 +385,15 @@ func TestARouteWithoutAProjectTellsTheLog(t *testing.T) {
 	}
 }
 
-// Fiber runs the hooks of the app that listens, and of no other one. Where WithApp got another, the streams outlive the
-// shutdown, and the log says why.
+// Fiber runs only the hooks of the app that listens. If WithApp received another one, the streams outlive the shutdown,
+// and the log says why.
 func TestWithAppOfAnotherAppThanTheOneThatListensTellsTheLog(t *testing.T) {
-	const mounted, another, unheard = "is mounted in another one", "another app than that of WithApp", "without having listened"
+	const mounted, another, unheard = "is mounted in another one", "an app other than that of WithApp", "without having listened"
 	for _, tt := range []struct {
 		name  string
 		build func(app, other *fiber.App, with func(*fiber.App) fiber.Handler)
-		early string // what is logged before anybody has come
-		late  string // and after
+		early string // what is logged before any client has connected
+		late  string // and after that
 	}{
 		{"mounted later", func(app, other *fiber.App, with func(*fiber.App) fiber.Handler) {
 			other.Use(with(other))

@@ -57,7 +57,7 @@ func unescaped(t *testing.T, key string) string {
 	return plain
 }
 
-// shown is how an answer quotes what a stranger has sent.
+// shown returns a stranger's text as an answer quotes it.
 func shown(s string) string {
 	return regexp.MustCompile(`[^a-zA-Z0-9._~:/\[\]@*-]`).ReplaceAllStringFunc(s, func(c string) string { return fmt.Sprintf("%%%02X", c) })
 }

@@ -35,7 +35,7 @@ func TestTheFirstClientOfANodeWaitsForASlowRelayOnce(t *testing.T) {
 func TestAnEpisodeOfLossesLastsUntilTheRelayIsBack(t *testing.T) {
 	streamtest.NodesInBubble(t, 1, func(x *streamtest.Exchange, nodes []*streamtest.World) {
 		w := nodes[0]
-		const told, over = "other nodes miss messages of this one", "other nodes get all messages of this one again"
+		const told, over = "other nodes miss messages of this one", "other nodes receive all messages of this one again"
 		x.Set(func() {
 			x.State.Away = true
 			x.Publishing = func() error { return errors.New("away") }
@@ -131,7 +131,7 @@ func TestASubscribeThatHangsKeepsNobodyFromAnything(t *testing.T) {
 	})
 }
 
-// The one whose Flush hangs has its subscriptions still when the manager has started again, with others.
+// The relay whose Flush hangs still has its subscriptions when the manager has started again, with others.
 func TestASubscriptionOfARunThatIsOverDeliversNothing(t *testing.T) {
 	streamtest.NodesInBubble(t, 1, func(x *streamtest.Exchange, nodes []*streamtest.World) {
 		w := nodes[0]
@@ -178,7 +178,7 @@ func TestALogHandlerThatBlocksDelaysNothingBetweenNodes(t *testing.T) {
 		w.Connect("shop")
 		w.Publish("refused")
 		w.Eventually("the log is stuck", func() bool { return h.stuck.Load() > 0 })
-		time.Sleep(3 * relayTick) // in which it would tell more
+		time.Sleep(3 * relayTick) // in this time it would report more
 		w.Connect("secret")
 		x.Set(func() { x.Publishing = nil })
 		w.Publish("go on")
@@ -193,7 +193,7 @@ func TestWhatOverflowsTheRelaysQueueIsOfAKeptLevelLast(t *testing.T) {
 		held := make(chan struct{})
 		x.Set(func() { x.Publishing = func() error { <-held; return nil } })
 		w.Publish("first")
-		synctest.Wait() // the relay holds it
+		synctest.Wait() // the relay blocks it
 		w.Publish("kept")
 		for i := range relayQueueMessages {
 			if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Level: "info", Data: fmt.Append(nil, i)}); err != nil {
@@ -211,7 +211,7 @@ func TestWhatOverflowsTheRelaysQueueIsOfAKeptLevelLast(t *testing.T) {
 	})
 }
 
-// panicking is a relay that does so where its tests say.
+// panicking is a relay that panics where its tests say so.
 type panicking struct {
 	*streamtest.Exchange
 	flushed, asked atomic.Bool
@@ -231,7 +231,7 @@ func TestAPanicOfTheRelayIsSurvived(t *testing.T) {
 			return nil
 		}
 		w.Start(mesherstream.WithRelay(x), mesherstream.WithMaxClients(2))
-		for range 5 { // whose places are given back
+		for range 5 { // the places of these are given back
 			v := w.Connect("secret")
 			w.Publish("lost")
 			v.Close()
@@ -250,7 +250,7 @@ func TestAPanicOfTheRelayIsSurvived(t *testing.T) {
 	})
 }
 
-// tellsLater is a relay that refuses what it has taken, when its tests say so.
+// tellsLater is a relay that refuses messages that it has accepted, when its tests say so.
 type tellsLater struct {
 	*streamtest.Exchange
 	outcomes chan func(error)

@@ -15,7 +15,7 @@ func init() {
 	kinds["polled"] = openPolled
 }
 
-// openPolled duplicates the descriptor as takeOver does, which needs a connection that has been upgraded.
+// openPolled duplicates the descriptor as takeOver does. takeOver itself needs a connection that has been upgraded.
 func openPolled(t *testing.T, b *boss, conn *net.TCPConn) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -35,8 +35,8 @@ func openPolled(t *testing.T, b *boss, conn *net.TCPConn) {
 	t.Cleanup(func() { b.link.Close(); p.Close(); loops.Wait() })
 }
 
-// A descriptor number is given to the next connection as soon as it is free, and a hint for the last one may be on its
-// way.
+// The number of a descriptor is given to the next connection as soon as it is free, and a hint for the previous one may
+// still be pending.
 func TestAHintForALinkThatIsClosedWakesNobodyElse(t *testing.T) {
 	ours, theirs := socketConn(t)
 	b := &boss{t: t}

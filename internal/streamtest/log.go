@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// logBuffer keeps what is logged.
+// LogBuffer keeps everything that is logged.
 type LogBuffer struct {
 	Mu  sync.Mutex
 	Buf bytes.Buffer

@@ -14,13 +14,13 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// Long says whether the long versions of the tests shall run.
+// Long reports whether to run the long versions of the tests.
 var Long = flag.Bool("long", false, "run the tests that have a long version in that")
 
-// Main runs the tests of a package, then what it has to clean up, and fails if goroutines outlive them: those of the
-// library, and those in whose stacks one of the other names stands. Call it from TestMain.
+// Main runs the tests of a package and then cleanUp. It fails if goroutines outlive them: those of the library, and
+// those whose stacks contain one of the other names. Call it from TestMain.
 func Main(m *testing.M, cleanUp func(), others ...string) {
-	// Starts fasthttp's process-wide clock outside every synctest bubble, none of which could end otherwise.
+	// This starts fasthttp's process-wide clock outside every synctest bubble. No bubble could end otherwise.
 	var h fasthttp.ResponseHeader
 	_ = h.Header()
 
@@ -42,13 +42,13 @@ func leaked(names []string) bool {
 		if !slices.ContainsFunc(names, func(name string) bool { return strings.Contains(stacks.String(), name) }) {
 			return false
 		}
-		time.Sleep(10 * time.Millisecond) // they may be on their way out
+		time.Sleep(10 * time.Millisecond) // they may be ending
 	}
 	fmt.Fprintf(os.Stderr, "goroutines leaked:\n%s", &stacks)
 	return true
 }
 
-// Running says whether a goroutine is in the function of that name.
+// Running reports whether a goroutine is in the function of that name.
 func Running(name string) bool {
 	var stacks bytes.Buffer
 	_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)

@@ -2,8 +2,8 @@ package streamtest
 
 import "syscall"
 
-// Narrow makes a socket as small as one far away: loopback's segments of 64 KiB would hide for a minute that a client
-// is slow.
+// Narrow gives a socket the small buffers of a distant one: loopback's segments of 64 KiB would hide for a minute that
+// a client is slow.
 func Narrow(_, _ string, c syscall.RawConn) error {
 	var err error
 	control := func(fd uintptr) {

@@ -8,14 +8,14 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// A Reporter is what Serve reports faults to, such as a *testing.T.
+// A Reporter receives the faults that Serve reports. A *testing.T is one.
 type Reporter interface {
 	Helper()
 	Errorf(format string, args ...any)
 }
 
-// Serve has app listen on ln, and returns as soon as it does. stop shuts the app down and returns after app.Listener has;
-// further calls do nothing.
+// Serve makes app listen on ln, and returns once it listens. stop shuts the app down and returns after app.Listener has
+// returned. Further calls of stop do nothing.
 func Serve(tb Reporter, app *fiber.App, ln net.Listener) (stop func()) {
 	tb.Helper()
 	listening := make(chan struct{})
