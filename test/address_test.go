@@ -184,8 +184,8 @@ func TestServeWithoutAnAppTakesTheAddressThatFiberTells(t *testing.T) {
 	}
 }
 
-// Trap 30: over a unix socket every connection is from 0.0.0.0, so that is the proxy to trust; docs/scaling.md says so.
-func TestTrap30AProxyOnAUnixSocketIsTrustedAs0000(t *testing.T) {
+// Over a unix socket every connection is from 0.0.0.0, so that is the proxy to trust; docs/scaling.md says so.
+func TestAProxyOnAUnixSocketIsTrustedAs0000(t *testing.T) {
 	for _, tt := range []struct {
 		trusted string
 		want    string

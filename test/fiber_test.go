@@ -23,8 +23,8 @@ import (
 // The actual behaviour of Fiber v2, contrib/websocket and fasthttp in cases that would hurt this package. Each test
 // fails if the package falls into the trap that it names.
 
-// Trap 1: Close on a hijacked connection does nothing. The reader would stay blocked, and the client connected.
-func TestTrap01ConnCloseDoesNothingSoAClientThatDoesNotAnswerIsCutOff(t *testing.T) {
+// Close on a hijacked connection does nothing. The reader would stay blocked, and the client connected.
+func TestConnCloseDoesNothingSoAClientThatDoesNotAnswerIsCutOff(t *testing.T) {
 	for _, tr := range streamtest.Sockets() {
 		t.Run(tr.Name, func(t *testing.T) {
 			t.Parallel()
@@ -56,9 +56,9 @@ func TestTrap01ConnCloseDoesNothingSoAClientThatDoesNotAnswerIsCutOff(t *testing
 	}
 }
 
-// Trap 2: contrib pools its Conn and fasthttp its hijacked connections. A goroutine that writes to one after its
+// Contrib pools its Conn and fasthttp its hijacked connections. A goroutine that writes to one after its
 // handler has returned writes into another client's socket.
-func TestTrap02NothingForAClientThatLeftReachesTheOneThatGotItsPooledConn(t *testing.T) {
+func TestNothingForAClientThatLeftReachesTheOneThatGotItsPooledConn(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithDrainInterval(5 * time.Millisecond))
 		for i := range 20 {
@@ -100,8 +100,8 @@ func TestTrap02NothingForAClientThatLeftReachesTheOneThatGotItsPooledConn(t *tes
 	})
 }
 
-// Trap 3: c.Params, c.Query, c.Get and c.Body return views of memory that the next request overwrites.
-func TestTrap03LaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
+// C.Params, c.Query, c.Get and c.Body return views of memory that the next request overwrites.
+func TestLaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
 	app := streamtest.QuietApp(fiber.Config{ProxyHeader: "X-Forwarded-For"})
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithDrainInterval(time.Hour), mesherstream.WithAuthorize(func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
 		if env := c.Get("X-Environment"); env != "" {
@@ -179,9 +179,9 @@ func TestTrap03LaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
 	}
 }
 
-// Trap 4: of a request's locals, only those with string keys survive the upgrade, and of its other parts, copies.
+// Of a request's locals, only those with string keys survive the upgrade, and of its other parts, copies.
 // Anything that a decision about a client depends on must have been read before.
-func TestTrap04AuthorizeReadsEverythingBeforeTheUpgrade(t *testing.T) {
+func TestAuthorizeReadsEverythingBeforeTheUpgrade(t *testing.T) {
 	type userKey struct{}
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithAuthorize(func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
@@ -201,8 +201,8 @@ func TestTrap04AuthorizeReadsEverythingBeforeTheUpgrade(t *testing.T) {
 	}
 }
 
-// Trap 7: Fiber's timeouts, body limit and concurrency end at the upgrade. The manager has its own.
-func TestTrap07FibersLimitsDoNotApplyAndOurOwnDo(t *testing.T) {
+// Fiber's timeouts, body limit and concurrency end at the upgrade. The manager has its own.
+func TestFibersLimitsDoNotApplyAndOurOwnDo(t *testing.T) {
 	for _, tr := range streamtest.Sockets() {
 		t.Run(tr.Name, func(t *testing.T) {
 			t.Parallel()
@@ -254,8 +254,8 @@ func TestTrap07FibersLimitsDoNotApplyAndOurOwnDo(t *testing.T) {
 	}
 }
 
-// Trap 9: Fiber's Shutdown neither waits for WebSockets nor closes them.
-func TestTrap09ShuttingDownTheAppFlushesAndClosesWith1001(t *testing.T) {
+// Fiber's Shutdown neither waits for WebSockets nor closes them.
+func TestShuttingDownTheAppFlushesAndClosesWith1001(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithDrainInterval(time.Hour))
 		v := w.Connect("shop").Collect()
@@ -275,8 +275,8 @@ func TestTrap09ShuttingDownTheAppFlushesAndClosesWith1001(t *testing.T) {
 	})
 }
 
-// Trap 10: registering a hook of the app inside a request blocks forever while a shutdown holds the app's lock.
-func TestTrap10AFirstClientThatComesDuringAShutdownDoesNotDeadlock(t *testing.T) {
+// Registering a hook of the app inside a request blocks forever while a shutdown holds the app's lock.
+func TestAFirstClientThatComesDuringAShutdownDoesNotDeadlock(t *testing.T) {
 	asked := make(chan struct{})
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithAuthorize(func(c *fiber.Ctx, _ *mesherstream.Subscription) error {
@@ -305,7 +305,7 @@ func TestTrap10AFirstClientThatComesDuringAShutdownDoesNotDeadlock(t *testing.T)
 	dialing.Wait()
 }
 
-func TestTrap10AShutdownThatRacesWithTheFirstClientsDoesNotDeadlock(t *testing.T) {
+func TestAShutdownThatRacesWithTheFirstClientsDoesNotDeadlock(t *testing.T) {
 	for round := range 10 {
 		app := streamtest.QuietApp()
 		m := streamtest.NewTestManager(t, mesherstream.WithApp(app))

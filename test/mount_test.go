@@ -24,9 +24,9 @@ import (
 	"github.com/valyala/fasthttp/fasthttputil"
 )
 
-// Trap 5: a client that never reads absorbs hundreds of messages in the kernels' buffers before the first write blocks.
+// A client that never reads absorbs hundreds of messages in the kernels' buffers before the first write blocks.
 // A buffer of the newest messages after that is of little use.
-func TestTrap05TheUnsentLimitBoundsWhatAStalledClientAbsorbs(t *testing.T) {
+func TestTheUnsentLimitBoundsWhatAStalledClientAbsorbs(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("TCP_NOTSENT_LOWAT, TCP_MAXSEG and SO_RCVBUF are set on Linux only")
 	}
@@ -71,8 +71,8 @@ func TestTrap05TheUnsentLimitBoundsWhatAStalledClientAbsorbs(t *testing.T) {
 	}
 }
 
-// Trap 11: Prefork children never run OnListen, and neither does an app that is served through its Handler.
-func TestTrap11WhereOnListenNeverRanTheFirstClientStartsTheManager(t *testing.T) {
+// Prefork children never run OnListen, and neither does an app that is served through its Handler.
+func TestWhereOnListenNeverRanTheFirstClientStartsTheManager(t *testing.T) {
 	var logs streamtest.LogBuffer
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithDrainInterval(5*time.Millisecond), mesherstream.WithLogger(slog.New(slog.NewTextHandler(&logs, nil))))
@@ -105,7 +105,7 @@ func TestTrap11WhereOnListenNeverRanTheFirstClientStartsTheManager(t *testing.T)
 	}
 }
 
-func TestTrap11PreforkLogsThatBroadcastsStayWithinOneProcess(t *testing.T) {
+func TestPreforkLogsThatBroadcastsStayWithinOneProcess(t *testing.T) {
 	for prefork, want := range map[bool]int{true: 1, false: 0} {
 		var logs streamtest.LogBuffer
 		app := streamtest.QuietApp(fiber.Config{Prefork: prefork})
@@ -116,9 +116,9 @@ func TestTrap11PreforkLogsThatBroadcastsStayWithinOneProcess(t *testing.T) {
 	}
 }
 
-// Trap 12: a handler passed to app.Use has no route parameters, and sees the whole path instead of the part below its
+// A handler passed to app.Use has no route parameters, and sees the whole path instead of the part below its
 // mount.
-func TestTrap12AUseHandlerFindsTheProjectWithoutRouteParameters(t *testing.T) {
+func TestAUseHandlerFindsTheProjectWithoutRouteParameters(t *testing.T) {
 	var project string
 	m := streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
 		if got := c.Params("project_id"); got != "" {
@@ -137,8 +137,8 @@ func TestTrap12AUseHandlerFindsTheProjectWithoutRouteParameters(t *testing.T) {
 	}
 }
 
-// Trap 13: app.Use("/x", h) receives everything below /x, including plain GETs.
-func TestTrap13OnlyTheStreamPathIsTakenFromWhatIsBelowAMount(t *testing.T) {
+// App.Use("/x", h) receives everything below /x, including plain GETs.
+func TestOnlyTheStreamPathIsTakenFromWhatIsBelowAMount(t *testing.T) {
 	app := streamtest.QuietApp()
 	app.Use("/live", streamtest.NewTestManager(t).Handler())
 	app.Use(func(c *fiber.Ctx) error { return c.SendString("next") })
@@ -152,9 +152,9 @@ func TestTrap13OnlyTheStreamPathIsTakenFromWhatIsBelowAMount(t *testing.T) {
 	}
 }
 
-// Trap 14: contrib admits pages of any origin, and answers every handshake that it refuses with 426. Middleware such as
+// Contrib admits pages of any origin, and answers every handshake that it refuses with 426. Middleware such as
 // cors does not protect a WebSocket.
-func TestTrap14AWrongOriginIs403AndCORSDoesNotLetItIn(t *testing.T) {
+func TestAWrongOriginIs403AndCORSDoesNotLetItIn(t *testing.T) {
 	reached := false
 	app := streamtest.QuietApp()
 	app.Use(cors.New()) // any origin
@@ -170,8 +170,8 @@ func TestTrap14AWrongOriginIs403AndCORSDoesNotLetItIn(t *testing.T) {
 	}
 }
 
-// Trap 15: contrib's own RecoverHandler sends the panic's text to the client.
-func TestTrap15APanicInAHookClosesWith1011AndNoText(t *testing.T) {
+// Contrib's own RecoverHandler sends the panic's text to the client.
+func TestAPanicInAHookClosesWith1011AndNoText(t *testing.T) {
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithHooks(mesherstream.Hooks{Message: func(mesherstream.Client, []byte, bool) { panic("the secret text") }}))
 	app.Use(m.Handler())
@@ -188,7 +188,7 @@ func TestTrap15APanicInAHookClosesWith1011AndNoText(t *testing.T) {
 
 // The application's log handler runs on the goroutine that logs, and contrib's deferred RecoverHandler is the last that
 // could recover from its panic. A child process runs the test, since a panic would otherwise end all tests.
-func TestTrap15APanicInTheLogHandlerIsSurvivedAndItsTextStaysHere(t *testing.T) {
+func TestAPanicInTheLogHandlerIsSurvivedAndItsTextStaysHere(t *testing.T) {
 	if os.Getenv("MESHERSTREAM_PANICS") == "" {
 		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=30s")
 		child.Env = append(os.Environ(), "MESHERSTREAM_PANICS=1", "GORACE=atexit_sleep_ms=0")
@@ -242,9 +242,9 @@ func (panickingHandler) Handle(context.Context, slog.Record) error { panic("the 
 func (h panickingHandler) WithAttrs([]slog.Attr) slog.Handler      { return h }
 func (h panickingHandler) WithGroup(string) slog.Handler           { return h }
 
-// Trap 18: app.Test answers a handshake with 101 and then ends the connection. This may leave no client behind. The
+// App.Test answers a handshake with 101 and then ends the connection. This may leave no client behind. The
 // thing to test with in memory is a listener of fasthttputil, on which a slow client stalls after a few writes.
-func TestTrap18AppTestLeavesNoClientBehind(t *testing.T) {
+func TestAppTestLeavesNoClientBehind(t *testing.T) {
 	log, logs := logged()
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, log)
@@ -276,7 +276,7 @@ func TestTrap18AppTestLeavesNoClientBehind(t *testing.T) {
 	}
 }
 
-func TestTrap18ASlowClientInMemoryIsBufferedFor(t *testing.T) {
+func TestASlowClientInMemoryIsBufferedFor(t *testing.T) {
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithMaxBuffer(3), mesherstream.WithDrainInterval(5*time.Millisecond))
 	app.Use(m.Handler())

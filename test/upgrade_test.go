@@ -413,7 +413,7 @@ func TestWhatIsRefusedAfterTheHandlersIsAnsweredByTheErrorHandler(t *testing.T) 
 	}
 }
 
-// Trap 26: under net/http, the function to which a connection is handed over is never called.
+// Under net/http, the function to which a connection is handed over is never called.
 func TestUnderNetHTTPAHandshakeIs501AndTheLogSaysWhyOnce(t *testing.T) {
 	var logs streamtest.LogBuffer
 	app := streamtest.QuietApp()
