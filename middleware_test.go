@@ -297,7 +297,7 @@ func TestServeTellsTheClientAndTheCallerWhatIsWrong(t *testing.T) {
 	}
 }
 
-// Trap 3 once more: if the app has a ProxyHeader, conn.IP is a view of the request's header.
+// If the app has a ProxyHeader, conn.IP is a view of the request's header.
 func TestServeKeepsTheAddressThatAProxyTold(t *testing.T) {
 	app := streamtest.QuietApp(fiber.Config{ProxyHeader: "X-Forwarded-For"})
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithMaxClientsPerIP(1))

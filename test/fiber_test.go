@@ -341,7 +341,7 @@ func TestAShutdownThatRacesWithTheFirstClientsDoesNotDeadlock(t *testing.T) {
 	}
 }
 
-// Trap 1 has another side: an app may make fasthttp leave the closing of hijacked connections to their handlers.
+// An app may make fasthttp leave the closing of hijacked connections to their handlers.
 func TestAServerThatKeepsHijackedConnectionsKeepsNoneOfOurs(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.App = fiber.New(fiber.Config{DisableStartupMessage: true})

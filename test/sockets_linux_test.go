@@ -33,7 +33,7 @@ func TestAPlainSocketIsTakenOverAndItsHandlerReturns(t *testing.T) {
 	}
 }
 
-// TestWhatComesWithTheHandshakeIsRead is about trap 21: fasthttp has already read these bytes when the socket is taken
+// TestWhatComesWithTheHandshakeIsRead shows that nothing is lost: fasthttp has already read these bytes when the socket is taken
 // over.
 func TestWhatComesWithTheHandshakeIsRead(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
