@@ -241,7 +241,7 @@ func (b *backlog) closeUp() {
 	b.next, b.kept = to, b.first
 }
 
-// maxGapLevels bounds how many levels one notice counts separately.
+// maxGapLevels bounds how many levels the gaps of one client count separately.
 const maxGapLevels = 16
 
 // otherLevels is the name under which a notice counts all further levels.
@@ -249,12 +249,13 @@ const otherLevels = "*"
 
 // gaps remembers, for one client, where messages were dropped that it has not been told of. The gaps are in the order
 // of the stream, and no two of them are before the same message. With the default [DropOldest] there is never more than
-// one, since every dropped message is older than all that wait.
+// one, since every dropped message is older than all that wait. With kept levels there may be one for each waiting
+// message. Therefore a gap has a fixed size, and the names of the levels are shared.
 //
 // The methods do nothing for a nil *gaps, which belongs to a client that isn't told.
 type gaps struct {
 	list   []gap
-	levels []string // those that the gaps tell apart; forgotten with the last gap
+	levels []string // those that the gaps count separately; forgotten with the last gap
 }
 
 // A gap is a run of dropped messages between two others.
@@ -262,7 +263,7 @@ type gap struct {
 	before       uint64 // the number of the first message after the gap
 	dropped      int
 	byLevel      [maxGapLevels]uint32 // in the order of gaps.levels; the rest of dropped is of other levels
-	since, until int64                // when the oldest and the newest of them were published, in Unix nanoseconds
+	since, until int64                // when the oldest and the newest dropped message were published, in Unix nanoseconds
 }
 
 // note adds a message with that number to the gap before another number. If there was a gap before the message itself,
@@ -301,12 +302,12 @@ func (g *gaps) level(name string) int {
 	i := slices.Index(g.levels, name)
 	if i < 0 && len(g.levels) < maxGapLevels {
 		i = len(g.levels)
-		g.levels = append(g.levels, strings.Clone(name)) // which would keep its whole message alive
+		g.levels = append(g.levels, strings.Clone(name)) // the substring would keep its whole message alive
 	}
 	return i
 }
 
-// count counts messages of a level. Those that the number can't hold any more are of other levels.
+// count counts messages of a level. Messages beyond the range of the number count as those of other levels.
 func (g *gap) count(level int, n uint32) {
 	g.byLevel[level] += min(n, math.MaxUint32-g.byLevel[level])
 }
@@ -322,7 +323,7 @@ func (g *gaps) byLevel(of *gap) map[string]int {
 		}
 	}
 	if rest > 0 {
-		counts[otherLevels] += rest // of which name there may be a level, too
+		counts[otherLevels] += rest // a level may have that name, too
 	}
 	return counts
 }
@@ -374,7 +375,7 @@ func (g *gaps) remove(i int) {
 	}
 	g.list[0] = gap{}
 	if g.list = g.list[1:]; len(g.list) == 0 {
-		*g = gaps{} // with what it has grown to
+		*g = gaps{} // together with the memory that it has grown to
 	}
 }
 

@@ -133,8 +133,8 @@ func (q *queue) filter(accept func(*message) bool) (taken int) {
 	return taken
 }
 
-// next returns what goes out next: how many of which levels were dropped in front of it, and the message, or nil at the
-// end. It forgets both.
+// next returns the next thing to send: how many messages of which levels were dropped before it, and the message, or
+// nil at the end. It forgets both.
 func (q *queue) next() (dropped map[string]int, m *message) {
 	dropped = make(map[string]int)
 	for i, e := range q.entries {
@@ -201,7 +201,7 @@ func upTo(n byte) (list []byte) {
 	return list
 }
 
-// checkNext takes one message out of both.
+// checkNext takes one message from both.
 func checkNext(t *testing.T, b *backlog, q *queue) {
 	t.Helper()
 	dropped, sum := make(map[string]int), 0
@@ -309,8 +309,8 @@ func byLevel(t *testing.T, v *v1) map[string]int {
 	return n.ByLevel
 }
 
-// With levels that are kept, there may be as many gaps as messages. Between the messages, which all clients share, gaps are
-// what a client holds alone, and no count of bytes has them.
+// With kept levels, there may be as many gaps as messages. Unlike the messages, which all clients share, gaps are
+// memory that a client holds alone, and no count of bytes includes them.
 func TestTheGapsOfAClientTakeLittleMemory(t *testing.T) {
 	const backlogs = 64
 	most := limits{defaultConfig().maxBuffer, defaultConfig().maxBufferBytes, DropOldest, true}

@@ -19,7 +19,8 @@ import (
 // lines of one name are one list (RFC 9110, section 5.3), and names match in any spelling. Fiber, contrib and fasthttp
 // look only at the first line, in one spelling.
 
-// An opening is the part of a request that is about an upgrade. Its bytes are those of the request.
+// An opening is the part of a request that is about an upgrade. It has bytes of its own, since WithAuthorize may change
+// the request.
 type opening struct {
 	connection bool // Connection has the option upgrade
 	websocket  bool // Upgrade has the protocol websocket
@@ -104,7 +105,7 @@ func isKey(b []byte) bool {
 }
 
 // settle rewrites the handshake in the request as contrib and Fiber look for it: one line of each name, in their
-// spelling.
+// spelling. It is called after WithAuthorize, since the offers of the client may hold its token.
 func (o *opening) settle(h *fasthttp.RequestHeader) {
 	h.Set(fiber.HeaderConnection, "Upgrade")
 	h.Set(fiber.HeaderUpgrade, "websocket")
@@ -128,7 +129,7 @@ const (
 // upgradeGrace is how long sending the response to a handshake may take.
 const upgradeGrace = 10 * time.Second
 
-// upgrade settles the handshake and hands the request over to contrib, whose own checks it already satisfies. Everything
+// upgrade settles the handshake and hands the request over to contrib, whose own checks it then satisfies. Everything
 // that outlives the handler is a copy: Fiber reuses the memory of c as soon as upgrade returns.
 //
 // fasthttp sends no response, and calls the function as soon as every handler has returned. If fasthttp sent the 101
@@ -158,13 +159,13 @@ func (m *Manager) upgrade(c *fiber.Ctx, a admission, o *opening) error {
 	return nil
 }
 
-// isAppTest reports whether the request is one of app.Test, which reads its response before the function has run. No
-// other peer has port 0.
+// isAppTest reports whether the request is one of app.Test, which reads its response before the function has run. It
+// does not use the address that the request gives, since a middleware can set that.
 func isAppTest(ctx *fasthttp.RequestCtx) bool {
 	return ctx.Conn() != nil && isNoSocket(ctx.Conn().RemoteAddr()) && isNoSocket(ctx.Conn().LocalAddr())
 }
 
-// isNoSocket says whether an address is one that no socket has which is connected: a port that is 0, without a host.
+// isNoSocket reports whether an address is one that no connected socket has: port 0, without a host.
 func isNoSocket(addr net.Addr) bool {
 	tcp, ok := addr.(*net.TCPAddr)
 	return ok && tcp.Port == 0 && (len(tcp.IP) == 0 || tcp.IP.IsUnspecified())

@@ -35,7 +35,7 @@ type Message struct {
 
 // Manager streams messages to its clients. All its methods are safe for concurrent use, and none of them waits for a
 // client. [From] returns a nil Manager for a request that has passed no middleware. On a nil Manager, methods return
-// [ErrNotMounted] or find no client.
+// [ErrNotMounted], find no client, or do nothing.
 type Manager struct {
 	// Read-only after construction.
 	cfg      config
@@ -54,7 +54,7 @@ type Manager struct {
 	listened   atomic.Bool // the app of WithApp has listened
 
 	askedRoutes sync.Map // the routes that checkRoute has seen, by their first handler
-	shadows     sync.Map // what shadowsIn has found, by the app
+	shadows     sync.Map // the result of shadowsIn, by the app
 
 	// Guarded by mu.
 	mu      sync.Mutex

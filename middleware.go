@@ -42,14 +42,14 @@ func From(c *fiber.Ctx) *Manager {
 // prefix may have parameters, but no optional one, and none called project_id.
 //
 // On that path, a GET is answered as follows. 400: the project is empty, longer than 128 bytes, or has a slash, a
-// control character or broken percent-encoding; or the handshake has a body, no host, no key or more than one, or isn't
-// HTTP/1.1. 426: it asks for no upgrade or for another version. 403: its origin isn't allowed or its filter isn't
-// granted. 503 or 429: a cap is reached. 503: after Shutdown. 501: the app runs under net/http (Fiber's adaptor), which
-// does not hand over its connections. An error of [WithAuthorize] is answered as that error says. A HEAD is answered as
-// a GET without an upgrade.
+// control character or broken percent-encoding; or the handshake has a body, no host, a malformed key or several keys,
+// or isn't HTTP/1.1. 426: it asks for no upgrade or for another version, or has no key. 403: its origin isn't allowed
+// or its filter isn't granted. 503 or 429: a cap is reached. 503: after Shutdown. 501: the app runs under net/http
+// (Fiber's adaptor), which does not hand over its connections. An error of [WithAuthorize] is answered as that error
+// says. A HEAD is answered as a GET without an upgrade.
 //
 // The query's level and environment, each repeated or with commas, are the first filter. A near miss of these names,
-// such as levels, is answered with 400.
+// such as levels or filter, is answered with 400.
 //
 // A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake would be.
 // This is how mesherstream.js learns why it was refused, which a WebSocket doesn't tell a page. A GET or HEAD for
@@ -64,10 +64,10 @@ func (m *Manager) Handler() fiber.Handler {
 	if !m.isMade() {
 		return func(*fiber.Ctx) error { return ErrNotMounted }
 	}
-	return m.handle // one function for all, by which streamRoutes knows it
+	return m.handle // the same function each time, so that streamRoutes recognizes it
 }
 
-// handle is the handler. Without a request, it says whose it is.
+// handle is the handler. Called without a request, it reports its manager.
 func (m *Manager) handle(c *fiber.Ctx) error {
 	if c == nil {
 		return handlerOf{m}
@@ -115,12 +115,10 @@ func (m *Manager) handle(c *fiber.Ctx) error {
 // sub is what the client is granted; over the wire, the client can only narrow its filter within the grant. The caller
 // is responsible for checking the origin and the authorization.
 //
-// Serve returns [ErrInvalidFilter] (for the filter or the project), [ErrClosed] or [ErrTooManyClients]. By then the
-// client has received code 1011, 1001 or 1013 respectively, and had two seconds to answer. It returns [ErrNotMounted]
-// after closing with code 1011. A client that leaves is no error.
-//
-// If Fiber's ProxyHeader is set, it supplies the client's address. Serve learns the trusted proxies from the app of
-// [WithApp]; without it, all proxies are trusted.
+// If Fiber's ProxyHeader is set, it supplies the client's address. If the request has passed a handler of
+// [Manager.Handler] before the route, the address is the one that the stream's path would determine. Otherwise Serve
+// learns the trusted proxies from the app of [WithApp]; without it, all proxies are trusted. The last proxy must then
+// write the header as one line, since contrib keeps only the last line, and HAProxy's option forwardfor adds one.
 func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 	if !m.isMade() {
 		refuse(conn, wsframe.CodeInternalError, "")
@@ -172,7 +170,7 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 	if conn.Subprotocol() == Protocol {
 		c.agree(&m.cfg)
 	}
-	c.markSeen(time.Now()) // what it has sent meanwhile was not read
+	c.markSeen(time.Now()) // messages that it has sent in the meantime were not read
 	if raw := link.Raw(conn); !link.LimitUnsent(raw, m.cfg.unsentLimit) {
 		m.tellOfWrapper(raw)
 	}
@@ -195,7 +193,7 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 
 // tellOfWrapper logs once that clients use connections that hide their sockets. It logs on a goroutine of its own,
 // since the caller's client must not wait for a log. A connection in memory has no socket to hide, and its address is
-// of another network.
+// of another network, or one without a port, as that of app.Test.
 func (m *Manager) tellOfWrapper(conn net.Conn) {
 	switch addr := conn.LocalAddr().(type) {
 	case *net.TCPAddr:
@@ -301,7 +299,8 @@ func serveBrowserClient(c *fiber.Ctx) error {
 	return c.Send(browserClient)
 }
 
-// hasBrowserClient says whether the page has this version. Not c.Fresh(), which finds names in one spelling only.
+// hasBrowserClient reports whether the page has this version. It doesn't use c.Fresh(), which finds names in only one
+// spelling.
 func hasBrowserClient(c *fiber.Ctx) bool {
 	if lists([]byte(fieldText(c, fiber.HeaderCacheControl)), "no-cache") { // a page that is loaded anew
 		return false

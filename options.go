@@ -122,6 +122,10 @@ func WithOverflow(o Overflow) Option {
 // oldest of those is dropped first, and a message of another level never causes a kept one to be dropped. By default no
 // level is kept. At most 16 levels, none of them empty, and not together with [Disconnect], which drops nothing. A
 // level is UTF-8 of at most 64 bytes.
+//
+// Messages dropped between kept ones leave a gap. For a client that is told of gaps (see [Protocol]), each gap takes
+// about 100 bytes, which BufferedBytes does not count. There is at most one gap for each buffered message: with the
+// default [WithMaxBuffer], 16 KiB for a client that makes no progress.
 func WithKeepLevels(levels ...string) Option {
 	return func(c *config) { c.keepLevels = slices.Clone(levels) }
 }

@@ -86,7 +86,7 @@ var escapes = func() (list [utf8.RuneSelf]string) {
 	return list
 }()
 
-// isPlain holds the bytes that represent themselves in a JSON string, as encoding/json writes it.
+// isPlain holds the bytes that represent themselves in a JSON string, whatever is next to them.
 var isPlain = func() (plain [256]bool) {
 	for c, text := range escapes {
 		plain[c] = len(text) == 1
@@ -94,7 +94,8 @@ var isPlain = func() (plain [256]bool) {
 	return plain
 }()
 
-// appendText appends a string as encoding/json writes it, which would take several times as long, and memory of its own.
+// appendText appends a string as encoding/json writes it. encoding/json itself would take several times as long, and
+// memory of its own.
 func appendText(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	done := 0
@@ -133,7 +134,7 @@ func (r *subscribeRequest) filter() (Filter, error) {
 }
 
 // answer reports the filter that is now in force, written in the form of the request, and the number of messages that
-// it has removed from the client's buffer. The text is written into buf, which is reused, before it becomes a frame.
+// it has removed from the client's buffer. The reply is written in buf, which is reused, before it becomes a frame.
 func (r *subscribeRequest) answer(buf *[]byte, f Filter, stream string, filtered int) []byte {
 	r.Filters.Level.values = f.Levels
 	r.Filters.Environment.values = f.Environments

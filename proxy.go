@@ -63,7 +63,7 @@ func forwardedParam(element, name string) string {
 }
 
 // schemeHeaders are the headers in which proxies say that the browser's connection is encrypted: those that Fiber's
-// c.Protocol() knows, and one of IIS.
+// c.Protocol() knows, and those of IIS, of nginx in its usual set-ups, and of CloudFront.
 var schemeHeaders = []string{
 	fiber.HeaderXForwardedProto, fiber.HeaderXForwardedProtocol, fiber.HeaderXForwardedSsl, fiber.HeaderXUrlScheme, "Front-End-Https",
 	"X-Forwarded-Scheme", "X-Scheme", "CloudFront-Forwarded-Proto",
@@ -120,20 +120,21 @@ func addressOf(c *fiber.Ctx) string {
 	return clientAddress(fieldText(c, config.ProxyHeader), peer, config)
 }
 
-// addressKey is the key among a request's locals of what addressOf says. It is a string, since others don't survive an
-// upgrade.
+// addressKey is the key of addressOf's result among a request's locals. It is a string, since other keys don't survive
+// an upgrade.
 const addressKey = "mesherstream.address"
 
-// tellAddress leaves the address of a client for addressOfConn, if it may be upgraded on a route of the application.
+// tellAddress leaves the address of a client for addressOfConn, if the client may be upgraded on a route of the
+// application.
 func tellAddress(c *fiber.Ctx) {
 	if c.App().Config().ProxyHeader != "" && fieldText(c, fiber.HeaderUpgrade) != "" {
 		c.Locals(addressKey, addressOf(c))
 	}
 }
 
-// addressOfConn does the same for a connection that was upgraded on a route of the application: by what a handler has
-// left that the request has passed, or else by the one line of each name that contrib has kept. Which proxies are trusted,
-// only the app of WithApp can tell then; without it, all are.
+// addressOfConn does the same for a connection that was upgraded on a route of the application. It uses the address
+// that a handler has left which the request has passed, or else the one line of each name that contrib has kept. In the
+// latter case, only the app of WithApp can tell which proxies are trusted; without it, all are.
 func (m *Manager) addressOfConn(conn *websocket.Conn) string {
 	if told, ok := conn.Locals(addressKey).(string); ok {
 		return told

@@ -24,7 +24,7 @@ const projectParam = "project_id"
 // managerKey is the key of a request's passage among its locals.
 type managerKey struct{}
 
-// A passage records that a request has passed the handler of a manager, and where.
+// A passage is a manager that serves the streams of a handler which a request has passed.
 type passage struct {
 	m     *Manager
 	path  string   // below which the handler's streams are
@@ -32,7 +32,8 @@ type passage struct {
 }
 
 // pass records, for From, that a request passes the handler. If a manager can't be reached, since one before it serves
-// on the same path, From does not return it: its clients are those of the manager before it.
+// on the same path, From does not return it: its clients are those of the manager before it. A request that passes both
+// handlers shows this; otherwise the routes of the app do.
 func (m *Manager) pass(c *fiber.Ctx, mount string) {
 	outer, _ := c.Locals(managerKey{}).(*passage)
 	here := &passage{m, mount + m.cfg.path, outer}
@@ -48,7 +49,7 @@ func (m *Manager) pass(c *fiber.Ctx, mount string) {
 	c.Locals(managerKey{}, here)
 }
 
-// covers says whether p takes every stream that another handler could serve.
+// covers reports whether p takes every stream that another handler could serve.
 func (p *passage) covers(c *fiber.Ctx, other *passage) bool {
 	first, second := p.path+"/", other.path+"/"
 	return len(first) <= len(second) && samePath(c, first, second[:len(first)])
@@ -62,8 +63,8 @@ func (m *Manager) warnOfShadow(path, first string) {
 		"path", strings.Clone(path), "first", strings.Clone(first))
 }
 
-// A mounting is a manager's handler on a route. Fiber has a copy of the route for each method, and may put the handlers of
-// several routes into one.
+// A mounting is a manager's handler on a route. Fiber has a copy of the route for each method, and may put the handlers
+// of several routes into one.
 type mounting struct {
 	route string
 	m     *Manager
@@ -147,7 +148,7 @@ func streamRoutes(app *fiber.App) []*streamRoute {
 	return list
 }
 
-// covers says whether r takes every stream that other could serve.
+// covers reports whether r takes every stream that other could serve.
 func (r *streamRoute) covers(other *streamRoute, caseSensitive bool) bool {
 	segments := r.segments
 	if r.below {
@@ -291,7 +292,8 @@ var queryNames = []queryName{
 	{"environment", []string{"env", "environ"}, 2},
 }
 
-// levelWords are those that leave a level what it is. Another one before it, as in zoom_level, makes it another thing.
+// levelWords are the words that do not change the meaning of a level. Any other word before it, as in zoom_level, makes
+// it something else.
 var levelWords = []string{"min", "minimum", "max", "maximum", "lowest", "highest", "at", "least", "most", "from", "to", "log", "event", "error", "message", "filter", "filters", "by", "only", "not"}
 
 // checkQuery returns an error if the name of a query parameter is nearly one that means something here: the stream
@@ -336,8 +338,8 @@ func wordsOf(key string) []string {
 	return words
 }
 
-// meantBy says whether somebody who writes key means q: in another case or number, with brackets, as a filter's, or with
-// words around it.
+// meantBy reports whether the author of key probably means q: in another case or number, with brackets, as in
+// filter[level], or with words around it.
 func (q queryName) meantBy(key string) bool {
 	words := wordsOf(key)
 	for i, word := range words {

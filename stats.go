@@ -13,7 +13,7 @@ type ClientID uint64
 type Client struct {
 	ID           ClientID  `json:"id"`
 	Subscription           // the project, and the filter in force
-	RemoteAddr   string    `json:"remote_addr"` // as Fiber's c.IP() returned it
+	RemoteAddr   string    `json:"remote_addr"` // the client's address, from the connection or from the app's ProxyHeader
 	ConnectedAt  time.Time `json:"connected_at"`
 
 	Offered       uint64 `json:"offered"`        // messages that matched the client's subscription, or were meant for it alone
@@ -23,7 +23,7 @@ type Client struct {
 	Filtered      uint64 `json:"filtered"`       // removed from the buffer by a filter change
 	Conflated     uint64 `json:"conflated"`      // replaced in the buffer by newer ones with the same key
 	Buffered      int    `json:"buffered"`       // waiting now
-	BufferedBytes int    `json:"buffered_bytes"` // the frames and fields of those
+	BufferedBytes int    `json:"buffered_bytes"` // the frames and fields of those; of messages being sent, only the unsent bytes of their frames
 
 	// Slow reports whether the client has kept messages waiting for a whole drain interval, or has lost some, and
 	// hasn't caught up since.
@@ -41,7 +41,7 @@ type Stats struct {
 	Clients       int   `json:"clients"`        // connected now
 	Slow          int   `json:"slow"`           // of those, the slow ones
 	Buffered      int   `json:"buffered"`       // messages waiting now, over all clients
-	BufferedBytes int64 `json:"buffered_bytes"` // the frames and fields of those, counted once for each client, although clients share them
+	BufferedBytes int64 `json:"buffered_bytes"` // the sum of Client.BufferedBytes, although clients share messages
 
 	Broadcasts  uint64 `json:"broadcasts"`  // calls of Broadcast that were accepted
 	Offered     uint64 `json:"offered"`     // messages, each counted once for every client that it was for

@@ -166,7 +166,7 @@ func TestServeTakesTheAddressOfAllLinesIfTheHandlerIsMountedBefore(t *testing.T)
 	}
 }
 
-// On a route of one's own, and without WithApp, nobody tells which proxies are trusted.
+// On a route of the application's own, and without WithApp, it is unknown which proxies are trusted.
 func TestServeWithoutAnAppTakesTheAddressThatFiberTells(t *testing.T) {
 	app := streamtest.QuietApp(fiber.Config{ProxyHeader: "X-Forwarded-For"})
 	m := streamtest.NewTestManager(t)

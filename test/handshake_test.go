@@ -299,7 +299,7 @@ func TestAProjectThatARewriteHasDecodedIsRefusedIfItHasSpaces(t *testing.T) {
 	}
 }
 
-// A v1 client whose offer comes on a second line is one to the stream, too.
+// A v1 client whose offer is on a second line is a v1 client to the stream, too.
 func TestASubprotocolOnASecondLineIsAgreedOn(t *testing.T) {
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app))

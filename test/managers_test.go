@@ -17,7 +17,8 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// A publisher that is mounted before New, or an ignored error of NewManager, must not end the process.
+// A publisher that is mounted before New, or an ignored error of NewManager, must not end the process. Serve has a test
+// of its own, since it needs a connection.
 func TestEveryMethodOfAManagerThatIsNoneReturnsErrNotMounted(t *testing.T) {
 	methods := reflect.TypeFor[*mesherstream.Manager]()
 	for name, m := range map[string]*mesherstream.Manager{"nil": nil, "zero": {}} {
