@@ -10,18 +10,18 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// This file decides who is let in. Only clients that are in hold a place: a handshake that waits for WithAuthorize could
-// keep out those whom it would let in, for as long as its answer takes.
+// This file decides which clients are admitted. Only admitted clients hold a place. If a handshake that waits for
+// WithAuthorize held one, it could keep out clients that WithAuthorize would admit.
 
-// An admission is what a client gets whose handshake is accepted.
+// An admission is the result of an accepted handshake.
 type admission struct {
 	sub   Subscription
 	grant Filter
 	ip    string
 }
 
-// admit asks WithAuthorize, and before and after it whether there is room. The place itself is taken when the 101 is
-// about to be sent.
+// admit calls WithAuthorize, and checks before and after the call whether there is room. The place itself is reserved
+// when the 101 is about to be sent.
 func (m *Manager) admit(c *fiber.Ctx, a *admission, asked Filter) error {
 	network, err := m.knock(a.ip)
 	if err != nil {
@@ -40,9 +40,9 @@ func (m *Manager) admit(c *fiber.Ctx, a *admission, asked Filter) error {
 	return nil
 }
 
-// knock begins a question about a client of that address, which ends with answered. With WithMaxClientsPerIP, an address
-// has as many questions under way as it may have clients. There is no bound for all addresses together: strangers could
-// reach that one, too, and Fiber's Concurrency bounds the requests.
+// knock begins a call of WithAuthorize for a client of that address; answered ends it. With WithMaxClientsPerIP, an
+// address may have as many calls in progress as it may have clients. There is no bound for all addresses together,
+// since strangers could exhaust that one too. Fiber's Concurrency bounds the requests.
 func (m *Manager) knock(ip string) (network string, err error) {
 	network = ip
 	if m.cfg.maxClientsPerIP > 0 {
@@ -74,7 +74,7 @@ func (m *Manager) answered(network string) {
 	}
 }
 
-// grant asks WithAuthorize what the client may get, and narrows that to what it asks for.
+// grant asks WithAuthorize what to grant the client, and narrows that to the filter that the client asks for.
 func (m *Manager) grant(c *fiber.Ctx, sub Subscription, asked Filter) (_ Subscription, grant Filter, err error) {
 	if m.cfg.authorize != nil {
 		if err := m.callAuthorize(c, &sub); err != nil {
@@ -102,7 +102,7 @@ func (m *Manager) callAuthorize(c *fiber.Ctx, sub *Subscription) (err error) {
 	return m.cfg.authorize(c, sub)
 }
 
-// admissionError returns what a client is answered that there is no place for.
+// admissionError returns the response to a client for which there is no place.
 func admissionError(err error) error {
 	var full capError
 	switch {
@@ -115,16 +115,17 @@ func admissionError(err error) error {
 	}
 }
 
-// A place is what the caps count: a client's, from its 101 until nothing is left of it.
+// A place is the unit that the caps count. A client holds it from its 101 until nothing of the client is left.
 type place struct {
 	m       *Manager
 	ip      string
-	network string // what it counts for in Manager.perIP
+	network string // its key in Manager.perIP
 	free    sync.Once
 }
 
-// networkOf returns what WithMaxClientsPerIP counts as one address. Whoever has one IPv6 address has a network of 2^64
-// of them. What is no address, which an app without EnableIPValidation may take from its proxy, stands for itself.
+// networkOf returns the part of an address that WithMaxClientsPerIP counts as one. A host with one IPv6 address has a
+// network of 2^64 of them. A value that is not an address, which an app without EnableIPValidation may accept from its
+// proxy, stands for itself.
 func networkOf(ip string) string {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
@@ -137,7 +138,7 @@ func networkOf(ip string) string {
 	return network.String()
 }
 
-// reserve takes a place for a client of that address.
+// reserve reserves a place for a client of that address.
 func (m *Manager) reserve(ip string) (*place, error) {
 	network := ip
 	if m.cfg.maxClientsPerIP > 0 {
@@ -155,7 +156,7 @@ func (m *Manager) reserve(ip string) (*place, error) {
 	return &place{m: m, ip: ip, network: network}, nil
 }
 
-// roomLocked says whether there is a place for a client of that network.
+// roomLocked reports whether there is a place for a client of that network.
 func (m *Manager) roomLocked(network string) error {
 	switch {
 	case m.closed:
@@ -190,25 +191,26 @@ func (e capError) Error() string { return ErrTooManyClients.Error() }
 
 func (e capError) Unwrap() error { return ErrTooManyClients }
 
-// refusalType is what a page accepts that asks why its handshake was refused. A WebSocket doesn't tell it, and a header
-// of our own would cost a page of another origin a preflight.
+// refusalType is the media type that a page accepts when it asks why its handshake was refused. A WebSocket doesn't
+// tell the page, and a custom header would require a preflight for a page of another origin.
 const refusalType = "application/vnd.mesherstream.v1"
 
-// asksForRefusal says whether a request without an upgrade is that question. Others, of health checks, crawlers and image
-// tags, aren't worth asking WithAuthorize.
+// asksForRefusal reports whether a request without an upgrade is that question. Others, from health checks, crawlers
+// and image tags, aren't worth a call of WithAuthorize.
 func asksForRefusal(c *fiber.Ctx) bool {
 	return strings.Contains(fieldText(c, fiber.HeaderAccept), refusalType)
 }
 
-// answerRefusal answers as the handshake would be answered, and with 426 if that would be let in. It takes no place.
+// answerRefusal answers as the handshake would be answered, and with 426 if the handshake would be accepted. It
+// reserves no place.
 func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 	c.Set(fiber.HeaderCacheControl, "no-store")
-	c.Context().SetConnectionClose() // as after every refusal: a proxy may take for an upgrade what we don't
+	c.Context().SetConnectionClose() // as after every refusal: a proxy may see an upgrade where we do not
 	if err := m.checkAskingOrigin(c); err != nil {
 		return err
 	}
-	if origin := c.Get(fiber.HeaderOrigin); origin != "" {
-		// It may follow the stream, so it may know why not.
+	if origin := originOf(c); origin != "" {
+		// The page may follow the stream, so it may know why it was refused.
 		c.Set(fiber.HeaderAccessControlAllowOrigin, origin)
 		c.Set(fiber.HeaderAccessControlAllowCredentials, "true")
 		c.Vary(fiber.HeaderOrigin)
@@ -227,23 +229,21 @@ func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 	return upgradeRequired(c)
 }
 
-// checkAskingOrigin is checkOrigin for a request that need not have an Origin: browsers tell it with every handshake,
-// but not with a GET of the same origin, and not with one that can't read the answer. The module sends a Referer then.
+// checkAskingOrigin is checkOrigin for a request that need not have an Origin header. Browsers send it with every
+// handshake, but not with a GET of the same origin, nor with one whose response can't be read. In these cases the
+// module sends a Referer.
 func (m *Manager) checkAskingOrigin(c *fiber.Ctx) error {
-	if fieldText(c, fiber.HeaderOrigin) != "" {
-		return m.checkOrigin(c)
+	if origin := originOf(c); origin != "" {
+		return m.checkOrigin(c, origin)
 	}
-	switch site := c.Get("Sec-Fetch-Site"); site {
+	switch site := fieldText(c, "Sec-Fetch-Site"); site {
 	case "", "none", "same-origin":
 	default:
 		return fiber.NewError(fiber.StatusForbidden, "origin not allowed: the request is "+harmless(site))
 	}
-	page, err := url.Parse(c.Get(fiber.HeaderReferer))
+	page, err := url.Parse(fieldText(c, fiber.HeaderReferer))
 	if err != nil || page.Host == "" {
 		return nil
 	}
-	header := &c.Request().Header
-	header.Set(fiber.HeaderOrigin, page.Scheme+"://"+page.Host)
-	defer header.Del(fiber.HeaderOrigin)
-	return m.checkOrigin(c)
+	return m.checkOrigin(c, page.Scheme+"://"+page.Host)
 }

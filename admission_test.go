@@ -16,7 +16,7 @@ func TestTheCapPerAddressCountsAnIPv6NetworkOnce(t *testing.T) {
 		{"2001:db8:1:2::1", "2001:DB8:0001:2:0::1", true},
 		{"2001:db8:1:2::1", "2001:db8:1:3::1", false},
 		{"fe80::1%eth0", "fe80::1%eth1", true},
-		{"unknown", "unknown", true}, // what a proxy may say
+		{"unknown", "unknown", true}, // values that a proxy may send
 		{"unknown", "", false},
 		{"192.0.2.1, 192.0.2.2", "192.0.2.1", false},
 	} {

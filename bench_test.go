@@ -91,7 +91,7 @@ func BenchmarkBacklog(b *testing.B) {
 	}
 }
 
-// BenchmarkHandshake counts what a client costs from its request to the end of its connection.
+// BenchmarkHandshake measures the cost of a client from its request to the end of its connection.
 func BenchmarkHandshake(b *testing.B) {
 	app := fiber.New(fiber.Config{DisableStartupMessage: true})
 	m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)), WithMaxClients(1000), WithMaxClientsPerIP(1000),
@@ -131,22 +131,30 @@ func BenchmarkHandshake(b *testing.B) {
 	}
 }
 
-// BenchmarkSubscribe is the price of a request: from its bytes to the answer's, with the change of the client's group.
+// BenchmarkSubscribe measures the cost of a request: from its bytes to the bytes of the reply, including the change of
+// the client's group.
 func BenchmarkSubscribe(b *testing.B) {
-	largest := func(first int) []byte {
+	largest := func(first int, text string) []byte {
 		list := func(first int) string {
 			var values []string
 			for i := range 16 {
-				values = append(values, fmt.Sprintf("%q", fmt.Sprintf("%02d%s", (first+7*i)%99, strings.Repeat("v", 62))))
+				values = append(values, fmt.Sprintf(`"%02d%s"`, (first+7*i)%99, text))
 			}
 			return strings.Join(values, ",")
 		}
 		return fmt.Appendf(nil, `{"type":"subscribe","filters":{"level":[%s],"environment":[%s]}}`, list(first), list(first+50))
 	}
 	for name, requests := range map[string][2][]byte{
-		"values=1":     {[]byte(`{"type":"subscribe","filters":{"level":"error"}}`), []byte(`{"type":"subscribe","filters":{"level":"fatal"}}`)},
-		"values=16+16": {largest(1), largest(2)},
-		"refused":      {[]byte(`{"type":"subscribe","filter":{}}`), []byte(strings.Repeat("[", 4000))},
+		"values=1":      {[]byte(`{"type":"subscribe","filters":{"level":"error"}}`), []byte(`{"type":"subscribe","filters":{"level":"fatal"}}`)},
+		"values=16+16":  {largest(1, strings.Repeat("v", 62)), largest(2, strings.Repeat("v", 62))},
+		"values=é":      {largest(1, strings.Repeat("é", 31)), largest(2, strings.Repeat("é", 31))},
+		"values=<":      {largest(1, strings.Repeat("<", 62)), largest(2, strings.Repeat("<", 62))},
+		"values=u2028":  {largest(1, strings.Repeat("\u2028", 20)), largest(2, strings.Repeat("\u2028", 20))},
+		"values=\\b":    {largest(1, strings.Repeat(`\b`, 56)), largest(2, strings.Repeat(`\b`, 56))},
+		"values=\\u":    {largest(1, strings.Repeat(`\u00e9`, 18)), largest(2, strings.Repeat(`\u00e9`, 18))},
+		"names=\\ud800": {fmt.Appendf(nil, `{"type":"subscribe","%s":""}`, strings.Repeat(`\ud800`, 660)), []byte(`{"type":"subscribe","filters":{}}`)},
+		"values=none":   {fmt.Appendf(nil, `{"type":"subscribe","filters":{"level":[%s""]}}`, strings.Repeat(`"",`, 1200)), []byte(`{"type":"subscribe","filters":{}}`)},
+		"refused":       {[]byte(`{"type":"subscribe","filter":{}}`), []byte(strings.Repeat("[", 4000))},
 	} {
 		b.Run(name, func(b *testing.B) {
 			s := newTestShard(b, 1, sink{})
@@ -166,7 +174,7 @@ func BenchmarkSubscribe(b *testing.B) {
 	}
 }
 
-// atPace lets the client ask again at once.
+// atPace allows the client another request immediately.
 func atPace(c *client) { c.paid = 0 }
 
 func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
@@ -248,5 +256,15 @@ func TestABroadcastWithARelayAllocatesTwice(t *testing.T) {
 	}
 	if err := m.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestWritingATextAllocatesNothing(t *testing.T) {
+	dst := make([]byte, 0, 4<<10)
+	for _, text := range []string{"plain", "é", "<", "\b", "\u2028", "\x7f", "\xff", `"`, "\U0001F600"} {
+		text = strings.Repeat(text, 64)
+		if got := testing.AllocsPerRun(10, func() { appendText(dst, text) }); got != 0 {
+			t.Errorf("%.8q: got %v allocations, want 0", text, got)
+		}
 	}
 }

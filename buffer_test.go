@@ -2,21 +2,74 @@ package mesherstream
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"maps"
+	"math"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 )
 
-// queue is what a backlog should be: all that came, in order, and what became of it.
+// A few cases of a full buffer; the fuzz target below compares any sequence with a list.
+func TestAFullBufferDropsTheOldestUnlessItShallDropTheNewest(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		most limits
+		keep string // the level that is dropped last
+		push string // levels, one letter each
+		want string // the numbers of the messages that are left
+	}{
+		{"the oldest", limits{messages: 3, bytes: 1 << 20}, "", "aaaaa", "2 3 4"},
+		{"the newest", limits{messages: 3, bytes: 1 << 20, overflow: DropNewest}, "", "aaaaa", "0 1 2"},
+		{"by bytes", limits{messages: 100, bytes: 40}, "", "aaaaa", "3 4"},
+		{"kept levels last", limits{messages: 3, bytes: 1 << 20}, "k", "kaakaa", "0 3 5"},
+		{"the oldest other one for a kept one", limits{messages: 3, bytes: 1 << 20, overflow: DropNewest}, "k", "aaak", "1 2 3"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var b backlog
+			for i, level := range strings.Split(tt.push, "") {
+				b.push(&message{frame: fmt.Appendf(nil, "%-16d", i), level: level, keep: level == tt.keep}, tt.most)
+			}
+			var left []string
+			for _, m := range b.peek(nil, 100, 1<<20) {
+				left = append(left, strings.TrimSpace(string(m.frame)))
+			}
+			if got := strings.Join(left, " "); got != tt.want {
+				t.Errorf("left: got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// queue is the model of a backlog: all messages that arrived, in order, and the fate of each.
 type queue struct {
 	limits
 	entries []queueEntry
+	levels  []string // those that are told apart
 }
 
 type queueEntry struct {
 	*message
 	left    bool
 	dropped bool
+	as      string // the level that it is told as
+}
+
+// drop notes that a message was dropped, and what its level is told as.
+func (q *queue) drop(e *queueEntry) {
+	if !slices.ContainsFunc(q.entries, func(e queueEntry) bool { return e.dropped }) {
+		q.levels = nil
+	}
+	if !slices.Contains(q.levels, e.level) && len(q.levels) < 16 {
+		q.levels = append(q.levels, e.level)
+	}
+	e.left, e.dropped, e.as = true, true, "*"
+	if slices.Contains(q.levels, e.level) {
+		e.as = e.level
+	}
 }
 
 func (q *queue) waiting() (list []*message) {
@@ -35,10 +88,10 @@ func (q *queue) size() (bytes int) {
 	return bytes
 }
 
-// held is what a message counts with.
+// held is the size that a message counts with.
 func held(m *message) int { return len(m.project + m.level + m.environment + m.key + string(m.frame)) }
 
-// oldest returns the index of the oldest message that waits and has that level's rank, or -1.
+// oldest returns the index of the oldest waiting message of that level's rank, or -1.
 func (q *queue) oldest(keep bool) int {
 	return slices.IndexFunc(q.entries, func(e queueEntry) bool { return !e.left && e.keep == keep })
 }
@@ -57,12 +110,14 @@ func (q *queue) push(m *message) (dropped int, replaced bool) {
 		victim := q.oldest(false)
 		switch {
 		case q.overflow == DropNewest && !m.keep, victim < 0 && (!m.keep || q.overflow == DropNewest):
-			q.entries = append(q.entries, queueEntry{m, true, true})
+			e := queueEntry{message: m}
+			q.drop(&e)
+			q.entries = append(q.entries, e)
 			return dropped, replaced
 		case victim < 0:
 			victim = q.oldest(true)
 		}
-		q.entries[victim].left, q.entries[victim].dropped = true, true
+		q.drop(&q.entries[victim])
 	}
 	q.entries = append(q.entries, queueEntry{message: m})
 	return dropped, replaced
@@ -78,38 +133,41 @@ func (q *queue) filter(accept func(*message) bool) (taken int) {
 	return taken
 }
 
-// next returns what goes out next: how many were dropped in front of it, and the message, or nil at the end. It forgets
-// both.
-func (q *queue) next() (dropped int, m *message) {
+// next returns what goes out next: how many of which levels were dropped in front of it, and the message, or nil at the
+// end. It forgets both.
+func (q *queue) next() (dropped map[string]int, m *message) {
+	dropped = make(map[string]int)
 	for i, e := range q.entries {
 		switch {
 		case !e.left:
 			q.entries = q.entries[i+1:]
 			return dropped, e.message
 		case e.dropped:
-			dropped++
+			dropped[e.as]++
 		}
 	}
 	q.entries = nil
 	return dropped, nil
 }
 
-// FuzzBacklog compares the ring with a list of all that ever came. Each byte of ops is one step: a push of a message
-// whose length, level and key its low bits say, a filter, or a look at the oldest message.
+// FuzzBacklog compares the ring with a list of all messages that ever arrived. Each byte of ops is one step: a push of
+// a message whose length, level and key are in its low bits, a filter, or a look at the oldest message.
 func FuzzBacklog(f *testing.F) {
 	f.Add(uint8(3), uint16(100), uint8(0), []byte{1, 2, 3, 4, 5, 0x80, 0xC1, 6, 0x81})
 	f.Add(uint8(1), uint16(1), uint8(1), []byte{0, 1, 0xC0, 1, 1})
 	f.Add(uint8(100), uint16(500), uint8(0), bytes.Repeat([]byte{9, 30, 55}, 300))
 	f.Add(uint8(17), uint16(9999), uint8(1), append(bytes.Repeat([]byte{63}, 40), 0xFF, 1, 1, 0xFF))
 	f.Add(uint8(5), uint16(700), uint8(0), []byte{32, 33, 34, 35, 0, 1, 2, 32, 0x8F, 16, 17, 48, 49, 16, 0xC0, 0xC0, 0xC0, 1, 0xC0})
+	f.Add(uint8(2), uint16(999), uint8(1), append(upTo(64), append([]byte{0xC0}, upTo(64)...)...))
+	f.Add(uint8(4), uint16(999), uint8(0), append(upTo(64), append([]byte{0xC0}, upTo(64)...)...))
 	f.Fuzz(func(t *testing.T, maxMessages uint8, maxBytes uint16, overflow uint8, ops []byte) {
-		most := limits{max(1, int(maxMessages)), max(80, int(maxBytes)), Overflow(overflow % 2), true} // the longest frame fits, as Broadcast sees to
+		most := limits{max(1, int(maxMessages)), max(80, int(maxBytes)), Overflow(overflow % 2), true} // the longest frame fits, as Broadcast ensures
 		q := queue{limits: most}
 		b := backlog{gaps: new(gaps)}
 		for step, op := range ops {
 			switch low := int(op & 0x3F); op >> 6 {
 			case 0, 1:
-				m := &message{frame: make([]byte, low), level: fmt.Sprint("level ", low%3), keep: low&32 != 0, at: int64(step)}
+				m := &message{frame: make([]byte, low), level: fmt.Sprint("level ", low%20), keep: low&32 != 0, at: int64(step)}
 				if low&16 != 0 {
 					m.key = fmt.Sprint("key ", low%4)
 				}
@@ -118,7 +176,7 @@ func FuzzBacklog(f *testing.F) {
 					t.Fatalf("step %d: push of %d bytes: got %d dropped, replaced %v, want %d, %v", step, low, got, replaced, wantDropped, wantReplaced)
 				}
 			case 2:
-				accept := func(m *message) bool { return m.level != fmt.Sprint("level ", low%4) }
+				accept := func(m *message) bool { return int(m.level[len(m.level)-1])%4 != low%4 }
 				if got, want := b.filter(accept), q.filter(accept); got != want {
 					t.Fatalf("step %d: filter: got %d taken, want %d", step, got, want)
 				}
@@ -136,30 +194,36 @@ func FuzzBacklog(f *testing.F) {
 	})
 }
 
+func upTo(n byte) (list []byte) {
+	for i := range n {
+		list = append(list, i)
+	}
+	return list
+}
+
 // checkNext takes one message out of both.
 func checkNext(t *testing.T, b *backlog, q *queue) {
 	t.Helper()
-	dropped := 0
+	dropped, sum := make(map[string]int), 0
 	if gap := b.gaps.due(b.first); gap != nil {
-		levels := 0
-		for _, l := range gap.levels {
-			levels += l.n
+		dropped = b.gaps.byLevel(gap)
+		for _, n := range dropped {
+			sum += n
 		}
-		if levels != gap.dropped || gap.since > gap.until {
+		if sum != gap.dropped || gap.since > gap.until {
 			t.Fatalf("gap: got %+v, want its levels to sum up", gap)
 		}
-		dropped = gap.dropped
 		b.gaps.told()
 	}
 	want, m := q.next()
 	got := b.peek(nil, 1, 0)
-	if dropped != want || (m == nil) != (len(got) == 0) || m != nil && got[0] != m {
-		t.Fatalf("next: got a gap of %d and %v, want %d and %v", dropped, got, want, m)
+	if !maps.Equal(dropped, want) || (m == nil) != (len(got) == 0) || m != nil && got[0] != m {
+		t.Fatalf("next: got a gap of %v and %v, want %v and %v", dropped, got, want, m)
 	}
 	b.discard(len(got))
 }
 
-// checkRing compares everything that waits.
+// checkRing compares all waiting messages.
 func checkRing(t *testing.T, b *backlog, q *queue) {
 	t.Helper()
 	want := q.waiting()
@@ -194,8 +258,8 @@ func checkRing(t *testing.T, b *backlog, q *queue) {
 	}
 }
 
-// With levels that are kept, the dropped ones leave gaps between those that wait. When these give way too, their gaps must
-// not be left behind: a page that is frozen answers pings, and stays for as long as it likes.
+// If levels are kept, the dropped messages leave gaps between the waiting ones. When the kept ones are dropped too,
+// their gaps must not be left over: a frozen page answers pings, and stays for as long as it likes.
 func TestTheGapsOfAClientThatStandsStillDoNotAddUp(t *testing.T) {
 	const rounds, waiting = 10_000, 100
 	b := backlog{gaps: new(gaps)}
@@ -220,5 +284,78 @@ func TestTheGapsOfAClientThatStandsStillDoNotAddUp(t *testing.T) {
 	}
 	if want := 2*rounds - waiting; told != want {
 		t.Errorf("the gaps tell of %d, want %d", told, want)
+	}
+}
+
+func TestAGapTellsSixteenLevelsApartAndTheOthersTogether(t *testing.T) {
+	var v v1
+	for i := range 1000 {
+		v.gaps.note(0, 0, &message{level: fmt.Sprint("level ", i)})
+	}
+	got := byLevel(t, &v)
+	if len(got) != 17 || got["*"] != 1000-16 || got["level 15"] != 1 {
+		t.Errorf("1,000 levels: got %v, want 17 of which \"*\" has 984", got)
+	}
+}
+
+// byLevel is what the client is told of the first gap.
+func byLevel(t *testing.T, v *v1) map[string]int {
+	t.Helper()
+	var n gapNotice
+	m := v.notice(v.gaps.due(math.MaxUint64))
+	if err := json.Unmarshal(m.payload(), &n); err != nil {
+		t.Fatal(err)
+	}
+	return n.ByLevel
+}
+
+// With levels that are kept, there may be as many gaps as messages. Between the messages, which all clients share, gaps are
+// what a client holds alone, and no count of bytes has them.
+func TestTheGapsOfAClientTakeLittleMemory(t *testing.T) {
+	const backlogs = 64
+	most := limits{defaultConfig().maxBuffer, defaultConfig().maxBufferBytes, DropOldest, true}
+	kept := &message{level: "error", keep: true}
+	var others []*message
+	for i := range 16 {
+		others = append(others, &message{level: fmt.Sprintf("%064d", i)})
+	}
+	held := func() int {
+		var s runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&s)
+		return int(s.HeapAlloc)
+	}
+	all := make([]backlog, backlogs)
+	before := held()
+	for i := range all {
+		b := &all[i]
+		b.gaps = new(gaps)
+		for range 10 * most.messages {
+			b.push(kept, most)
+			for _, m := range others {
+				b.push(m, most)
+			}
+		}
+	}
+	if got := (held() - before) / backlogs; got > 16<<10 {
+		t.Errorf("got %d bytes for each client, want at most 16 KiB", got)
+	}
+	runtime.KeepAlive(all)
+}
+
+// A client may stand still for as long as it likes.
+func TestAGapWhoseCountsAreFullStillSumsUp(t *testing.T) {
+	const most = uint32(math.MaxUint32)
+	if strconv.IntSize == 32 {
+		t.Skip("no client has dropped so many here")
+	}
+	var v v1
+	v.gaps.note(0, 0, &message{level: "debug"})
+	full := &v.gaps.list[0]
+	full.byLevel[0] = most
+	full.dropped = int(full.byLevel[0])
+	v.gaps.note(0, 0, &message{level: "debug"})
+	if got := byLevel(t, &v); len(got) != 2 || uint32(got["debug"]) != most || got["*"] != 1 {
+		t.Errorf("got %v, want what debug can hold, and 1 of other levels", got)
 	}
 }

@@ -12,82 +12,83 @@ import (
 
 // client is one connection as its shard knows it.
 type client struct {
-	// Owned by the shard's goroutine. First what each delivery touches, so that it lies together.
+	// Owned by the shard's goroutine. The fields that each delivery touches come first, so that they are next to each
+	// other in memory.
 	shard         *shard // read-only after construction
 	link          link.Link
 	phase         phase
-	busy          bool // the link can't take more until it says so
+	busy          bool // the link accepts nothing more until it says so
 	slow          bool
-	closeSent     bool // the close frame is on its way
+	closeSent     bool // the close frame has been handed to the link
 	closeReceived bool
 	again         bool // is in shard.again
-	inHook        bool // its message is with the Message hook, and nothing is read meanwhile
+	inHook        bool // its message is with the Message hook, and nothing more is read until the hook returns
 	inWaiting     int  // index in shard.waiting, or -1
 	offered, sent uint64
-	backlog       backlog // waits behind the flight, and can be dropped
-	flight        flight  // goes out before anything else, and can't
+	backlog       backlog // sent after the flight; can be dropped
+	flight        flight  // sent before anything else; can't be dropped
 
 	// Read-only after construction.
 	id          ClientID
 	remoteAddr  string
 	place       *place
 	connectedAt time.Time
-	grant       Filter // what WithAuthorize, or the caller of Serve, allows
+	grant       Filter // the grant of WithAuthorize, or of the caller of Serve
 
 	// Owned by the shard's goroutine.
-	pong, ping, closing []byte // control frames that go out as soon as a frame may start
-	reply               []byte // the answer to the client's last request, which does too
-	v1                  *v1    // nil where the client hasn't agreed on the protocol
+	pong, ping, closing []byte // control frames to send as soon as a frame may start
+	reply               []byte // the reply to the client's last request, likewise
+	v1                  *v1    // nil if the client hasn't agreed on the protocol
 
-	sub     Subscription // Filter is the one in force, within grant
+	sub     Subscription // its Filter is the one in force, within grant
 	group   *group
 	inGroup int // index in group.clients
 	inWheel int // index in its slot of shard.wheel
 
-	closeCode   int // what the Disconnect hook is told
+	closeCode   int // the code and reason for the Disconnect hook
 	closeReason string
-	cutTimer    *time.Timer // ends a close handshake that the client does not
+	cutTimer    *time.Timer // ends a close handshake that the client does not complete
 
-	watched      bool          // was busy at the last beat
+	watched      bool          // it was busy at the last beat
 	pingAt       time.Time     // when the next ping is due
-	askedAt      time.Time     // when the first ping was due that it has given no sign of life after
-	waitingSince time.Time     // when the backlog, empty before, got its first message
-	paid         time.Duration // since connectedAt, the time that its requests have used up
+	askedAt      time.Time     // when the first ping after its last sign of life was due
+	waitingSince time.Time     // when the empty backlog received its first message
+	paid         time.Duration // the time that its requests have used up, since connectedAt
 
 	dropped, abandoned, filtered, conflated uint64
 
 	// Atomic.
 	seen       atomic.Int64  // when the client last gave a sign of life, in nanoseconds since connectedAt
-	unreported atomic.Uint64 // drops that the Drop hook has not been told yet
-	slowQueued atomic.Bool   // the Slow hook's next call is queued
+	unreported atomic.Uint64 // drops not yet reported to the Drop hook
+	slowQueued atomic.Bool   // a call of the Slow hook is queued
 }
 
-// phase is where a client is in its life. Phases only go up.
+// phase is the stage of a client's life. Phases only increase.
 type phase uint8
 
 const (
 	phaseOpen     phase = iota
-	phaseFlushing       // gets what it was offered, but nothing new; then it is closed
-	phaseClosing        // gets the close frame, and nothing else
-	phaseGone           // its link is closed, nothing refers to it
+	phaseFlushing       // receives the messages that it was offered, but nothing new; then it is closed
+	phaseClosing        // receives the close frame, and nothing else
+	phaseGone           // its link is closed, and nothing refers to the client
 )
 
-// A flight is a stretch of whole frames that the shard can't take back: the link is sending it, or the kernel has taken
+// A flight is a run of whole frames that the shard can't take back: the link is sending it, or the kernel has accepted
 // its beginning.
 type flight struct {
 	stretch
-	done     int  // how many of the bytes the kernel has
+	done     int  // how many of the bytes the kernel has accepted
 	messages int  // how many of the frames are messages
-	notice   bool // the first of the frames is a notice, and none of these
+	notice   bool // the first frame is a notice, and not one of these messages
 }
 
-// landed returns how many messages of the flight the kernel has whole.
+// landed returns how many messages of the flight the kernel has accepted completely.
 func (f *flight) landed() int {
 	n := f.whole(f.done)
 	if f.notice && n > 0 {
 		n--
 	}
-	return min(n, f.messages) // an answer is no message either
+	return min(n, f.messages) // a reply is not a message either
 }
 
 func (c *client) buffered() int { return c.backlog.len() + c.flight.messages }
@@ -99,15 +100,16 @@ func (c *client) bufferedBytes() int {
 	return c.backlog.bytes + len(c.flight.bytes) - c.flight.done
 }
 
-// idle says whether nothing waits for the client, a gap that it is to be told of included: a drain need not visit it.
+// idle reports whether nothing is waiting for the client, including a gap that it is to be told of. A drain need not
+// visit such a client.
 func (c *client) idle() bool {
 	return !c.busy && c.backlog.len() == 0 && !c.backlog.gaps.any()
 }
 
-// Post has the shard handle an event of the client's link.
+// Post makes the shard handle an event of the client's link.
 func (c *client) Post(e link.Event) { c.shard.post(event{client: c, Event: e}) }
 
-// Handle does at once what an event of the client's link asks for.
+// Handle handles an event of the client's link immediately.
 func (c *client) Handle(e link.Event) { c.shard.handle(&event{client: c, Event: e}) }
 
 // Again gives the client's link another turn.
@@ -118,8 +120,8 @@ func (c *client) Seen(now time.Time) { c.markSeen(now) }
 
 func (c *client) markSeen(now time.Time) { c.seen.Store(int64(now.Sub(c.connectedAt))) }
 
-// silence is how long the client has given no sign of life. It counts from connectedAt, whose clock is the monotonic
-// one: by the wall clock, setting that would make all clients idle at once.
+// silence is the time since the client's last sign of life. It counts from connectedAt, which uses the monotonic clock:
+// with the wall clock, setting the time would make all clients idle at once.
 func (c *client) silence(now time.Time) time.Duration {
 	return now.Sub(c.connectedAt) - time.Duration(c.seen.Load())
 }
@@ -144,11 +146,11 @@ func (c *client) snapshot() Client {
 	}
 }
 
-// closeGrace is how long a client may take to answer a close frame, which may have to wait for room itself.
+// closeGrace is how long a client may take to answer a close frame. The close frame itself may have to wait for room.
 const closeGrace = 2 * time.Second
 
-// Why this package itself closes clients. Those of code 1013 tell when one may come back; a page waits a little longer,
-// each a different time, so that not all come back at once.
+// The reasons for which this package itself closes clients. Those with code 1013 say when a client may come back. A
+// page waits a little longer, each page a different time, so that they do not all reconnect at once.
 const (
 	reasonShutdown = "the server is shutting down"
 	reasonTooSlow  = "too slow; retry_after_ms=1000"
@@ -175,7 +177,7 @@ func (c *client) add() {
 	c.link.Begin()
 }
 
-// shut begins the end: what is buffered is given up, the close frame goes out as soon as a frame may start, and the
+// shut begins the end. Buffered messages are discarded, the close frame is sent as soon as a frame may start, and the
 // client has a moment to answer it.
 func (c *client) shut(code int, reason string) {
 	s := c.shard
@@ -195,7 +197,7 @@ func (c *client) shut(code int, reason string) {
 	c.drain()
 }
 
-// withdraw takes the client out of sight: nothing more is offered to it, and the application can't name it any more.
+// withdraw hides the client: nothing more is offered to it, and the application can no longer name it.
 func (c *client) withdraw() {
 	s := c.shard
 	if c.phase != phaseOpen {
@@ -208,7 +210,7 @@ func (c *client) withdraw() {
 	s.totals.Clients--
 }
 
-// abandon gives up what is buffered for the client and what it was to be told of gaps, but not what is in flight.
+// abandon discards the client's buffered messages and untold gaps, but nothing that is in flight.
 func (c *client) abandon() {
 	n := c.backlog.len()
 	c.backlog.discard(n)
@@ -216,7 +218,7 @@ func (c *client) abandon() {
 	c.countAbandoned(n)
 }
 
-// What is counted for a client is counted for its shard too, here and nowhere else.
+// Every count of a client is added to its shard's totals too, here and nowhere else.
 
 func (c *client) countOffered(n int) {
 	c.offered += uint64(n)
@@ -248,7 +250,7 @@ func (c *client) countConflated(n int) {
 	c.shard.totals.Conflated += uint64(n)
 }
 
-// refused closes a client that has broken the protocol, with the code that says how.
+// refused closes a client that has violated the protocol, with the code for the violation.
 func (c *client) refused(err error) {
 	if broken, ok := errors.AsType[*wsframe.CloseError](err); ok {
 		c.shut(broken.Code, broken.Reason)
@@ -257,17 +259,17 @@ func (c *client) refused(err error) {
 	}
 }
 
-// ended is told when nothing more will come from the client, which may have said so itself and still be reading: a close
-// frame that is on its way to it isn't taken back.
+// ended is called when nothing more will arrive from the client. The client may have announced that and still be
+// reading, so a close frame that is on its way to it isn't taken back.
 func (c *client) ended(err error) {
 	if c.phase == phaseClosing && c.busy && errors.Is(err, io.EOF) {
-		c.closeReceived = true // there will be no better answer
+		c.closeReceived = true // no better answer will arrive
 		return
 	}
 	c.remove(err)
 }
 
-// remove ends the client's life. cause is nil when the close handshake is complete.
+// remove ends the client's life. cause is nil if the close handshake is complete.
 func (c *client) remove(cause error) {
 	s := c.shard
 	if c.phase == phaseGone {
@@ -282,7 +284,7 @@ func (c *client) remove(cause error) {
 		c.cutTimer.Stop()
 	}
 	if s.hooks.fns.Disconnect == nil && s.hooks.keepsUp() {
-		c.place.release() // before the client can know that it is gone, or one that comes back at once meets itself
+		c.place.release() // before the client can know of its end; one that reconnects at once would otherwise be refused for its own old place
 	}
 	c.link.Close()
 

@@ -6,16 +6,16 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// This file is the way of a message through a shard: matched with groups, joined with those that came with it, and
-// written to each client's link or put into its backlog. All of it runs on the shard's goroutine.
+// This file follows a message through a shard. The message is matched with groups, joined with those that arrived with
+// it, and written to each client's link or put into its backlog. All of this runs on the shard's goroutine.
 
-// maxScratch is how large the buffer for joined frames may stay between turns.
+// maxScratch bounds how large the buffer for joined frames may stay between turns.
 const maxScratch = 256 << 10
 
 // joinBytes is about how many bytes of frames one write drains from a backlog.
 const joinBytes = 64 << 10
 
-// deliverBatch delivers the broadcasts that wait together.
+// deliverBatch delivers the queued broadcasts together.
 func (s *shard) deliverBatch() {
 	if len(s.batch) == 0 {
 		return
@@ -44,8 +44,8 @@ func (s *shard) deliverBatch() {
 	s.endBatch(begin)
 }
 
-// deliveriesTimed is how many batches of a shard there are for each one that is timed: reading the clock twice costs about
-// as much as handing one message to one client.
+// deliveriesTimed is the number of a shard's batches of which one is timed. Reading the clock twice costs about as much
+// as handing one message to one client.
 const deliveriesTimed = 64
 
 // beginBatch returns when the batch began, or zero if it isn't timed.
@@ -72,8 +72,8 @@ func (s *shard) offerGroup(g *group, m *message) {
 	g.batch = append(g.batch, m)
 }
 
-// deliverGroup gives the group's batch to each of its clients. It goes backwards, since a client whose link fails leaves
-// the group, and the last one then takes its place.
+// deliverGroup delivers the group's batch to each of its clients. It iterates backwards, since a client whose link
+// fails leaves the group, and the last client then takes its place.
 func (s *shard) deliverGroup(g *group) {
 	joined, bytes := join(&s.joined, g.batch), 0
 	for _, m := range g.batch {
@@ -97,8 +97,8 @@ func (s *shard) deliverGroup(g *group) {
 	}
 }
 
-// writeThrough sends a batch to a client for which nothing waits, as far as its window and its link take it. The rest
-// waits.
+// writeThrough sends a batch to a client for which nothing is buffered, as far as its window and its link accept it.
+// The rest is buffered.
 func (c *client) writeThrough(joined stretch, batch []*message) {
 	s := c.shard
 	now, p, buf := batch, joined, &s.joined
@@ -137,7 +137,7 @@ func (s *stretch) whole(n int) (frames int) {
 	return frames
 }
 
-// join returns the frames of batch: the frame itself if there is only one, and otherwise in buf, which is used again
+// join returns the frames of batch. A single frame is returned as it is. Several are joined in buf, which is reused
 // unless a link keeps it.
 func join(buf *stretch, batch []*message) stretch {
 	if len(batch) == 1 {
@@ -155,8 +155,8 @@ func join(buf *stretch, batch []*message) stretch {
 	return p
 }
 
-// write offers p, which is the frames of batch as join has put them into buf, to a client that isn't busy. It returns how
-// many of them are not the shard's to keep any more: sent, or in flight.
+// write offers p to a client that isn't busy. p is the frames of batch, as join has put them into buf. It returns how
+// many of the frames no longer belong to the shard: they are sent or in flight.
 func (c *client) write(p stretch, batch []*message, buf *stretch) (taken int, err error) {
 	sent, held, err := c.link.Write(p.bytes, p.lengths)
 	c.busy = sent < len(p.bytes)
@@ -185,10 +185,10 @@ func (c *client) write(p stretch, batch []*message, buf *stretch) (taken int, er
 		c.flight.bytes = p.bytes[sent:end]
 		if len(batch) > 1 {
 			c.flight.lengths = p.lengths[first:taken]
-			*buf = stretch{} // p is the link's now
+			*buf = stretch{} // p belongs to the link now
 		}
 	case end < sent:
-		// A frame is torn. Its own bytes stand for the rest of it, so that p need not live on.
+		// A frame is torn. Its own bytes replace the rest of p, so that p need not be kept.
 		c.flight = flight{stretch: stretch{bytes: batch[taken].frame}, done: sent - end, messages: 1}
 		if batch[taken].notice {
 			c.flight.messages = 0
@@ -199,8 +199,8 @@ func (c *client) write(p stretch, batch []*message, buf *stretch) (taken int, er
 	return taken, err
 }
 
-// writeControl offers one frame that is no message to a client that isn't busy. What the link doesn't take at once is in
-// flight.
+// writeControl offers one frame that is not a message to a client that isn't busy. Bytes that the link doesn't accept
+// immediately are in flight.
 func (c *client) writeControl(frame []byte) error {
 	sent, _, err := c.link.Write(frame, nil)
 	if c.busy = sent < len(frame); c.busy {
@@ -212,7 +212,7 @@ func (c *client) writeControl(frame []byte) error {
 	return err
 }
 
-// writable continues where write ended: n more bytes of the flight have gone out.
+// writable continues a write: n more bytes of the flight have been sent.
 func (c *client) writable(n int, err error) {
 	if !c.busy {
 		return
@@ -244,10 +244,10 @@ func (c *client) landed(messages int) {
 	c.countSent(messages)
 }
 
-// makeRoom sends what it can before a message would be dropped for no reason: what BufferMessage has queued, and what the
-// kernel has room for by now, though nobody has said so yet. In a flood, one turn brings as many messages as a buffer
-// holds, and the news of room may be a turn behind. A client that is slow already isn't tried again: that would be a
-// system call for each broadcast that it misses.
+// makeRoom sends as much as possible before a message would be dropped needlessly. That is messages that BufferMessage
+// has queued, and data for which the kernel has room by now but has not reported it yet. In a flood, one turn brings as
+// many messages as a buffer holds, and the report of room may be one turn late. For a client that is already slow,
+// nothing is tried: that would be a system call for each broadcast that it misses.
 func (c *client) makeRoom() {
 	switch {
 	case !c.busy:
@@ -257,7 +257,7 @@ func (c *client) makeRoom() {
 	}
 }
 
-// enqueue puts batch into the client's backlog, and counts what had to leave for it.
+// enqueue puts batch into the client's backlog, and counts the messages that had to leave.
 func (c *client) enqueue(batch []*message) {
 	s := c.shard
 	if c.backlog.len() == 0 {
@@ -297,8 +297,8 @@ func (c *client) buffer(m *message) {
 	c.settle(nil)
 }
 
-// drain sends what waits for the client, in order, until the link or the client's window can't take more. What was
-// dropped is told in its place, with the messages behind it.
+// drain sends the client's buffered messages, in order, until the link or the client's window accepts no more. The
+// client is told of dropped messages at their place, together with the messages after them.
 func (c *client) drain() {
 	s := c.shard
 	err := c.sendControl()
@@ -306,7 +306,7 @@ func (c *client) drain() {
 		s.drained = s.drained[:0]
 		gap := c.backlog.gaps.due(c.backlog.first)
 		if gap != nil {
-			s.drained = append(s.drained, gap.notice(c.v1.stream))
+			s.drained = append(s.drained, c.v1.notice(gap))
 		}
 		s.drained = c.backlog.peek(s.drained, c.room()-len(s.drained), joinBytes)
 		if len(s.drained) == 0 {
@@ -324,7 +324,8 @@ func (c *client) drain() {
 	c.settle(err)
 }
 
-// drainControl sends what is due besides messages, without what BufferMessage has queued for the next tick.
+// drainControl sends pending control frames and replies, without the messages that BufferMessage has queued for the
+// next tick.
 func (c *client) drainControl() { c.settle(c.sendControl()) }
 
 func (c *client) sendControl() (err error) {
@@ -338,8 +339,9 @@ func (c *client) sendControl() (err error) {
 	return err
 }
 
-// nextControl takes the frame that has to go out before the next message, if any. The answer to a change of the filter is
-// one: what waits and doesn't pass the new filter has been taken out, so everything behind the answer passes it.
+// nextControl takes the frame that has to be sent before the next message, if there is one. The reply to a filter
+// change is such a frame: buffered messages that do not match the new filter have been removed, so every message after
+// the reply matches it.
 func (c *client) nextControl() (frame []byte) {
 	switch {
 	case c.closeSent:
@@ -356,8 +358,8 @@ func (c *client) nextControl() (frame []byte) {
 	return frame
 }
 
-// settle follows each attempt to write: it removes the client whose link has failed, keeps the waiting list, and takes
-// the next step with a client that is on its way out.
+// settle is called after each attempt to write. It removes the client if its link has failed, keeps the waiting list up
+// to date, and takes the next step with a client that is leaving.
 func (c *client) settle(err error) {
 	switch {
 	case c.phase == phaseGone:
@@ -378,13 +380,13 @@ func (c *client) settle(err error) {
 	}
 }
 
-// drainAll is what a tick asks for. It costs a client nothing for which nothing waits.
+// drainAll carries out the drain of a tick. It costs nothing for a client that has nothing buffered.
 func (s *shard) drainAll() {
 	if len(s.waiting) == 0 {
 		return
 	}
 	now := time.Now()
-	for i := len(s.waiting) - 1; i >= 0; i-- { // backwards: drain takes those out that have caught up
+	for i := len(s.waiting) - 1; i >= 0; i-- { // backwards: drain removes clients that have caught up
 		c := s.waiting[i]
 		c.drain()
 		if c.backlog.len() > 0 && now.Sub(c.waitingSince) >= s.cfg.drainInterval {
@@ -394,7 +396,7 @@ func (s *shard) drainAll() {
 	s.totals.Drains.observe(time.Since(now))
 }
 
-// await puts the client among those that a drain visits.
+// await adds the client to those that a drain visits.
 func (c *client) await() {
 	s := c.shard
 	if c.inWaiting < 0 {
@@ -403,7 +405,7 @@ func (c *client) await() {
 	}
 }
 
-// unawait takes the client out from among those that a drain visits. An episode of slowness ends here.
+// unawait removes the client from those that a drain visits. An episode of slowness ends here.
 func (c *client) unawait() {
 	s := c.shard
 	c.unmarkSlow()

@@ -9,8 +9,8 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
-// bus is a whole relay, for managers of one process. One for other processes sends what is published over a network,
-// and calls the receivers of each project from one goroutine.
+// bus is a complete relay for the managers of one process. A relay for several processes sends published messages over
+// a network, and calls the receivers of each project from one goroutine.
 type bus struct {
 	mu        sync.Mutex
 	receivers map[string][]*func(mesherstream.RelayMessage)
@@ -40,7 +40,7 @@ func (b *bus) Subscribe(_ context.Context, project string, receive func(mesherst
 func (b *bus) Flush(context.Context) error      { return nil }
 func (b *bus) Status() mesherstream.RelayStatus { return mesherstream.RelayStatus{} }
 
-// With a relay, what is published on one node arrives at the clients of all.
+// With a relay, messages published on one node arrive at the clients of all nodes.
 func ExampleWithRelay() {
 	relay := &bus{receivers: make(map[string][]*func(mesherstream.RelayMessage))}
 	here, err := mesherstream.NewManager(mesherstream.WithRelay(relay))

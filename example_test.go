@@ -43,11 +43,11 @@ func (s *server) stop() {
 	if err := s.app.ShutdownWithTimeout(5 * time.Second); err != nil {
 		fmt.Println(err)
 	}
-	_ = s.ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
+	_ = s.ln.Close() // fasthttp forgets a shutdown that is called before it has the listener
 	<-s.served
 }
 
-// watch connects a client as a browser does. It asks for everything that it is granted; the answer tells that it is
+// watch connects a client as a browser does. It asks for everything that it is granted; the reply shows that it is
 // connected.
 func (s *server) watch(path string, header http.Header) *fws.Conn {
 	ws, _, err := fws.DefaultDialer.Dial("ws://"+s.addr+path, header)
@@ -75,7 +75,7 @@ func receive(ws *fws.Conn) string {
 	return string(data)
 }
 
-// One line mounts the stream at /stream/projects/:project_id. Handlers behind it publish.
+// One line mounts the stream at /stream/projects/:project_id. Handlers mounted after it can publish.
 func ExampleNew() {
 	app := newApp()
 	app.Use(mesherstream.New(mesherstream.WithApp(app), mesherstream.WithMaxBuffer(100)))
@@ -102,7 +102,7 @@ func ExampleNew() {
 	// {"type":"filters_updated","filters":{"level":["error","fatal"],"environment":""},"filtered":0}
 }
 
-// A handler behind the middleware finds the manager.
+// A handler mounted after the middleware finds the manager.
 func ExampleFrom() {
 	app := newApp()
 	app.Use(mesherstream.New(mesherstream.WithApp(app)))
@@ -119,7 +119,7 @@ func ExampleFrom() {
 	// 1 watching []
 }
 
-// Whoever publishes from outside of handlers makes the manager first.
+// To publish from outside a handler, create the manager first.
 func ExampleNewManager() {
 	app := newApp()
 	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
@@ -144,7 +144,7 @@ func ExampleNewManager() {
 	// mesherstream: invalid option: WithMaxBuffer(0): must be from 1 to 1000000
 }
 
-// The handler also works as that of a single route.
+// The handler can also be that of a single route.
 func ExampleManager_Handler() {
 	app := newApp()
 	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
@@ -161,7 +161,7 @@ func ExampleManager_Handler() {
 	// <nil> hello
 }
 
-// A route that upgrades by itself hands the connection over.
+// A route that upgrades by itself passes the connection to Serve.
 func ExampleManager_Serve() {
 	app := newApp()
 	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
@@ -172,7 +172,7 @@ func ExampleManager_Serve() {
 		_ = stream.Serve(conn, mesherstream.Subscription{
 			Project: conn.Params("project"),
 			Filter:  mesherstream.Filter{Levels: []string{"error"}},
-		}) // and conn is not touched any more
+		}) // and conn must not be touched any longer
 	}))
 	s := serve(app)
 	defer s.stop()
@@ -185,7 +185,7 @@ func ExampleManager_Serve() {
 	// let through
 }
 
-// A message reaches the clients whose subscription it matches. A field that is empty matches all of them.
+// A message reaches the clients whose subscription it matches. An empty field matches every client.
 func ExampleManager_Broadcast() {
 	app := newApp()
 	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
@@ -216,7 +216,7 @@ func ExampleManager_Broadcast() {
 	// a notice, which no filter holds back
 }
 
-// What is meant for one client waits in its buffer, and goes out together with the next drain.
+// A message for one client is put into its buffer, and sent together with the others by the next drain.
 func ExampleManager_BufferMessage() {
 	app := newApp()
 	stream, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithDrainInterval(50*time.Millisecond))
@@ -239,7 +239,7 @@ func ExampleManager_BufferMessage() {
 	// mesherstream: unknown client
 }
 
-// The application may narrow a client as the client could do itself.
+// The application may narrow a client's filter as the client itself could.
 func ExampleManager_SetFilter() {
 	app := newApp()
 	stream, err := mesherstream.NewManager(mesherstream.WithApp(app))
@@ -263,7 +263,7 @@ func ExampleManager_SetFilter() {
 	// a disaster
 }
 
-// A client gets what WithAuthorize leaves in the subscription. Its query and its messages can only narrow that.
+// A client is granted the subscription that WithAuthorize leaves. Its query and its messages can only narrow that.
 func ExampleWithAuthorize() {
 	app := newApp()
 	app.Use(mesherstream.New(mesherstream.WithApp(app), mesherstream.WithAuthorize(
@@ -292,7 +292,7 @@ func ExampleWithAuthorize() {
 	// {"type":"error","code":"not_granted","message":"mesherstream: filter is outside of what was granted"}
 }
 
-// Shutdown sends what is buffered and then closes the clients. With WithApp, shutting down the app does it.
+// Shutdown sends the buffered messages and then closes the clients. With WithApp, shutting down the app calls it.
 func ExampleManager_Shutdown() {
 	app := newApp()
 	stream, err := mesherstream.NewManager(mesherstream.WithDrainInterval(time.Hour))
@@ -370,7 +370,7 @@ func ExampleManager_Clients() {
 	// websocket: close 1012: moving to another node
 }
 
-// What is queued goes out with the ticker, or when the application says so.
+// Queued messages are sent by the ticker, or when the application asks for it.
 func ExampleManager_DrainBuffers() {
 	app := newApp()
 	stream, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithDrainInterval(time.Hour))
@@ -405,11 +405,11 @@ func Example_strangers() {
 	hosts := []string{"app.test"}
 	app.Use(mesherstream.New(
 		mesherstream.WithApp(app),
-		mesherstream.WithMaxClients(400), // and those that are
+		mesherstream.WithMaxClients(400), // and the connections that are streams
 		mesherstream.WithMaxClientsPerIP(20),
 		mesherstream.WithAuthorize(func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
 			if !slices.Contains(hosts, string(c.Request().Header.Host())) {
-				return fiber.ErrMisdirectedRequest // a name that somebody else has pointed here
+				return fiber.ErrMisdirectedRequest // a name that somebody else has pointed at this server
 			}
 			if c.Cookies("session") != "of-"+sub.Project {
 				return fiber.ErrUnauthorized

@@ -7,26 +7,27 @@ import (
 	"strings"
 )
 
-// maxFilterValues bounds a list of a filter, which may come from anybody.
+// maxFilterValues bounds a list of a filter. Any client may send a filter.
 const maxFilterValues = 16
 
-// Filter narrows what a client gets to some levels and some environments. A list that is empty, or holds only "",
-// accepts all, and a [Message] whose field is empty passes every list. Values are compared byte by byte. A list has at
-// most 16 values, and a value is UTF-8 of at most 64 bytes.
+// Filter narrows the messages that a client receives to some levels and some environments. A list that is empty, or
+// holds only "", accepts all messages. A [Message] whose field is empty passes every list. Values are compared byte by
+// byte. A list has at most 16 values, and a value is UTF-8 of at most 64 bytes.
 type Filter struct {
 	Levels       []string `json:"levels,omitempty"`
 	Environments []string `json:"environments,omitempty"`
 }
 
-// Subscription is what one client gets: the messages of one project that pass the filter. The project of a message must
-// be the same, or empty; an empty Project gets only the messages that have none. It is UTF-8 of at most 128 bytes.
+// Subscription selects the messages that one client receives: those of one project that pass the filter. The project of
+// a message must be the same, or empty; with an empty Project, a client receives only the messages that have none.
+// Project is UTF-8 of at most 128 bytes.
 type Subscription struct {
 	Project string `json:"project"`
 	Filter
 }
 
-// normalize returns a copy of the filter in the form that [Filter.normalize] describes, and fails if that fails or if the
-// project is out of its bounds. It takes the place of the method of the embedded filter, so that no subscription comes in
+// normalize returns a copy of the filter in the form that [Filter.normalize] describes. It fails if that fails or if
+// the project is out of its bounds. It shadows the method of the embedded filter, so that no subscription is accepted
 // with one half unchecked.
 func (s *Subscription) normalize() (Filter, error) {
 	if err := checkField("project", s.Project, maxProjectBytes); err != nil {
@@ -35,7 +36,7 @@ func (s *Subscription) normalize() (Filter, error) {
 	return s.Filter.normalize()
 }
 
-// matches says whether m passes f.
+// matches reports whether m passes f.
 func (f *Filter) matches(m *message) bool {
 	return accepts(f.Levels, m.level) && accepts(f.Environments, m.environment)
 }
@@ -44,7 +45,7 @@ func accepts(values []string, v string) bool {
 	return len(values) == 0 || v == "" || slices.Contains(values, v)
 }
 
-// normalize returns a copy of f, deep down to the bytes of its strings, in the one form that equal filters share:
+// normalize returns a deep copy of f, including the bytes of its strings, in the one form that equal filters share:
 // sorted, without repetitions and without "".
 func (f Filter) normalize() (Filter, error) {
 	var err error
@@ -71,7 +72,7 @@ func normalizeValues(field string, values []string) ([]string, error) {
 			return nil, fmt.Errorf("%w: %w", ErrInvalidFilter, err)
 		}
 	}
-	var all strings.Builder // of which the values are parts: one allocation, and not one for each
+	var all strings.Builder // the values are parts of it: one allocation for all of them
 	all.Grow(size)
 	own := make([]string, 0, len(values))
 	for _, v := range values {
@@ -87,8 +88,8 @@ func normalizeValues(field string, values []string) ([]string, error) {
 	return slices.Compact(own), nil
 }
 
-// within narrows a normalized f to what grant accepts. When nothing that f asks for is granted, it fails: a list
-// that lets nothing through can't be written down, since the empty one lets everything through.
+// within narrows a normalized f to what grant accepts. It fails if nothing that f asks for is granted: a list that lets
+// nothing through can't be expressed, since the empty list lets everything through.
 func (f Filter) within(grant Filter) (Filter, error) {
 	levels, ok := intersect(f.Levels, grant.Levels)
 	environments, ok2 := intersect(f.Environments, grant.Environments)
@@ -113,7 +114,7 @@ func intersect(asked, granted []string) (both []string, ok bool) {
 	return both, len(both) > 0
 }
 
-// key is the same for equal subscriptions, and for no others: each value is behind its length.
+// key is the same for equal subscriptions, and differs for all others: each value is preceded by its length.
 func (s *Subscription) key() string {
 	size := len(s.Project) + 6
 	for _, list := range [...][]string{s.Levels, s.Environments} {
@@ -146,13 +147,13 @@ func (s Subscription) clone() Subscription {
 	return s
 }
 
-// A group is the clients of one project with one filter. A message is matched with the group, not with each client.
+// A group holds the clients of one project with one filter. A message is matched with the group, not with each client.
 type group struct {
 	key       string
 	sub       Subscription
 	inProject int // index in its list of shard.projects
 	clients   []*client
-	batch     []*message // of this turn, the messages for this group
+	batch     []*message // the messages of this turn that match the group
 }
 
 func (c *client) enterGroup() {
@@ -171,7 +172,7 @@ func (c *client) enterGroup() {
 	g.clients = append(g.clients, c)
 }
 
-// leaveGroup ends what the client is offered.
+// leaveGroup takes the client out of its group, so that no more messages are offered to it.
 func (c *client) leaveGroup() {
 	s := c.shard
 	g := c.group
@@ -192,7 +193,7 @@ func (c *client) leaveGroup() {
 	}
 }
 
-// swapOut takes the element at i out of list and puts the last one in its place, telling which one that is.
+// swapOut removes the element at i from list, moves the last element to its place and passes that element to moved.
 func swapOut[T any](list []*T, i int, moved func(*T)) []*T {
 	last := len(list) - 1
 	list[i] = list[last]
@@ -201,9 +202,9 @@ func swapOut[T any](list []*T, i int, moved func(*T)) []*T {
 	return list[:last]
 }
 
-// wants looks at what the goroutine owns, and may: it changes groups and projects under mu. While a client is on its way
-// from one group to another, or to its first one, the groups don't tell, and every client is taken for one that wants
-// the message.
+// wants reads fields that the shard's goroutine owns. It may do so, because that goroutine changes groups and projects
+// under mu. While a client moves between two groups, or to its first one, the groups are incomplete, and wants assumes
+// that every client wants the message.
 func (s *shard) wants(m *message) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,11 +15,11 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// This file reads the opening handshake of a WebSocket (RFC 6455, section 4.2.1) as HTTP means it: header lines of one
-// name are one list (RFC 9110, section 5.3), and a name is the same in any spelling. Fiber, contrib and fasthttp look at
-// the first line of one spelling only.
+// This file reads the opening handshake of a WebSocket (RFC 6455, section 4.2.1) with the semantics of HTTP: header
+// lines of one name are one list (RFC 9110, section 5.3), and names match in any spelling. Fiber, contrib and fasthttp
+// look only at the first line, in one spelling.
 
-// An opening is what a request says about an upgrade. Its bytes are those of the request.
+// An opening is the part of a request that is about an upgrade. Its bytes are those of the request.
 type opening struct {
 	connection bool // Connection has the option upgrade
 	websocket  bool // Upgrade has the protocol websocket
@@ -45,7 +45,7 @@ func readOpening(h *fasthttp.RequestHeader) (o opening) {
 				o.v1 = o.v1 || string(bytes.Trim(element, " \t")) == Protocol // whose case counts
 			}
 		case sameASCII(name, fiber.HeaderSecWebSocketKey):
-			o.key = bytes.Trim(value, " \t") // fasthttp 1.52 trims spaces only
+			o.key = bytes.Clone(bytes.Trim(value, " \t")) // fasthttp 1.52 trims spaces only
 			o.keys++
 		case sameASCII(name, fiber.HeaderOrigin):
 			o.origins++
@@ -54,12 +54,12 @@ func readOpening(h *fasthttp.RequestHeader) (o opening) {
 	return o
 }
 
-// sameASCII compares without case, by which a character outside of ASCII is never the same as one within.
+// sameASCII compares without case. A character outside ASCII never equals one within it.
 func sameASCII(b []byte, s string) bool {
 	return len(b) == len(s) && strings.EqualFold(string(b), s)
 }
 
-// lists says whether a list has that element, without case.
+// lists reports whether a list has that element, without case.
 func lists(list []byte, element string) bool {
 	for e := range bytes.SplitSeq(list, []byte{','}) {
 		if sameASCII(bytes.Trim(e, " \t"), element) {
@@ -69,33 +69,33 @@ func lists(list []byte, element string) bool {
 	return false
 }
 
-// asked says whether the request asks for a WebSocket at all.
+// asked reports whether the request asks for a WebSocket at all.
 func (o *opening) asked() bool { return o.connection && o.websocket }
 
-// check returns what is wrong with a handshake whose request asks for a WebSocket.
+// check returns an error if the handshake of a request for a WebSocket is invalid.
 func (o *opening) check(c *fiber.Ctx) error {
 	h := &c.Request().Header
 	// A body would be read as frames if Fiber streams it.
 	if !h.IsHTTP11() || len(h.Peek(fiber.HeaderTransferEncoding)) > 0 || h.ContentLength() > 0 {
-		return fiber.NewError(fiber.StatusBadRequest, "a handshake has no body and is HTTP/1.1")
+		return fiber.NewError(fiber.StatusBadRequest, "the handshake must have no body and be HTTP/1.1")
 	}
 	if len(h.Host()) == 0 {
-		return fiber.NewError(fiber.StatusBadRequest, "a handshake names its host")
+		return fiber.NewError(fiber.StatusBadRequest, "the handshake must name its host")
 	}
 	if !o.version || len(o.key) == 0 && o.keys < 2 {
 		return upgradeRequired(c)
 	}
 	if o.keys > 1 || !isKey(o.key) {
-		return fiber.NewError(fiber.StatusBadRequest, "a handshake has one Sec-WebSocket-Key, which is 16 bytes in base64")
+		return fiber.NewError(fiber.StatusBadRequest, "the handshake must have one Sec-WebSocket-Key, of 16 bytes in base64")
 	}
 	if o.origins > 1 {
-		return fiber.NewError(fiber.StatusForbidden, "origin not allowed: there are two")
+		return fiber.NewError(fiber.StatusForbidden, "origin not allowed: the handshake has more than one")
 	}
 	return nil
 }
 
 func isKey(b []byte) bool {
-	var key [18]byte // what 24 characters are at most
+	var key [18]byte // the most that 24 characters decode to
 	if len(b) != base64.StdEncoding.EncodedLen(16) {
 		return false
 	}
@@ -103,7 +103,7 @@ func isKey(b []byte) bool {
 	return err == nil && n == 16
 }
 
-// settle writes the handshake into the request as contrib and Fiber look for it: one line of each name, in their
+// settle rewrites the handshake in the request as contrib and Fiber look for it: one line of each name, in their
 // spelling.
 func (o *opening) settle(h *fasthttp.RequestHeader) {
 	h.Set(fiber.HeaderConnection, "Upgrade")
@@ -114,7 +114,7 @@ func (o *opening) settle(h *fasthttp.RequestHeader) {
 		h.Set(websocketProtocol, Protocol)
 	}
 	if !o.v1 {
-		h.Del(websocketProtocol) // last, since what is deleted is memory for what is set
+		h.Del(websocketProtocol) // last, since the memory of deleted lines is reused for new ones
 	}
 }
 
@@ -125,18 +125,19 @@ const (
 	websocketProtocol = "Sec-Websocket-Protocol"
 )
 
-// upgradeGrace is how long the answer to a handshake may take to go out.
+// upgradeGrace is how long sending the response to a handshake may take.
 const upgradeGrace = 10 * time.Second
 
-// upgrade hands over to contrib, whose own questions have been answered. Everything that lives on is a copy: Fiber uses
-// the memory behind c again as soon as this returns.
+// upgrade settles the handshake and hands the request over to contrib, whose own checks it already satisfies. Everything
+// that outlives the handler is a copy: Fiber reuses the memory of c as soon as upgrade returns.
 //
-// fasthttp sends no response, and calls the function as soon as every handler has returned. If it sent the 101 itself, it
-// would call the function only if that has gone out, and only if neither side wants the connection closed behind it: a
-// place that was taken for the client before would have to wait for a timer. So the function sends the 101, and no place
-// is taken before.
-func (m *Manager) upgrade(c *fiber.Ctx, a admission) error {
+// fasthttp sends no response, and calls the function as soon as every handler has returned. If fasthttp sent the 101
+// itself, it would call the function only if the 101 has been sent, and only if neither side wants the connection
+// closed after it. A place reserved for the client before that would have to be released by a timer. So the function
+// sends the 101, and no place is reserved before.
+func (m *Manager) upgrade(c *fiber.Ctx, a admission, o *opening) error {
 	m.warnOfPrefork(c.App())
+	o.settle(&c.Request().Header)
 	c.Context().Response.Header.Del(fiber.HeaderSecWebSocketExtensions) // contrib would refuse
 	r := reply{m: m, app: c.App(), ctx: c.Context(), sent: isAppTest(c.Context())}
 	err := websocket.New(func(conn *websocket.Conn) {
@@ -157,15 +158,20 @@ func (m *Manager) upgrade(c *fiber.Ctx, a admission) error {
 	return nil
 }
 
-// isAppTest says whether the request is one of app.Test, which reads its answer before the function has run. No other
-// peer has port 0.
+// isAppTest reports whether the request is one of app.Test, which reads its response before the function has run. No
+// other peer has port 0.
 func isAppTest(ctx *fasthttp.RequestCtx) bool {
-	peer, ok := ctx.RemoteAddr().(*net.TCPAddr)
-	return ok && peer.Port == 0
+	return ctx.Conn() != nil && isNoSocket(ctx.Conn().RemoteAddr()) && isNoSocket(ctx.Conn().LocalAddr())
 }
 
-// A reply is the answer to a handshake that has been accepted. fasthttp keeps ctx for the function that it has handed the
-// connection to, and uses it again when that has returned.
+// isNoSocket says whether an address is one that no socket has which is connected: a port that is 0, without a host.
+func isNoSocket(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && tcp.Port == 0 && (len(tcp.IP) == 0 || tcp.IP.IsUnspecified())
+}
+
+// A reply is the response to an accepted handshake. fasthttp keeps ctx for the function that it has handed the
+// connection to, and reuses ctx when that function has returned.
 type reply struct {
 	m    *Manager
 	app  *fiber.App
@@ -173,7 +179,8 @@ type reply struct {
 	sent bool // fasthttp has sent it
 }
 
-// send takes a place and sends the 101. Otherwise it returns nil, and the client has been told if that was possible.
+// send reserves a place and sends the 101. If it fails, it returns nil, and the client has been told if that was
+// possible.
 func (r *reply) send(conn *websocket.Conn, ip string) *place {
 	h := &r.ctx.Response.Header
 	if h.StatusCode() != fiber.StatusSwitchingProtocols { // a middleware has decided otherwise
@@ -192,7 +199,8 @@ func (r *reply) send(conn *websocket.Conn, ip string) *place {
 	case r.sent:
 		return p
 	}
-	// A middleware or fasthttp may have put "close" there: no further request can follow anyway, and that is all it says.
+	// A middleware or fasthttp may have put "close" there. No further request can follow anyway, and that is all it
+	// says.
 	h.ResetConnectionClose()
 	h.Set(fiber.HeaderConnection, "Upgrade")
 	raw := link.Raw(conn)
@@ -205,8 +213,8 @@ func (r *reply) send(conn *websocket.Conn, ip string) *place {
 	return p
 }
 
-// explain has the app's ErrorHandler write the response, as it does if a handler returns err: between the last handler
-// and here, the last place was taken, or the manager has shut down.
+// explain has the app's ErrorHandler write the response, as if a handler had returned err: between the last handler and
+// here, the last place was reserved, or the manager has shut down.
 func (r *reply) explain(err error) {
 	c := r.app.AcquireCtx(r.ctx)
 	defer r.app.ReleaseCtx(c)
@@ -221,7 +229,7 @@ func (r *reply) explain(err error) {
 	}
 }
 
-// refuse sends what is no 101, and nothing that a proxy could take for one.
+// refuse sends a response that is no 101, and that no proxy could mistake for one.
 func (r *reply) refuse(conn *websocket.Conn) {
 	if r.sent {
 		return
@@ -238,7 +246,7 @@ func (r *reply) refuse(conn *websocket.Conn) {
 	_ = raw.SetWriteDeadline(time.Now().Add(upgradeGrace))
 	w := bufio.NewWriter(raw)
 	if err := r.ctx.Response.Write(w); err == nil {
-		_ = w.Flush() // if it fails, there is nobody to tell
+		_ = w.Flush() // if it fails, there is no way to tell the client
 	}
 }
 
@@ -249,9 +257,10 @@ func upgradeRequired(c *fiber.Ctx) error {
 	return fiber.ErrUpgradeRequired
 }
 
-// refuseNetHTTP answers where no handler of a hijacked connection is ever called, and the client would wait for ever.
+// refuseNetHTTP answers if the handler of a hijacked connection would never be called, and the client would wait
+// forever.
 func (m *Manager) refuseNetHTTP() error {
-	const why = "the app is served by net/http, through an adaptor, which can't hand a connection over to a stream; have Fiber listen itself"
+	const why = "the app is served by net/http through an adaptor, which can't hand a connection over to a stream; let Fiber listen itself"
 	if !m.netHTTP.Swap(true) {
 		m.cfg.logger.Error("mesherstream: " + why)
 	}

@@ -13,37 +13,40 @@ import (
 
 // Hooks are functions that are called when something happens to a client. Each may be nil.
 //
-// Each shard calls the hooks of its clients one after the other, on a goroutine beside its own: for one client in the
-// order in which things happened, and for different clients perhaps at the same time. So hooks must be safe for
-// concurrent use. They may call the manager, except for [Manager.Shutdown], which waits for them. A slow hook delays
-// other hooks, and the reading from clients whose messages wait for it, but never a delivery; calls for clients that come
-// and go meanwhile wait, and [WithMaxClients] bounds how many. A panic is logged with its
-// stack, and the client concerned is closed with code 1011.
+// Each shard calls the hooks of its clients one after the other, on a goroutine other than its own. Hooks for one
+// client are called in the order of the events. Hooks for different clients may be called at the same time, so they
+// must be safe for concurrent use. They may call the manager, except for [Manager.Shutdown], which waits for them.
+//
+// A slow hook delays other hooks, and reading from clients whose messages wait for it, but never a delivery. Meanwhile,
+// calls for clients that connect and leave are queued, and [WithMaxClients] bounds their number. A panic is logged with
+// its stack, and the client concerned is closed with code 1011.
 type Hooks struct {
 	// Connect is called when a client has connected.
 	Connect func(Client)
 
-	// Disconnect is called when a client has gone, once for each Connect. code is the code of the close frame that the
-	// client or the server began with; 1005 if it had none, and 1006 if the connection ended without one, where reason
-	// tells why if that is known. A client counts for [WithMaxClients] until this returns.
+	// Disconnect is called when a client has left, once for each Connect. code is the code of the first close frame,
+	// from the client or from the server. It is 1005 if that frame had none, and 1006 if the connection ended without a
+	// close frame. In the latter case, reason says why, if that is known. A client counts for [WithMaxClients] until
+	// Disconnect returns.
 	Disconnect func(c Client, code int, reason string)
 
-	// Message is called with each message of a client that is not part of the protocol: every binary one, and every text
-	// that is not {"type":"subscribe"}. data is valid until the function returns. The client's next message is read
-	// after that. Where Message is nil, a binary message closes the client with code 1003 and a text is answered by an
-	// error.
+	// Message is called with each message of a client that is not part of the protocol: every binary message, and every
+	// text message that is not {"type":"subscribe"}. data is valid until the function returns. The client's next
+	// message is read after that. If Message is nil, a binary message closes the client with code 1003, and a text
+	// message is answered with an error.
 	Message func(c Client, data []byte, binary bool)
 
 	// Slow is called when a client has become slow, once in each episode; see [Client].Slow.
 	Slow func(Client)
 
-	// Drop is called after messages for a client were dropped, with the number of those that it has not been told yet.
+	// Drop is called after messages for a client were dropped, with the number of its drops that have not been reported
+	// to the hook yet.
 	Drop func(c Client, dropped uint64)
 }
 
-// hookQueue runs the hooks of one shard's clients, in order, beside the shard. What it holds is bounded by the places
-// that clients take: for each one a Connect, one Message, one Slow, one Drop and one Disconnect. Clients that have given
-// their places back before their calls have run are no more than keepsUp allows.
+// hookQueue runs the hooks of one shard's clients, in order, on a goroutine other than the shard's. Its length is
+// bounded by the places that clients hold: for each place, one Connect, one Message, one Slow, one Drop and one
+// Disconnect. Clients may give back their places before their calls have run only as long as keepsUp allows it.
 type hookQueue struct {
 	// Read-only after construction.
 	fns     Hooks
@@ -82,7 +85,7 @@ func (q *hookQueue) loop() {
 	}
 }
 
-// close ends the loop after what is queued. The shard has ended before.
+// close ends the loop after the queued calls. The shard has ended before.
 func (q *hookQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -97,15 +100,16 @@ func (q *hookQueue) push(call func()) {
 	q.wake.Signal()
 }
 
-// keepsUp says whether so few calls wait that a client which leaves may give its place back at once. Otherwise its place
-// is kept until its calls have run: behind a hook that hangs, clients that come and go would fill the memory.
+// keepsUp reports whether few enough calls are queued that a leaving client may give its place back immediately.
+// Otherwise its place is kept until its calls have run: if a hook hung, clients that connect and leave would fill the
+// memory.
 func (q *hookQueue) keepsUp() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.queue) < 64
 }
 
-// call runs a hook, and survives its panic.
+// call runs a hook, and recovers from its panic.
 func (q *hookQueue) call(name string, id ClientID, hook func()) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -124,7 +128,7 @@ func (q *hookQueue) connect(c *client) {
 	q.push(func() { q.call("Connect", c.id, func() { q.fns.Connect(snapshot) }) })
 }
 
-// disconnect runs the Disconnect hook, and gives the client's place back after it.
+// disconnect runs the Disconnect hook, and then gives the client's place back.
 func (q *hookQueue) disconnect(c *client) {
 	snapshot, code, reason := c.snapshot(), c.closeCode, c.closeReason
 	q.push(func() {
@@ -136,7 +140,7 @@ func (q *hookQueue) disconnect(c *client) {
 	})
 }
 
-// message queues the Message hook and returns true, or returns false where there is none. payload stays valid until the
+// message queues the Message hook and returns true, or returns false if there is none. payload stays valid until the
 // link is told to resume.
 func (q *hookQueue) message(c *client, binary bool, payload []byte) bool {
 	if q.fns.Message == nil {
@@ -163,7 +167,7 @@ func (q *hookQueue) slow(c *client) {
 
 func (q *hookQueue) drop(c *client, n int) {
 	if q.fns.Drop == nil || c.unreported.Add(uint64(n)) != uint64(n) {
-		return // the call that is queued tells these too
+		return // the queued call reports these too
 	}
 	snapshot := c.snapshot()
 	q.push(func() {
@@ -172,7 +176,8 @@ func (q *hookQueue) drop(c *client, n int) {
 	})
 }
 
-// survivor is a log handler that outlives a panic of the application's. What can't be logged goes to standard error.
+// survivor is a log handler that survives a panic of the application's handler. A record that can't be logged is
+// reported on standard error.
 type survivor struct{ slog.Handler }
 
 func (h survivor) Enabled(ctx context.Context, level slog.Level) (enabled bool) {
@@ -193,7 +198,7 @@ func (h survivor) WithGroup(name string) slog.Handler {
 	return survivor{h.Handler.WithGroup(name)}
 }
 
-// panicked returns what the log is told of a panic that is survived.
+// panicked returns the log attributes of a recovered panic.
 func panicked(p any) []any { return []any{"panic", fmt.Sprint(p), "stack", string(debug.Stack())} }
 
 func survive() {

@@ -21,15 +21,17 @@ type run struct {
 	relay   *relayRun // nil without a relay
 }
 
-// Shutdown accepts nothing more, sends each client what is buffered for it, closes it with code 1001, and ends every
-// goroutine. Clients are flushed and closed at the same time. Where ctx has no deadline, [WithShutdownTimeout] sets one.
-// When three quarters of the time have passed, clients that still have messages waiting are closed without them; at the
-// end of the time, those that haven't answered are cut off, and hooks that still run are left alone; then it returns the
-// error of the context. [WithApp] calls it when the app shuts down.
+// Shutdown stops accepting messages and clients, sends each client its buffered messages, closes it with code 1001, and
+// ends every goroutine. All clients are flushed and closed at the same time. If ctx has no deadline,
+// [WithShutdownTimeout] sets one. [WithApp] calls Shutdown when the app shuts down.
 //
-// After Shutdown has begun, calls return [ErrClosed] and new clients get 503, until the app listens again. It is safe to
-// call it before the manager has started, more than once, and at the same time: all calls wait for the same end. A hook
-// must not call it.
+// When three quarters of the time have passed, clients that still have buffered messages are closed without them. At
+// the end of the time, clients that haven't answered are cut off, and hooks that still run are abandoned. Shutdown then
+// returns the error of the context.
+//
+// After Shutdown has begun, calls return [ErrClosed] and new clients receive 503, until the app listens again. Shutdown
+// may be called before the manager has started, more than once, and concurrently: all calls wait for the same end. A
+// hook must not call it.
 func (m *Manager) Shutdown(ctx context.Context) error {
 	if !m.isMade() {
 		return ErrNotMounted
@@ -47,7 +49,7 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 	case first:
 		r.closing = true
 	case r == nil:
-		// So that what is published now is refused. Under the lock, or a start could come in between.
+		// So that messages published from now on are refused. Under the lock, or a start could happen in between.
 		for _, s := range m.shards {
 			s.close(false)
 		}
@@ -68,7 +70,7 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 	}
 }
 
-// end runs once for each run.
+// end is called once for each run.
 func (m *Manager) end(ctx context.Context, r *run) error {
 	for _, s := range m.shards {
 		s.close(true)
@@ -105,7 +107,7 @@ func (m *Manager) end(ctx context.Context, r *run) error {
 	for _, q := range r.hooks {
 		q.close()
 	}
-	// A hook may never return. The run is then over without it.
+	// A hook may never return. The run then ends without it.
 	rest := closedAfter(&r.rest)
 	select {
 	case <-rest:
@@ -135,8 +137,8 @@ func closedAfter(wg *sync.WaitGroup) <-chan struct{} {
 	return done
 }
 
-// attach registers the hooks of the app. It must happen at set-up: while a shutdown holds the app's lock, registering
-// one from inside of a request would block for ever.
+// attach registers the hooks of the app. It must be called at set-up: while a shutdown holds the app's lock,
+// registering a hook from within a request would block forever.
 func (m *Manager) attach(app *fiber.App) {
 	app.Hooks().OnListen(func(fiber.ListenData) error {
 		m.listened.Store(true)
@@ -151,15 +153,15 @@ func (m *Manager) attach(app *fiber.App) {
 }
 
 func (m *Manager) warnOfPrefork(app *fiber.App) {
-	// Not a sync.Once: others would wait for it, and so for the log.
+	// Not a sync.Once: concurrent callers would wait for it, and so for the log.
 	if app.Config().Prefork && m.relaying == nil && !m.prefork.Swap(true) {
 		m.cfg.logger.Warn("mesherstream: Prefork is on, and a broadcast reaches only the clients of its own process; see WithRelay")
 	}
 }
 
-// start begins a run, unless one is on already. The first client does it too, since not every app listens by itself: a
-// Prefork child doesn't run its OnListen hooks, and under an adaptor nothing listens at all. But only listening ends
-// what Shutdown has begun.
+// start begins a run, unless one is in progress. The first client calls it too, since not every app listens by itself:
+// a Prefork child doesn't run its OnListen hooks, and under an adaptor nothing listens at all. But only listening
+// reopens the manager after Shutdown.
 func (m *Manager) start(listening bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -191,7 +193,8 @@ func (m *Manager) start(listening bool) error {
 		r.rest.Go(r.relay.loop)
 	}
 	r.rest.Go(func() { m.runTicker(r.stop) })
-	// Beside the one who starts it, who may be the app's Listen or the first client, and must not wait for a log.
+	// On a goroutine of its own, since the caller may be the app's Listen or the first client, and must not wait for a
+	// log.
 	r.rest.Go(func() { m.cfg.logger.Info("mesherstream: drain ticker started", "interval", m.cfg.drainInterval) })
 	m.current = r
 	return nil
@@ -203,7 +206,7 @@ func (m *Manager) isClosed() bool {
 	return m.closed
 }
 
-// enter makes the run wait for a handler, which calls leave before it returns.
+// enter makes the run wait for a handler. The handler calls leave before it returns.
 func (m *Manager) enter() (leave func(), err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -214,7 +217,7 @@ func (m *Manager) enter() (leave func(), err error) {
 	return m.current.rest.Done, nil
 }
 
-// hookPanicked closes the client whose hook has panicked. It may have gone already.
+// hookPanicked closes the client whose hook has panicked. The client may have left already.
 func (m *Manager) hookPanicked(id ClientID) {
 	m.hookPanics.Add(1)
 	_ = m.Disconnect(id, wsframe.CodeInternalError, "")

@@ -16,26 +16,26 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// Message is one event. A field that is empty is one that every client accepts: without a level and an environment it
-// reaches all clients of the project, whatever their filters, and without a project those of all projects.
+// Message is one event. An empty field matches every client: without a level and an environment, a message reaches all
+// clients of the project, whatever their filters, and without a project, the clients of all projects.
 //
-// The fields are UTF-8, within the bounds that a filter and a subscription have: nobody could ask for more.
+// The fields are UTF-8, within the bounds of a filter and a subscription: no client could ask for a longer value.
 type Message struct {
 	Project     string // at most 128 bytes
 	Level       string // at most 64 bytes
 	Environment string // at most 64 bytes
 	Data        []byte // UTF-8 unless Binary
-	Binary      bool   // sent as a binary message, and otherwise as text
+	Binary      bool   // sent as a binary message instead of text
 
-	// Key says what the message is the newest value of, such as "issue 17". While a message waits for a slow client, a
-	// newer one with the same key takes its place, so that the client gets the newest value only; that is counted as
-	// Conflated. "" is no key. At most 256 bytes.
+	// Key names the value that the message updates, such as "issue 17". While a message waits for a slow client, a
+	// newer one with the same key replaces it, so that the client receives only the newest value. The replaced message
+	// is counted as Conflated. "" is no key. At most 256 bytes.
 	Key string
 }
 
 // Manager streams messages to its clients. All its methods are safe for concurrent use, and none of them waits for a
-// client. On a nil Manager, as [From] returns one for a request that has passed no middleware, they return [ErrNotMounted],
-// or find no client.
+// client. [From] returns a nil Manager for a request that has passed no middleware. On a nil Manager, methods return
+// [ErrNotMounted] or find no client.
 type Manager struct {
 	// Read-only after construction.
 	cfg      config
@@ -44,9 +44,9 @@ type Manager struct {
 
 	// Atomic.
 	lastID     atomic.Uint64
-	prefork    atomic.Bool // has been asked about
-	netHTTP    atomic.Bool // has been complained of
-	wrapped    atomic.Bool // that connections hide their sockets has been told
+	prefork    atomic.Bool // the log has been told of Prefork
+	netHTTP    atomic.Bool // the log has been told of a request over net/http
+	wrapped    atomic.Bool // the log has been told that connections hide their sockets
 	broadcasts atomic.Uint64
 	hookPanics atomic.Uint64
 	shadowed   atomic.Bool // the log has been told that another manager serves on the path
@@ -54,18 +54,19 @@ type Manager struct {
 	listened   atomic.Bool // the app of WithApp has listened
 
 	askedRoutes sync.Map // the routes that checkRoute has seen, by their first handler
+	shadows     sync.Map // what shadowsIn has found, by the app
 
 	// Guarded by mu.
 	mu      sync.Mutex
-	current *run           // nil where nothing runs
-	closed  bool           // Shutdown has been called, and no listen since
+	current *run           // nil while nothing runs
+	closed  bool           // Shutdown has been called, and the app has not listened since
 	clients int            // places that are taken
 	perIP   map[string]int // by networkOf
-	asking  map[string]int // calls of WithAuthorize under way, by networkOf, where WithMaxClientsPerIP is set
+	asking  map[string]int // running calls of WithAuthorize, by networkOf, if WithMaxClientsPerIP is set
 }
 
-// NewManager returns a manager for those who publish from outside of handlers; mount its [Manager.Handler]. Its error
-// joins one error for each invalid option, each of which wraps [ErrInvalidOption] and names the option, its value and
+// NewManager returns a manager, for code that publishes from outside a handler; mount its [Manager.Handler]. Its error
+// joins one error for each invalid option. Each of them wraps [ErrInvalidOption] and names the option, its value and
 // its bounds. Nothing runs until the app listens (see [WithApp]) or the first client connects.
 func NewManager(opts ...Option) (*Manager, error) {
 	cfg, err := newConfig(opts)
@@ -87,17 +88,17 @@ func NewManager(opts ...Option) (*Manager, error) {
 	return m, nil
 }
 
-// Broadcast sends msg to every client whose subscription it matches. A client that can take it gets it at once; for one
-// that is slow it is buffered, and its oldest messages are dropped where that is more than the buffer holds.
+// Broadcast sends msg to every client whose subscription it matches. A client that keeps up receives it immediately.
+// For a slow client it is buffered, and if the buffer is full, the oldest messages are dropped.
 //
-// Broadcast never waits for a client. It waits for the CPU of a shard at most, when messages come faster than they can
-// be written. Data and the strings are copied before it returns. Messages that one goroutine publishes reach each client
-// in that order.
+// Broadcast never waits for a client. If messages arrive faster than the machine can write them, it waits for a shard
+// to catch up. Data and the strings are copied before it returns. Each client receives the messages that one goroutine
+// publishes in that order.
 //
-// With [WithRelay], the other nodes get it too: it is queued for them, and Broadcast never waits for that.
+// With [WithRelay], the message is also queued for the other nodes, and Broadcast never waits for them.
 //
-// It returns [ErrTooLarge], [ErrInvalidUTF8] or [ErrInvalidMessage], and then nobody got the message, or [ErrClosed], and
-// then those may have got it whose shard was not closed yet. nil says nothing about how many clients there were.
+// On [ErrTooLarge], [ErrInvalidUTF8] and [ErrInvalidMessage], no client received the message. On [ErrClosed], clients
+// whose shard was still open may have. A nil error says nothing about how many clients there were.
 func (m *Manager) Broadcast(msg Message) error {
 	if !m.isMade() {
 		return ErrNotMounted
@@ -126,10 +127,10 @@ func (m *Manager) Broadcast(msg Message) error {
 	return nil
 }
 
-// deliver publishes msg to the clients of this manager, and returns the message that they share, or nil if there are
+// deliver publishes msg to the clients of this manager. It returns the message that they share, or nil if there are
 // none.
 func (m *Manager) deliver(msg *Message) (*message, error) {
-	var shared *message // made when the first shard wants it: most projects have no viewer at most times
+	var shared *message // made when the first shard wants it: most projects have no viewer most of the time
 	for _, s := range m.shards {
 		if !s.hasViewers(msg.Project) {
 			continue
@@ -150,12 +151,12 @@ func (m *Manager) newMessage(msg *Message) *message {
 	return shared
 }
 
-// BufferMessage puts a text message for one client into its buffer, whatever the client's filter is. It goes out with
-// the next drain, or in front of the next broadcast to that client. Where the buffer is full, its oldest message is
-// dropped. It waits as Broadcast does. data is copied.
+// BufferMessage puts a text message for one client into its buffer, whatever the client's filter is. The message is
+// sent with the next drain, or before the next broadcast to that client. If the buffer is full, its oldest message is
+// dropped. BufferMessage waits for a shard as Broadcast does. data is copied.
 //
-// For an ID that names no streaming client it changes nothing and returns [ErrUnknownClient]; it also returns
-// [ErrTooLarge], [ErrInvalidUTF8] and [ErrClosed].
+// If id names no connected client, it changes nothing and returns [ErrUnknownClient]. It also returns [ErrTooLarge],
+// [ErrInvalidUTF8] and [ErrClosed].
 func (m *Manager) BufferMessage(id ClientID, data []byte) error {
 	if !m.isMade() {
 		return ErrNotMounted
@@ -168,10 +169,10 @@ func (m *Manager) BufferMessage(id ClientID, data []byte) error {
 	return s.cast(id, msg.size(), func(c *client) { c.buffer(msg) })
 }
 
-// SetFilter replaces the filter of one client, as the client could do itself: within what it was granted, or else with
-// [ErrNotGranted]. What waits in the client's buffer and doesn't pass the new filter is taken out and counted as
-// Filtered. The client isn't told. It also returns [ErrInvalidFilter], [ErrUnknownClient] and [ErrClosed], and waits as
-// Broadcast does. f is copied.
+// SetFilter replaces the filter of one client. As when the client does so itself, the filter must be within the grant;
+// otherwise SetFilter returns [ErrNotGranted]. Buffered messages that do not match the new filter are removed and
+// counted as Filtered. The client isn't told. SetFilter also returns [ErrInvalidFilter], [ErrUnknownClient] and
+// [ErrClosed], and waits for a shard as Broadcast does. f is copied.
 func (m *Manager) SetFilter(id ClientID, f Filter) error {
 	if !m.isMade() {
 		return ErrNotMounted
@@ -186,7 +187,7 @@ func (m *Manager) SetFilter(id ClientID, f Filter) error {
 			return err
 		}
 	}
-	s.regrouping.Add(1) // from now on, and not from when the shard gets to it
+	s.regrouping.Add(1) // from now on, not only from when the shard handles the cast
 	err = s.cast(id, 0, func(c *client) { c.setFilter(f); s.regrouping.Add(-1); c.settle(nil) })
 	if err != nil {
 		s.regrouping.Add(-1)
@@ -194,11 +195,12 @@ func (m *Manager) SetFilter(id ClientID, f Filter) error {
 	return err
 }
 
-// Disconnect closes one client with a close code and a reason, and gives up what is buffered for it. It returns at once:
-// the client is no streaming client any more when the call's turn comes in its shard, and has two seconds to answer.
+// Disconnect closes one client with a close code and a reason, and discards its buffered messages. It returns
+// immediately. The client stops streaming once its shard handles the call, and then has two seconds to complete the
+// close handshake.
 //
-// code is one that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999. reason is UTF-8 of at most 123 bytes.
-// Otherwise it returns [ErrInvalidClose]; it also returns [ErrUnknownClient] and [ErrClosed].
+// code must be one that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999. reason must be UTF-8 of at most 123
+// bytes. Otherwise Disconnect returns [ErrInvalidClose]. It also returns [ErrUnknownClient] and [ErrClosed].
 func (m *Manager) Disconnect(id ClientID, code int, reason string) error {
 	if !m.isMade() {
 		return ErrNotMounted
@@ -211,14 +213,14 @@ func (m *Manager) Disconnect(id ClientID, code int, reason string) error {
 	return s.cast(id, 0, func(c *client) { c.shut(code, reason) })
 }
 
-// IsStreamClient says whether id names a client that is connected and isn't being closed. It doesn't block. After Shutdown
-// there is none, and Client and Clients find none either.
+// IsStreamClient reports whether id names a client that is connected and isn't being closed. It doesn't block. After
+// Shutdown there is no such client, and Client and Clients find none either.
 func (m *Manager) IsStreamClient(id ClientID) bool {
 	return m.isMade() && m.shardOf(id).find(id) != nil
 }
 
-// Client returns a snapshot of one client, and false if id names none. What the calling goroutine published before is
-// in the numbers. It waits for a turn of one shard, never for a client.
+// Client returns a snapshot of one client, and false if id names none. The numbers include everything that the calling
+// goroutine published before. Client waits for a turn of one shard, never for a client.
 func (m *Manager) Client(id ClientID) (snapshot Client, ok bool) {
 	if !m.isMade() {
 		return Client{}, false
@@ -236,8 +238,9 @@ func (m *Manager) Client(id ClientID) (snapshot Client, ok bool) {
 	return snapshot, ok
 }
 
-// Clients yields a snapshot of each client, in no order. No lock is held meanwhile, and the loop may call the manager;
-// clients that come or go during it may be missing or be gone. It waits for a turn of each shard, never for a client.
+// Clients yields a snapshot of each client, in no particular order. No lock is held while it yields, and the loop may
+// call the manager. Clients that connect during the loop may be missing, and clients that leave during it may still be
+// yielded. Clients waits for a turn of each shard, never for a client.
 func (m *Manager) Clients() iter.Seq[Client] {
 	return func(yield func(Client) bool) {
 		if !m.isMade() {
@@ -255,8 +258,8 @@ func (m *Manager) Clients() iter.Seq[Client] {
 	}
 }
 
-// Stats returns the totals over all clients, also after Shutdown. What the calling goroutine published before is in them. It waits for a turn
-// of each shard, never for a client.
+// Stats returns the totals over all clients, also after Shutdown. They include everything that the calling goroutine
+// published before. Stats waits for a turn of each shard, never for a client.
 func (m *Manager) Stats() Stats {
 	if !m.isMade() {
 		return Stats{}
@@ -274,22 +277,22 @@ func (m *Manager) Stats() Stats {
 func (m *Manager) check(data []byte, binary bool) error {
 	switch {
 	case len(data) > m.cfg.maxBufferBytes:
-		return fmt.Errorf("%w: %d bytes, and the most is %d", ErrTooLarge, len(data), m.cfg.maxBufferBytes)
+		return fmt.Errorf("%w: %d bytes, and the limit is %d", ErrTooLarge, len(data), m.cfg.maxBufferBytes)
 	case !binary && !utf8.Valid(data):
 		return ErrInvalidUTF8
 	}
 	return nil
 }
 
-// isMade says whether NewManager has made m: not a nil one, as From may return, and not one that was only declared.
+// isMade reports whether NewManager has made m. A nil manager, as From may return, and a zero one are not made.
 func (m *Manager) isMade() bool { return m != nil && len(m.shards) > 0 }
 
 func (m *Manager) shardOf(id ClientID) *shard {
 	return m.shards[uint64(id)%uint64(len(m.shards))]
 }
 
-// The bounds of the fields of a message and of a subscription, in bytes. Without bounds, they would be the part of a
-// message that nothing counts; and a level that no filter can name would reach nobody who filters.
+// The bounds of the fields of a message and of a subscription, in bytes. Unbounded fields would be the one part of a
+// message that nothing counts. And a level that is too long for any filter would reach none of the clients that filter.
 const (
 	maxProjectBytes     = 128
 	maxFilterValueBytes = 64 // a level or an environment
@@ -297,18 +300,18 @@ const (
 	maxNodeBytes        = 64 // the name of a node of a relay
 )
 
-// checkField returns what is wrong with the value of a field, or nil.
+// checkField returns an error that says what is wrong with the value of a field, or nil.
 func checkField(field, value string, most int) error {
 	switch {
 	case len(value) > most:
-		return fmt.Errorf("%s has %d bytes, and the most is %d", field, len(value), most)
+		return fmt.Errorf("%s has %d bytes, and the limit is %d", field, len(value), most)
 	case !utf8.ValidString(value):
 		return fmt.Errorf("%s is not valid UTF-8", field)
 	}
 	return nil
 }
 
-// checkFields checks everything in the message but its data.
+// checkFields checks every field of the message except Data.
 func (msg *Message) checkFields() error {
 	for _, f := range [...]struct {
 		name, value string
@@ -326,22 +329,22 @@ func (msg *Message) checkFields() error {
 	return nil
 }
 
-// isNoLevel says whether no message has a level of that name.
+// isNoLevel reports whether no message can have a level of that name.
 func isNoLevel(name string) bool {
 	return name == "" || checkField("level", name, maxFilterValueBytes) != nil
 }
 
-// A message is one published message as all clients share it: encoded once, never changed.
+// A message is one published message, shared by all clients: encoded once, never changed.
 type message struct {
-	project, level, environment, key string // views of the bytes behind the frame
+	project, level, environment, key string // views of the bytes after the frame
 
-	frame  []byte // what goes on the wire
+	frame  []byte // the bytes sent on the wire
 	at     int64  // when it was published, in Unix nanoseconds
 	keep   bool   // its level is one that WithKeepLevels names
-	notice bool   // it is of the protocol and for one client, and no message to count
+	notice bool   // a message of the protocol for one client, which is not counted
 }
 
-// newMessage copies everything that it needs out of msg, in two allocations: the message, and one stretch of bytes for
+// newMessage copies everything that it needs from msg, in two allocations: the message, and one stretch of bytes for
 // its frame and its strings.
 func newMessage(msg *Message) *message {
 	op := byte(wsframe.OpText)
@@ -354,7 +357,7 @@ func newMessage(msg *Message) *message {
 	take := func(s string) string {
 		start := len(buf)
 		buf = append(buf, s...)
-		// Nobody writes to buf after this function, so a string may share it.
+		// No code writes to buf after this function, so a string may share it.
 		return unsafe.String(unsafe.SliceData(buf[start:]), len(s))
 	}
 	return &message{
@@ -367,13 +370,13 @@ func newMessage(msg *Message) *message {
 	}
 }
 
-// size is how many bytes the message counts with wherever bytes are bounded: those of its frame, and those of its strings,
-// which it keeps in memory as long.
+// size is how many bytes the message counts with wherever bytes are bounded: those of its frame and those of its
+// strings, since the message keeps both in memory.
 func (m *message) size() int {
 	return len(m.frame) + len(m.project) + len(m.level) + len(m.environment) + len(m.key)
 }
 
-// payload returns the data that newMessage was given.
+// payload returns the data that newMessage received.
 func (m *message) payload() []byte {
 	switch m.frame[1] {
 	case 127:

@@ -19,11 +19,12 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// This is the book of the promises. Each test states one, end to end, over every transport: TCP, a wrapped connection, TLS,
-// and a pipe in a bubble of fake time. First come the eight truths that the library was built from, then what users rely on
-// besides: broadcasts that never wait, bounds, filters, shutdowns, hooks, accounts, and the ways of dropping.
+// This is the book of the promises. Each test states one, end to end, over every transport: TCP, a wrapped connection,
+// TLS, and a pipe in a bubble of fake time. The eight truths that the library was built from come first. Then come the
+// other things that users rely on: broadcasts that never wait, bounds, filters, shutdowns, hooks, accounts, and the
+// ways of dropping.
 
-func TestMain(m *testing.M) { streamtest.Main(m) }
+func TestMain(m *testing.M) { streamtest.Main(m, nil) }
 
 func TestTruth1MessagesOfSlowClientsAreBufferedAndDrainedByTheTicker(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
@@ -46,7 +47,7 @@ func TestTruth1MessagesOfSlowClientsAreBufferedAndDrainedByTheTicker(t *testing.
 			}
 		}
 
-		// A client that takes nothing has its messages buffered, and gets them when it is back.
+		// If a client accepts nothing, its messages are buffered, and it receives them when it reads again.
 		w.Broadcast(0, 100)
 		w.Eventually("the client is slow", func() bool { return w.Client(v).Slow })
 		if got := w.Client(v).Buffered; got == 0 {
@@ -135,7 +136,7 @@ func TestTruth4AFailedSendRemovesThatClientAndOnlyThatOne(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start()
 		dying, healthy := w.Connect("shop"), w.Connect("shop").Collect()
-		w.Broadcast(0, 200, healthy) // until there is something to abandon
+		w.Broadcast(0, 200, healthy) // until messages are buffered that can be abandoned
 		w.Eventually("something is buffered", func() bool { return w.Client(dying).Buffered > 0 })
 		_ = dying.WS.Close() // the socket, without a close frame
 		w.Broadcast(200, 220, healthy)
@@ -153,7 +154,7 @@ func TestTruth4AnEmptyBufferCostsADrainNothing(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithDrainInterval(time.Hour))
 		v := w.Connect("shop")
-		drains := func() (n uint64) { // that had a client to visit
+		drains := func() (n uint64) { // which had a client to visit
 			for _, count := range w.M.Stats().Drains.Counts {
 				n += count
 			}
@@ -341,7 +342,7 @@ func TestClientsThatLeaveAreToldAndCounted(t *testing.T) {
 	})
 }
 
-// chunk is how many bytes a link may have in flight that are buffered no longer, and not sent.
+// chunk is how many bytes a link may have in flight, no longer buffered and not yet sent.
 const chunk = 16 << 10
 
 func TestBroadcastNeverWaitsForAHundredStalledClients(t *testing.T) {
@@ -353,8 +354,8 @@ func TestBroadcastNeverWaitsForAHundredStalledClients(t *testing.T) {
 		}
 		healthy := w.Connect("shop").Collect()
 
-		// Nobody reads on the stalled ones until the test is over. A Broadcast that waited for one of them would never
-		// return, so that these return is the proof; how long they take is the scheduler's affair.
+		// The stalled clients read nothing until the test is over. If a Broadcast waited for one of them, it would
+		// never return. So the proof is that the broadcasts return; how long they take depends on the scheduler.
 		w.Broadcast(0, all, healthy)
 		w.Eventually("the healthy client has everything", func() bool { return len(healthy.Collected()) == all })
 		if got := healthy.Numbers(); !slices.IsSorted(got) {
@@ -393,13 +394,13 @@ func TestTheByteBoundDropsTheOldestToo(t *testing.T) {
 	})
 }
 
-// TestAFilterBitesAtOnce: what waits and doesn't pass the new filter is taken out and counted, and everything behind the
-// answer passes it.
+// TestAFilterBitesAtOnce: buffered messages that do not match the new filter are removed and counted, and every message
+// after the reply matches it.
 func TestAFilterBitesAtOnce(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithUnsentLimit(16<<10), mesherstream.WithMaxBuffer(200))
 		v := w.Connect("shop")
-		w.Broadcast(0, 150) // "error"; more than the kernel takes
+		w.Broadcast(0, 150) // "error"; more than the kernel accepts
 		w.Eventually("something is buffered", func() bool { return w.Client(v).Buffered > 0 })
 		for i := range 10 {
 			if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Level: "fatal", Data: fmt.Append(nil, "fatal ", i)}); err != nil {
@@ -415,7 +416,7 @@ func TestAFilterBitesAtOnce(t *testing.T) {
 		if c.Filtered == 0 || c.Buffered > int(c.Offered-c.Sent-c.Filtered) {
 			w.Errorf("after the change: got %+v, want what doesn't match taken out", c)
 		}
-		w.Broadcast(150, 200) // which the new filter holds back
+		w.Broadcast(150, 200) // which does not match the new filter
 		for i := range 10 {
 			if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Level: "fatal", Data: fmt.Append(nil, "fatal ", 10+i)}); err != nil {
 				w.Fatal(err)
@@ -598,7 +599,7 @@ func TestHooksTellInOrderWhatHappensToAClient(t *testing.T) {
 
 func TestAPanicInAHookClosesThatClientWithoutTellingItMore(t *testing.T) {
 	boom := func() { panic("the secret text") }
-	cursed := func(c mesherstream.Client) { // and not a bystander that a busy machine makes slow
+	cursed := func(c mesherstream.Client) { // and not another client that a busy machine makes slow
 		if c.Project == "cursed" {
 			boom()
 		}
@@ -628,10 +629,10 @@ func TestAPanicInAHookClosesThatClientWithoutTellingItMore(t *testing.T) {
 					_ = v.WS.Close()
 				}
 				w.Eventually("the panic is logged", func() bool { return w.Logs.Count("the secret text") > 0 })
-				if w.Logs.Count("scenarios_test.go") == 0 {
+				if w.Logs.Count("manager_test.go") == 0 {
 					w.Error("the log has no stack")
 				}
-				if name != "Disconnect" { // who has left can't be told
+				if name != "Disconnect" { // a client that has left can't be told
 					if _, err := v.CloseError(); !websocket.IsCloseError(err, websocket.CloseInternalServerErr) || strings.Contains(err.Error(), "secret") {
 						w.Errorf("the client: got %v, want close 1011 without the text", err)
 					}
@@ -646,8 +647,8 @@ func TestAPanicInAHookClosesThatClientWithoutTellingItMore(t *testing.T) {
 	}
 }
 
-// TestAccountsBalanceInAStorm lets everything happen at once: publishers, viewers that come, stall, change their filter
-// and go with and without a word, disconnects, drains, and questions.
+// TestAccountsBalanceInAStorm lets everything happen at once: publishers, viewers that connect, stall, change their
+// filter and leave with and without a close frame, disconnects, drains, and queries.
 func TestAccountsBalanceInAStorm(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithMaxBuffer(20), mesherstream.WithDrainInterval(5*time.Millisecond), mesherstream.WithPingInterval(20*time.Millisecond), mesherstream.WithIdleTimeout(2*time.Second))
@@ -831,7 +832,7 @@ func TestAKeyKeepsTheNewestValueOnly(t *testing.T) {
 		if c := w.Client(v.Viewer); c.Dropped != 0 || len(v.Gaps) != 0 {
 			w.Errorf("got %+v and gaps %+v, want none", c, v.Gaps)
 		}
-		for _, text := range []string{"a 50", "a 51"} { // nothing waits, so nothing is replaced
+		for _, text := range []string{"a 50", "a 51"} { // nothing is buffered, so nothing is replaced
 			w.Eventually("nothing waits", func() bool { return w.Client(v.Viewer).Buffered == 0 })
 			w.PublishAll(mesherstream.Message{Key: "a", Data: []byte(text)})
 			v.Expect(text)

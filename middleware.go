@@ -16,8 +16,8 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// New returns the middleware, ready for app.Use: it is [NewManager] and [Manager.Handler] in one. It panics at set-up if
-// an option is invalid, with the error that NewManager returns.
+// New returns the middleware, ready for app.Use. It combines [NewManager] and [Manager.Handler]. If an option is
+// invalid, it panics at set-up, with the error that NewManager returns.
 func New(opts ...Option) fiber.Handler {
 	m, err := NewManager(opts...)
 	if err != nil {
@@ -26,8 +26,9 @@ func New(opts ...Option) fiber.Handler {
 	return m.Handler()
 }
 
-// From returns the manager whose middleware c has passed: the last one, but of several on one path the first, which is the
-// one that serves there. It returns nil if c has passed none; all methods of that return [ErrNotMounted].
+// From returns the manager whose middleware c has passed. If c has passed several, it is the last one, except that of
+// several on one path it is the first, which is the one that serves there. It returns nil if c has passed none; all
+// methods of a nil manager that return an error return [ErrNotMounted].
 func From(c *fiber.Ctx) *Manager {
 	if p, ok := c.Locals(managerKey{}).(*passage); ok {
 		return p.m
@@ -35,77 +36,91 @@ func From(c *fiber.Ctx) *Manager {
 	return nil
 }
 
-// Handler returns the handler that upgrades the clients. Mount it with app.Use, with or without a prefix, in a group, or
-// in an app that is mounted itself: the stream is at [WithPath] and the project's segment, below where the handler is
-// mounted. Or give it to app.Get with a route that has a parameter :project_id, and the stream is there.
-// A prefix may have parameters, but none that is optional, and none called project_id.
+// Handler returns the handler that upgrades the clients. Mount it with app.Use, with or without a prefix, in a group,
+// or in an app that is itself mounted. The stream is then at [WithPath] followed by the project's segment, below the
+// mount point. Or pass it to app.Get with a route that has a parameter :project_id, and the stream is at that route. A
+// prefix may have parameters, but no optional one, and none called project_id.
 //
-// On that path, a GET is answered by 400 if the project is empty, over 128 bytes, or has a slash, a control character or
-// broken percent-encoding, or if the handshake has a body, no host, a key that is none or several, or isn't HTTP/1.1; 426
-// if it asks for no upgrade or another version, 403 if its origin isn't allowed or its filter isn't granted, 503 or 429 if
-// a cap is reached, 503 after Shutdown, 501 if the app runs under net/http (Fiber's adaptor), which keeps its connections
-// to itself, and by what the error of [WithAuthorize] says. A HEAD is answered as a GET without an upgrade. The query's
-// level and environment, each repeated or with commas, are the first filter; a near miss of these names, such as levels,
-// is a 400. A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake
-// would be: so mesherstream.js learns why it was refused, which a WebSocket doesn't tell a page. Where the project would
-// be, a GET or HEAD for mesherstream.js gets the module for browsers. Everything else goes to the next handler, for which
-// [From] returns m.
+// On that path, a GET is answered as follows. 400: the project is empty, longer than 128 bytes, or has a slash, a
+// control character or broken percent-encoding; or the handshake has a body, no host, no key or more than one, or isn't
+// HTTP/1.1. 426: it asks for no upgrade or for another version. 403: its origin isn't allowed or its filter isn't
+// granted. 503 or 429: a cap is reached. 503: after Shutdown. 501: the app runs under net/http (Fiber's adaptor), which
+// does not hand over its connections. An error of [WithAuthorize] is answered as that error says. A HEAD is answered as
+// a GET without an upgrade.
+//
+// The query's level and environment, each repeated or with commas, are the first filter. A near miss of these names,
+// such as levels, is answered with 400.
+//
+// A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake would be.
+// This is how mesherstream.js learns why it was refused, which a WebSocket doesn't tell a page. A GET or HEAD for
+// mesherstream.js in place of the project receives the module for browsers. Everything else is passed to the next
+// handler, for which [From] returns m.
 //
 // The 101 is sent after all handlers have returned, with the headers that they have set. If one of them has set another
-// status by then, the client receives that response, and nothing comes of the stream.
+// status by then, the client receives that response, and no stream begins.
 //
 // The handler of a nil manager returns [ErrNotMounted].
 func (m *Manager) Handler() fiber.Handler {
 	if !m.isMade() {
 		return func(*fiber.Ctx) error { return ErrNotMounted }
 	}
-	return func(c *fiber.Ctx) error {
-		mount, rest := splitMount(c)
-		m.pass(c, mount)
-		project, ours := m.projectOf(c, rest)
-		head := c.Method() == fiber.MethodHead
-		if !ours || c.Method() != fiber.MethodGet && !head {
-			if !ours {
-				m.checkRoute(c)
-			}
-			return c.Next()
-		}
-		m.checkApp(c.App())
-		var o opening // of a HEAD, none
-		if !head {
-			o = readOpening(&c.Request().Header)
-		}
-		if project == browserClientName && !o.asked() {
-			return serveBrowserClient(c)
-		}
-		if !head && !o.asked() && asksForRefusal(c) {
-			return m.answerRefusal(c, project)
-		}
-		a, err := m.screen(c, project, &o)
-		if err == nil {
-			err = m.upgrade(c, a)
-		}
-		if err != nil {
-			// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
-			// the next request on it pass unseen.
-			c.Context().SetConnectionClose()
-		}
-		return err
-	}
+	return m.handle // one function for all, by which streamRoutes knows it
 }
 
-// Serve streams to a client on an own route, whose handler has upgraded the connection itself. It hands conn over: the
-// caller must not have read from it or written to it, and returns without touching it as soon as Serve returns, which
-// may be at once, with the client living on. The upgrade must not agree on compression: what goes out is never
-// compressed, and a client that sends a compressed frame is closed with code 1002, its frame unopened.
+// handle is the handler. Without a request, it says whose it is.
+func (m *Manager) handle(c *fiber.Ctx) error {
+	if c == nil {
+		return handlerOf{m}
+	}
+	mount, rest := splitMount(c)
+	m.pass(c, mount)
+	project, ours := m.projectOf(c, rest)
+	head := c.Method() == fiber.MethodHead
+	if !ours || c.Method() != fiber.MethodGet && !head {
+		if !ours {
+			m.checkRoute(c)
+			tellAddress(c)
+		}
+		return c.Next()
+	}
+	m.checkApp(c.App())
+	var o opening // of a HEAD, none
+	if !head {
+		o = readOpening(&c.Request().Header)
+	}
+	if project == browserClientName && !o.asked() {
+		return serveBrowserClient(c)
+	}
+	if !head && !o.asked() && asksForRefusal(c) {
+		return m.answerRefusal(c, project)
+	}
+	a, err := m.screen(c, project, &o)
+	if err == nil {
+		err = m.upgrade(c, a, &o)
+	}
+	if err != nil {
+		// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
+		// the next request on it pass unseen.
+		c.Context().SetConnectionClose()
+	}
+	return err
+}
+
+// Serve streams to a client on a route of your own, whose handler has upgraded the connection itself. Serve takes over
+// conn. The caller must not have read from or written to it, and must return without touching it once Serve returns,
+// which may be immediately, while the client stays connected. The upgrade must not negotiate compression: outgoing
+// messages are never compressed, and a client that sends a compressed frame is closed with code 1002, without its frame
+// being decompressed.
 //
-// sub is what the client is granted; over the wire it can narrow its filter within it. Origin and authorization are the
-// caller's. The error is [ErrInvalidFilter] (of the filter or the project), [ErrClosed] or [ErrTooManyClients], which the
-// client has been told with code 1011, 1001 or 1013, and had two seconds to answer, or [ErrNotMounted], with 1011; a client
-// that leaves is no error.
+// sub is what the client is granted; over the wire, the client can only narrow its filter within the grant. The caller
+// is responsible for checking the origin and the authorization.
 //
-// The client's address is told by Fiber's ProxyHeader, if there is one. Which proxies are trusted, Serve knows from the app
-// of [WithApp]; without it, all are.
+// Serve returns [ErrInvalidFilter] (for the filter or the project), [ErrClosed] or [ErrTooManyClients]. By then the
+// client has received code 1011, 1001 or 1013 respectively, and had two seconds to answer. It returns [ErrNotMounted]
+// after closing with code 1011. A client that leaves is no error.
+//
+// If Fiber's ProxyHeader is set, it supplies the client's address. Serve learns the trusted proxies from the app of
+// [WithApp]; without it, all proxies are trusted.
 func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 	if !m.isMade() {
 		refuse(conn, wsframe.CodeInternalError, "")
@@ -124,10 +139,11 @@ func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 	return m.serve(conn, sub, filter, p)
 }
 
-// serve streams to a client that has its place, which serve gives back.
+// serve streams to a client that holds a place, and gives the place back.
 func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p *place) error {
 	// If the server has KeepHijackedConns, fasthttp leaves the closing to the handler. Otherwise this does nothing.
 	defer func() { _ = conn.Close() }()
+	connectedAt := time.Now() // and not after the relay has taken its time: the client may ask for something meanwhile
 	err := m.start(false)
 	var leave func()
 	if err == nil {
@@ -149,14 +165,14 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		shard:       m.shardOf(id),
 		remoteAddr:  p.ip,
 		place:       p,
-		connectedAt: time.Now(),
+		connectedAt: connectedAt,
 		grant:       grant,
 		sub:         sub,
 	}
 	if conn.Subprotocol() == Protocol {
 		c.agree(&m.cfg)
 	}
-	c.markSeen(c.connectedAt)
+	c.markSeen(time.Now()) // what it has sent meanwhile was not read
 	if raw := link.Raw(conn); !link.LimitUnsent(raw, m.cfg.unsentLimit) {
 		m.tellOfWrapper(raw)
 	}
@@ -177,11 +193,16 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 	return nil
 }
 
-// tellOfWrapper says once that clients come over connections that hide their sockets. It logs beside the caller, whose
-// client must not wait for a log. A connection in memory has no socket to hide, and its address is of another network.
+// tellOfWrapper logs once that clients use connections that hide their sockets. It logs on a goroutine of its own,
+// since the caller's client must not wait for a log. A connection in memory has no socket to hide, and its address is
+// of another network.
 func (m *Manager) tellOfWrapper(conn net.Conn) {
-	switch conn.LocalAddr().(type) {
-	case *net.TCPAddr, *net.UnixAddr:
+	switch addr := conn.LocalAddr().(type) {
+	case *net.TCPAddr:
+		if addr.Port == 0 {
+			return
+		}
+	case *net.UnixAddr:
 	default:
 		return
 	}
@@ -190,7 +211,7 @@ func (m *Manager) tellOfWrapper(conn net.Conn) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.current == nil { // ended meanwhile
+	if m.current == nil { // the run has ended in the meantime
 		return
 	}
 	m.current.rest.Go(func() {
@@ -199,7 +220,7 @@ func (m *Manager) tellOfWrapper(conn net.Conn) {
 	})
 }
 
-// tellRefusal closes a connection that can't be served, and returns why.
+// tellRefusal closes a connection that can't be served, and returns the reason.
 func tellRefusal(conn *websocket.Conn, err error) error {
 	if errors.Is(err, ErrTooManyClients) {
 		refuse(conn, wsframe.CodeTryAgainLater, reasonTooMany)
@@ -209,7 +230,7 @@ func tellRefusal(conn *websocket.Conn, err error) error {
 	return err
 }
 
-// refuse closes a connection that no shard has seen, so that nobody else writes to it.
+// refuse closes a connection that no shard has seen, so that no other goroutine writes to it.
 func refuse(conn *websocket.Conn, code int, reason string) {
 	raw := link.Raw(conn)
 	_ = raw.SetDeadline(time.Now().Add(closeGrace))
@@ -225,7 +246,7 @@ func refuse(conn *websocket.Conn, code int, reason string) {
 	}
 }
 
-// screen asks the questions that come before an upgrade, the cheap ones first. It takes no place.
+// screen makes the checks that precede an upgrade, the cheap ones first. It reserves no place.
 func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission, err error) {
 	if a.sub.Project, err = decodeProject(c, segment); err != nil {
 		return a, err
@@ -239,8 +260,7 @@ func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission,
 	if c.Context().ConnRequestNum() == 0 { // fasthttp's server counts from 1
 		return a, m.refuseNetHTTP()
 	}
-	o.settle(&c.Request().Header)
-	if err = m.checkOrigin(c); err != nil {
+	if err = m.checkOrigin(c, originOf(c)); err != nil {
 		return a, err
 	}
 	asked, err := queryFilter(c)
@@ -260,8 +280,8 @@ func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission,
 //go:embed client/mesherstream.min.js
 var browserClient []byte
 
-// browserClientName stands where a stream has its project. A project of that name can be followed all the same, since a
-// stream begins with an upgrade, and a script doesn't.
+// browserClientName is in the place of the project. A project of that name can still be followed, since a stream begins
+// with an upgrade, and the request for a script doesn't.
 const browserClientName = "mesherstream.js"
 
 var browserClientTag = func() string {
@@ -269,14 +289,27 @@ var browserClientTag = func() string {
 	return `"` + base64.RawURLEncoding.EncodeToString(sum[:9]) + `"`
 }()
 
-// serveBrowserClient answers with the module, or with 304 where the page has this version.
+// serveBrowserClient answers with the module, or with 304 if the page has this version.
 func serveBrowserClient(c *fiber.Ctx) error {
 	c.Set(fiber.HeaderETag, browserClientTag)
-	c.Set(fiber.HeaderCacheControl, "no-cache") // kept, but asked for each time: the next release may speak another protocol
+	c.Set(fiber.HeaderCacheControl, "no-cache") // cached, but revalidated each time: the next release may speak another protocol
 	c.Set(fiber.HeaderXContentTypeOptions, "nosniff")
-	if c.Fresh() {
+	if hasBrowserClient(c) {
 		return c.SendStatus(fiber.StatusNotModified)
 	}
 	c.Set(fiber.HeaderContentType, "text/javascript; charset=utf-8")
 	return c.Send(browserClient)
+}
+
+// hasBrowserClient says whether the page has this version. Not c.Fresh(), which finds names in one spelling only.
+func hasBrowserClient(c *fiber.Ctx) bool {
+	if lists([]byte(fieldText(c, fiber.HeaderCacheControl)), "no-cache") { // a page that is loaded anew
+		return false
+	}
+	for tag := range strings.SplitSeq(fieldText(c, fiber.HeaderIfNoneMatch), ",") {
+		if tag = strings.TrimSpace(tag); tag == "*" || strings.TrimPrefix(tag, "W/") == browserClientTag {
+			return true
+		}
+	}
+	return false
 }

@@ -209,7 +209,7 @@ func TestFromFindsTheManagerOfThePrefixItIsUnder(t *testing.T) {
 	}
 }
 
-// RFC 6455, section 4.4: who asks with another version is told which one there is.
+// RFC 6455, section 4.4: a client that asks for another version is told which one is supported.
 func TestA426NamesTheProtocolAndItsVersion(t *testing.T) {
 	app := streamtest.QuietApp()
 	app.Use(streamtest.NewTestManager(t).Handler())
@@ -238,7 +238,7 @@ func TestServeStreamsOnAnOwnRouteWithinItsSubscription(t *testing.T) {
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
 	served := streamtest.OwnRoute(app, m, mesherstream.Filter{Levels: []string{"error", "fatal"}})
 	s := streamtest.NewSite(t, app, m)
-	ws, id := s.Connect("/own/shop?level=debug") // the query is the route's affair
+	ws, id := s.Connect("/own/shop?level=debug") // the query belongs to the route
 	if c, ok := m.Client(id); !ok || c.Project != "shop" || !slices.Equal(c.Levels, []string{"error", "fatal"}) || c.RemoteAddr != "127.0.0.1" {
 		t.Errorf("Client(%d): got %+v, %v, want project shop, levels error and fatal, address 127.0.0.1", id, c, ok)
 	}
@@ -297,7 +297,7 @@ func TestServeTellsTheClientAndTheCallerWhatIsWrong(t *testing.T) {
 	}
 }
 
-// Trap 3 once more: conn.IP is a view of the request's header where the app has a ProxyHeader.
+// Trap 3 once more: if the app has a ProxyHeader, conn.IP is a view of the request's header.
 func TestServeKeepsTheAddressThatAProxyTold(t *testing.T) {
 	app := streamtest.QuietApp(fiber.Config{ProxyHeader: "X-Forwarded-For"})
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithMaxClientsPerIP(1))
@@ -403,7 +403,7 @@ func TestAPageThatHasTheModuleGets304(t *testing.T) {
 			"":                     200,
 			`"another"`:            200,
 			tag:                    304,
-			"W/" + tag:             304, // as a proxy has it that compresses
+			"W/" + tag:             304, // as set by a proxy that compresses
 			`"another", ` + tag:    304,
 			`W/"another",W/` + tag: 304,
 			"*":                    304,
@@ -423,6 +423,30 @@ func TestAPageThatHasTheModuleGets304(t *testing.T) {
 			if full := method == "GET" && want == 200; len(body) != 0 != full || want == 200 && resp.ContentLength != served.ContentLength {
 				t.Errorf("%s, If-None-Match %s: got %d bytes, Content-Length %d", method, match, len(body), resp.ContentLength)
 			}
+		}
+	}
+}
+
+func TestTheModuleOfAPageIsKnownInAnySpelling(t *testing.T) {
+	app := streamtest.QuietApp(fiber.Config{DisableHeaderNormalizing: true})
+	app.Use(streamtest.NewTestManager(t).Handler())
+	resp, err := app.Test(httptest.NewRequest("GET", "/stream/projects/mesherstream.js", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag := resp.Header.Get("ETag")
+	for _, tt := range []struct {
+		header []string
+		want   int
+	}{
+		{[]string{"if-none-match: " + tag}, 304},
+		{[]string{"IF-NONE-MATCH: W/" + tag}, 304},
+		{[]string{`if-none-match: "another"`, "If-None-Match: " + tag}, 304},
+		{[]string{`if-none-match: "another"`}, 200},
+		{[]string{"if-none-match: " + tag, "cache-control: no-cache"}, 200}, // a page that is loaded anew
+	} {
+		if got, _ := streamtest.Ask(t, app, "GET", "/stream/projects/mesherstream.js", tt.header...); got != tt.want {
+			t.Errorf("%q: got %d, want %d", tt.header, got, tt.want)
 		}
 	}
 }

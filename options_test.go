@@ -18,17 +18,17 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// An optionRow is what is promised about one option: in its doc comment, by its check, and in the README.
+// An optionRow is the promises about one option: in its doc comment, by its check, and in the README.
 type optionRow struct {
 	name   string
 	typ    string   // as the README writes it
 	def    string   // the same
-	doc    []string // what the doc comment says about default and bounds
+	doc    []string // phrases of the doc comment about default and bounds
 	is     any      // the default itself
 	get    func(*config) any
 	good   []Option
 	bad    []Option
-	values []string // how the errors name the bad values
+	values []string // how the errors name the invalid values
 	bounds string   // and the bounds
 }
 
@@ -40,7 +40,7 @@ var optionRows = []optionRow{
 	},
 	{
 		name: "WithPath", typ: "string", def: "/stream/projects",
-		doc: []string{`default "/stream/projects"`, "made of segments of letters, digits and -._~, each behind one slash"},
+		doc: []string{`default "/stream/projects"`, "made of segments of letters, digits and -._~, each after one slash"},
 		is:  "/stream/projects", get: func(c *config) any { return c.path },
 		good: []Option{WithPath("/x"), WithPath("/a/b-c/d_e")},
 		bad: []Option{
@@ -62,7 +62,7 @@ var optionRows = []optionRow{
 		bad:  []Option{WithMaxBufferBytes(0), WithMaxBufferBytes(1<<30 + 1)}, values: []string{"0", "1073741825"}, bounds: "from 1 to 1073741824",
 	},
 	{
-		name: "WithOverflow", typ: "Overflow", def: "DropOldest", doc: []string{"default of [DropOldest]", "Another value than the three is invalid"},
+		name: "WithOverflow", typ: "Overflow", def: "DropOldest", doc: []string{"default of [DropOldest]", "A value other than the three of [Overflow] is invalid"},
 		is: DropOldest, get: func(c *config) any { return c.overflow },
 		good: []Option{WithOverflow(DropOldest), WithOverflow(DropNewest), WithOverflow(Disconnect)}, bad: []Option{WithOverflow(3)},
 		values: []string{"Overflow(3)"}, bounds: "DropOldest, DropNewest or Disconnect",
@@ -93,7 +93,7 @@ var optionRows = []optionRow{
 		bad:  []Option{WithUnsentLimit(-1), WithUnsentLimit(1), WithUnsentLimit(1023), WithUnsentLimit(1<<30 + 1)}, values: []string{"-1", "1", "1023", "1073741825"}, bounds: "0, or from 1024 to 1073741824",
 	},
 	{
-		name: "WithAuthorize", typ: "func(*fiber.Ctx, *Subscription) error", def: "everybody", doc: []string{"By default everybody is let in", "A nil function is invalid"},
+		name: "WithAuthorize", typ: "func(*fiber.Ctx, *Subscription) error", def: "everybody", doc: []string{"By default every client is admitted", "A nil function is invalid"},
 		is: true, get: func(c *config) any { return c.authorize == nil },
 		good: []Option{WithAuthorize(func(*fiber.Ctx, *Subscription) error { return nil })}, bad: []Option{WithAuthorize(nil)}, values: []string{"<nil>"}, bounds: "a function",
 	},
@@ -256,7 +256,7 @@ func TestEveryOptionsDocCommentTellsDefaultAndBounds(t *testing.T) {
 	}
 	docs := map[string]string{}
 	for _, typ := range pkg.Types {
-		for _, fn := range typ.Funcs { // go/doc puts them with the type that they return
+		for _, fn := range typ.Funcs { // go/doc groups them with the type that they return
 			if strings.HasPrefix(fn.Name, "With") {
 				docs[fn.Name] = strings.Join(strings.Fields(fn.Doc), " ")
 			}

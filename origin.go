@@ -13,12 +13,14 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// This file decides which pages may connect: cors and csrf don't look at WebSockets.
+// This file decides which pages may connect. The cors and csrf middlewares don't look at WebSockets.
+
+// originOf returns the origin of the page that asks, or "" for no page.
+func originOf(c *fiber.Ctx) string { return strings.TrimSpace(fieldText(c, fiber.HeaderOrigin)) }
 
 // checkOrigin returns nil if the page that asks may connect: one of the same origin, one that WithOrigins names, or no
-// page at all. Otherwise it returns the answer, and tells the operator what was compared.
-func (m *Manager) checkOrigin(c *fiber.Ctx) error {
-	origin := strings.TrimSpace(fieldText(c, fiber.HeaderOrigin))
+// page at all. Otherwise it returns the response, and logs what was compared.
+func (m *Manager) checkOrigin(c *fiber.Ctx, origin string) error {
 	if origin == "" {
 		return nil
 	}
@@ -32,13 +34,13 @@ func (m *Manager) checkOrigin(c *fiber.Ctx) error {
 		return nil
 	}
 	origin = harmless(origin)
-	m.cfg.logger.Debug("mesherstream: a page of another origin was refused; if it may connect, name its origin in WithOrigins, or have the proxy pass the browser's Host and scheme",
+	m.cfg.logger.Debug("mesherstream: a page of another origin was refused; to allow it, name its origin in WithOrigins, or have the proxy pass on the browser's Host and scheme",
 		"origin", origin, "host", harmless(hostOf(c)), "https", isSecure(c))
 	return fiber.NewError(fiber.StatusForbidden, "origin "+origin+" not allowed")
 }
 
-// sameOrigin says whether the request was sent to the origin of the page. Behind a proxy that ends TLS and doesn't say
-// so, only the origin knows the scheme, so it speaks for both sides.
+// sameOrigin reports whether the request was sent to the origin of the page. Behind a proxy that terminates TLS and
+// doesn't say so, only the origin tells the scheme, so its scheme is assumed for both sides.
 func sameOrigin(c *fiber.Ctx, origin string) bool {
 	scheme, _, _ := strings.Cut(origin, "://")
 	switch {
@@ -49,8 +51,8 @@ func sameOrigin(c *fiber.Ctx, origin string) bool {
 	return ok && asked == origin
 }
 
-// harmless returns what a stranger sent as it may stand in a log and in an answer: of bounded length, and without
-// anything that a terminal or a browser would take for more than text.
+// harmless makes a stranger's text safe for a log and a response: of bounded length, and without anything that a
+// terminal or a browser would treat as more than text.
 func harmless(s string) string {
 	const most = 128
 	var b strings.Builder
@@ -69,8 +71,8 @@ func harmless(s string) string {
 	return b.String()
 }
 
-// allowedOrigin returns an origin of WithOrigins as a browser writes it, or an error that says what it must be. What no
-// browser ever sends as an origin is refused: it would never match, and nobody would know why.
+// allowedOrigin returns an origin of WithOrigins as a browser writes it, or an error that says what it must be. A value
+// that no browser ever sends as an origin is refused: it would never match, and the operator would not learn why.
 func allowedOrigin(s string) (string, error) {
 	if s == "*" {
 		return s, nil
@@ -87,11 +89,11 @@ func allowedOrigin(s string) (string, error) {
 	return "", errors.New(must)
 }
 
-// hostNames turns host names into the letters that browsers send: those of Unicode by UTS 46, as browsers do.
+// hostNames converts host names to the form that browsers send: Unicode names by UTS 46, as browsers do.
 var hostNames = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.BidiRule(),
 	idna.StrictDomainName(false), idna.CheckHyphens(false), idna.VerifyDNSLength(true))
 
-// asciiHost returns s with its host as browsers send it, and "" if that host can be none.
+// asciiHost returns s with its host as browsers send it, and "" if the host can't be one.
 func asciiHost(s string) string {
 	scheme, authority, ok := strings.Cut(s, "://")
 	if !ok || !isWebScheme(strings.ToLower(scheme)) {
@@ -108,9 +110,9 @@ func asciiHost(s string) string {
 	return scheme + "://" + ascii + port
 }
 
-// normalOrigin returns an origin as browsers write it: in lower case, without the port that the scheme implies, and with
-// an IPv6 address in its short form. It returns false for what is no origin. What comes with a request is in ASCII, or no
-// browser has sent it.
+// normalOrigin returns an origin as browsers write it: in lower case, without the default port of the scheme, and with
+// an IPv6 address in its short form. It returns false for anything that is not an origin. An origin in a request is
+// ASCII, or no browser has sent it.
 func normalOrigin(s string) (normal string, ok bool) {
 	if strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) {
 		return "", false // before it is in lower case, where U+212A is a k
@@ -122,7 +124,7 @@ func normalOrigin(s string) (normal string, ok bool) {
 	if !ok || !isScheme(scheme) {
 		return "", false
 	}
-	// The origin of a page has its own scheme, and not that of its sockets.
+	// The origin of a page has the scheme of the page, not that of its sockets.
 	switch scheme {
 	case "ws":
 		scheme = "http"
@@ -135,7 +137,7 @@ func normalOrigin(s string) (normal string, ok bool) {
 	if isWebScheme(scheme) {
 		host, ok = normalHost(host)
 	} else {
-		// Of an application or an extension: a name of its own making, or none.
+		// The origin of an application or an extension: the host is a name of its own choice, or empty.
 		ok = isName(host) && (host != "" || port == "") && (scheme != "file" || authority == "")
 	}
 	if !ok {
@@ -171,8 +173,8 @@ func normalPort(port, scheme string) (normal string, ok bool) {
 	return ":" + strconv.FormatUint(n, 10), true
 }
 
-// normalHost returns a host in lower case, and an IPv6 address in its short form. It returns false for what can be no host
-// of a page.
+// normalHost returns a host in lower case, and an IPv6 address in its short form. It returns false for a host that no
+// page can have.
 func normalHost(host string) (normal string, ok bool) {
 	if inner, bracketed := strings.CutPrefix(host, "["); bracketed {
 		inner, closed := strings.CutSuffix(inner, "]")
@@ -182,13 +184,13 @@ func normalHost(host string) (normal string, ok bool) {
 		}
 		return "[" + addr.String() + "]", true
 	}
-	labels := strings.Split(strings.TrimSuffix(host, "."), ".") // a final dot is part of a name, and makes it another one
+	labels := strings.Split(strings.TrimSuffix(host, "."), ".") // a final dot is part of a name, and makes it a different one
 	for _, label := range labels {
 		if label == "" || len(label) > 63 || !isName(label) {
 			return "", false
 		}
 	}
-	// Browsers take a host whose last label is a number for an IPv4 address, and write that with four decimal numbers.
+	// Browsers interpret a host whose last label is a number as an IPv4 address, and write it as four decimal numbers.
 	last, hex := strings.CutPrefix(labels[len(labels)-1], "0x")
 	if strings.Trim(last, "0123456789") == "" || hex && strings.Trim(last, "0123456789abcdef") == "" {
 		addr, err := netip.ParseAddr(host)
@@ -205,7 +207,7 @@ func isScheme(s string) bool {
 	return s != "" && s[0] >= 'a' && s[0] <= 'z' && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789+.-") == ""
 }
 
-// isName says whether s has only characters of host names, in lower case.
+// isName reports whether s contains only characters of host names, in lower case.
 func isName(s string) bool {
 	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789._-") == ""
 }

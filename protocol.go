@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"math"
 	"strconv"
-	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// The messages of the wire protocol that a client may send, and the answers. All are JSON text messages:
+// The messages of the wire protocol that a client may send, and the replies. All are JSON text messages:
 //
 //	→ {"type":"subscribe","filters":{"level":"error","environment":["production","staging"]}}
 //	← {"type":"filters_updated","filters":{"level":"error","environment":["production","staging"]},"filtered":0}
@@ -25,7 +25,7 @@ const (
 	typeAck            = "ack"
 )
 
-// The codes of an error answer.
+// The codes of an error reply.
 const (
 	errorMalformed     = "malformed"
 	errorUnknownType   = "unknown_type"
@@ -51,7 +51,8 @@ type wireFilters struct {
 	Environment wireValues `json:"environment"`
 }
 
-// wireValues is a list of strings that may be written as one string. It is written as it was read.
+// wireValues is a list of strings that may be written as a single string. It is written in the form in which it was
+// read.
 type wireValues struct {
 	values []string
 	isList bool
@@ -76,25 +77,54 @@ func (v wireValues) append(dst []byte) []byte {
 	return append(dst, ']')
 }
 
-// isPlain holds the bytes that mean themselves in a JSON string, as encoding/json writes it.
+// escapes holds how encoding/json writes each ASCII character in a string.
+var escapes = func() (list [utf8.RuneSelf]string) {
+	for c := range list {
+		text, _ := json.Marshal(string(rune(c))) // a string always encodes
+		list[c] = string(text[1 : len(text)-1])
+	}
+	return list
+}()
+
+// isPlain holds the bytes that represent themselves in a JSON string, as encoding/json writes it.
 var isPlain = func() (plain [256]bool) {
-	for c := ' '; c <= '~'; c++ {
-		plain[c] = !strings.ContainsRune(`"\<>&`, c)
+	for c, text := range escapes {
+		plain[c] = len(text) == 1
 	}
 	return plain
 }()
 
-// appendText appends a string as encoding/json writes it, which is asked if something in it is special.
+// appendText appends a string as encoding/json writes it, which would take several times as long, and memory of its own.
 func appendText(dst []byte, s string) []byte {
-	for i := range len(s) {
-		if !isPlain[s[i]] {
-			text, _ := json.Marshal(s) // a string always encodes
-			return append(dst, text...)
-		}
-	}
 	dst = append(dst, '"')
-	dst = append(dst, s...)
-	return append(dst, '"')
+	done := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if isPlain[c] {
+			i++
+			continue
+		}
+		escape, size := "", 1
+		if c < utf8.RuneSelf {
+			escape = escapes[c]
+		} else {
+			var r rune
+			switch r, size = utf8.DecodeRuneInString(s[i:]); {
+			case r == '\u2028':
+				escape = `\u2028`
+			case r == '\u2029':
+				escape = `\u2029`
+			case r == utf8.RuneError && size == 1:
+				escape = `\ufffd`
+			}
+		}
+		if escape != "" {
+			dst = append(append(dst, s[done:i]...), escape...)
+			done = i + size
+		}
+		i += size
+	}
+	return append(append(dst, s[done:]...), '"')
 }
 
 // filter returns what the request asks for, normalized.
@@ -102,27 +132,29 @@ func (r *subscribeRequest) filter() (Filter, error) {
 	return Filter{Levels: r.Filters.Level.values, Environments: r.Filters.Environment.values}.normalize()
 }
 
-// answer tells the filter that is in force now, written in the form of the request, and how many messages it has taken
-// out of the client's buffer.
-func (r *subscribeRequest) answer(f Filter, stream string, filtered int) []byte {
+// answer reports the filter that is now in force, written in the form of the request, and the number of messages that
+// it has removed from the client's buffer. The text is written into buf, which is reused, before it becomes a frame.
+func (r *subscribeRequest) answer(buf *[]byte, f Filter, stream string, filtered int) []byte {
 	r.Filters.Level.values = f.Levels
 	r.Filters.Environment.values = f.Environments
-	text := append(make([]byte, 0, 4<<10), `{"type":"`+typeFiltersUpdated+`",`...)
+	text := append((*buf)[:0], `{"type":"`+typeFiltersUpdated+`",`...)
 	if stream != "" {
 		text = append(appendText(append(text, `"stream":`...), stream), ',')
 	}
 	text = r.Filters.Level.append(append(text, `"filters":{"level":`...))
 	text = r.Filters.Environment.append(append(text, `,"environment":`...))
 	text = strconv.AppendInt(append(text, `},"filtered":`...), int64(filtered), 10)
-	return wsframe.Append(nil, wsframe.OpText, append(text, '}'))
+	*buf = append(text, '}')
+	return wsframe.Append(nil, wsframe.OpText, *buf)
 }
 
-// refusal answers a request that can't be granted. stream is the name of the client's, if it has agreed on the protocol.
+// refusal answers a request that can't be granted. stream is the name of the client's stream, if it has agreed on the
+// protocol.
 func refusal(stream, code, text string) []byte {
 	return encodeAnswer(errorAnswer{typeError, stream, code, text})
 }
 
-// encodeAnswer returns v as a frame. Only types of this package come here, and they always encode.
+// encodeAnswer returns v as a frame. It is called only with types of this package, which always encode.
 func encodeAnswer(v any) []byte {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -131,17 +163,17 @@ func encodeAnswer(v any) []byte {
 	return wsframe.Append(nil, wsframe.OpText, data)
 }
 
-// received takes one message or control frame of the client. Each call is followed by one resume, sooner or later, also
-// where it ends the client: the answer to a close frame wants to be read.
+// received handles one message or control frame of the client. Each call is eventually followed by one resume, even if
+// it ends the client: the answer to a close frame has to be read.
 func (c *client) received(op byte, payload []byte) {
 	s := c.shard
 	if c.closeReceived {
-		c.link.Resume() // what comes behind a close frame is discarded
+		c.link.Resume() // anything after a close frame is discarded
 		return
 	}
 	switch op {
 	case wsframe.OpPing:
-		// Only the newest ping needs an answer (RFC 6455, section 5.5.3), and a flood of them gets one in a turn.
+		// Only the newest ping needs a reply (RFC 6455, section 5.5.3). A flood of pings is sent one reply per turn.
 		if c.pong == nil {
 			s.pinged = append(s.pinged, c)
 		}
@@ -154,7 +186,7 @@ func (c *client) received(op byte, payload []byte) {
 		c.closeReceived = true
 		c.link.Resume()
 		c.shut(code, reason)
-		c.settle(nil) // it may have been the answer to ours
+		c.settle(nil) // it may have been the answer to our close frame
 	default:
 		if c.phase != phaseOpen {
 			c.link.Resume()
@@ -198,8 +230,8 @@ func (c *client) receivedMessage(op byte, payload []byte) {
 	}
 }
 
-// answer sends the reply to a request, in front of what is buffered. The link reads on when the reply is on its way, so
-// there is never more than one.
+// answer sends the reply to a request before any buffered message. The link continues to read once the reply is on its
+// way, so there is never more than one reply.
 func (c *client) answer(reply func() []byte) {
 	if !c.pay(time.Now()) {
 		c.link.Resume()
@@ -210,7 +242,7 @@ func (c *client) answer(reply func() []byte) {
 	c.drainControl()
 }
 
-// subscribe changes the filter as the client asks, and returns the answer.
+// subscribe changes the filter as the client asks, and returns the reply.
 func (c *client) subscribe(data []byte) []byte {
 	request, err := parseSubscribe(data)
 	if err != nil {
@@ -223,11 +255,11 @@ func (c *client) subscribe(data []byte) []byte {
 	if filter, err = filter.within(c.grant); err != nil {
 		return refusal(c.v1.name(), errorNotGranted, err.Error())
 	}
-	return request.answer(filter, c.v1.name(), c.setFilter(filter))
+	return request.answer(&c.shard.answer, filter, c.v1.name(), c.setFilter(filter))
 }
 
-// setFilter puts a filter into force that is within the grant, takes out what waits and doesn't pass it, and returns how
-// many messages that was. What is in flight can't be taken back.
+// setFilter puts a filter within the grant into force. It removes the buffered messages that do not match the filter,
+// and returns how many messages that was. Messages in flight can't be taken back.
 func (c *client) setFilter(f Filter) (filtered int) {
 	s := c.shard
 	if c.phase != phaseOpen {
@@ -253,34 +285,31 @@ type gapNotice struct {
 	Until   time.Time      `json:"until"`
 }
 
-// notice returns the message that tells a client of the gap.
-func (g *gap) notice(stream string) *message {
+// notice returns the message that tells a client of one of its gaps.
+func (v *v1) notice(g *gap) *message {
 	moment := func(nanos int64) time.Time { return time.Unix(0, nanos).UTC().Truncate(time.Millisecond) }
-	n := gapNotice{typeGap, stream, g.dropped, make(map[string]int, len(g.levels)), moment(g.since), moment(g.until)}
-	for _, l := range g.levels {
-		n.ByLevel[l.level] = l.n
-	}
+	n := gapNotice{typeGap, v.stream, g.dropped, v.gaps.byLevel(g), moment(g.since), moment(g.until)}
 	return &message{frame: encodeAnswer(n), notice: true}
 }
 
-// Protocol is the WebSocket subprotocol by which a client agrees to be told more: who it is, what it has missed, and by
-// which it acknowledges what it has got. docs/protocol.md describes it. A client that doesn't offer it gets the application's
-// messages and nothing else, but for the answers to its own requests.
+// Protocol is the WebSocket subprotocol with which a client agrees to be told more: its ID and the gaps in its stream.
+// It also acknowledges the messages that it has received. docs/protocol.md describes it. A client that doesn't offer it
+// receives only the application's messages and the replies to its own requests.
 //
-// A route with an upgrade of its own offers it by the Subprotocols of its [websocket.Config].
+// A route with an upgrade of its own offers it in the Subprotocols of its [websocket.Config].
 const Protocol = "mesherstream.v1"
 
-// v1 is what a shard keeps for a client that has agreed on the protocol. The methods of a nil *v1 are those of a client
-// that hasn't.
+// v1 is the state that a shard keeps for a client that has agreed on the protocol. The methods of a nil *v1 are those
+// of a client that hasn't.
 type v1 struct {
-	stream  string // a random word in each of the protocol's messages, so that no message of the application passes for one
+	stream  string // a random word in each of the protocol's messages, so that no message of the application is mistaken for one
 	window  int
-	written uint64 // messages of any kind that were handed to the link
+	written uint64 // messages of any kind that the link has accepted
 	acked   uint64 // how many of them the client has acknowledged
 	gaps    gaps
 }
 
-// agree makes c a client that has agreed on the protocol. It comes before the client is registered.
+// agree marks c as a client that has agreed on the protocol. It is called before the client is registered.
 func (c *client) agree(cfg *config) {
 	c.v1 = &v1{stream: rand.Text()[:12], window: cfg.window}
 	c.backlog.gaps = &c.v1.gaps
@@ -306,9 +335,9 @@ func (v *v1) unacknowledged() int {
 	return int(v.written - v.acked)
 }
 
-// room is how many messages more the client may be sent before it acknowledges some.
+// room is how many more messages may be sent before the client acknowledges some.
 func (c *client) room() int {
-	// Nothing comes behind a flush, so there is nothing fresher to hold the rest back for.
+	// No message follows a flush, so there is nothing fresher for which to hold the rest back.
 	if c.v1 == nil || c.v1.window == 0 || c.phase == phaseFlushing {
 		return math.MaxInt
 	}
@@ -339,8 +368,8 @@ func (v *v1) hello(c *client) []byte {
 	})
 }
 
-// acknowledged takes the client's count of the messages that it has handled. One that acknowledges something new isn't
-// counted as a request: a client that gets much acknowledges much.
+// acknowledged handles the client's count of the messages that it has processed. An acknowledgement of something new
+// isn't counted as a request: a client that receives much acknowledges much.
 func (c *client) acknowledged(data []byte) {
 	n, err := parseAck(data)
 	switch {

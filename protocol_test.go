@@ -25,7 +25,7 @@ func TestASubscribeMessageIsReadStrictly(t *testing.T) {
 		want     Filter
 		answer   string // of the filters
 		bad      bool
-		invalid  bool // is read, but no valid filter
+		invalid  bool // it is read, but it is not a valid filter
 	}{
 		{name: "string", in: head + `{"level":"error"}` + tail, want: levels("error"), answer: `{"level":"error","environment":""}`},
 		{
@@ -90,7 +90,7 @@ func TestASubscribeMessageIsReadStrictly(t *testing.T) {
 				t.Errorf("filter of %s: got %+v, want %+v", tt.in, got, tt.want)
 			}
 			want := string(wsframe.Append(nil, wsframe.OpText, []byte(`{"type":"filters_updated","filters":`+tt.answer+`,"filtered":0}`)))
-			if got := string(r.answer(got, "", 0)); got != want {
+			if got := string(r.answer(new([]byte), got, "", 0)); got != want {
 				t.Errorf("answer to %s: got %q, want %q", tt.in, got, want)
 			}
 		})
@@ -183,7 +183,8 @@ func TestTheKeyOfASubscriptionIsItsOwn(t *testing.T) {
 	}
 }
 
-// FuzzSubscribe: whatever a client asks, it is refused or gets a filter within the bounds, and the answer says which.
+// FuzzSubscribe: any request of a client is either refused, or results in a filter within the bounds, and the reply
+// says which.
 func FuzzSubscribe(f *testing.F) {
 	for _, seed := range []string{
 		`{"type":"subscribe","filters":{"level":"error","environment":["production","staging"]}}`,
@@ -215,8 +216,8 @@ func FuzzSubscribe(f *testing.F) {
 			t.Errorf("normalized again: got %+v, %v, want %+v", again, err, filter)
 		}
 
-		// The answer tells the same filter, in a form that could be sent back.
-		frame := r.answer(filter, "", 3)
+		// The reply reports the same filter, in a form that could be sent back.
+		frame := r.answer(new([]byte), filter, "", 3)
 		answer, err := parseSubscribe(bytes.Replace(frame[headerOf(frame):], []byte(`,"filtered":3}`), []byte("}"), 1))
 		if err != nil || answer.Type != typeFiltersUpdated {
 			t.Fatalf("answer to %q: got %q: %v", in, frame, err)
@@ -230,7 +231,7 @@ func FuzzSubscribe(f *testing.F) {
 	})
 }
 
-// headerOf is how long the header of a frame is that the server wrote.
+// headerOf returns the length of the header of a frame that the server wrote.
 func headerOf(frame []byte) int {
 	switch frame[1] {
 	case 126:
@@ -254,4 +255,28 @@ func checkFilter(t *testing.T, f Filter) {
 			}
 		}
 	}
+}
+
+// encoding/json is what says how a text is written: each byte, each character, and each of them beside others.
+func TestATextIsWrittenAsEncodingJSONWritesIt(t *testing.T) {
+	check := func(text string) {
+		t.Helper()
+		want, err := json.Marshal(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := appendText([]byte("before"), text); string(got) != "before"+string(want) {
+			t.Errorf("%q: got %s, want before%s", text, got, want)
+		}
+	}
+	for c := range 256 {
+		check(string([]byte{byte(c)}))
+		check("a" + string([]byte{byte(c)}) + "é")
+		check(string([]byte{0xE2, byte(c), 0xA8}))
+		check(string([]byte{0xE2, 0x80, byte(c)}))
+	}
+	for r := range rune(0x3000) {
+		check("<" + string(r) + "x")
+	}
+	check("\U0001F600\U0010FFFF")
 }

@@ -37,8 +37,8 @@ func fieldText(c *fiber.Ctx, name string) string {
 	return strings.Join(texts, ",")
 }
 
-// firstOf returns the first element of a list that isn't empty, without quotes. Each proxy appends to a list, so the first
-// element is the word of the one that the browser talked to. A page can't set any of these headers.
+// firstOf returns the first element of a list that isn't empty, without quotes. Each proxy appends to a list, so the
+// first element comes from the proxy that the browser talked to. A page can't set any of these headers.
 func firstOf(list string) string {
 	for element := range strings.SplitSeq(list, ",") {
 		if element = unquoted(element); element != "" {
@@ -62,16 +62,17 @@ func forwardedParam(element, name string) string {
 	return ""
 }
 
-// schemeHeaders are those by which proxies say that the browser's connection is encrypted: those that Fiber's c.Protocol()
-// knows, and one of IIS.
+// schemeHeaders are the headers in which proxies say that the browser's connection is encrypted: those that Fiber's
+// c.Protocol() knows, and one of IIS.
 var schemeHeaders = []string{
 	fiber.HeaderXForwardedProto, fiber.HeaderXForwardedProtocol, fiber.HeaderXForwardedSsl, fiber.HeaderXUrlScheme, "Front-End-Https",
+	"X-Forwarded-Scheme", "X-Scheme", "CloudFront-Forwarded-Proto",
 }
 
-// isSecure says whether the browser's connection is encrypted, as the connection or a trusted proxy tells it. Not
-// c.Protocol(), which compares letter by letter: neither "HTTPS" nor "wss" nor "https " is "https" to it. If one header
-// says so, that is enough; and what is neither "http" nor another way to say no counts as yes, since a wrong yes refuses
-// a page and a wrong no lets one in.
+// isSecure reports whether the browser's connection is encrypted, according to the connection or a trusted proxy. It
+// doesn't use c.Protocol(), which compares letter by letter: to it, neither "HTTPS" nor "wss" nor "https " is "https".
+// One header that says so is enough. A value that is neither "http" nor another way to say no counts as yes, since a
+// wrong yes refuses a page and a wrong no lets one in.
 func isSecure(c *fiber.Ctx) bool {
 	if c.Context().IsTLS() {
 		return true
@@ -95,9 +96,9 @@ func isSecure(c *fiber.Ctx) bool {
 	return saysSo(forwardedParam(first, "proto"))
 }
 
-// hostOf returns the host that the request was sent to, as a trusted proxy or the Host header tells it. Not simply
-// c.Hostname(), which takes it out of a request target that begins with two slashes and has "://" somewhere: the page
-// chooses that one, and would choose its own host.
+// hostOf returns the host that the request was sent to, according to a trusted proxy or the Host header. It doesn't
+// simply use c.Hostname(), which takes the host from a request target that begins with two slashes and contains "://":
+// the page chooses that target, and would choose its own host.
 func hostOf(c *fiber.Ctx) string {
 	if c.IsProxyTrusted() {
 		if host := firstOf(fieldText(c, fiber.HeaderXForwardedHost)); host != "" {
@@ -107,9 +108,9 @@ func hostOf(c *fiber.Ctx) string {
 	return string(c.Request().Header.Host())
 }
 
-// addressOf returns the address of the client that asks: the connection's own, or the one that the app's ProxyHeader
-// tells, if Fiber trusts whoever sent that. Not c.IP(), which takes the whole header for an address, or with
-// EnableIPValidation the proxy's own address if the client's has a port.
+// addressOf returns the address of the client that asks: the connection's own, or the one in the app's ProxyHeader, if
+// Fiber trusts the sender of that header. It doesn't use c.IP(), which takes the whole header for an address, or, with
+// EnableIPValidation, the proxy's own address if the client's has a port.
 func addressOf(c *fiber.Ctx) string {
 	peer, _ := netip.AddrFromSlice(c.Context().RemoteIP())
 	config := c.App().Config()
@@ -119,9 +120,24 @@ func addressOf(c *fiber.Ctx) string {
 	return clientAddress(fieldText(c, config.ProxyHeader), peer, config)
 }
 
-// addressOfConn does the same for a connection that was upgraded on a route of the application. Which proxies are trusted,
-// only the app of WithApp can tell; without it, all are.
+// addressKey is the key among a request's locals of what addressOf says. It is a string, since others don't survive an
+// upgrade.
+const addressKey = "mesherstream.address"
+
+// tellAddress leaves the address of a client for addressOfConn, if it may be upgraded on a route of the application.
+func tellAddress(c *fiber.Ctx) {
+	if c.App().Config().ProxyHeader != "" && fieldText(c, fiber.HeaderUpgrade) != "" {
+		c.Locals(addressKey, addressOf(c))
+	}
+}
+
+// addressOfConn does the same for a connection that was upgraded on a route of the application: by what a handler has
+// left that the request has passed, or else by the one line of each name that contrib has kept. Which proxies are trusted,
+// only the app of WithApp can tell then; without it, all are.
 func (m *Manager) addressOfConn(conn *websocket.Conn) string {
+	if told, ok := conn.Locals(addressKey).(string); ok {
+		return told
+	}
 	addr, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	peer := addr.Addr()
 	if err != nil {
@@ -140,10 +156,11 @@ func (m *Manager) addressOfConn(conn *websocket.Conn) string {
 	return clientAddress(conn.IP(), peer, config) // the header's name is spelled differently
 }
 
-// clientAddress returns the address that a list of a proxy's header names. Each proxy appends the address that it got the
-// request from, so it is read from its end, and ends at the first address that isn't a trusted proxy's: what is before
-// that one is the client's to choose. An app that doesn't check its proxies trusts all of them, and gets the first. What
-// is no address ends the list too; if nothing else is in it, the connection's own address counts.
+// clientAddress returns the client's address from a list in a proxy's header. Each proxy appends the address from which
+// it received the request. The list is therefore read from its end, up to the first address that isn't a trusted
+// proxy's: the client can choose everything before that one. An app that doesn't check its proxies trusts all of them,
+// and receives the first address. A value that is not an address ends the list too. If the list then holds no address,
+// the connection's own address counts.
 func clientAddress(list string, peer netip.Addr, config fiber.Config) string {
 	client := peer.Unmap()
 	for list != "" {
@@ -165,14 +182,17 @@ func clientAddress(list string, peer netip.Addr, config fiber.Config) string {
 	return client.WithZone("").String()
 }
 
-// trusts says whether Fiber takes an address for a trusted proxy's.
+// trusts reports whether Fiber takes an address for a trusted proxy's.
 func trusts(config fiber.Config, addr netip.Addr) bool {
 	if !config.EnableTrustedProxyCheck {
 		return true
 	}
 	addr = addr.WithZone("")
 	for _, proxy := range config.TrustedProxies {
-		if network, err := netip.ParsePrefix(proxy); err == nil && network.Contains(addr) || proxy == addr.String() {
+		if network, err := netip.ParsePrefix(proxy); err == nil && network.Contains(addr) {
+			return true
+		}
+		if one, err := netip.ParseAddr(proxy); err == nil && one.Unmap() == addr {
 			return true
 		}
 	}

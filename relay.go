@@ -13,85 +13,90 @@ import (
 	"time"
 )
 
-// A Relay carries messages between managers: those of other processes, and of other machines. [WithRelay] gives one to
-// a manager. Package natsrelay has one over NATS; what follows is what another one, over Redis or Postgres, has to do.
+// A Relay carries messages between managers, in other processes and on other machines. [WithRelay] passes one to a
+// manager. Package natsrelay has one over NATS. The following describes what any other one, over Redis or Postgres, has
+// to do.
 //
-// All methods must be safe for concurrent use. The manager itself takes care that a node neither delivers its own
-// messages twice nor gets anything twice or out of order, that publishing never delays a Broadcast, and that a
-// subscription is tried again; a Relay need not, but for one that it loses after Subscribe has returned. It carries every field of [RelayMessage] as it is, and may use the JSON
-// names of the fields for that.
+// All methods must be safe for concurrent use. The manager itself makes sure that a node does not deliver its own
+// messages twice, that it receives nothing twice or out of order, that publishing never delays a Broadcast, and that a
+// failed subscription is tried again. A Relay need not do any of this, except that it renews a subscription that it
+// loses after Subscribe has returned. It carries every field of [RelayMessage] unchanged, and may use the JSON names of
+// the fields for that.
 type Relay interface {
-	// Publish hands m on to whoever has subscribed to m.Project, on whatever node; the publisher itself may be among
-	// them. What is published to one project stays in order. Only one call of a manager runs at a time, so it may wait,
-	// but as long as it does, everything behind it does too. m.Data and the strings are never changed, and Publish must
-	// not change them either. An error says that m is lost; it is counted, and not tried again.
+	// Publish passes m on to all nodes that have subscribed to m.Project. The publisher itself may be among them.
+	// Messages published to one project stay in order. Only one call of a manager runs at a time. Publish may therefore
+	// wait, but all later messages then wait too. m.Data and the strings are never changed, and Publish must not change
+	// them either. An error says that m is lost; it is counted, and not tried again.
 	Publish(m RelayMessage) error
 
-	// Subscribe has receive called with everything that is published to the project from now on. It returns when that is
-	// in force, or when ctx is done, or at once where the relay is away; in the last two cases it comes into force by
-	// itself as soon as it can. An error says that it never will, and the manager subscribes again later. ctx has a
-	// deadline.
+	// Subscribe arranges for receive to be called with every message published to the project from now on. It returns
+	// once the subscription is active, when ctx is done, or immediately if the relay is unavailable. In the last two
+	// cases the subscription becomes active on its own as soon as it can. An error says that it never will, and the
+	// manager subscribes again later. ctx has a deadline.
 	//
-	// Calls of receive for one subscription come one after the other, in the order of what was published. receive may
-	// wait for the CPU of a shard, never for a client, and has copied all of m when it returns.
+	// Calls of receive for one subscription are made one after the other, in the order in which the messages were
+	// published. receive may wait for a shard to catch up, but never for a client. It has copied all of m when it
+	// returns.
 	//
-	// unsubscribe ends the subscription and doesn't wait for calls of receive, which do nothing from then on.
+	// unsubscribe ends the subscription. It doesn't wait for running calls of receive; calls that come later do
+	// nothing.
 	Subscribe(ctx context.Context, project string, receive func(m RelayMessage)) (unsubscribe func(), err error)
 
-	// Flush returns when everything published before has left this process, or when ctx is done. ctx has a deadline.
+	// Flush returns once all messages published before have left this process, or when ctx is done. ctx has a deadline.
 	Flush(ctx context.Context) error
 
-	// Status tells how the relay is. It must not block.
+	// Status returns the state of the relay. It must not block.
 	Status() RelayStatus
 }
 
 // A ConfirmingRelay is a [Relay] that learns only after Publish has returned whether a message is refused. The manager
-// calls PublishConfirmed instead of Publish then.
+// then calls PublishConfirmed instead of Publish.
 type ConfirmingRelay interface {
 	Relay
 
-	// PublishConfirmed is Publish, and where it returns nil, outcome is called once, on any goroutine: with nil when the
-	// message is out of this process and hasn't been refused, or with an error if it is lost, or nobody knows whether it
-	// is. outcome doesn't block. Where PublishConfirmed returns an error, outcome is not called. When Flush has returned
-	// nil, or Status, the outcome of what was published before has been told, if the relay knows it.
+	// PublishConfirmed does what Publish does. If it returns nil, outcome is called once, on any goroutine: with nil
+	// once the message has left this process and hasn't been refused, or with an error if the message is lost or its
+	// fate is unknown. outcome doesn't block. If PublishConfirmed returns an error, outcome is not called. When Flush
+	// has returned nil, or Status has returned, outcome has been called for each message published before, if the relay
+	// knows its fate.
 	PublishConfirmed(m RelayMessage, outcome func(error)) error
 }
 
 // RelayMessage is a message on its way between nodes.
 type RelayMessage struct {
-	Node    string `json:"node"` // of the manager that published it; no two have the same; at most 64 bytes
-	Seq     uint64 `json:"seq"`  // counts up what that manager publishes, with gaps
-	Message        // an empty project is one of its own: every node with clients subscribes to it
+	Node    string `json:"node"` // identifies the manager that published the message; unique; at most 64 bytes
+	Seq     uint64 `json:"seq"`  // increases with each message that the manager publishes, with gaps
+	Message        // the empty project is a project of its own, to which every node with clients subscribes
 }
 
-// RelayStatus is how a [Relay] is.
+// RelayStatus is the state of a [Relay].
 type RelayStatus struct {
-	Away   bool   // nothing gets through at the moment, or not all that is subscribed to
+	Away   bool   // nothing gets through at the moment, or not for every subscription
 	Missed uint64 // messages for this node that were lost on the way, as far as the relay knows
 
-	Lost       uint64 // messages that Publish has taken, and that were lost or refused later; not those of PublishConfirmed
-	Breaks     uint64 // how often the way to the other nodes broke, however briefly: what was on it may be lost
-	Unfollowed int    // subscriptions that Subscribe has made, and that are refused now; the relay makes them again
-	Reason     error  // why it is away, or why a subscription is refused; nil where it doesn't know
+	Lost       uint64 // messages that Publish has accepted and that were lost or refused later; not those of PublishConfirmed
+	Breaks     uint64 // how often the connection to the other nodes broke, however briefly: messages in flight may be lost
+	Unfollowed int    // subscriptions that Subscribe has made and that are refused now; the relay makes them again
+	Reason     error  // why the relay is away, or why a subscription is refused; nil if it doesn't know
 }
 
 const (
-	// The bounds of what waits for the relay. Beyond either, the oldest leave: those who watch want the newest.
+	// The bounds of the queue for the relay. Beyond either, the oldest messages are dropped: viewers want the newest.
 	relayQueueMessages = 8 << 10
 	relayQueueBytes    = 16 << 20
 
-	relayBatch      = 256     // how many messages are taken out of the queue at a time
+	relayBatch      = 256     // how many messages are taken from the queue at a time
 	relayBatchBytes = 1 << 20 // the same in bytes, but at least one message
 	relayTick       = time.Second
 )
 
-// These are told to the log only.
+// These errors are only logged.
 var (
 	errQueueFull = errors.New("the queue for the relay is full")
 	errLostLater = errors.New("the relay has lost them after it had taken them")
 )
 
-// relaying is what a manager with a relay has for as long as it lives.
+// relaying is the part of a manager with a relay that lives as long as the manager.
 type relaying struct {
 	// Read-only after construction.
 	m     *Manager
@@ -99,34 +104,34 @@ type relaying struct {
 	node  string // names this manager among all nodes
 
 	// Atomic.
-	run                          atomic.Pointer[relayRun] // the newest; nil before the first start
+	run                          atomic.Pointer[relayRun] // the newest run; nil before the first start
 	seq                          atomic.Uint64
 	published, dropped           atomic.Uint64
 	received, unwanted, rejected atomic.Uint64
 }
 
-// relayRun is a relay's part of one run of the manager. Its goroutine publishes what Broadcast has queued.
+// relayRun is a relay's part of one run of the manager. Its goroutine publishes the messages that Broadcast has queued.
 type relayRun struct {
 	*relaying
 
 	// Read-only after construction.
 	interests *interests
-	report    func(func())    // has something logged where that may take its time
-	outcome   func(error)     // is told what has become of a message
+	report    func(func())    // logs something that may take its time
+	outcome   func(error)     // is called with the outcome of a message
 	wake      chan struct{}   // holds one token when something is queued
-	open      context.Context // done when the queue gets nothing more; shut does that
+	open      context.Context // done when nothing more is accepted into the queue; see shut
 	shut      context.CancelFunc
-	alive     context.Context // done when the shutdown's time is over; giveUp does that
+	alive     context.Context // done when the time of the shutdown has passed; see giveUp
 	giveUp    context.CancelFunc
 
 	// Owned by the goroutine.
 	batch       []*message
 	last        RelayStatus // at the last tick
-	missing     bool        // an episode of missed messages has been reported, and hasn't ended
+	missing     bool        // an episode of missed messages has been reported and hasn't ended
 	seenDropped uint64      // at the last tick
 
 	// Atomic.
-	losing atomic.Bool // an episode of drops has been reported, and hasn't ended
+	losing atomic.Bool // an episode of drops has been reported and hasn't ended
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -141,7 +146,7 @@ func newRelaying(m *Manager) *relaying {
 	return &relaying{m: m, relay: relaySurvivor{m.cfg.relay}, node: hex.EncodeToString(id[:])}
 }
 
-// start makes the relay's part of a run, whose goroutine the caller then starts. report comes from the run's hooks, and
+// start makes the relay's part of a run. The caller then starts its goroutine. report comes from the run's hooks, and
 // spawn starts a goroutine of the run.
 func (n *relaying) start(report, spawn func(func())) *relayRun {
 	r := &relayRun{relaying: n, report: report, wake: make(chan struct{}, 1)}
@@ -153,7 +158,7 @@ func (n *relaying) start(report, spawn func(func())) *relayRun {
 	return r
 }
 
-// publish queues msg for the other nodes. It never waits for the relay. Where nothing runs yet, it starts the manager: a
+// publish queues msg for the other nodes. It never waits for the relay. If nothing runs yet, it starts the manager: a
 // process without clients may be one that only publishes.
 func (n *relaying) publish(msg *message) error {
 	if r := n.run.Load(); r != nil && r.push(msg) {
@@ -168,7 +173,7 @@ func (n *relaying) publish(msg *message) error {
 	return nil
 }
 
-// push returns false where the run is over.
+// push returns false if the run is over.
 func (r *relayRun) push(msg *message) bool {
 	r.mu.Lock()
 	if r.closed {
@@ -177,8 +182,8 @@ func (r *relayRun) push(msg *message) bool {
 	}
 	dropped, _ := r.queue.push(msg, limits{messages: relayQueueMessages, bytes: relayQueueBytes})
 	r.mu.Unlock()
-	// Also where something was queued before: the goroutine takes the token first and looks into the queue then, so a
-	// token that is still there will have it look again.
+	// This is needed even if the queue wasn't empty. The goroutine takes the token before it looks into the queue, so a
+	// token that is still there makes it look again.
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -189,7 +194,7 @@ func (r *relayRun) push(msg *message) bool {
 	return true
 }
 
-// lose counts messages that the other nodes don't get, and returns whether they are the first ones of an episode.
+// lose counts messages that the other nodes do not receive, and reports whether they begin an episode.
 func (r *relayRun) lose(messages int) bool {
 	r.dropped.Add(uint64(messages))
 	return !r.losing.Swap(true)
@@ -220,8 +225,8 @@ func (r *relayRun) loop() {
 	}
 }
 
-// publishSome publishes the oldest messages of the queue, and has itself called again where more wait. It returns what
-// to log, or nil.
+// publishSome publishes the oldest messages of the queue, and arranges to be called again if more are waiting. It
+// returns the error to log, or nil.
 func (r *relayRun) publishSome() (lost error) {
 	r.mu.Lock()
 	r.batch = r.queue.peek(r.batch[:0], relayBatch, relayBatchBytes)
@@ -247,20 +252,20 @@ func (r *relayRun) publishSome() (lost error) {
 	return lost
 }
 
-// tell counts what has become of a message that the relay had taken.
+// tell counts the outcome of a message that the relay had accepted.
 func (r *relayRun) tell(err error) {
 	switch {
 	case err == nil:
 		r.published.Add(1)
 	case !r.lose(1):
-	case r.open.Err() != nil: // the run ends, and may not report any more
+	case r.open.Err() != nil: // the run is ending and may no longer report
 		r.logLosing(err)
 	default:
 		r.report(func() { r.logLosing(err) })
 	}
 }
 
-// outgoing is msg as the relay carries it. Its bytes stay shared: nobody ever changes them.
+// outgoing returns msg as the relay carries it. Its bytes stay shared: they are never changed.
 func (r *relayRun) outgoing(msg *message) RelayMessage {
 	return RelayMessage{Node: r.node, Seq: r.seq.Add(1), Message: Message{
 		Project:     msg.project,
@@ -281,17 +286,17 @@ func (r *relayRun) tend() {
 		r.report(func() { r.logLosing(cmp.Or(now.Reason, errLostLater)) })
 	}
 	dropped := r.dropped.Load() + now.Lost
-	if r.losing.Load() && dropped == r.seenDropped {
+	if r.losing.Load() && dropped == r.seenDropped && !now.Away {
 		r.losing.Store(false)
 		r.report(func() {
-			r.m.cfg.logger.Info("mesherstream: other nodes get all messages of this one again", "node", r.node, "dropped", dropped)
+			r.m.cfg.logger.Info("mesherstream: other nodes receive all messages of this one again", "node", r.node, "dropped", dropped)
 		})
 	}
 	r.seenDropped = dropped
 	r.interests.tend()
 }
 
-// tellChanges logs what the relay tells otherwise than at the last tick.
+// tellChanges logs how the relay's status differs from that at the last tick.
 func (r *relayRun) tellChanges(before, now RelayStatus) {
 	switch {
 	case now.Away != before.Away || now.Away && (now.Unfollowed == 0) != (before.Unfollowed == 0):
@@ -309,12 +314,12 @@ func (r *relayRun) logAway(s RelayStatus) {
 	log := r.m.cfg.logger
 	switch {
 	case s.Unfollowed > 0:
-		log.Error("mesherstream: the relay refuses projects that this node follows, and tries again; their clients get what is published on their own node only",
+		log.Error("mesherstream: the relay refuses projects that this node follows, and tries again; their clients receive only messages published on their own node",
 			"node", r.node, "projects", s.Unfollowed, "reason", s.Reason)
 	case s.Away && s.Reason != nil:
-		log.Warn("mesherstream: the relay is away, and clients get what is published on their own node only", "node", r.node, "reason", s.Reason)
+		log.Warn("mesherstream: the relay is away, and clients receive only messages published on their own node", "node", r.node, "reason", s.Reason)
 	case s.Away:
-		log.Warn("mesherstream: the relay is away, and clients get what is published on their own node only", "node", r.node)
+		log.Warn("mesherstream: the relay is away, and clients receive only messages published on their own node", "node", r.node)
 	default:
 		log.Info("mesherstream: the relay is back", "node", r.node)
 	}
@@ -322,14 +327,14 @@ func (r *relayRun) logAway(s RelayStatus) {
 
 func (r *relayRun) logMissing(missing bool, missed uint64) {
 	if missing {
-		r.m.cfg.logger.Warn("mesherstream: this node misses messages of other ones", "node", r.node, "missed", missed)
+		r.m.cfg.logger.Warn("mesherstream: this node misses messages from other nodes", "node", r.node, "missed", missed)
 	} else {
-		r.m.cfg.logger.Info("mesherstream: this node misses no more messages of other ones", "node", r.node, "missed", missed)
+		r.m.cfg.logger.Info("mesherstream: this node no longer misses messages from other nodes", "node", r.node, "missed", missed)
 	}
 }
 
-// close accepts nothing more. What is queued is published until ctx is done; the goroutine ends then, unless the relay
-// holds it.
+// close accepts nothing more. Queued messages are published until ctx is done. The goroutine then ends, unless the
+// relay blocks it.
 func (r *relayRun) close(ctx context.Context) {
 	r.mu.Lock()
 	r.closed, r.deadline = true, ctx
@@ -338,7 +343,7 @@ func (r *relayRun) close(ctx context.Context) {
 	r.shut()
 }
 
-// finish publishes what is still queued, within the deadline, and ends the subscriptions.
+// finish publishes the messages that are still queued, within the deadline, and ends the subscriptions.
 func (r *relayRun) finish() {
 	defer r.giveUp()
 	for r.queued() > 0 {
@@ -362,7 +367,7 @@ func (r *relayRun) queued() int {
 }
 
 func (n *relaying) stats() RelayStats {
-	status := n.relay.Status() // which has outcomes told, so it comes first
+	status := n.relay.Status() // first, since it may call outcomes
 	s := RelayStats{
 		RelayAway:       status.Away,
 		RelayUnfollowed: status.Unfollowed,
@@ -384,8 +389,8 @@ func (n *relaying) stats() RelayStats {
 	return s
 }
 
-// relaySurvivor is a relay whose panics are errors: they cost what the call was for, and neither a goroutine of the
-// manager, and so the process, nor the place of a client.
+// relaySurvivor is a relay whose panics become errors. A panic fails the call that it happened in, but it ends no
+// goroutine of the manager, and so not the process, and it costs no client its place.
 type relaySurvivor struct{ relay Relay }
 
 func (r relaySurvivor) Publish(m RelayMessage) (err error) {
@@ -393,7 +398,7 @@ func (r relaySurvivor) Publish(m RelayMessage) (err error) {
 	return r.relay.Publish(m)
 }
 
-// PublishConfirmed is Publish where the relay has no other, and then it has an outcome at once.
+// PublishConfirmed falls back to Publish if the relay has no PublishConfirmed. The outcome is then known immediately.
 func (r relaySurvivor) PublishConfirmed(m RelayMessage, outcome func(error)) (err error) {
 	confirming, ok := r.relay.(ConfirmingRelay)
 	if !ok {
@@ -424,7 +429,7 @@ func (r relaySurvivor) Flush(ctx context.Context) (err error) {
 	return r.relay.Flush(ctx)
 }
 
-// Status says that a relay is away which can't tell.
+// Status reports a relay as away if its own Status panics.
 func (r relaySurvivor) Status() (s RelayStatus) {
 	var err error
 	defer func() { s.Away = s.Away || err != nil }()

@@ -8,21 +8,23 @@ import (
 	"time"
 )
 
-// This file is what a node wants from the others. It subscribes to a project with the project's first client, and lets
-// go of it a while after the last: what a node gets grows with what its clients watch, and not with the cluster.
+// This file decides which messages a node receives from the others. A node subscribes to a project with the project's
+// first client, and unsubscribes some time after the last one has left. The messages that it receives therefore grow
+// with the projects that its clients watch, and not with the cluster.
 
 const (
-	// relayPatience is how long a client's first turn waits for a subscription at most. Where the relay is away or slow,
-	// local streaming matters more.
+	// relayPatience bounds how long the first client of a project waits for a subscription. If the relay is away or
+	// slow, local streaming matters more.
 	relayPatience = 2 * time.Second
 
-	// relayLinger is how long a project without clients is still followed. It covers a page that is loaded again.
+	// relayLinger is how long a project without clients is still followed. It covers a page reload.
 	relayLinger = 10 * time.Second
 
-	// relayMemory is how long it is remembered at least which message of a node came last.
+	// relayMemory is how long, at least, the number of a node's last message is remembered.
 	relayMemory = 10 * time.Minute
 
-	// relayNodes is how many nodes are remembered at most, and as many of before: whoever may publish could make up names.
+	// relayNodes is how many nodes are remembered at most, plus as many from the time before: any publisher could make
+	// up names.
 	relayNodes = 4 << 10
 )
 
@@ -31,34 +33,34 @@ type interests struct {
 	// Read-only after construction.
 	n      *relaying
 	open   context.Context // done when the run ends
-	report func(func())    // has something logged where that may take its time
+	report func(func())    // logs something that may take its time
 	spawn  func(func())    // starts a goroutine of the run
 
 	// Guarded by mu.
 	mu        sync.Mutex
 	byProject map[string]*interest
 	ended     bool
-	failing   bool // that a project can't be followed has been logged, and none has been since
+	failing   bool // it has been logged that a project can't be followed, and no subscription has succeeded since
 }
 
-// interest is one project that is followed.
+// interest is one followed project.
 type interest struct {
 	// Read-only after construction.
 	project string
 	tried   chan struct{} // closed when the first attempt to subscribe has ended
 
-	over atomic.Bool // it has been let go, and what still comes is not delivered
+	over atomic.Bool // it has ended, and messages that still arrive are not delivered
 
 	// Guarded by interests.mu.
-	joining     int       // clients that are about to be registered, and the first attempt to subscribe
-	idleSince   time.Time // when it was first seen without clients, or zero
+	joining     int       // clients about to be registered, and the first attempt to subscribe
+	idleSince   time.Time // when it was first found without clients, or zero
 	subscribed  bool
-	refused     bool // as the last attempt to subscribe has failed
+	refused     bool // the last attempt to subscribe has failed
 	unsubscribe func()
 
 	// Guarded by mu.
 	mu           sync.Mutex
-	heard, older map[string]uint64 // the last message of each node; older is what heard was before
+	heard, older map[string]uint64 // the last message of each node; older is the previous heard
 	rotated      time.Time
 }
 
@@ -78,10 +80,10 @@ func (in *interests) count() (projects, unfollowed int) {
 	return len(in.byProject), unfollowed
 }
 
-// follow has what other nodes publish to the project, and to all projects, delivered here. It returns when the relay has
-// subscribed, or has been given relayPatience to. A client is registered after that, so that whatever tells it that its
-// stream has begun is true for all nodes. The caller calls registered when it has registered the client, or failed to:
-// until then the project isn't let go.
+// follow arranges for messages that other nodes publish to the project, and to all projects, to be delivered here. It
+// returns once the relay has subscribed, or after relayPatience. A client is registered after that, so that a message
+// which tells it that its stream has begun is true for all nodes. The caller calls registered when it has registered
+// the client or failed to. Until then the project isn't unsubscribed from.
 func (in *interests) follow(project string) (registered func()) {
 	all := []*interest{in.join("")}
 	if project != "" {
@@ -93,7 +95,7 @@ func (in *interests) follow(project string) (registered func()) {
 		select {
 		case <-i.tried:
 			continue
-		case <-timeout.C: // which tells it once
+		case <-timeout.C: // the channel yields only once
 		case <-in.open.Done():
 		}
 		break
@@ -109,13 +111,13 @@ func (in *interests) joined(all ...*interest) {
 	}
 }
 
-// follow is interests.follow of the run that is on.
+// follow calls interests.follow of the current run.
 func (n *relaying) follow(project string) (registered func()) {
 	return n.run.Load().interests.follow(project)
 }
 
-// join returns the project's interest. The first one to ask makes it, and has it subscribed, by a goroutine: where the
-// relay takes its time, the client that asks first waits no longer than those behind it.
+// join returns the project's interest. The first caller creates it, and a goroutine subscribes to it. If the relay is
+// slow, the first client therefore waits no longer than later ones.
 func (in *interests) join(project string) *interest {
 	in.mu.Lock()
 	i := in.byProject[project]
@@ -140,19 +142,19 @@ func (in *interests) join(project string) *interest {
 	return i
 }
 
-// subscribe makes one attempt, which nobody else makes at the same time: the goroutine of the run leaves an interest alone
-// until the first attempt has ended.
+// subscribe makes one attempt. No other attempt for the same interest runs at the same time: the goroutine of the run
+// leaves an interest alone until the first attempt has ended.
 func (in *interests) subscribe(i *interest) {
 	ctx, cancel := context.WithTimeout(in.open, relayPatience)
 	defer cancel()
 	unsubscribe, err := in.n.relay.Subscribe(ctx, i.project, func(m RelayMessage) {
-		if in.open.Err() == nil { // or the subscription may outlive the run, and the next one has its own
+		if in.open.Err() == nil { // the subscription may outlive the run, and the next run has its own
 			in.n.receive(i, m)
 		}
 	})
 
 	in.mu.Lock()
-	if in.ended { // meanwhile
+	if in.ended { // in the meantime
 		in.mu.Unlock()
 		if err == nil {
 			unsubscribe()
@@ -165,13 +167,13 @@ func (in *interests) subscribe(i *interest) {
 	in.mu.Unlock()
 	if report {
 		in.report(func() {
-			in.n.m.cfg.logger.Error("mesherstream: a project can't be followed on other nodes, and is tried again",
+			in.n.m.cfg.logger.Error("mesherstream: a project can't be followed on other nodes; the subscription is tried again",
 				"node", in.n.node, "project", i.project, "error", err)
 		})
 	}
 }
 
-// tend lets go of the projects whose last client has left a while ago, and tries again where a subscription has failed.
+// tend ends projects whose last client left a while ago, and retries subscriptions that have failed.
 func (in *interests) tend() {
 	now := time.Now()
 	var again, gone []*interest
@@ -188,8 +190,8 @@ func (in *interests) tend() {
 		case i.idleSince.IsZero():
 			i.idleSince = now
 		case now.Sub(i.idleSince) >= relayLinger:
-			// A client that comes from now on makes a new interest, with a subscription of its own. For a moment both may
-			// get the same message, and only the new one delivers it.
+			// A client that arrives from now on creates a new interest, with a subscription of its own. For a moment
+			// both may receive the same message, and only the new one delivers it.
 			i.over.Store(true)
 			delete(in.byProject, project)
 			gone = append(gone, i)
@@ -202,7 +204,7 @@ func (in *interests) tend() {
 	for _, i := range again {
 		in.subscribe(i)
 		if in.isFailing() {
-			break // the others wait as well, and the queue for the relay first
+			break // the others would wait as long, and the relay's queue comes first
 		}
 	}
 }
@@ -213,7 +215,7 @@ func (in *interests) isFailing() bool {
 	return in.failing
 }
 
-// endAll ends every subscription, now or, where one is being made, as soon as it is.
+// endAll ends every subscription. If one is still being made, it ends as soon as it has been.
 func (in *interests) endAll() {
 	in.mu.Lock()
 	in.ended = true
@@ -232,25 +234,25 @@ func (i *interest) end() {
 	}
 }
 
-// receive delivers a message of another node to the clients of this one, and to nobody else: it is not relayed again.
+// receive delivers a message of another node to the clients of this node. It does not relay the message again.
 func (n *relaying) receive(i *interest, msg RelayMessage) {
 	switch {
 	case msg.Node == n.node || i.over.Load():
 	case checkField("Node", msg.Node, maxNodeBytes) != nil || msg.checkFields() != nil:
-		n.rejected.Add(1) // also if no filter here could want it
+		n.rejected.Add(1) // even if no filter here could match it
 	case !n.m.wants(i.project, msg.Level, msg.Environment):
 		n.unwanted.Add(1)
 	case !i.advance(msg.Node, msg.Seq) || n.m.check(msg.Data, msg.Binary) != nil:
 		n.rejected.Add(1)
 	default:
-		msg.Project = i.project // what was subscribed to decides who gets it, not what the message says
+		msg.Project = i.project // the subscription decides which clients receive the message, not the message itself
 		if _, err := n.m.deliver(&msg.Message); err == nil {
 			n.received.Add(1)
 		}
 	}
 }
 
-// follows says whether any client follows the project.
+// hasViewers reports whether any client follows the project.
 func (m *Manager) hasViewers(project string) bool {
 	for _, s := range m.shards {
 		if s.hasViewers(project) {
@@ -260,7 +262,7 @@ func (m *Manager) hasViewers(project string) bool {
 	return false
 }
 
-// wants says whether a message of that project, level and environment may be for a client of this manager.
+// wants reports whether a message of that project, level and environment may be for a client of this manager.
 func (m *Manager) wants(project, level, environment string) bool {
 	msg := message{project: project, level: level, environment: environment}
 	for _, s := range m.shards {
@@ -271,9 +273,9 @@ func (m *Manager) wants(project, level, environment string) bool {
 	return false
 }
 
-// advance returns false if a message of that node came before that is the same or newer: a relay may deliver twice, and
-// where a node changes the server it talks to, what it sent over the old one may come late. A node that names itself
-// "" doesn't number its messages.
+// advance returns false if that message of that node, or a newer one, arrived before. A relay may deliver twice. And if
+// a node changes the server that it is connected to, messages sent over the old connection may arrive late. A node
+// named "" doesn't number its messages.
 func (i *interest) advance(node string, seq uint64) bool {
 	if node == "" {
 		return true
@@ -283,7 +285,8 @@ func (i *interest) advance(node string, seq uint64) bool {
 	last, ok := i.heard[node]
 	if !ok {
 		last = i.older[node]
-		// A name is forgotten when it has been silent long enough, or those of all processes that ever were would stay.
+		// A name that has been silent long enough is forgotten. Otherwise the names of all processes that ever existed
+		// would be kept.
 		if now := time.Now(); i.heard == nil || now.Sub(i.rotated) >= relayMemory || len(i.heard) >= relayNodes {
 			i.older, i.heard, i.rotated = i.heard, make(map[string]uint64), now
 		}
@@ -291,6 +294,6 @@ func (i *interest) advance(node string, seq uint64) bool {
 	if seq <= last {
 		return false
 	}
-	i.heard[strings.Clone(node)] = seq // which the relay may use again
+	i.heard[strings.Clone(node)] = seq // the relay may reuse the string's bytes
 	return true
 }

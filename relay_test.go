@@ -21,7 +21,7 @@ import (
 	"github.com/mesher/mesherstream/internal/link"
 )
 
-// Field by field, so that one that is added to Message is not forgotten on its way.
+// Field by field, so that a field added to Message is not forgotten by the relay.
 func TestEveryFieldOfAMessageIsRelayed(t *testing.T) {
 	var want Message
 	fields := reflect.ValueOf(&want).Elem()
@@ -58,7 +58,7 @@ func TestEveryFieldOfAMessageIsRelayed(t *testing.T) {
 	}
 }
 
-// What a node knows of its clients' wishes must have no moment in which a client that changes its filter is missing.
+// A node's view of its clients' filters must at no moment miss a client that changes its filter.
 func TestAChangeOfFilterLosesNothingThatBothFiltersWant(t *testing.T) {
 	m := startManager(t, WithRelay(newBus()))
 	c := connect(t, m, Subscription{Project: "shop"}, openSink)
@@ -110,7 +110,8 @@ func TestANodeThatIsSilentForLongIsForgotten(t *testing.T) {
 	})
 }
 
-// The same with real concurrency: clients of many projects come and go, and the goroutine of the run looks all the time.
+// The same with real concurrency: clients of many projects connect and leave, and the goroutine of the run looks all
+// the time.
 func TestClientsThatComeAndGoMissNothingOfOtherNodes(t *testing.T) {
 	x := newBus()
 	m := startManager(t, WithRelay(x))
@@ -123,7 +124,7 @@ func TestClientsThatComeAndGoMissNothingOfOtherNodes(t *testing.T) {
 				return
 			default:
 			}
-			in := m.relaying.run.Load().interests // what a tick does, as if its clock ran very fast
+			in := m.relaying.run.Load().interests // the work of a tick, as if the clock ran very fast
 			in.tend()
 			in.age(relayLinger)
 		}
@@ -175,7 +176,7 @@ func (r *recording) Write(p []byte, _ []int) (sent, held int, err error) {
 	return len(p), 0, nil
 }
 
-// bus is a relay in memory, which delivers within Publish. That of streamtest is for managers with sockets.
+// bus is a relay in memory, which delivers within Publish. The exchange of streamtest is for managers with sockets.
 type bus struct {
 	mu   sync.Mutex
 	subs map[string]map[int]func(RelayMessage)
@@ -214,7 +215,7 @@ func (b *bus) Subscribe(_ context.Context, project string, receive func(RelayMes
 	}, nil
 }
 
-// subscriptions returns how many have ever been made.
+// subscriptions returns how many subscriptions have ever been made.
 func (b *bus) subscriptions() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -224,7 +225,7 @@ func (b *bus) subscriptions() int {
 func (b *bus) Flush(context.Context) error { return nil }
 func (b *bus) Status() RelayStatus         { return RelayStatus{} }
 
-// age makes every project that is idle look as if it had been for d longer.
+// age makes every idle project look as if it had been idle for d longer.
 func (in *interests) age(d time.Duration) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -235,7 +236,7 @@ func (in *interests) age(d time.Duration) {
 	}
 }
 
-// A relay may use the memory behind a message again as soon as it has been received.
+// A relay may reuse the memory of a message as soon as receive has returned.
 func TestTheNameOfANodeIsKeptAsACopyAndNamesAreBounded(t *testing.T) {
 	i := &interest{}
 	memory := []byte("node-1")
@@ -254,19 +255,20 @@ func TestTheNameOfANodeIsKeptAsACopyAndNamesAreBounded(t *testing.T) {
 	}
 }
 
-// cluster is the model of docs/scaling.md: what many nodes have to do, from how many there are and who watches what.
+// cluster is the model of docs/scaling.md: the load of many nodes, depending on their number and on which clients watch
+// which projects.
 type cluster struct {
 	nodes, clients int     // clients of each node
-	projects       int     // of which project k has a share of both the clients and the events that falls as 1/(k+1)
-	wanting        float64 // the share of the clients that want every level; the others want "fatal", which no event is
+	projects       int     // project k has a share of both the clients and the events that is proportional to 1/(k+1)
+	wanting        float64 // the share of the clients that want every level; the others want "fatal", a level that no event has
 	events         int     // over all nodes
 }
 
-// clusterLoad is what the model predicts and the simulation counts, as sums over all nodes.
+// clusterLoad is the load that the model predicts and the simulation counts, as sums over all nodes.
 type clusterLoad struct {
 	followed   float64 // projects, "" included
-	received   float64 // messages that came from other nodes and were delivered
-	unwanted   float64 // those that came, and no client wanted
+	received   float64 // messages that arrived from other nodes and were delivered
+	unwanted   float64 // messages that arrived and that no client wanted
 	deliveries float64
 }
 
@@ -282,16 +284,16 @@ func (c cluster) shares() []float64 {
 	return shares
 }
 
-// predict: a node follows a project unless none of its clients does, which has the probability (1-share)^clients. It
-// gets what the other nodes publish to these projects, and nothing else; so the sum grows with the nodes only for
-// projects that are watched on all of them.
+// predict: a node follows a project unless none of its clients does. The probability of the latter is
+// (1-share)^clients. The node receives the messages that the other nodes publish to these projects, and nothing else.
+// So the sum grows with the nodes only for projects that are watched on all of them.
 //
-// deviation is the standard deviation of each number: chance decides who follows what, and how many events there are of a
-// project.
+// deviation is the standard deviation of each number. Chance decides which node follows which project, and how many
+// events a project has.
 func (c cluster) predict() (mean, deviation clusterLoad) {
 	nodes, clients, events := float64(c.nodes), float64(c.clients), float64(c.events)
-	var followed, received, unwanted, squares, cubes float64 // variances, and what that of the deliveries is made of
-	mean.followed = nodes                                    // of what is for all projects
+	var followed, received, unwanted, squares, cubes float64 // variances, and the parts of that of the deliveries
+	mean.followed = nodes                                    // of messages for all projects
 	for _, share := range c.shares() {
 		follows := 1 - math.Pow(1-share, clients)
 		wants := 1 - math.Pow(1-share*c.wanting, clients)
@@ -315,7 +317,7 @@ func (c cluster) predict() (mean, deviation clusterLoad) {
 	return mean, deviation
 }
 
-// simulate runs managers with that many clients, whose links take everything at once, and a bus between them.
+// simulate runs managers with that many clients, whose links accept everything immediately, and a bus between them.
 func (c cluster) simulate(t *testing.T, random *rand.Rand) (l clusterLoad) {
 	x := newBus()
 	pick := c.picker(random)
@@ -362,7 +364,7 @@ func (c cluster) simulate(t *testing.T, random *rand.Rand) (l clusterLoad) {
 		l.deliveries += float64(s.Offered)
 	}
 	for _, m := range nodes {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond) // nobody answers a close frame here
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond) // no client here answers a close frame
 		_ = m.Shutdown(ctx)
 		cancel()
 	}
@@ -393,7 +395,7 @@ func (c cluster) connect(t *testing.T, m *Manager, project string, wanting bool)
 
 var seed = flag.Uint64("seed", 1, "seed of the simulation")
 
-// TestTheModelOfManyNodesAgreesWithASimulation is for docs/scaling.md. Without -long it is a tenth of that.
+// TestTheModelOfManyNodesAgreesWithASimulation is for docs/scaling.md. Without -long it has a tenth of the size.
 func TestTheModelOfManyNodesAgreesWithASimulation(t *testing.T) {
 	clients, events := 500, 5_000
 	if isLong() {

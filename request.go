@@ -10,11 +10,11 @@ import (
 	"unicode/utf8"
 )
 
-// This file reads requests. encoding/json would not do: it takes members that come twice, and adds their lists up; it
-// takes names in any case, down to "filterſ"; and it takes several times as long.
+// This file reads requests. encoding/json would not do. It accepts members that appear twice, and merges their lists.
+// It accepts names in any case, down to "filterſ". And it takes several times as long.
 
-// maxDepth is how deep a value may be nested. No request is deeper than two, and what is too deep is no request: a Message
-// hook gets it all the same.
+// maxDepth is how deep a value may be nested. No request is deeper than two. A message that is nested too deep is no
+// request, and is passed to a Message hook all the same.
 const maxDepth = 100
 
 var (
@@ -23,13 +23,13 @@ var (
 	errNoObject = errors.New("the message must be an object")
 )
 
-// A jsonReader reads one JSON text from its beginning to its end. What it returns may be a view of the text.
+// A jsonReader reads one JSON text from its beginning to its end. The values that it returns may be views of the text.
 type jsonReader struct {
 	text string
 	pos  int
 }
 
-// next skips white space and returns the byte behind it, or 0 at the end.
+// next skips white space and returns the byte after it, or 0 at the end.
 func (r *jsonReader) next() byte {
 	for ; r.pos < len(r.text); r.pos++ {
 		switch c := r.text[r.pos]; c {
@@ -41,7 +41,7 @@ func (r *jsonReader) next() byte {
 	return 0
 }
 
-// take reads c if it is what comes next.
+// take reads c if it comes next.
 func (r *jsonReader) take(c byte) bool {
 	if r.next() != c || c == 0 {
 		return false
@@ -50,7 +50,7 @@ func (r *jsonReader) take(c byte) bool {
 	return true
 }
 
-// document reads an object that is all that there is. member is called with each name, and reads the value.
+// document reads an object that is the whole text. member is called with each name, and reads the value.
 func (r *jsonReader) document(member func(name string) error) error {
 	switch {
 	case r.next() == '{':
@@ -113,7 +113,7 @@ func (r *jsonReader) list(value func() error) error {
 	}
 }
 
-// skip reads a value of any kind, in that depth.
+// skip reads a value of any kind, at that depth.
 func (r *jsonReader) skip(depth int) error {
 	if depth > maxDepth {
 		return errSyntax
@@ -203,7 +203,7 @@ func (r *jsonReader) escaped() (string, error) {
 			r.pos++
 			return unescape(r.text[start : r.pos-1])
 		case c == '\\':
-			r.pos++ // what is escaped may be a quotation mark
+			r.pos++ // an escaped character may be a quotation mark
 		case c < ' ':
 			return "", errSyntax
 		}
@@ -211,33 +211,35 @@ func (r *jsonReader) escaped() (string, error) {
 	return "", errSyntax
 }
 
-// unescape returns what a string with escape sequences means.
+// unescape returns the meaning of a string with escape sequences.
 func unescape(s string) (string, error) {
-	b := make([]byte, 0, len(s))
+	var b strings.Builder
+	b.Grow(len(s))
 	for {
-		i := strings.IndexByte(s, '\\')
-		if i < 0 {
-			return string(append(b, s...)), nil
+		for ; s != "" && s[0] != '\\'; s = s[1:] {
+			b.WriteByte(s[0])
 		}
-		b = append(b, s[:i]...)
-		if s = s[i+1:]; s == "" {
+		switch len(s) {
+		case 0:
+			return b.String(), nil
+		case 1:
 			return "", errSyntax
 		}
-		c := s[0]
-		s = s[1:]
+		c := s[1]
+		s = s[2:]
 		switch c {
 		case '"', '\\', '/':
-			b = append(b, c)
+			b.WriteByte(c)
 		case 'b':
-			b = append(b, '\b')
+			b.WriteByte('\b')
 		case 'f':
-			b = append(b, '\f')
+			b.WriteByte('\f')
 		case 'n':
-			b = append(b, '\n')
+			b.WriteByte('\n')
 		case 'r':
-			b = append(b, '\r')
+			b.WriteByte('\r')
 		case 't':
-			b = append(b, '\t')
+			b.WriteByte('\t')
 		case 'u':
 			unit, ok := codeUnit(s)
 			if !ok {
@@ -253,7 +255,7 @@ func unescape(s string) (string, error) {
 					s = s[6:]
 				}
 			}
-			b = utf8.AppendRune(b, unit)
+			b.WriteRune(unit)
 		default:
 			return "", errSyntax
 		}
@@ -261,20 +263,31 @@ func unescape(s string) (string, error) {
 }
 
 // codeUnit reads the four digits of an escape sequence.
-func codeUnit(s string) (rune, bool) {
-	if len(s) < 4 || s[0] == '+' || s[0] == '-' || s[0] == '_' {
+func codeUnit(s string) (unit rune, ok bool) {
+	if len(s) < 4 {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(s[:4], 16, 16)
-	return rune(n), err == nil
+	for _, c := range []byte(s[:4]) {
+		switch {
+		case c >= '0' && c <= '9':
+			unit = unit<<4 | rune(c-'0')
+		case c >= 'a' && c <= 'f':
+			unit = unit<<4 | rune(c-'a'+10)
+		case c >= 'A' && c <= 'F':
+			unit = unit<<4 | rune(c-'A'+10)
+		default:
+			return 0, false
+		}
+	}
+	return unit, true
 }
 
 // errEnough ends a reading early.
 var errEnough = errors.New("enough is known")
 
-// requestType returns the type of a client's message, or "" if it has none. It fails if the message is no JSON object, or
-// if what it says of its type can be understood in two ways. It looks no further than the first type if that is one of the
-// protocol's: whoever reads the request refuses what is wrong with the rest.
+// requestType returns the type of a client's message, or "" if it has none. It fails if the message is not a JSON
+// object, or if its type is ambiguous. It looks no further than the first type if that is one of the protocol's: the
+// function that then reads the request refuses any mistake in the rest.
 func requestType(data []byte) (string, error) {
 	r := jsonReader{text: string(data)}
 	kind, seen, twice := "", false, false
@@ -313,15 +326,15 @@ func unknownField(name string) error { return fmt.Errorf("unknown field %.64q", 
 
 func errTwice(name string) error { return fmt.Errorf("%s is there twice", name) }
 
-// A field is a member that an object may have, and how its value is read.
+// A field is a member that an object may have, together with the function that reads its value.
 type field struct {
 	name string
 	read func(r *jsonReader) error
 	seen bool
 }
 
-// readMember reads a member into its field. An unknown one, or one that comes twice, is refused: what was misspelt would
-// otherwise widen a filter without a word.
+// readMember reads a member into its field. An unknown member, or one that appears twice, is refused: otherwise a
+// misspelt name would widen a filter without notice.
 func readMember(r *jsonReader, name string, fields []field) error {
 	for i := range fields {
 		f := &fields[i]
@@ -405,7 +418,7 @@ func (f *wireFilters) read(r *jsonReader) error {
 	return r.object(func(name string) error { return readMember(r, name, fields[:]) })
 }
 
-// read keeps one value more than a filter may have, which is enough to be refused.
+// read keeps one value more than a filter may have, which is enough for the filter to be refused.
 func (v *wireValues) read(r *jsonReader) error {
 	one := func() error {
 		if r.next() != '"' {
@@ -424,13 +437,13 @@ func (v *wireValues) read(r *jsonReader) error {
 	return r.list(one)
 }
 
-// What a client may ask of its shard: so many requests at once, and so many more for each second since it connected, of
-// which it saves those of a minute at most. Over that, it is closed with code 1008.
+// The bounds of a client's requests to its shard: that many requests at once, and that many more for each second since
+// it connected. A client saves up the requests of a minute at most. Beyond that, it is closed with code 1008.
 //
-// A count of what comes within a second would not do. The network, or this process, may stand still, and then what a
-// client has sent at its pace for half a minute is read at once. The savings are what such a client has not used
-// meanwhile. They don't add to what a client costs in the long run, and since a turn of the shard reads one request of
-// each client, nobody waits for more than one of them.
+// Counting the requests within a second would not do. The network, or this process, may stall, and then the requests
+// that a client has sent at its normal pace for half a minute are read at once. The savings are the requests that such
+// a client has not used meanwhile. They don't add to the cost of a client in the long run, and since a turn of the
+// shard reads one request of each client, no client waits for more than one of them.
 const (
 	maxRequestsPerSecond = 20
 	maxRequestsSaved     = 60 * maxRequestsPerSecond
@@ -440,8 +453,8 @@ const (
 	savedAtFirst = time.Second
 )
 
-// pay charges the client for a request, and returns false if it can't pay. Time is the money: each client earns what
-// passes, and a request costs a twentieth of a second.
+// pay charges the client for a request, and returns false if it can't pay. The currency is time: each client earns the
+// time that passes, and a request costs a twentieth of a second.
 func (c *client) pay(now time.Time) bool {
 	earned := now.Sub(c.connectedAt) // on the monotonic clock
 	paid := max(c.paid, earned-(mostSaved-savedAtFirst))

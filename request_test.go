@@ -27,7 +27,7 @@ func TestNamesAndValuesMayBeWrittenWithEscapeSequences(t *testing.T) {
 	}
 }
 
-// A refusal quotes a name, and must not be a way to have much sent for little.
+// A refusal quotes a name. It must not be a way to make the server send much in return for little.
 func TestARefusalIsShortWhateverTheNameIs(t *testing.T) {
 	for _, name := range []string{strings.Repeat("<", 4000), strings.Repeat(`\u0000`, 600), strings.Repeat("é", 2000)} {
 		_, err := parseSubscribe([]byte(`{"type":"subscribe","` + name + `":1}`))
@@ -40,7 +40,7 @@ func TestARefusalIsShortWhateverTheNameIs(t *testing.T) {
 	}
 }
 
-// FuzzJSONReader compares with encoding/json, which reads the same texts as JSON, and the same strings.
+// FuzzJSONReader compares with encoding/json: both must accept the same texts as JSON, and read the same strings.
 func FuzzJSONReader(f *testing.F) {
 	for _, seed := range []string{
 		`{"type":"subscribe","filters":{"level":"a","level":"b"}}`, `{"type":"ack","n":1,"\u006e":1}`, `{"type":"subscribe","filters":{}}null`,
@@ -88,7 +88,7 @@ func FuzzJSONReader(f *testing.F) {
 	})
 }
 
-// asking is a client whose requests a test has read at moments of its choice.
+// asking is a client whose requests are read at moments that the test chooses.
 type asking struct {
 	*testing.T
 	s *shard
@@ -118,7 +118,8 @@ func (a *asking) ask(n int) (answered int) {
 	return answered
 }
 
-// What a client has sent at its pace may be read in one burst, when the network or the process has stood still.
+// Requests that a client has sent at its normal pace may be read in one burst, if the network or the process has
+// stalled.
 func TestAClientThatKeepsToItsPaceMayBeReadInBursts(t *testing.T) {
 	for _, pace := range []int{1, 10, 20} {
 		for _, stall := range []time.Duration{time.Second, 10 * time.Second, time.Minute} {
@@ -136,7 +137,7 @@ func TestAClientThatKeepsToItsPaceMayBeReadInBursts(t *testing.T) {
 	}
 }
 
-// The same by the client's clock: whatever moments within a second it chooses.
+// The same by the client's clock, at whatever moments within a second.
 func TestAClientMayUseASecondAsItLikes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAsking(t, false)

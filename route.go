@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode"
@@ -14,60 +15,197 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// This file reads a request's URL: where the handler is mounted, and which project and filter it names. It tells the log
-// of mounts at which no stream can be.
+// This file reads a request's URL: where the handler is mounted, and which project and filter the URL names. It logs
+// mounts at which no stream can be.
 
-// projectParam is the parameter of an own route that holds the project.
+// projectParam is the parameter that holds the project, on a route of the application's own.
 const projectParam = "project_id"
 
 // managerKey is the key of a request's passage among its locals.
 type managerKey struct{}
 
-// A passage is a manager whose handler a request has passed, and where.
+// A passage records that a request has passed the handler of a manager, and where.
 type passage struct {
 	m     *Manager
-	mount string   // the part of the path that the handler is mounted at
+	path  string   // below which the handler's streams are
 	outer *passage // the one before
 }
 
-// pass notes for From that a request passes the handler. A manager that can't be reached, since one before it serves
-// on the same path, is no longer what From returns: its clients are that one's.
+// pass records, for From, that a request passes the handler. If a manager can't be reached, since one before it serves
+// on the same path, From does not return it: its clients are those of the manager before it.
 func (m *Manager) pass(c *fiber.Ctx, mount string) {
 	outer, _ := c.Locals(managerKey{}).(*passage)
-	for p := outer; p != nil; p = p.outer {
-		if p.m != m && p.covers(c, m, mount) {
-			m.warnOfShadow(mount+m.cfg.path, p)
-			c.Locals(managerKey{}, &passage{p.m, p.mount, outer})
-			return
+	here := &passage{m, mount + m.cfg.path, outer}
+	if s, ok := m.shadowsIn(c.App())[mounting{c.Route().Path, m}]; ok {
+		here.m = s
+	}
+	for p := outer; p != nil && here.m == m; p = p.outer {
+		if p.m != m && p.covers(c, here) {
+			m.warnOfShadow(here.path, p.path)
+			here.m = p.m
 		}
 	}
-	c.Locals(managerKey{}, &passage{m, mount, outer})
+	c.Locals(managerKey{}, here)
 }
 
-// covers says whether p's manager takes every stream that m could serve at mount.
-func (p *passage) covers(c *fiber.Ctx, m *Manager, mount string) bool {
-	first, second := p.mount+p.m.cfg.path+"/", mount+m.cfg.path+"/"
-	return len(first) <= len(second) && m.samePath(c, first, second[:len(first)])
+// covers says whether p takes every stream that another handler could serve.
+func (p *passage) covers(c *fiber.Ctx, other *passage) bool {
+	first, second := p.path+"/", other.path+"/"
+	return len(first) <= len(second) && samePath(c, first, second[:len(first)])
 }
 
-func (m *Manager) warnOfShadow(path string, p *passage) {
+func (m *Manager) warnOfShadow(path, first string) {
 	if m.shadowed.Swap(true) {
 		return
 	}
-	m.cfg.logger.Warn("mesherstream: two managers are mounted on one path, and the second never gets a client: publish by the first, which From returns, or mount New once",
-		"path", strings.Clone(path), "first", strings.Clone(p.mount)+p.m.cfg.path)
+	m.cfg.logger.Warn("mesherstream: two managers are mounted on one path, and the second never receives a client: publish with the first, which From returns, or mount New once",
+		"path", strings.Clone(path), "first", strings.Clone(first))
 }
 
+// A mounting is a manager's handler on a route. Fiber has a copy of the route for each method, and may put the handlers of
+// several routes into one.
+type mounting struct {
+	route string
+	m     *Manager
+}
+
+// shadowsIn returns which handlers of an app can't be reached by any stream, and whose streams are in their place. It
+// reads the routes once for each app, and tells the log then.
+func (m *Manager) shadowsIn(app *fiber.App) map[mounting]*Manager {
+	if found, ok := m.shadows.Load(app); ok {
+		return found.(map[mounting]*Manager)
+	}
+	shadows := make(map[mounting]*Manager)
+	all := streamRoutes(app)
+	for i, second := range all {
+		for _, first := range all[:i] {
+			if !first.covers(second, app.Config().CaseSensitive) {
+				continue
+			}
+			if first.m != second.m {
+				shadows[second.mounting] = first.m
+				second.m.warnOfShadow(second.pattern(), first.pattern())
+			}
+			break
+		}
+	}
+	m.shadows.Store(app, shadows)
+	return shadows
+}
+
+// A streamRoute is where a mounting has its streams.
+type streamRoute struct {
+	mounting
+	segments []string // of the pattern of their paths
+	below    bool     // it takes what is below that, too
+}
+
+func (r *streamRoute) pattern() string { return "/" + strings.Join(r.segments, "/") }
+
+// streamRoutes returns the routes of an app that can have streams, in the order in which Fiber asks them.
+func streamRoutes(app *fiber.App) []*streamRoute {
+	handle := reflect.ValueOf((*Manager)(nil).handle).Pointer()
+	own := make(map[*fiber.Handler]bool)
+	for _, route := range app.GetRoutes(true) { // without app.Use
+		if len(route.Handlers) > 0 {
+			own[&route.Handlers[0]] = true
+		}
+	}
+	var list []*streamRoute
+	for _, route := range app.GetRoutes() {
+		if route.Method != fiber.MethodGet {
+			continue
+		}
+		for _, h := range route.Handlers {
+			if reflect.ValueOf(h).Pointer() != handle {
+				continue
+			}
+			var of handlerOf
+			if !errors.As(h(nil), &of) {
+				continue
+			}
+			r := &streamRoute{mounting: mounting{route.Path, of.m}}
+			pattern, wildcard := route.Path, wildcardIn(route.Path)
+			switch {
+			case slices.Contains(route.Params, projectParam):
+			case wildcard >= 0:
+				pattern = pattern[:wildcard]
+				r.below = true
+			default:
+				r.below = !own[&route.Handlers[0]]
+				if !r.below { // of which checkRoute tells
+					continue
+				}
+			}
+			if r.below {
+				pattern += "/" + of.m.cfg.path + "/:" + projectParam
+			}
+			r.segments = strings.FieldsFunc(pattern, func(r rune) bool { return r == '/' })
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// covers says whether r takes every stream that other could serve.
+func (r *streamRoute) covers(other *streamRoute, caseSensitive bool) bool {
+	segments := r.segments
+	if r.below {
+		segments = segments[:len(segments)-1]
+	}
+	if len(other.segments) < len(r.segments) || !r.below && len(other.segments) > len(r.segments) {
+		return false
+	}
+	for i, segment := range segments {
+		theirs := other.segments[i]
+		if strings.ContainsAny(segment+theirs, "?") || !takesAll(segment) && segment != theirs && (caseSensitive || !strings.EqualFold(segment, theirs)) {
+			return false
+		}
+	}
+	return true
+}
+
+// takesAll says whether a segment of a pattern is a parameter alone, without a constraint.
+func takesAll(segment string) bool {
+	return segment[0] == ':' && !strings.ContainsAny(segment[1:], ":-.<?*+")
+}
+
+// handlerOf is what a handler answers that is asked whose it is, by a nil Ctx.
+type handlerOf struct{ m *Manager }
+
+func (handlerOf) Error() string { return "mesherstream: a handler was called without a request" }
+
 // splitMount splits the path of a request into the part at which the handler is mounted, and the rest below it. A mount
-// with parameters is as many segments long as its pattern.
+// with parameters has as many segments as its pattern.
 func splitMount(c *fiber.Ctx) (mount, rest string) {
-	pattern, _, _ := strings.Cut(c.Route().Path, "*")
+	pattern := c.Route().Path
+	if i := wildcardIn(pattern); i >= 0 {
+		pattern = pattern[:i]
+	}
 	path := c.Path()
 	rest = path
 	for range strings.FieldsFuncSeq(pattern, func(r rune) bool { return r == '/' }) {
 		rest = belowFirst(rest)
 	}
 	return path[:len(path)-len(rest)], rest
+}
+
+// wildcardIn returns where the first wildcard of a route's pattern is, or -1. A character that is escaped is none, and
+// neither is one of a parameter's constraint.
+func wildcardIn(pattern string) int {
+	constraints := 0
+	for i := range len(pattern) {
+		switch c := pattern[i]; {
+		case i > 0 && pattern[i-1] == '\\':
+		case c == '<':
+			constraints++
+		case c == '>':
+			constraints--
+		case (c == '*' || c == '+') && constraints == 0:
+			return i
+		}
+	}
+	return -1
 }
 
 // belowFirst returns path without its first segment.
@@ -79,22 +217,26 @@ func belowFirst(path string) string {
 	return ""
 }
 
-// checkRoute tells the log, once for each route, of one on which there can be no stream: one that app.Get was given, or a
-// like method, whose pattern names no project. A handler that is mounted with app.Use passes such requests on by right.
+// checkRoute logs, once for each route, a route on which there can be no stream: one of app.Get, or of a similar
+// method, whose pattern names no project. A handler that is mounted with app.Use rightly passes such requests on.
 func (m *Manager) checkRoute(c *fiber.Ctx) {
 	route := c.Route()
 	if len(route.Handlers) == 0 {
 		return
 	}
-	if _, asked := m.askedRoutes.LoadOrStore(&route.Handlers[0], true); asked || strings.ContainsAny(route.Path, "*+") || !isOwnRoute(c, route) {
+	if _, asked := m.askedRoutes.LoadOrStore(&route.Handlers[0], true); asked || !isOwnRoute(c, route) {
 		return
 	}
-	m.cfg.logger.Warn("mesherstream: a route has no parameter :"+projectParam+", and so no stream: call its parameter that, or mount the handler with app.Use",
+	streams := "no stream"
+	if wildcardIn(route.Path) >= 0 {
+		streams = "no stream but at the path of WithPath below its wildcard"
+	}
+	m.cfg.logger.Warn("mesherstream: a route has no parameter :"+projectParam+", and so "+streams+": rename its parameter to that, or mount the handler with app.Use",
 		"method", route.Method, "route", route.Path)
 }
 
-// isOwnRoute says whether a route was not registered with app.Use, which Fiber tells of copies only. Its handlers are the
-// same in all copies.
+// isOwnRoute reports whether a route was not registered with app.Use. Fiber tells this only of copies of the routes. A
+// route's handlers are the same in all copies.
 func isOwnRoute(c *fiber.Ctx, route *fiber.Route) bool {
 	const withoutUse = true
 	for _, r := range c.App().GetRoutes(withoutUse) {
@@ -105,7 +247,7 @@ func isOwnRoute(c *fiber.Ctx, route *fiber.Route) bool {
 	return false
 }
 
-// watchMount tells the log if the app of WithApp is mounted in another one, now or later.
+// watchMount logs if the app of WithApp is mounted in another one, now or later.
 func (m *Manager) watchMount(app *fiber.App) {
 	if app.MountPath() != "" {
 		m.warnOfMount(app)
@@ -118,12 +260,12 @@ func (m *Manager) watchMount(app *fiber.App) {
 
 func (m *Manager) warnOfMount(app *fiber.App) {
 	if !m.strayApp.Swap(true) {
-		m.cfg.logger.Warn("mesherstream: the app of WithApp is mounted in another one, and Fiber runs no hooks of it: give WithApp the app that listens, or its shutdown flushes and closes nothing",
+		m.cfg.logger.Warn("mesherstream: the app of WithApp is mounted in another one, and Fiber does not run its hooks: pass the app that listens to WithApp, or its shutdown flushes and closes nothing",
 			"mounted_at", app.MountPath())
 	}
 }
 
-// checkApp tells the log if the app of WithApp hasn't listened when a client comes: then it isn't the one whose shutdown ends
+// checkApp logs if the app of WithApp hasn't listened when a client connects. Then it isn't the app whose shutdown ends
 // the streams, or it has a server of its own. A child of Prefork runs no such hook.
 func (m *Manager) checkApp(serving *fiber.App) {
 	stray := serving != m.cfg.app
@@ -131,28 +273,34 @@ func (m *Manager) checkApp(serving *fiber.App) {
 		return
 	}
 	if stray {
-		m.cfg.logger.Warn("mesherstream: another app than that of WithApp serves the streams: give WithApp the app that listens, or its shutdown flushes and closes nothing")
+		m.cfg.logger.Warn("mesherstream: an app other than that of WithApp serves the streams: pass the app that listens to WithApp, or its shutdown flushes and closes nothing")
 	} else {
 		m.cfg.logger.Info("mesherstream: the app of WithApp serves without having listened: shut it down by its own Shutdown, or nothing flushes and closes the streams")
 	}
 }
 
-// A queryName is a name that the query of a stream may have, and what is written for it by mistake.
+// A queryName is a name that the query of a stream may have, together with common mistakes for it.
 type queryName struct {
 	name    string
 	aliases []string // other words for it, without an s at their end
-	typos   int      // how many letters may be wrong, without that it is another word
+	typos   int      // how many letters may be wrong without making it another word
 }
 
 var queryNames = []queryName{
-	{"level", []string{"lvl", "loglevel", "minlevel", "severity", "severitie"}, 1},
+	{"level", []string{"lvl", "loglevel", "minlevel", "maxlevel", "minimumlevel", "maximumlevel", "severity", "severitie"}, 1},
 	{"environment", []string{"env", "environ"}, 2},
 }
 
-// checkQuery returns an error if a parameter of the query nearly has a name that means something here: the stream would
-// carry everything, and nobody would know why. Other parameters are the application's.
+// levelWords are those that leave a level what it is. Another one before it, as in zoom_level, makes it another thing.
+var levelWords = []string{"min", "minimum", "max", "maximum", "lowest", "highest", "at", "least", "most", "from", "to", "log", "event", "error", "message", "filter", "filters", "by", "only", "not"}
+
+// checkQuery returns an error if the name of a query parameter is nearly one that means something here: the stream
+// would carry everything, and the mistake would go unnoticed. Other parameters belong to the application.
 func checkQuery(c *fiber.Ctx) error {
 	for key := range c.Queries() {
+		if singular := strings.TrimSuffix(lettersOf(key), "s"); singular == "filter" {
+			return fmt.Errorf("query parameter %s is unknown: use level and environment", harmless(key))
+		}
 		for _, known := range queryNames {
 			if key != known.name && known.meantBy(key) {
 				return fmt.Errorf("query parameter %s is unknown: use %s", harmless(key), known.name)
@@ -162,15 +310,43 @@ func checkQuery(c *fiber.Ctx) error {
 	return nil
 }
 
-// meantBy says whether somebody who writes key means q: in another case or number, with brackets, as a filter's.
-func (q queryName) meantBy(key string) bool {
-	key = strings.TrimPrefix(strings.ToLower(key), "amp;") // of an address that was escaped for HTML once too often
-	letters := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' {
-			return r
+// lettersOf returns the letters of a key, in lower case.
+func lettersOf(key string) string { return strings.Join(wordsOf(key), "") }
+
+// wordsOf returns the words of a key, in lower case: snake_case, camelCase, with dots or brackets.
+func wordsOf(key string) []string {
+	if rest := strings.ToLower(key); strings.HasPrefix(rest, "amp;") { // of an address that was escaped for HTML once too often
+		key = key[len("amp;"):]
+	}
+	isLetter := func(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
+	isUpper := func(c byte) bool { return c >= 'A' && c <= 'Z' }
+	var words []string
+	for start := 0; start < len(key); {
+		if !isLetter(key[start]) {
+			start++
+			continue
 		}
-		return -1
-	}, key)
+		end := start + 1
+		for end < len(key) && isLetter(key[end]) && (!isUpper(key[end]) || isUpper(key[end-1])) {
+			end++
+		}
+		words = append(words, strings.ToLower(key[start:end]))
+		start = end
+	}
+	return words
+}
+
+// meantBy says whether somebody who writes key means q: in another case or number, with brackets, as a filter's, or with
+// words around it.
+func (q queryName) meantBy(key string) bool {
+	words := wordsOf(key)
+	for i, word := range words {
+		word = strings.TrimSuffix(word, "s")
+		if (word == q.name || slices.Contains(q.aliases, word)) && (q.name != "level" || !slices.ContainsFunc(words[:i], isNoLevelWord)) {
+			return true
+		}
+	}
+	letters := strings.Join(words, "")
 	for _, of := range []string{"filters", "filter"} {
 		letters = strings.TrimSuffix(strings.TrimPrefix(letters, of), of)
 	}
@@ -178,7 +354,9 @@ func (q queryName) meantBy(key string) bool {
 	return slices.Contains(q.aliases, singular) || distance(letters, q.name) <= q.typos || distance(singular, q.name) <= q.typos
 }
 
-// distance returns how many letters are to be added, removed, replaced or swapped with their neighbours to make b of a.
+func isNoLevelWord(word string) bool { return !slices.Contains(levelWords, word) }
+
+// distance returns how many letters must be added, removed, replaced or swapped with their neighbours to turn a into b.
 func distance(a, b string) int {
 	if len(a) > 2*len(b) {
 		return len(a) - len(b) // a stranger may send long ones
@@ -205,8 +383,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's. rest is
-// the path below the mount.
+// projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's. rest
+// is the path below the mount.
 func (m *Manager) projectOf(c *fiber.Ctx, rest string) (segment string, ours bool) {
 	if rest == "" || rest == "/" {
 		for _, param := range c.Route().Params {
@@ -217,7 +395,7 @@ func (m *Manager) projectOf(c *fiber.Ctx, rest string) (segment string, ours boo
 	}
 
 	prefix := m.cfg.path
-	if len(rest) < len(prefix) || !m.samePath(c, rest[:len(prefix)], prefix) {
+	if len(rest) < len(prefix) || !samePath(c, rest[:len(prefix)], prefix) {
 		return "", false
 	}
 	switch rest = rest[len(prefix):]; {
@@ -230,11 +408,11 @@ func (m *Manager) projectOf(c *fiber.Ctx, rest string) (segment string, ours boo
 }
 
 // samePath compares as the app's router does.
-func (m *Manager) samePath(c *fiber.Ctx, a, b string) bool {
+func samePath(c *fiber.Ctx, a, b string) bool {
 	return a == b || strings.EqualFold(a, b) && !c.App().Config().CaseSensitive
 }
 
-// decodeProject returns the project that a segment of the path names. It has bytes of its own.
+// decodeProject returns the project that a segment of the path names. The result has bytes of its own.
 func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 	var project string
 	var err error
@@ -262,9 +440,10 @@ func decodeProject(c *fiber.Ctx, segment string) (string, error) {
 	return project, nil
 }
 
-// decodedAsPath returns what a segment means that UnescapePath has decoded: by the rules of forms, by which a plus is a
-// space, and what is broken stays as it is. It is found in the path by its place, since both ways of decoding yield the
-// same number of bytes. A slash that was encoded is refused wherever it is: Fiber has taken it for one that separates.
+// decodedAsPath returns the meaning of a segment that UnescapePath has decoded. UnescapePath decodes by the rules of
+// forms: a plus becomes a space, and broken escapes stay as they are. The segment is found in the original path by its
+// place, since both ways of decoding yield the same number of bytes. An encoded slash is refused wherever it is: Fiber
+// has treated it as a separator.
 func decodedAsPath(c *fiber.Ctx, segment string) (string, error) {
 	written := c.Request().URI().PathOriginal()
 	plain, err := url.PathUnescape(string(written))
@@ -277,6 +456,9 @@ func decodedAsPath(c *fiber.Ctx, segment string) (string, error) {
 	path := c.Path()
 	if !strings.Contains(segment, " ") {
 		return strings.Clone(segment), nil
+	}
+	if bytes.IndexByte(written, ' ') >= 0 {
+		return "", errAmbiguous // no request has one: a handler has put there what Fiber had decoded
 	}
 	if string(fasthttp.AppendUnquotedArg(nil, written)) != path {
 		return "", errAmbiguous // a handler has put another path there
@@ -309,7 +491,9 @@ func queryFilter(c *fiber.Ctx) (Filter, error) {
 	}
 	values := func(key string) (list []string) {
 		for _, v := range c.Context().QueryArgs().PeekMulti(key) {
-			list = append(list, strings.Split(string(v), ",")...)
+			for value := range strings.SplitSeq(string(v), ",") {
+				list = append(list, strings.TrimSpace(value))
+			}
 		}
 		return list
 	}

@@ -11,11 +11,10 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// A shard is an actor: one goroutine that owns some of the clients, and an inbox of what others want of them. Nobody
-// else touches a client's state, so nothing on the way of a message to a client takes a lock.
+// A shard is an actor: one goroutine that owns some of the clients, and an inbox for requests from other goroutines. No
+// other goroutine touches a client's state, so the delivery of a message to a client takes no lock.
 //
-// One turn of the shard takes everything that waits in the inbox at once. The broadcasts among it leave in one write per
-// client.
+// One turn of the shard takes the whole inbox at once. The broadcasts in it are sent with one write per client.
 type shard struct {
 	// Read-only after construction.
 	cfg    *config
@@ -24,38 +23,39 @@ type shard struct {
 	// Guarded by mu.
 	mu        sync.Mutex
 	wake      sync.Cond             // the shard waits for work
-	room      sync.Cond             // publishers wait for room in the inbox
-	inbox     inbox                 // what the next turn takes
-	turns     uint64                // how many have begun
-	members   map[ClientID]*client  // whom the application can name
-	followers map[string]*following // the projects of these
-	closed    bool                  // nothing is accepted from the application any more
-	running   bool                  // the goroutine lives, and owns what is below
+	room      sync.Cond             // publishers wait for space in the inbox
+	inbox     inbox                 // taken by the next turn
+	turns     uint64                // how many turns have begun
+	members   map[ClientID]*client  // the clients that the application can name
+	followers map[string]*following // the projects of these clients
+	closed    bool                  // nothing more is accepted from the application
+	running   bool                  // the goroutine lives, and owns the fields below
 	spawn     func(func())          // starts a goroutine of this run
 	poller    *link.Poller          // nil until a link of this run needs it
 
 	// Atomic.
-	regrouping atomic.Int64 // clients that are between two groups, or before their first one
+	regrouping atomic.Int64 // clients that move between two groups, or to their first one
 
-	// Owned by the goroutine; by mu where none is running.
+	// Owned by the goroutine; by mu while no goroutine runs.
 	hooks    *hookQueue // of this run
-	turn     inbox      // what this turn has taken
+	turn     inbox      // the inbox that this turn has taken
 	batch    []*message
 	batches  uint64
-	groups   map[string]*group   // changed under mu, so that wants can read them
-	projects map[string][]*group // the same
+	groups   map[string]*group   // changed under mu, so that wants can read it
+	projects map[string][]*group // likewise
 	touched  []*group
-	pinged   []*client // they get a pong at the end of the turn
+	pinged   []*client // they are sent a pong at the end of the turn
 	again    []*client // their links have asked for another turn
-	waiting  []*client // those that a drain visits: they are busy, or something is buffered for them
+	waiting  []*client // the clients that a drain visits: they are busy, or have something buffered
 	wheel    wheel
-	beatAt   time.Time  // the last one
-	awake    time.Time  // since when beats have come as they should
-	joined   stretch    // the frames of a group's run
-	drained  []*message // what a drain takes out of a backlog
+	beatAt   time.Time  // the last beat
+	awake    time.Time  // since when beats have come on time
+	joined   stretch    // the frames of a group's batch
+	drained  []*message // the messages that a drain takes from a backlog
 	scratch  stretch    // the frames of batch
+	answer   []byte     // the text of a reply; no filter makes it much larger than 12 KiB
 	stopping bool
-	leaving  map[*client]struct{} // in their close handshake
+	leaving  map[*client]struct{} // clients in their close handshake
 	totals   Stats
 }
 
@@ -82,8 +82,8 @@ func (s *shard) start(hooks *hookQueue, spawn func(func())) {
 	s.closed, s.running, s.stopping = false, true, false
 }
 
-// publish casts a broadcast. It waits while the inbox is full, which is for the shard's CPU and never for a client: a
-// turn takes the whole inbox, and no turn waits for anybody.
+// publish casts a broadcast. It waits while the inbox is full. It then waits for the shard to catch up, and never for a
+// client: a turn takes the whole inbox, and no turn waits for a client.
 func (s *shard) publish(m *message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,7 +93,7 @@ func (s *shard) publish(m *message) error {
 	return s.castLocked(cast{message: m}, m.project, m.size())
 }
 
-// follows says whether any client follows the project.
+// hasViewers reports whether any client follows the project.
 func (s *shard) hasViewers(project string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,8 +107,8 @@ func (s *shard) hasViewersLocked(project string) bool {
 	return s.followers[project] != nil
 }
 
-// cast has do called with the client of that ID, which may be on its way out by then. bytes is what do will add to the
-// client's buffer.
+// cast arranges for do to be called with the client of that ID, which may be leaving by then. bytes is how much do will
+// add to the client's buffer.
 func (s *shard) cast(id ClientID, bytes int, do func(*client)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,7 +129,8 @@ func (s *shard) closedErrLocked() error {
 	return nil
 }
 
-// ask runs fn where it may read what the goroutine owns, and waits for it. What the caller cast before is done before.
+// ask runs fn at a point where it may read the fields that the goroutine owns, and waits for it. Everything that the
+// caller cast before is done first.
 func (s *shard) ask(fn func()) {
 	s.mu.Lock()
 	if !s.running {
@@ -143,7 +144,7 @@ func (s *shard) ask(fn func()) {
 	<-done
 }
 
-// tell runs fn on the shard's goroutine, or not at all where that has ended.
+// tell runs fn on the shard's goroutine, or not at all if that goroutine has ended.
 func (s *shard) tell(fn func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,7 +158,7 @@ func (s *shard) doLocked(fn func()) {
 	s.wake.Signal()
 }
 
-// post delivers events. It never blocks; a link never has more than a few events under way.
+// post delivers events. It never blocks. Few events of a link are pending at a time.
 func (s *shard) post(events ...event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,7 +183,7 @@ func (s *shard) poll() (*link.Poller, error) {
 	return s.poller, err
 }
 
-// hint has the links of these clients do what they can.
+// hint lets the links of these clients do what they can.
 func (s *shard) hint(ready []link.Owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,8 +196,8 @@ func (s *shard) hint(ready []link.Owner) {
 	s.wake.Signal()
 }
 
-// tick asks for a drain, a keepalive beat, or both. Drains that wait together are one. Beats are not, or a shard that is
-// busy would come to each client too late.
+// tick asks for a drain, a keepalive beat, or both. Pending drains are merged into one. Beats are not, or a busy shard
+// would visit each client too late.
 func (s *shard) tick(drain, beat bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -209,7 +210,7 @@ func (s *shard) tick(drain, beat bool) {
 	}
 }
 
-// register makes c one of the shard's clients. What is published after it returned, c gets.
+// register makes c one of the shard's clients. Messages published after it has returned are offered to c.
 func (s *shard) register(c *client) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -224,13 +225,14 @@ func (s *shard) register(c *client) error {
 		s.followers[c.sub.Project] = f
 	}
 	f.clients++
-	// An event and not a cast, since all that the link will tell of the client are events, and they keep their order.
+	// An event and not a cast, since everything that the link will report about the client is an event, and events keep
+	// their order.
 	s.inbox.events = append(s.inbox.events, event{client: c, Event: link.Event{Kind: eventJoined}})
 	s.wake.Signal()
 	return nil
 }
 
-// unregister ends what register began, as far as the application can see it.
+// unregister reverts register, as far as the application can see it.
 func (s *shard) unregister(c *client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -249,8 +251,8 @@ func (s *shard) find(id ClientID) *client {
 	return s.members[id]
 }
 
-// close stops accepting anything from the application and has every client closed: first flushed, if flush is true,
-// and otherwise at once. The goroutine ends with its last client.
+// close stops accepting anything from the application and closes every client. If flush is true, each client is flushed
+// first. The goroutine ends with its last client.
 func (s *shard) close(flush bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -261,19 +263,19 @@ func (s *shard) close(flush bool) {
 	}
 }
 
-// cut removes every client that is still there, with what is still buffered for it.
+// cut removes every client that is still connected, together with its buffered messages.
 func (s *shard) cut() {
 	s.tell(s.removeAll)
 }
 
-// loop is the shard's goroutine. It ends when the shard has been closed and its last client is gone.
+// loop is the shard's goroutine. It ends when the shard has been closed and its last client has left.
 func (s *shard) loop() {
 	for s.take() {
 		s.takeTurn()
 	}
 }
 
-// take waits for work, and moves the inbox into the turn. It returns false at the end of the shard's life.
+// take waits for work and moves the inbox into the turn. It returns false at the end of the shard's life.
 func (s *shard) take() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -318,7 +320,7 @@ func (s *shard) takeTurn() {
 	s.sendPongs()
 }
 
-// handle does what an event asks for.
+// handle carries out an event.
 func (s *shard) handle(e *event) {
 	c := e.client
 	if c.phase == phaseGone {
@@ -335,7 +337,7 @@ func (s *shard) handle(e *event) {
 		c.received(e.Op, e.Payload)
 	case eventResume:
 		c.inHook = false
-		c.markSeen(time.Now()) // what it sent meanwhile was not read
+		c.markSeen(time.Now()) // messages that the client sent in the meantime were not read
 		c.link.Resume()
 	case link.Refused:
 		c.refused(e.Err)
@@ -348,7 +350,7 @@ func (s *shard) handle(e *event) {
 	}
 }
 
-// later gives a client's link another turn: it has more to do, but others wait too.
+// later gives a client's link another turn: the link has more to do, but other clients are waiting too.
 func (c *client) later() {
 	s := c.shard
 	if !c.again {
@@ -357,7 +359,7 @@ func (c *client) later() {
 	}
 }
 
-// goOn gives those another turn that asked for it before this one.
+// goOn gives another turn to the clients that have asked for one before this turn.
 func (s *shard) goOn() {
 	n := len(s.again)
 	for _, c := range s.again[:n] {
@@ -369,8 +371,8 @@ func (s *shard) goOn() {
 	s.again = slices.Delete(s.again, 0, n)
 }
 
-// shutAll closes every client: after it has got what it was offered, and was told what it missed, if flush is true, and
-// otherwise as soon as a frame may start.
+// shutAll closes every client. If flush is true, a client is closed after it has been sent the messages that it was
+// offered and the gaps that it is to be told of. Otherwise it is closed as soon as a frame may start.
 func (s *shard) shutAll(flush bool) {
 	for _, c := range s.everyone() {
 		if !flush || c.idle() {
@@ -391,7 +393,7 @@ func (s *shard) removeAll() {
 	}
 }
 
-// everyone lists the clients, those that are leaving included.
+// everyone lists all clients, including those that are leaving.
 func (s *shard) everyone() []*client {
 	var all []*client
 	for _, g := range s.groups {
@@ -414,7 +416,7 @@ func (s *shard) snapshots() []Client {
 	return list
 }
 
-// stats completes the running totals with what waits now.
+// stats adds the buffered messages to the running totals.
 func (s *shard) stats() Stats {
 	t := s.totals
 	for _, c := range s.waiting {
@@ -424,24 +426,24 @@ func (s *shard) stats() Stats {
 	return t
 }
 
-// inbox is what waits for a shard. Its casts are done in order; its events, which come from links, have no order with
-// the casts and go first.
+// inbox holds the work that is queued for a shard. Its casts are done in order. Its events, which come from links, have
+// no order relative to the casts and are handled first.
 type inbox struct {
 	casts  []cast
 	events []event
 	all    load // of the casts
-	shared load // of those that clients of every project get
+	shared load // of the casts that clients of every project receive
 	drain  bool
 	beats  int
 }
 
-// load is how many of the casts somebody gets, and how many bytes they may add to a buffer.
+// load is how many of the casts a client receives, and how many bytes they may add to its buffer.
 type load struct {
 	messages, bytes int
 }
 
-// The bounds of an inbox as a whole, unless one buffer may hold more. They are what the messages of many projects come up
-// against: the more of these a turn takes, the more of them share a write.
+// The bounds of an inbox as a whole, unless one buffer may hold more. They limit the messages of many projects
+// together: the more of these a turn takes, the more of them share a write.
 const (
 	inboxMessages = 4 << 10
 	inboxBytes    = 16 << 20
@@ -450,8 +452,8 @@ const (
 // following is a project that a shard's clients follow.
 type following struct {
 	clients int
-	load    load   // what these get of the inbox that the turn takes
-	turn    uint64 // which one that is
+	load    load   // the load of these clients in the inbox that the turn takes
+	turn    uint64 // the number of that turn
 }
 
 // A cast is a message for every client that it matches, or something else to do. do is called on the shard's goroutine.
@@ -460,14 +462,14 @@ type cast struct {
 	do      func()
 }
 
-// An event is one of a client's link, or one of these three.
+// An event is an event of a client's link, or one of these three.
 type event struct {
 	client *client
 	link.Event
 }
 
 const (
-	eventJoined = link.Kinds + iota // the first one of each client
+	eventJoined = link.Kinds + iota // the first event of each client
 	eventResume                     // the Message hook has returned
 	eventCut                        // the client has not ended the close handshake in time
 )
@@ -481,7 +483,7 @@ func (l *load) add(bytes int) {
 	l.bytes += bytes
 }
 
-// castLocked puts a cast for the clients of a project into the inbox, or of all projects, when there is room.
+// castLocked puts a cast for the clients of a project, or of all projects, into the inbox when there is space.
 func (s *shard) castLocked(c cast, project string, bytes int) error {
 	for !s.closed && !s.hasRoom(project, bytes) {
 		s.room.Wait()
@@ -494,7 +496,7 @@ func (s *shard) castLocked(c cast, project string, bytes int) error {
 	switch f := s.followers[project]; {
 	case project == "":
 		s.inbox.shared.add(bytes)
-	case f != nil: // it is nil where the last of them has left meanwhile
+	case f != nil: // nil if the last of them has left in the meantime
 		if f.turn != s.turns {
 			f.turn, f.load = s.turns, load{}
 		}
@@ -504,8 +506,8 @@ func (s *shard) castLocked(c cast, project string, bytes int) error {
 	return nil
 }
 
-// hasRoom makes sure that no turn brings a client more than a buffer takes that was empty before. A message that is the
-// only one always has room.
+// hasRoom makes sure that no turn offers a client more than an empty buffer can hold. There is always room for a
+// message that is the only one.
 func (s *shard) hasRoom(project string, bytes int) bool {
 	in := &s.inbox
 	theirs := in.all
@@ -525,7 +527,8 @@ func (in *inbox) isEmpty() bool {
 	return len(in.casts) == 0 && len(in.events) == 0 && !in.drain && in.beats == 0
 }
 
-// reset empties the inbox and keeps its memory for the next turn but one, unless a storm has made it large.
+// reset empties the inbox and keeps its memory for the turn after the next, unless a burst of messages has made it
+// large.
 func (in *inbox) reset() {
 	clear(in.casts)
 	clear(in.events)

@@ -14,11 +14,11 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// The model: what a shard promises to each of its clients, played one message at a time, with a list for a queue, and
-// down to the byte that each link is given. It knows nothing of groups, rings, joined frames and waiting lists. What waits
-// for a client is in model_queue_test.go, and how a client lives in model_life_test.go.
+// The model: what a shard promises to each of its clients, played one message at a time, with a list as the queue, and
+// compared down to the bytes that each link receives. The model knows nothing of groups, rings, joined frames and
+// waiting lists.
 
-// modelShard is what a test has published and asked for, and when the shard's turn takes it.
+// modelShard holds the published messages and the requests of a test until the shard's turn takes them.
 type modelShard struct {
 	maxBuffer, maxBytes int
 	overflow            Overflow
@@ -34,36 +34,36 @@ type modelShard struct {
 	pinged              []*modelClient
 }
 
-// A modelCast is a message for all whom it matches, or something else to do.
+// A modelCast is a message for every client that it matches, or something else to do.
 type modelCast struct {
 	message *modelMessage
-	sub     func(*modelClient) bool // whom the message matches, when its turn has come
+	sub     func(*modelClient) bool // the clients that the message matches, when its turn has come
 	do      func()
 }
 
 type modelClient struct {
 	s       *modelShard
-	holds   bool // its link takes whole frames and sends them by itself
+	holds   bool // its link accepts whole frames and sends them by itself
 	project string
 	filter  Filter
 	phase   phase
 	member  bool // the application can name it
 
-	room    int // what the kernel takes now
+	room    int // how much the kernel accepts now
 	failing bool
 	wire    []byte
 	queue   []modelItem
-	reply   []byte // the answer that is due
+	reply   []byte // the pending reply
 	busy    bool
 	slow    bool
 
-	// What can't be taken back. A link that holds sends it in pieces, each with a deadline.
+	// The bytes that can't be taken back. A link that holds sends them in pieces, each with a deadline.
 	flight      []byte
 	flying      []*modelMessage
-	noticeBytes int // of the flight, in front of those
-	flightBytes int // as accounts count it
+	noticeBytes int // of the flight, before those
+	flightBytes int // as the accounts count it
 	flown       int
-	piece       int // bytes of it that are under one deadline
+	piece       int // bytes of it that share one deadline
 	pieceGone   int
 	pieceBegan  time.Time
 
@@ -72,7 +72,7 @@ type modelClient struct {
 	code                     int
 
 	incoming []arrival
-	waits    bool // for the answer to what it has sent
+	waits    bool // for the reply to its last message
 	refused  bool
 	ended    bool
 
@@ -91,7 +91,7 @@ type modelClient struct {
 	slowQueued                        bool
 }
 
-// turn does what the shard's next turn must do.
+// turn does the work of the shard's next turn.
 func (s *modelShard) turn() {
 	for _, do := range take(&s.events) {
 		do()
@@ -140,13 +140,13 @@ func (s *modelShard) deliver(run []modelCast) {
 	}
 }
 
-// offer: nothing is dropped while the client could take it. What doesn't fit drops the oldest.
+// offer: nothing is dropped while the client could accept it. If a message doesn't fit, the oldest is dropped.
 func (c *modelClient) offer(run []*modelMessage) {
 	if c.messages() > 0 && !c.fits(run) {
 		switch {
 		case !c.busy:
 			c.pump(everything)
-		case !c.slow && !c.holds: // it is asked once more
+		case !c.slow && !c.holds: // the link is tried once more
 			c.writable()
 		}
 		if c.phase == phaseGone {
@@ -166,8 +166,8 @@ func (c *modelClient) offer(run []*modelMessage) {
 	}
 }
 
-// writeThrough: nothing waits, so what the window and the link take of the run goes out as it is. Only the rest waits, and
-// only what waits can be replaced. A pong that is due comes at the end of the turn.
+// writeThrough: nothing is buffered, so the part of the batch that the window and the link accept is sent as it is.
+// Only the rest is buffered, and only buffered messages can be replaced. A pending pong is sent at the end of the turn.
 func (c *modelClient) writeThrough(run []*modelMessage) {
 	now := min(c.windowRoom(), len(run))
 	for _, m := range run[:now] {
@@ -184,7 +184,7 @@ func (c *modelClient) count(run []*modelMessage) {
 	}
 }
 
-// buffer is BufferMessage.
+// buffer models BufferMessage.
 func (c *modelClient) buffer(m *modelMessage) {
 	c.count([]*modelMessage{m})
 	if c.phase != phaseOpen {
@@ -194,8 +194,9 @@ func (c *modelClient) buffer(m *modelMessage) {
 	c.enqueue([]*modelMessage{m})
 }
 
-// answer: a request is answered in front of what waits. The next one is read after that. Each costs 50 ms of the time that
-// a client has been there, of which it begins with a second, and has a minute at most.
+// answer: the reply to a request is sent before the buffered messages. The next request is read after that. Each
+// request costs 50 ms of the time that a client has been connected. A client begins with a second, and can save up a
+// minute.
 func (c *modelClient) answer(reply func() []byte) {
 	now := time.Now()
 	c.credit, c.creditAt = min(time.Minute, c.credit+now.Sub(c.creditAt)), now
@@ -209,7 +210,7 @@ func (c *modelClient) answer(reply func() []byte) {
 	c.pump(onlyControl)
 }
 
-// next takes the control frame that has to go out before the next message, if any.
+// next takes the control frame that must be sent before the next message, if there is one.
 func (c *modelClient) next() (frame []byte) {
 	switch {
 	case c.closeSent:
@@ -226,7 +227,7 @@ func (c *modelClient) next() (frame []byte) {
 	return frame
 }
 
-// What pump sends.
+// The kinds of frames that pump sends.
 type cargo uint8
 
 const (
@@ -235,7 +236,7 @@ const (
 	onlyMessages
 )
 
-// pump sends what is due, as far as the link takes it.
+// pump sends everything that is due, as far as the link accepts it.
 func (c *modelClient) pump(what cargo) {
 	for !c.busy && c.phase != phaseGone {
 		if what != onlyMessages {
@@ -248,7 +249,7 @@ func (c *modelClient) pump(what cargo) {
 			break
 		}
 		if !c.holds && c.room == 0 && !c.failing {
-			c.busy = true // nothing of the message is gone, so it can still be dropped
+			c.busy = true // no byte of the message has been sent, so it can still be dropped
 			break
 		}
 		c.takeOff()
@@ -257,7 +258,7 @@ func (c *modelClient) pump(what cargo) {
 	c.settle()
 }
 
-// sendControl gives the link a frame that is no message. An answer counts for the window all the same.
+// sendControl passes the link a frame that is no message. A reply counts for the window all the same.
 func (c *modelClient) sendControl(frame []byte) {
 	c.flight, c.flying, c.noticeBytes = frame, nil, 0
 	if frame[0]&wsframe.ControlBit == 0 {
@@ -266,8 +267,8 @@ func (c *modelClient) sendControl(frame []byte) {
 	c.send()
 }
 
-// takeOff gives the link the next message, or as many whole ones as a link that holds may take. A gap is told with the
-// messages behind it, and ends those in front of it.
+// takeOff passes the link the next message, or as many whole ones as a link that holds may accept. A gap is told
+// together with the messages after it, and ends a run of messages before it.
 func (c *modelClient) takeOff() {
 	c.flight, c.flying, c.noticeBytes = nil, nil, 0
 	room := c.windowRoom()
@@ -288,7 +289,7 @@ func (c *modelClient) takeOff() {
 	}
 }
 
-// send begins a flight. Over a link that doesn't hold, what the kernel has room for is gone at once.
+// send begins a flight. Over a link that doesn't hold, the bytes for which the kernel has room are sent immediately.
 func (c *modelClient) send() {
 	c.flightBytes, c.flown = len(c.flight), 0
 	switch {
@@ -323,7 +324,7 @@ func (c *modelClient) land() {
 	c.flight, c.flying, c.flightBytes, c.busy = nil, nil, 0, false
 }
 
-// fly is what happens beside the shard: the kernel takes what it has room for, and the shard is told.
+// fly models everything outside the shard: the kernel accepts as much as it has room for, and the shard is told.
 func (c *modelClient) fly() {
 	switch {
 	case c.phase == phaseGone || !c.busy:
@@ -351,7 +352,7 @@ func (c *modelClient) fly() {
 	}
 }
 
-// signOfLife: that a write ends which had to wait for the client is one.
+// signOfLife: the end of a write that had to wait for the client is a sign of life.
 func (c *modelClient) signOfLife() {
 	if now := time.Now(); now.Sub(c.pieceBegan) >= link.BlockedFor {
 		c.seen = now
@@ -365,7 +366,7 @@ func (c *modelClient) landed() {
 	}
 }
 
-// fail ends a flight over a link that holds. The messages that are whole were sent.
+// fail ends a flight over a link that holds. Its complete messages were sent.
 func (c *modelClient) fail() {
 	if c.pieceGone > 0 {
 		c.signOfLife()
@@ -385,7 +386,7 @@ func (c *modelClient) fail() {
 	})
 }
 
-// hint is the news of room, over a link that doesn't hold.
+// hint reports room, over a link that doesn't hold.
 func (c *modelClient) hint() {
 	if c.phase != phaseGone && c.busy {
 		c.seen = time.Now()
@@ -393,7 +394,7 @@ func (c *modelClient) hint() {
 	}
 }
 
-// writable goes on where the room ended.
+// writable continues after the room had ended.
 func (c *modelClient) writable() {
 	if len(c.flight) > 0 && c.failing {
 		c.remove(wsframe.CodeAbnormal)
@@ -407,9 +408,9 @@ func (c *modelClient) writable() {
 	}
 }
 
-// This file is the model's life of a client: what it sends, how it leaves, and what time does to it.
+// This part is the life of a client in the model: the messages that it sends, how it leaves, and the effects of time.
 
-// read takes what the client has sent, the next message when the one before it has been dealt with.
+// read handles the client's bytes: each message after the one before it has been handled.
 func (c *modelClient) read() {
 	for c.phase != phaseGone && !c.waits && !c.ended && len(c.incoming) > 0 {
 		next := c.incoming[0]
@@ -479,7 +480,7 @@ func (c *modelClient) received(a arrival) {
 	}
 }
 
-// join: what a client with the protocol gets first is hello.
+// join: the first message to a client with the protocol is hello.
 func (c *modelClient) join(id ClientID) {
 	list := func(values []string) string {
 		text, _ := json.Marshal(append([]string{}, values...)) // strings always encode
@@ -489,8 +490,8 @@ func (c *modelClient) join(id ClientID) {
 		id, c.project, list(c.filter.Levels), list(c.filter.Environments), c.s.maxBuffer, c.s.window)))
 }
 
-// encode makes the frame of a message of the protocol, which names the client's stream behind its type if the client has
-// agreed on it.
+// encode makes the frame of a message of the protocol. If the client has agreed on the protocol, the message names the
+// client's stream after its type.
 func (c *modelClient) encode(text string) []byte {
 	if c.stream != "" {
 		text = strings.Replace(text, `",`, `","stream":"`+c.stream+`",`, 1)
@@ -498,10 +499,10 @@ func (c *modelClient) encode(text string) []byte {
 	return wsframe.Append(nil, wsframe.OpText, []byte(text))
 }
 
-// modelAck is how an acknowledgement begins.
+// modelAck is the beginning of an acknowledgement.
 const modelAck = `{"type":"ack","n":`
 
-// acknowledge: where the window was full, what waits goes out.
+// acknowledge: if the window was full, buffered messages are sent.
 func (c *modelClient) acknowledge(count string) {
 	n, err := strconv.Atoi(count)
 	if err != nil || n <= c.acked || n > c.written {
@@ -518,10 +519,10 @@ func (c *modelClient) acknowledge(count string) {
 	}
 }
 
-// modelRequest is something that clients send, with what they must be told.
+// modelRequest is a message that clients send, together with the expected reply.
 type modelRequest struct {
 	text, answer string
-	filter       *Filter // that is in force then
+	filter       *Filter // the filter in force after it
 }
 
 var modelRequests = []modelRequest{
@@ -557,7 +558,7 @@ var modelRequests = []modelRequest{
 	},
 }
 
-// shut begins the end: what waits is given up, and the close frame goes out as soon as a frame may start.
+// shut begins the end: buffered messages are discarded, and the close frame is sent as soon as a frame may start.
 func (c *modelClient) shut(code int, reason string) {
 	if c.phase >= phaseClosing {
 		return
@@ -582,7 +583,7 @@ func (c *modelClient) giveUp() {
 	}
 }
 
-// gone: the client sends nothing more, and only a close frame that is on its way to it is still worth a try.
+// gone: the client sends nothing more, and only a close frame in flight is still worth a try.
 func (c *modelClient) gone() {
 	if c.phase == phaseClosing && c.busy {
 		c.closeReceived = true
@@ -605,7 +606,7 @@ func (c *modelClient) remove(code int) {
 	c.disconnects++
 }
 
-// settle: a client for which nothing waits has caught up, and takes the next step if it is on its way out.
+// settle: a client for which nothing is buffered has caught up. If it is leaving, it takes the next step.
 func (c *modelClient) settle() {
 	if c.phase == phaseGone || !c.idle() {
 		return
@@ -646,9 +647,9 @@ func (s *modelShard) shutAll(flush bool) {
 	}
 }
 
-// beat: a client that has been silent for too long, while nobody slept, is removed, and one whose ping is due is pinged.
-// A client is visited four times in a ping interval: the first ping goes with the last visit within the interval, the
-// others with the visit that is nearest to it.
+// beat: a client that has been silent for too long, while the process was awake, is removed, and one whose ping is due
+// is pinged. A client is visited four times in a ping interval. The first ping is sent with the last visit within the
+// interval, each other one with the visit that is nearest to it.
 func (s *modelShard) beat() {
 	now := time.Now()
 	if now.Sub(s.beatAt) >= s.idle/4 {
@@ -677,8 +678,8 @@ func (c *modelClient) beat(now time.Time) {
 	}
 }
 
-// pass is what has come due by now, after some time without a turn: a write without progress has failed, and one with
-// some has begun again; a close handshake was cut.
+// pass handles everything that has become due by now, after some time without a turn. A write without progress has
+// failed, and one with some progress has a new deadline. A close handshake was cut.
 func (c *modelClient) pass() {
 	now := time.Now()
 	if c.phase == phaseGone {
@@ -701,7 +702,7 @@ func (c *modelClient) pass() {
 	c.cutBefore(now.Add(1))
 }
 
-// cutBefore cuts a close handshake that was to end before that moment, if it has come.
+// cutBefore cuts a close handshake that was to end before that moment, if the moment has come.
 func (c *modelClient) cutBefore(due time.Time) {
 	if now := time.Now(); !c.cutAt.IsZero() && !now.Before(c.cutAt) && c.cutAt.Before(due) {
 		c.cutAt = time.Time{}
@@ -709,7 +710,8 @@ func (c *modelClient) cutBefore(due time.Time) {
 	}
 }
 
-// This file is the model's queue: what waits for a client, what leaves it when it is full, and what is told of that.
+// This part is the model's queue: the messages that wait for a client, the ones that leave it when it is full, and the
+// gaps that the client is told of.
 
 type modelMessage struct {
 	id                      int
@@ -720,12 +722,12 @@ type modelMessage struct {
 	frame                   []byte
 }
 
-// size is what the message counts with: its frame and its fields.
+// size is the size that the message counts with: its frame and its fields.
 func (m *modelMessage) size() int {
 	return len(m.frame) + len(m.project+m.level+m.environment+m.key)
 }
 
-// A modelItem is a message that waits, or a gap where messages were dropped that the client has not been told of.
+// A modelItem is a waiting message, or a gap where messages were dropped that the client has not been told of.
 type modelItem struct {
 	message *modelMessage
 	gap     *modelGap
@@ -763,7 +765,7 @@ func (c *modelClient) fits(run []*modelMessage) bool {
 	return c.messages()+len(run) <= c.s.maxBuffer && bytes <= c.s.maxBytes
 }
 
-// windowRoom is how many messages more the client may have unacknowledged.
+// windowRoom is how many more messages the client may have unacknowledged.
 func (c *modelClient) windowRoom() int {
 	if c.stream == "" || c.s.window == 0 || c.phase == phaseFlushing {
 		return math.MaxInt
@@ -807,14 +809,14 @@ func (c *modelClient) enqueue(run []*modelMessage) {
 	}
 }
 
-// sameKey is where a message with the key of m waits, or -1.
+// sameKey is the position of a waiting message with the key of m, or -1.
 func (c *modelClient) sameKey(m *modelMessage) int {
 	return slices.IndexFunc(c.queue, func(item modelItem) bool {
 		return m.key != "" && item.message != nil && item.message.key == m.key
 	})
 }
 
-// takes says whether m can wait without the loss of another one.
+// takes reports whether m can wait without the loss of another message.
 func (c *modelClient) takes(m *modelMessage) bool {
 	if i := c.sameKey(m); i >= 0 {
 		return c.messageBytes()-c.queue[i].message.size()+m.size() <= c.s.maxBytes
@@ -822,8 +824,8 @@ func (c *modelClient) takes(m *modelMessage) bool {
 	return c.messages() == 0 || c.fits([]*modelMessage{m})
 }
 
-// replaces puts m in the place of the message with the same key. If it is too large for that, the older one leaves all the
-// same.
+// replaces puts m in the place of the message with the same key. If m is too large for that, the older message is
+// removed all the same.
 func (c *modelClient) replaces(m *modelMessage) bool {
 	i := c.sameKey(m)
 	if i < 0 {
@@ -838,7 +840,7 @@ func (c *modelClient) replaces(m *modelMessage) bool {
 	return true
 }
 
-// victim is where the message waits that leaves for m, or -1 where m does.
+// victim is the position of the message that leaves for m, or -1 if m itself does.
 func (c *modelClient) victim(m *modelMessage) int {
 	waits := func(item modelItem) bool { return item.message != nil }
 	if c.s.overflow == DropNewest && !m.keep {
@@ -853,7 +855,7 @@ func (c *modelClient) victim(m *modelMessage) int {
 	return -1
 }
 
-// drop puts a gap in the place of a message, if the client is told.
+// drop puts a gap in the place of a message, if the client is told of gaps.
 func (c *modelClient) drop(i int) {
 	m := c.queue[i].message
 	c.dropped++
@@ -865,7 +867,7 @@ func (c *modelClient) drop(i int) {
 	c.queue[i] = modelItem{gap: &modelGap{dropped: 1, levels: map[string]int{m.level: 1}, since: m.at, until: m.at}}
 }
 
-// takeGap takes the gaps in front of the next message out, and returns what tells of them, or nil.
+// takeGap removes the gaps before the next message. It returns the message that reports them, or nil.
 func (c *modelClient) takeGap() (notice []byte) {
 	all := modelGap{levels: make(map[string]int)}
 	for len(c.queue) > 0 && c.queue[0].gap != nil {
@@ -891,7 +893,7 @@ func (c *modelClient) takeGap() (notice []byte) {
 		c.stream, all.dropped, levels, moment(all.since), moment(all.until)))
 }
 
-// setFilter: the new filter counts for what is offered from now on, and for what waits.
+// setFilter: the new filter applies to the messages offered from now on, and to the waiting ones.
 func (c *modelClient) setFilter(f Filter) (filtered int) {
 	if c.phase != phaseOpen {
 		return 0

@@ -24,7 +24,7 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// player plays steps on a shard without a goroutine and on the model, and holds one against the other after each turn.
+// player plays steps on a shard without a goroutine and on the model, and compares the two after each turn.
 type player struct {
 	*testing.T
 	script  []byte
@@ -33,13 +33,13 @@ type player struct {
 	model   *modelShard
 	clients []*playedClient
 	lastID  int
-	keyed   map[int]bool // the numbers of messages that have a key, and may come earlier than others
+	keyed   map[int]bool // the numbers of messages that have a key, and may arrive earlier than others
 	closed  bool
-	flushed bool // the shutdown lets clients have what waits
+	flushed bool // the shutdown flushes the clients
 	log     []string
 }
 
-// rules are what a script chooses for its manager.
+// rules are the options that a script chooses for its manager.
 type rules struct {
 	maxBuffer, maxBytes int
 	overflow            Overflow
@@ -47,7 +47,7 @@ type rules struct {
 	window              int
 }
 
-// playedClient is a client of the shard, its twin in the model, and what the hooks said of it.
+// playedClient is a client of the shard, its twin in the model, and the calls of its hooks.
 type playedClient struct {
 	*client
 	twin    *modelClient
@@ -59,11 +59,11 @@ type playedClient struct {
 	code                         int
 }
 
-// play has steps played on both.
+// play plays the steps on both.
 func (p *player) play(r rules, steps func()) {
 	defer func() {
 		for _, c := range p.clients {
-			c.link.Close() // a bubble waits for what is in it
+			c.link.Close() // a bubble waits for everything in it
 		}
 		if p.Failed() {
 			p.Logf("steps:\n%s", strings.Join(p.log, "\n"))
@@ -77,7 +77,7 @@ func (p *player) play(r rules, steps func()) {
 func (p *player) start(r rules) {
 	m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)), WithMaxBuffer(r.maxBuffer), WithMaxBufferBytes(r.maxBytes),
 		WithOverflow(r.overflow), WithKeepLevels(r.keepLevels...), WithWindow(r.window),
-		WithIdleTimeout(60*time.Second+700*time.Nanosecond), // no other time falls together with it
+		WithIdleTimeout(60*time.Second+700*time.Nanosecond), // no other time coincides with it
 		WithHooks(Hooks{
 			Connect: func(c Client) { p.of(c).connects++ },
 			Slow:    func(c Client) { p.of(c).slows++ },
@@ -151,7 +151,7 @@ func (p *player) connect(holds, agrees bool, project string, filter Filter) {
 	p.model.clients = append(p.model.clients, played.twin)
 }
 
-// data makes the next message's, which begins with its number, if there is room for that.
+// data makes the data of the next message, which begins with its number if there is space for that.
 func (p *player) data(size int) []byte {
 	p.lastID++
 	data := fmt.Appendf(nil, "%07d", p.lastID)
@@ -161,7 +161,7 @@ func (p *player) data(size int) []byte {
 	return data[:size]
 }
 
-// broadcast publishes a message whose data was made last.
+// broadcast publishes a message with the data that was made last.
 func (p *player) broadcast(msg Message) {
 	m := p.modelMessage(msg.Project, msg)
 	m.keep = slices.Contains(p.model.keepLevels, msg.Level)
@@ -180,7 +180,7 @@ func (p *player) broadcast(msg Message) {
 	}})
 }
 
-// modelMessage is the model's message, for which it makes room in the inbox of the clients of a project.
+// modelMessage makes the model's message, and makes room for it in the inbox of the clients of a project.
 func (p *player) modelMessage(project string, msg Message) *modelMessage {
 	op := byte(wsframe.OpText)
 	if msg.Binary {
@@ -196,7 +196,7 @@ func (p *player) modelMessage(project string, msg Message) *modelMessage {
 	return m
 }
 
-// refuses checks whether a call minds the size of a message, and says whether nothing may come of it.
+// refuses checks whether a call refuses the size of a message, and reports whether the call must have no effect.
 func (p *player) refuses(err error, data []byte) bool {
 	tooLarge := len(data) > p.model.maxBytes
 	if errors.Is(err, ErrTooLarge) != tooLarge {
@@ -205,7 +205,7 @@ func (p *player) refuses(err error, data []byte) bool {
 	return tooLarge || p.closed
 }
 
-// makeRoom takes a turn where the next cast would wait for one.
+// makeRoom takes a turn if the next cast would wait for one.
 func (p *player) makeRoom(project string, size int) {
 	if !p.s.hasRoom(project, size) {
 		p.turn()
@@ -294,7 +294,7 @@ func (p *player) shutdown(flush bool) {
 	p.model.casts = append(p.model.casts, modelCast{do: func() { p.model.shutAll(flush) }})
 }
 
-// turn has the shard take a turn, and the hooks run after it.
+// turn makes the shard take a turn, and runs the hooks after it.
 func (p *player) turn() {
 	p.s.mu.Lock()
 	nothing := p.s.inbox.isEmpty() && len(p.s.again) == 0
@@ -313,7 +313,7 @@ func (p *player) turn() {
 	p.compare()
 }
 
-// settle lets happen what happens beside the shard.
+// settle lets everything outside the shard happen.
 func (p *player) settle() {
 	for _, c := range p.clients {
 		c.link.flow()
@@ -322,7 +322,7 @@ func (p *player) settle() {
 	}
 }
 
-// compare holds every client against its twin.
+// compare compares every client with its twin.
 func (p *player) compare() {
 	p.Helper()
 	var want Stats
@@ -372,10 +372,10 @@ func (p *player) compare() {
 	}
 }
 
-// finish gives every client all the room it wants, shuts the shard down, and waits until nobody is left. Then nothing of
-// them may be left either, and each must have got what was promised.
+// finish gives every client all the room it wants, shuts the shard down, and waits until no client is left. Then
+// nothing of the clients may be left either, and each must have received what was promised.
 func (p *player) finish() {
-	const room = 1 << 30 // on top of what it has, as an int of 32 bits
+	const room = 1 << 30 // in addition to what it has, as an int of 32 bits
 	for _, c := range p.clients {
 		c.link.grant(room)
 		c.twin.room += room
@@ -408,8 +408,9 @@ func (p *player) finish() {
 	}
 }
 
-// checkPromise reads what a client got as a client does, and without a look at the model's bytes: whole frames, messages
-// that were offered, in order, none twice, as many missing as the accounts say, and as many told as missed.
+// checkPromise reads the bytes that a client received as a client does, without a look at the model's bytes. It expects
+// whole frames, offered messages, in order, none twice, as many missing as the accounts say, and as many reported as
+// missed.
 func (p *player) checkPromise(c *playedClient) {
 	offered := c.twin.offeredIDs
 	keyed := make(map[int]bool)
@@ -435,7 +436,7 @@ func (p *player) checkPromise(c *playedClient) {
 				continue // it has no number
 			}
 			id, err := strconv.Atoi(string(payload[:7]))
-			if p.keyed[id] { // it may have come in the place of an older one
+			if p.keyed[id] { // it may have replaced an older one
 				if keyed[id] || !slices.Contains(c.twin.offeredIDs, id) {
 					p.Fatalf("client %d got message %d, which has a key and was not offered, or came before", c.id, id)
 				}
@@ -453,7 +454,7 @@ func (p *player) checkPromise(c *playedClient) {
 			p.Fatalf("client %d got a frame of opcode %#x", c.id, op)
 		}
 	}
-	// A link that was cut while it held messages may have sent some that were given up.
+	// A link that was cut while it held messages may have sent some of those that were counted as abandoned.
 	if t := c.twin; sent < t.sent || sent > t.offered-t.dropped || sent > t.sent && !t.holds {
 		p.Errorf("client %d got %d messages, and %d were sent, %d dropped, %d abandoned, of %d", c.id, sent, t.sent, t.dropped, t.abandoned, t.offered)
 	}
@@ -465,7 +466,7 @@ func (p *player) checkPromise(c *playedClient) {
 	}
 }
 
-// gapIn is how many messages a message of the protocol tells as dropped.
+// gapIn is how many dropped messages a message of the protocol reports.
 func gapIn(payload []byte) int {
 	var notice gapNotice
 	if json.Unmarshal(payload, &notice) != nil || notice.Type != typeGap {
@@ -474,30 +475,30 @@ func gapIn(payload []byte) int {
 	return notice.Dropped
 }
 
-// The two write paths of a link, with a kernel that takes exactly as many bytes as a test says. Both exist without Linux
-// and without a socket, so that what a shard does to them can be predicted byte by byte.
+// The two write paths of a link, with a kernel that accepts exactly as many bytes as a test says. Both exist without
+// Linux and without a socket, so that the effect of a shard on them can be predicted byte by byte.
 
-// A scriptedLink is what a test does with a link: it plays the kernel and the client on the other end.
+// A scriptedLink gives a test control of a link: the test plays the kernel and the client on the other end.
 type scriptedLink interface {
 	link.Link
-	grant(room int)              // the kernel takes that many bytes more
+	grant(room int)              // the kernel accepts that many more bytes
 	fail(err error)              // from now on, writing fails with err
-	arrive(op byte, data []byte) // the client has sent this; op frameBroken and frameEnd stand for what is no frame
-	flow()                       // what happens beside the shard happens now
-	wire() []byte                // what the kernel has taken
-	faults() []string            // what the shard must not have done to the link
+	arrive(op byte, data []byte) // the client has sent this; op frameBroken and frameEnd stand for input that is no frame
+	flow()                       // everything outside the shard happens now
+	wire() []byte                // the bytes that the kernel has accepted
+	faults() []string            // violations of the link's contract by the shard
 }
 
-// What arrive takes for an opcode beside those of RFC 6455.
+// The opcodes of arrive besides those of RFC 6455.
 const (
-	frameBroken = 0x10 // a frame against the protocol
+	frameBroken = 0x10 // a frame that violates the protocol
 	frameEnd    = 0x11 // the end of the stream
 )
 
 var errScripted = errors.New("scripted failure")
 
-// directLink has the semantics of the polled link: a write takes what the kernel has room for, which may tear a frame, and
-// a hint follows when there is room again.
+// directLink has the semantics of the polled link: a write accepts as much as the kernel has room for, which may tear a
+// frame, and a hint follows when there is room again.
 type directLink struct {
 	client  *client
 	room    int
@@ -544,7 +545,7 @@ func (l *directLink) Write(p []byte, _ []int) (sent, held int, err error) {
 	return sent, 0, nil
 }
 
-// Ready is the hint that there is room, as the polled link follows it.
+// Ready is the hint that there is room. It acts on it as the polled link does.
 func (l *directLink) Ready() {
 	if l.closed {
 		return
@@ -604,8 +605,8 @@ func (l *directLink) wire() []byte { return l.taken }
 
 func (l *directLink) faults() []string { return l.broke }
 
-// heldLink is the real portable link over a scripted connection. It works in a synctest bubble, where it is known when its
-// two goroutines have done what they can: flow lets first the writer and then the reader go on.
+// heldLink is the real portable link over a scripted connection. It works in a synctest bubble, in which it is known
+// when its two goroutines have done everything they can. flow first lets the writer continue, and then the reader.
 type heldLink struct {
 	*link.Portable
 	conn *scriptedConn
@@ -664,10 +665,10 @@ func (l *heldLink) wire() []byte {
 
 func (l *heldLink) faults() []string { return nil }
 
-// scriptedConn is a connection of which one Read returns one of the pieces that have arrived, and an empty piece is the
+// scriptedConn is a connection of which each Read returns one of the pieces that have arrived. An empty piece is the
 // end.
 type scriptedConn struct {
-	net.Conn // only what is below is called
+	net.Conn // only the methods below are called
 
 	mu                sync.Mutex
 	changed           sync.Cond
@@ -748,11 +749,11 @@ func (c *scriptedConn) SetDeadline(t time.Time) error {
 	return nil
 }
 
-// Writes that stop at every byte, that fail at every byte, and that take a few bytes at a time. The model checks after
-// each turn that frames are whole and in order, with pongs, pings, answers and close frames in between, and that every
-// message is in the accounts.
+// Writes that stop at every byte, that fail at every byte, and that accept a few bytes at a time. The model checks
+// after each turn that frames are whole and in order, with pongs, pings, replies and close frames in between, and that
+// every message is in the accounts.
 
-// frameStory is every kind of frame that a client gets, in an order in which each could land inside of another.
+// frameStory is every kind of frame that a client receives, in an order in which each could land inside another.
 var frameStory = []func(p *player, c *playedClient){
 	func(p *player, _ *playedClient) { p.broadcast(Message{Project: "a", Data: p.data(0)}) },
 	func(p *player, _ *playedClient) {
@@ -773,11 +774,11 @@ var frameStory = []func(p *player, c *playedClient){
 	func(p *player, c *playedClient) { p.disconnect(c, 4000) },
 }
 
-// storyBytes is what all frames of the story have together.
+// storyBytes is the total size of the frames of the story.
 const storyBytes = 318
 
-// tell plays the story to one client over one kind of link, with a client beside it that takes everything. between is
-// called after each step and its turn.
+// tell plays the story to one client over one kind of link, beside a client that accepts everything. between is called
+// after each step and its turn.
 func tell(t *testing.T, holds bool, maxBuffer, room int, between func(p *player, c *playedClient, step int)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -847,7 +848,7 @@ func TestAFewBytesAtATimeTearNothing(t *testing.T) {
 		for _, piece := range []int{1, 2, 3, 5, 7, 11, 64, 125, 126, 127, 128, 131} {
 			for _, maxBuffer := range []int{1, 3, 100} {
 				tell(t, holds, maxBuffer, 0, func(p *player, c *playedClient, step int) {
-					for range 40 / piece { // never enough, so that more and more has to wait
+					for range 40 / piece { // never enough, so that more and more has to be buffered
 						p.grant(c, piece)
 						p.settle()
 						p.turn()
@@ -872,8 +873,8 @@ func TestAFewBytesAtATimeTearNothing(t *testing.T) {
 	})
 }
 
-// FuzzShard plays what data says on a shard and on the model, and compares what every client got after every turn, down
-// to the byte, and every account. It goes on to a shutdown, after which nothing may be left.
+// FuzzShard plays a script, which is data, on a shard and on the model. After every turn, it compares the bytes that
+// every client received, and every account. It ends with a shutdown, after which nothing may be left.
 func FuzzShard(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(randomScript(seed))
@@ -883,7 +884,7 @@ func FuzzShard(f *testing.F) {
 	})
 }
 
-// TestAShardDoesWhatTheModelSays plays random scripts. One that fails is kept among the seeds of FuzzShard.
+// TestAShardDoesWhatTheModelSays plays random scripts. A script that fails is kept among the seeds of FuzzShard.
 func TestAShardDoesWhatTheModelSays(t *testing.T) {
 	scripts := uint64(300)
 	if isLong() {
@@ -913,7 +914,7 @@ func randomScript(seed uint64) []byte {
 	return script
 }
 
-// maxSteps bounds a script, and with it how long the fuzzer looks at one.
+// maxSteps bounds a script, and so how long the fuzzer runs one.
 const maxSteps = 400
 
 func playScript(t *testing.T, script []byte) {
@@ -949,7 +950,7 @@ func (p *player) byte() (b byte) {
 
 func pick[T any](p *player, list ...T) T { return list[int(p.byte())%len(list)] }
 
-// step does the next thing of the script.
+// step does the next step of the script.
 func (p *player) step() {
 	op := p.byte() % 32
 	if op < 3 || len(p.clients) == 0 {
@@ -979,7 +980,7 @@ func (p *player) step() {
 		p.grant(c, pick(p, 1, 2, 3, 7, 60, 125, 500, 5000, 20_000, 1<<20))
 	case 16, 17:
 		request := pick(p, modelRequests...)
-		for range pick(p, 1, 1, 1, 22, 30) { // more than 20 at once are too many for a client that has saved none
+		for range pick(p, 1, 1, 1, 22, 30) { // more than 20 at once are too many for a client that has saved up none
 			p.arrive(c, wsframe.OpText, []byte(request.text))
 		}
 	case 18:
@@ -1008,7 +1009,7 @@ func (p *player) step() {
 	case 28:
 		p.sleep(pick(p, 5*time.Millisecond, 30*time.Millisecond, 300*time.Millisecond, time.Second, 3*time.Second, 90*time.Second))
 	case 29:
-		if b := p.byte(); b%8 == 0 { // or most scripts would end early
+		if b := p.byte(); b%8 == 0 { // otherwise most scripts would end early
 			p.shutdown(b%16 == 0)
 		}
 	default:
@@ -1018,13 +1019,13 @@ func (p *player) step() {
 	}
 }
 
-// size is one of those around which something changes.
+// size returns one of the sizes at which something changes.
 func (p *player) size() int {
 	return pick(p, 0, 1, 2, 7, 30, 30, 60, 60, 100, 121, 125, 126, 300, 900, 16<<10-4, 70_000)
 }
 
-// firstFrame returns the first frame of p and its payload, or nil if it isn't whole. It reads frames in its own way: a
-// codec that tests itself proves nothing.
+// firstFrame returns the first frame of p and its payload, or nil if the frame isn't complete. It reads frames in its
+// own way: a codec that tests itself proves nothing.
 func firstFrame(p []byte) (frame, payload []byte) {
 	header, n := 2, uint64(0)
 	if len(p) < 2 {

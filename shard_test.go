@@ -18,7 +18,7 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// sink is a link that takes everything at once.
+// sink is a link that accepts everything immediately.
 type sink struct{}
 
 func (sink) Write(p []byte, _ []int) (sent, held int, err error) { return len(p), 0, nil }
@@ -35,7 +35,7 @@ func (sink) Resume() {}
 
 func (sink) Close() {}
 
-// wall is a link that takes nothing.
+// wall is a link that accepts nothing.
 type wall struct{ sink }
 
 func (wall) Write([]byte, []int) (sent, held int, err error) { return 0, 0, nil }
@@ -78,7 +78,7 @@ func startManager(tb testing.TB, opts ...Option) *Manager {
 	return m
 }
 
-// connect does what Manager.serve does for a client, without a connection.
+// connect does for a client what Manager.serve does, without a connection.
 func connect(tb testing.TB, m *Manager, sub Subscription, open func(*client) link.Link) *client {
 	tb.Helper()
 	p, err := m.reserve("")
@@ -100,12 +100,12 @@ func connect(tb testing.TB, m *Manager, sub Subscription, open func(*client) lin
 	return c
 }
 
-// leave removes a client, and returns when it is gone.
+// leave removes a client, and returns when the client is gone.
 func leave(c *client) { c.shard.ask(func() { c.remove(nil) }) }
 
 func openSink(*client) link.Link { return sink{} }
 
-// waitFor waits for a condition. In a bubble, its time is fake.
+// waitFor waits for a condition. In a bubble, it waits on the fake clock.
 func waitFor(tb testing.TB, m *Manager, what string, cond func() bool) {
 	tb.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !cond(); {
@@ -127,8 +127,8 @@ func publishTurn(tb testing.TB, s *shard, m *message, times int) {
 	s.takeTurn()
 }
 
-// inboxes plays a scenario with a shard whose turns the scenario takes, and which has clients of the projects a and b and of the one
-// without a name.
+// inboxes runs a scenario with a shard that has clients of the projects a and b and of the one without a name. The
+// scenario takes the shard's turns.
 func inboxes(t *testing.T, opts []Option, scenario func(t *testing.T, s *shard)) {
 	synctest.Test(t, func(t *testing.T) {
 		m, err := NewManager(opts...)
@@ -149,7 +149,7 @@ func inboxes(t *testing.T, opts []Option, scenario func(t *testing.T, s *shard))
 	})
 }
 
-// waits says whether publishing to a project has to wait for the next turn, which it then takes.
+// waits reports whether publishing to a project has to wait for the next turn. It then takes that turn.
 func waits(t *testing.T, s *shard, project string, size int) bool {
 	done := make(chan struct{})
 	go func() {
@@ -247,7 +247,7 @@ func TestAnInboxIsBoundedWhateverTheProjects(t *testing.T) {
 	})
 }
 
-// gate is a link to a kernel that takes whole frames while it is open, and never says when that is.
+// gate is a link to a kernel that accepts whole frames while it is open, and never reports when that is.
 type gate struct {
 	sink
 	client *client
@@ -284,7 +284,7 @@ func TestNothingIsDroppedWhileTheKernelHasRoom(t *testing.T) {
 	if g.tries != 1 || c.backlog.len() != 100 {
 		t.Fatalf("behind a closed gate: got %d tries and %d messages waiting, want 1 and 100", g.tries, c.backlog.len())
 	}
-	g.open = true // without a word
+	g.open = true // without a report
 	turn(100, 150)
 	if c.dropped != 0 || c.sent != 150 || !bytes.Equal(g.got.Bytes(), want.Bytes()) {
 		t.Errorf("after the gate has opened: got %d sent and %d dropped, want 150 and 0, in order", c.sent, c.dropped)
@@ -322,15 +322,15 @@ func newQuietShard(t *testing.T, opts ...Option) (*shard, *client) {
 	return s, c
 }
 
-// beatAll is a whole turn of the wheel.
+// beatAll is a complete turn of the wheel.
 func (s *shard) beatAll(now time.Time) {
 	for range wheelSlots {
 		s.beat(now)
 	}
 }
 
-// stepped returns a moment as it looks after somebody has set the wall clock. Only the wall clock's part changes: its
-// seconds begin at bit 30 of the first word.
+// stepped returns a moment as it appears after the wall clock was set. Only the wall clock's part changes: its seconds
+// begin at bit 30 of the first word.
 func stepped(t *testing.T, now time.Time, by time.Duration) time.Time {
 	t.Helper()
 	after := now
@@ -380,8 +380,8 @@ func TestAMachineThatSleptBlamesNoClient(t *testing.T) {
 	})
 }
 
-// A client may take a new filter twenty times a second, and a stranger may name any project. What the shards keep of
-// that must end with the clients, and may not cost more the more there is of it.
+// A client may set a new filter twenty times a second, and a stranger may name any project. The state that the shards
+// keep for that must end with the clients, and its cost must not grow with its amount.
 func TestDistinctFiltersAndProjectsLeaveNothingBehind(t *testing.T) {
 	m := startManager(t)
 	var clients []*client
@@ -419,7 +419,7 @@ func TestDistinctFiltersAndProjectsLeaveNothingBehind(t *testing.T) {
 	checkGroups(t, m, 0, 0)
 }
 
-// checkGroups checks that each shard's index of its clients is whole and holds nothing else.
+// checkGroups checks that each shard's index of its clients is complete and contains nothing else.
 func checkGroups(t *testing.T, m *Manager, mostGroups, projects int) {
 	t.Helper()
 	groups, names := 0, map[string]bool{}
@@ -451,7 +451,7 @@ func checkGroups(t *testing.T, m *Manager, mostGroups, projects int) {
 	}
 }
 
-// What a hook that hangs keeps waiting is bounded by WithMaxClients, also where no Disconnect hook holds the places.
+// WithMaxClients bounds the calls that wait for a hook that hangs, even if no Disconnect hook holds the places.
 func TestAHookThatHangsBehindClientsThatComeAndGoHoldsABoundedQueue(t *testing.T) {
 	hang := make(chan struct{})
 	m := startManager(t, WithMaxClients(5), WithHooks(Hooks{
@@ -468,7 +468,7 @@ func TestAHookThatHangsBehindClientsThatComeAndGoHoldsABoundedQueue(t *testing.T
 	for ; came < 1000; came++ {
 		p, err := m.reserve("")
 		if err != nil {
-			break // refused: those before are still with the hook
+			break // refused: the earlier ones are still with the hook
 		}
 		p.release()
 		leave(connect(t, m, Subscription{Project: "shop"}, openSink))
@@ -479,14 +479,15 @@ func TestAHookThatHangsBehindClientsThatComeAndGoHoldsABoundedQueue(t *testing.T
 		waiting += len(q.queue)
 		q.mu.Unlock()
 	}
-	// Two calls for each client, in the queue that a place is given back to early, and for each place that is kept.
+	// Two calls for each client, in the queue up to the length at which places are given back early, and for each place
+	// that is kept.
 	if most := 64*len(m.shards) + 2*5; waiting > most || came == 1000 {
 		t.Errorf("behind a hook that hangs: %d calls wait after %d clients that came and went, want at most %d, and a refusal", waiting, came, most)
 	}
 }
 
-// BenchmarkChangeOfFilterAmongMany is what one client's change of filter costs where each client of the project has a
-// filter of its own.
+// BenchmarkChangeOfFilterAmongMany measures a filter change of one client if each client of the project has a filter of
+// its own.
 func BenchmarkChangeOfFilterAmongMany(b *testing.B) {
 	for _, groups := range []int{1, 1_000, 100_000} {
 		b.Run(fmt.Sprint("groups=", groups), func(b *testing.B) {
@@ -507,8 +508,8 @@ func BenchmarkChangeOfFilterAmongMany(b *testing.B) {
 	}
 }
 
-// A machine that is busy makes a shard's turns long. A client that would answer must not pay for that: it is asked before
-// it is removed, however late; and one that doesn't answer is removed even then.
+// A busy machine makes a shard's turns long. A client that would answer must not pay for that: it is pinged before it
+// is removed, however late. A client that doesn't answer is removed even then.
 func TestAClientIsNotRemovedBecauseItsShardIsBusy(t *testing.T) {
 	for name, turn := range map[string]time.Duration{"turns of two seconds": 2 * time.Second, "turns longer than the timeout": 90 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -516,7 +517,7 @@ func TestAClientIsNotRemovedBecauseItsShardIsBusy(t *testing.T) {
 				m := startManager(t)
 				answers := connect(t, m, Subscription{Project: "shop"}, func(c *client) link.Link { return &answering{client: c} })
 				silent := connect(t, m, Subscription{Project: "shop"}, func(c *client) link.Link {
-					l := newHeldLink(c, nil) // whose other end takes nothing
+					l := newHeldLink(c, nil) // whose other end accepts nothing
 					go l.Serve()
 					return l
 				})
@@ -526,7 +527,7 @@ func TestAClientIsNotRemovedBecauseItsShardIsBusy(t *testing.T) {
 					stalls.Go(func() {
 						for time.Now().Before(end) {
 							s.ask(func() { time.Sleep(turn) })
-							time.Sleep(time.Millisecond) // what came meanwhile gets a turn
+							time.Sleep(time.Millisecond) // events that arrived in the meantime are handled in a turn
 						}
 					})
 				}
@@ -542,7 +543,7 @@ func TestAClientIsNotRemovedBecauseItsShardIsBusy(t *testing.T) {
 	}
 }
 
-// answering is a link to a client that answers each ping at once.
+// answering is a link to a client that answers each ping immediately.
 type answering struct {
 	sink
 	client *client
@@ -558,7 +559,7 @@ func (a *answering) Write(p []byte, _ []int) (sent, held int, err error) {
 	return len(p), 0, nil
 }
 
-// Tests of orders of events that have gone wrong once.
+// Tests of event orders that have failed once.
 
 func TestClientDoesNotHangWhereNothingRuns(t *testing.T) {
 	m, err := NewManager()
@@ -567,7 +568,7 @@ func TestClientDoesNotHangWhereNothingRuns(t *testing.T) {
 	}
 	s := m.shards[0]
 	c := &client{id: ClientID(len(m.shards)), shard: s}
-	s.members[c.id] = c // as it is when a run ends while Client asks
+	s.members[c.id] = c // as at the end of a run while Client asks
 	done := make(chan struct{})
 	go func() { m.Client(c.id); close(done) }()
 	select {
@@ -662,7 +663,7 @@ func TestADurationIsCountedUnderTheFirstBoundThatHoldsIt(t *testing.T) {
 	}
 }
 
-// What waits for a client is counted with everything that it keeps in memory, and the bound in bytes is a bound of that.
+// A waiting message is counted with everything that it keeps in memory, and the bound in bytes bounds that.
 func TestWhatIsCountedInBytesCountsTheFields(t *testing.T) {
 	const bound = 4 << 10
 	m, err := NewManager(WithMaxBufferBytes(bound), WithLogger(slog.New(slog.DiscardHandler)))
@@ -696,13 +697,14 @@ func TestWhatIsCountedInBytesCountsTheFields(t *testing.T) {
 	}
 }
 
-// isLong says whether the long versions of the tests shall run. The flag is streamtest's, which this package can't import.
+// isLong reports whether to run the long versions of the tests. The flag is streamtest's, which this package can't
+// import.
 func isLong() bool {
 	f := flag.Lookup("long")
 	return f != nil && f.Value.String() == "true"
 }
 
-// A ticker that is late loses ticks. The wheel must not turn later for it.
+// A late ticker loses ticks. The wheel must not turn later because of that.
 func TestAWheelCatchesUpWithTicksThatWereLost(t *testing.T) {
 	begin := time.Now()
 	b := beats{begin: begin, interval: time.Millisecond}
@@ -715,7 +717,7 @@ func TestAWheelCatchesUpWithTicksThatWereLost(t *testing.T) {
 		{2 * time.Millisecond, 1},
 		{7 * time.Millisecond, 5},
 		{7 * time.Millisecond, 0},
-		{time.Hour, wheelSlots}, // a turn, which visits everybody
+		{time.Hour, wheelSlots}, // a complete turn, which visits every client
 		{time.Hour + time.Millisecond, 1},
 	} {
 		if got := b.due(begin.Add(tick.at)); got != tick.want {
@@ -732,8 +734,16 @@ func TestAStretchKnowsWhichOfItsFramesHaveLanded(t *testing.T) {
 		n    int
 		want int
 	}{
-		{one, 0, 0}, {one, 6, 0}, {one, 7, 1},
-		{three, 0, 0}, {three, 6, 0}, {three, 7, 1}, {three, 8, 1}, {three, 9, 2}, {three, 11, 2}, {three, 12, 3},
+		{one, 0, 0},
+		{one, 6, 0},
+		{one, 7, 1},
+		{three, 0, 0},
+		{three, 6, 0},
+		{three, 7, 1},
+		{three, 8, 1},
+		{three, 9, 2},
+		{three, 11, 2},
+		{three, 12, 3},
 	} {
 		if got := tt.s.whole(tt.n); got != tt.want {
 			t.Errorf("%d bytes of frames of %v: got %d whole, want %d", tt.n, tt.s.lengths, got, tt.want)

@@ -5,58 +5,58 @@ import (
 	"time"
 )
 
-// ClientID names one connection of a client. IDs are not used again while the process lives.
+// ClientID names one connection of a client. An ID is not reused during the life of the process.
 type ClientID uint64
 
-// Client is a snapshot of one client: a value that doesn't change any more. Its numbers agree with each other:
-// Offered == Sent + Dropped + Abandoned + Filtered + Conflated + Buffered.
+// Client is a snapshot of one client, an immutable value. Its numbers agree with each other: Offered == Sent + Dropped
+// + Abandoned + Filtered + Conflated + Buffered.
 type Client struct {
 	ID           ClientID  `json:"id"`
-	Subscription           // the project, and the filter that is in force
-	RemoteAddr   string    `json:"remote_addr"` // what Fiber's c.IP() said
+	Subscription           // the project, and the filter in force
+	RemoteAddr   string    `json:"remote_addr"` // as Fiber's c.IP() returned it
 	ConnectedAt  time.Time `json:"connected_at"`
 
 	Offered       uint64 `json:"offered"`        // messages that matched the client's subscription, or were meant for it alone
-	Sent          uint64 `json:"sent"`           // handed to the kernel whole
+	Sent          uint64 `json:"sent"`           // handed to the kernel completely
 	Dropped       uint64 `json:"dropped"`        // lost, because the buffer was full
-	Abandoned     uint64 `json:"abandoned"`      // buffered or on their way when the client left, which may have got these; 0 until then
-	Filtered      uint64 `json:"filtered"`       // left the buffer when the filter changed
-	Conflated     uint64 `json:"conflated"`      // left the buffer for newer ones with the same key
-	Buffered      int    `json:"buffered"`       // wait now
+	Abandoned     uint64 `json:"abandoned"`      // buffered or in flight when the client left, which may have received the latter; 0 until then
+	Filtered      uint64 `json:"filtered"`       // removed from the buffer by a filter change
+	Conflated     uint64 `json:"conflated"`      // replaced in the buffer by newer ones with the same key
+	Buffered      int    `json:"buffered"`       // waiting now
 	BufferedBytes int    `json:"buffered_bytes"` // the frames and fields of those
 
-	// Slow says that the client has kept messages waiting for a whole drain interval, or has lost some, and hasn't
-	// caught up since.
+	// Slow reports whether the client has kept messages waiting for a whole drain interval, or has lost some, and
+	// hasn't caught up since.
 	Slow bool `json:"slow"`
 
-	// Unacknowledged is how many messages of any kind the client has been sent and hasn't acknowledged, where it has
+	// Unacknowledged is how many messages of any kind have been sent to the client and not been acknowledged, if it has
 	// agreed on [Protocol], and 0 otherwise.
 	Unacknowledged int `json:"unacknowledged"`
 }
 
-// Stats is a snapshot of a [Manager]: a value that doesn't change any more. What it counts, it counts since
-// construction, over all restarts. Offered == Sent + Dropped + Abandoned + Filtered + Conflated + Buffered at every
-// moment, since each shard counts between two of its turns; Broadcasts is counted by the publishers and may be ahead.
+// Stats is a snapshot of a [Manager], an immutable value. Its counters start at construction and continue over all
+// restarts. Offered == Sent + Dropped + Abandoned + Filtered + Conflated + Buffered at every moment, since each shard
+// counts between two of its turns. Broadcasts is counted by the publishers and may be ahead.
 type Stats struct {
 	Clients       int   `json:"clients"`        // connected now
 	Slow          int   `json:"slow"`           // of those, the slow ones
-	Buffered      int   `json:"buffered"`       // messages that wait now, over all clients
-	BufferedBytes int64 `json:"buffered_bytes"` // the frames and fields of those, counted for each client, though clients share them
+	Buffered      int   `json:"buffered"`       // messages waiting now, over all clients
+	BufferedBytes int64 `json:"buffered_bytes"` // the frames and fields of those, counted once for each client, although clients share them
 
 	Broadcasts  uint64 `json:"broadcasts"`  // calls of Broadcast that were accepted
-	Offered     uint64 `json:"offered"`     // messages times the clients that they were for
-	Sent        uint64 `json:"sent"`        // handed to the kernel whole
+	Offered     uint64 `json:"offered"`     // messages, each counted once for every client that it was for
+	Sent        uint64 `json:"sent"`        // handed to the kernel completely
 	Dropped     uint64 `json:"dropped"`     // lost, because a buffer was full
-	Abandoned   uint64 `json:"abandoned"`   // buffered or on their way when their client left
-	Filtered    uint64 `json:"filtered"`    // left a buffer when a filter changed
-	Conflated   uint64 `json:"conflated"`   // left a buffer for newer ones with the same key
-	Connects    uint64 `json:"connects"`    // clients that came
-	Disconnects uint64 `json:"disconnects"` // clients that went
+	Abandoned   uint64 `json:"abandoned"`   // buffered or in flight when their client left
+	Filtered    uint64 `json:"filtered"`    // removed from a buffer by a filter change
+	Conflated   uint64 `json:"conflated"`   // replaced in a buffer by newer ones with the same key
+	Connects    uint64 `json:"connects"`    // clients that have connected
+	Disconnects uint64 `json:"disconnects"` // clients that have left
 	FilterSets  uint64 `json:"filter_sets"` // filters changed, over the wire or by SetFilter
 	HookPanics  uint64 `json:"hook_panics"` // panics of hooks that were recovered
 
-	Deliveries Histogram `json:"deliveries"` // how long a shard takes to hand over what came in together, of one time in 64
-	Drains     Histogram `json:"drains"`     // how long a shard takes for a tick's drain, where something is buffered
+	Deliveries Histogram `json:"deliveries"` // how long a shard takes to deliver the broadcasts of one turn, measured for one turn in 64
+	Drains     Histogram `json:"drains"`     // how long a shard takes for a tick's drain, if anything is buffered
 
 	RelayStats
 }
@@ -81,26 +81,26 @@ func (s *Stats) add(o Stats) {
 	s.Drains.add(o.Drains)
 }
 
-// RelayStats is the part of [Stats] that a [Relay] has to do with: all zero without one.
+// RelayStats is the part of [Stats] that is about the [Relay]. Without a relay, it is all zero.
 type RelayStats struct {
-	RelayAway       bool `json:"relay_away"`       // nothing gets through at the moment, or not to all projects
+	RelayAway       bool `json:"relay_away"`       // nothing gets through at the moment, or not for all projects
 	RelayProjects   int  `json:"relay_projects"`   // projects that this node follows now, "" included
-	RelayUnfollowed int  `json:"relay_unfollowed"` // those of them that the relay refuses: their clients get nothing of other nodes
-	RelayQueued     int  `json:"relay_queued"`     // messages that wait for the relay now
+	RelayUnfollowed int  `json:"relay_unfollowed"` // those of them that the relay refuses: their clients receive nothing from other nodes
+	RelayQueued     int  `json:"relay_queued"`     // messages waiting for the relay now
 
-	RelayBreaks    uint64 `json:"relay_breaks"`    // how often the relay was away, however briefly: what was on its way may be lost
-	RelayPublished uint64 `json:"relay_published"` // messages of this node that the relay has taken, and not refused
-	RelayDropped   uint64 `json:"relay_dropped"`   // messages of this node that left the queue for newer ones, that the relay refused, or whose fate it doesn't know
+	RelayBreaks    uint64 `json:"relay_breaks"`    // how often the relay became unavailable, however briefly: messages in flight may be lost
+	RelayPublished uint64 `json:"relay_published"` // messages of this node that the relay has accepted, and not refused later
+	RelayDropped   uint64 `json:"relay_dropped"`   // messages of this node that were dropped from the queue for newer ones, that the relay refused, or whose fate it doesn't know
 	RelayReceived  uint64 `json:"relay_received"`  // messages of other nodes that were delivered here
 	RelayUnwanted  uint64 `json:"relay_unwanted"`  // those whose level or environment no client here wanted
-	RelayRefused   uint64 `json:"relay_refused"`   // those that came twice, out of order, or are no message for this node's bounds
+	RelayRefused   uint64 `json:"relay_refused"`   // those that arrived twice or out of order, or are out of this node's bounds
 	RelayMissed    uint64 `json:"relay_missed"`    // those that were lost on the way, as far as the relay knows
 }
 
 // Histogram counts durations by their size. It is a value; counting goes on in the [Manager].
 type Histogram struct {
-	// Counts[i] is how many took at most Bound(i) and more than the bound before; the last is how many took longer than
-	// every bound.
+	// Counts[i] counts the durations of at most Bound(i) and more than Bound(i-1). The last element counts those longer
+	// than every bound.
 	Counts [14]uint64    `json:"counts"`
 	Sum    time.Duration `json:"sum_ns"`
 }

@@ -7,13 +7,13 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// runTicker is the manager's only clock, and its goroutine: it lives from start to stop. It never waits for a shard, so
-// a shard that is busy skips ticks and nobody else does.
+// runTicker is the manager's only clock, and its goroutine: it lives from start to stop. It never waits for a shard. If
+// a shard is busy, that shard skips ticks and no other one does.
 func (m *Manager) runTicker(stop <-chan struct{}) {
 	drain := time.NewTicker(m.cfg.drainInterval)
 	defer drain.Stop()
 
-	var ticks <-chan time.Time // nil, and silent, where there is nothing to keep alive
+	var ticks <-chan time.Time // nil, and silent, if there is nothing to keep alive
 	wheel := beats{begin: time.Now(), interval: m.cfg.beatInterval()}
 	if wheel.interval > 0 {
 		beat := time.NewTicker(wheel.interval)
@@ -37,15 +37,15 @@ func (m *Manager) runTicker(stop <-chan struct{}) {
 	}
 }
 
-// beats counts what the wheels of the shards have to do. A ticker's channel holds one tick, and a machine that is busy
-// loses some: a wheel that turned later for it would have pings come late.
+// beats counts the beats that the wheels of the shards have to do. A ticker's channel holds one tick, and a busy
+// machine loses some. If the wheel turned later because of that, pings would be late.
 type beats struct {
 	begin    time.Time
 	interval time.Duration
-	done     time.Duration // how many, those that were lost included
+	done     time.Duration // how many beats, including the lost ones
 }
 
-// due is how many beats are due that were not before: a turn of the wheel at most.
+// due is how many beats have become due since the last call: one turn of the wheel at most.
 func (b *beats) due(now time.Time) int {
 	all := now.Sub(b.begin) / b.interval
 	due := min(all-b.done, wheelSlots)
@@ -53,26 +53,29 @@ func (b *beats) due(now time.Time) int {
 	return int(due)
 }
 
-// DrainBuffers sends each client what is buffered for it, in order, as far as its connection takes it. The ticker calls
-// it at every [WithDrainInterval]; call it to have what [Manager.BufferMessage] queued go out earlier. It returns at
-// once, is safe for concurrent use, and does nothing where nothing runs.
+// DrainBuffers sends each client its buffered messages, in order, as far as its connection accepts them. The ticker
+// calls it at every [WithDrainInterval]; call it to send the messages that [Manager.BufferMessage] has queued before
+// the next tick. It returns immediately, is safe for concurrent use, and does nothing if nothing runs.
 func (m *Manager) DrainBuffers() {
+	if !m.isMade() {
+		return
+	}
 	for _, s := range m.shards {
 		s.tick(true, false)
 	}
 }
 
-// wheelSlots is over how many moments of a turn the clients are spread.
+// wheelSlots is the number of moments of a turn over which the clients are spread.
 const wheelSlots = 32
 
-// wheel says whose turn it is: each beat visits the clients of one slot, so that in one turn of the wheel each client is
-// visited once, and not all in one instant. A client stays in its slot.
+// wheel decides whose turn it is. Each beat visits the clients of one slot, so that one turn of the wheel visits each
+// client once, and not all at the same instant. A client stays in its slot.
 type wheel struct {
 	slots [wheelSlots][]*client
 	next  int
 }
 
-// slot spreads the clients that the shards have dealt among themselves by their IDs.
+// slot spreads the clients of a shard over the wheel. A client's ID already determines its shard.
 func (c *client) slot() int { return int(uint64(c.id) / uint64(c.shard.cfg.shards) % wheelSlots) }
 
 func (w *wheel) add(c *client) {
@@ -86,8 +89,8 @@ func (w *wheel) remove(c *client) {
 	*slot = swapOut(*slot, c.inWheel, func(moved *client) { moved.inWheel = c.inWheel })
 }
 
-// beatInterval is how long the wheel rests on a slot, or 0 where there is nothing to do for it. A turn takes a quarter
-// of the ping interval, so that an idle client is noticed soon after its timeout.
+// beatInterval is how long the wheel rests on a slot, or 0 if the wheel has nothing to do. A turn takes a quarter of
+// the ping interval, so that an idle client is noticed soon after its timeout.
 func (c *config) beatInterval() time.Duration {
 	turn := c.pingInterval
 	if turn == 0 {
@@ -96,36 +99,38 @@ func (c *config) beatInterval() time.Duration {
 	return turn / 4 / wheelSlots
 }
 
-// turnInterval is how long a turn of the wheel takes, which is how long a client is alone between two visits.
+// turnInterval is how long a turn of the wheel takes, which is also the time between two visits to a client.
 func (c *config) turnInterval() time.Duration { return c.beatInterval() * wheelSlots }
 
-// firstPing is when the first ping of a client is due that connects now, if each ping goes with the visit that is nearest
-// to its time: then it goes within the ping interval, with the last visit that does.
+// firstPing is when the first ping of a client that connects now is due. Each ping is sent with the visit that is
+// nearest to its time. The first ping is therefore sent within the ping interval, with the last visit in it.
 func (c *config) firstPing(now time.Time) time.Time {
 	return now.Add(c.pingInterval - c.turnInterval()/2)
 }
 
 // beat pings the clients of the next slot that are due, and removes those that have been silent for too long.
 func (s *shard) beat(now time.Time) {
-	// A process that was stopped, or a machine that slept, has read nothing meanwhile, and its clients are not to blame.
+	// A process that was stopped, or a machine that slept, has read nothing during that time, and its clients are not
+	// to blame.
 	if now.Sub(s.beatAt) >= s.cfg.idleTimeout/4 {
 		s.awake = now
 	}
 	s.beatAt = now
 	slot := s.wheel.slots[s.wheel.next]
 	s.wheel.next = (s.wheel.next + 1) % wheelSlots
-	for i := len(slot) - 1; i >= 0; i-- { // backwards: a client that is removed gives its place to a later one
+	for i := len(slot) - 1; i >= 0; i-- { // backwards: a later client takes the place of one that is removed
 		c := slot[i]
 		c.watchProgress(now)
 		if s.cfg.idleTimeout > 0 && !c.inHook && c.silent(now) {
 			c.remove(link.ErrIdle)
 			continue
 		}
-		// With the visit that is nearest to its time, which is the fourth one after the last ping, whatever a turn lacks to
-		// a quarter of the interval, and however late a busy machine has made a visit. One visit later would be late.
+		// A ping is sent with the visit that is nearest to its time. That is the fourth visit after the last ping, even
+		// if a turn is a little shorter than a quarter of the interval, and however late a busy machine makes a visit.
+		// One visit later would be late.
 		if s.cfg.pingInterval > 0 && now.Sub(c.pingAt) >= -s.cfg.turnInterval()/2 {
 			if now.Sub(c.askedAt) >= c.silence(now) {
-				c.askedAt = now // for the first time since it has given a sign
+				c.askedAt = now // the first ping since its last sign of life
 			}
 			c.pingAt = now.Add(s.cfg.pingInterval)
 			c.ping = wsframe.Ping
@@ -134,8 +139,8 @@ func (s *shard) beat(now time.Time) {
 	}
 }
 
-// silent says whether the client has given no sign of life for too long, though it was asked for one in time. A shard
-// that is busy asks late, and must not make the client pay for it.
+// silent reports whether the client has given no sign of life for too long, although it was pinged in time. A busy
+// shard pings late, and the client must not pay for that.
 func (c *client) silent(now time.Time) bool {
 	s := c.shard
 	silence, asked := c.silence(now), now.Sub(c.askedAt)
@@ -145,10 +150,10 @@ func (c *client) silent(now time.Time) bool {
 	return s.cfg.pingInterval == 0 || asked < silence && asked >= s.cfg.idleTimeout-s.cfg.pingInterval
 }
 
-// watchProgress takes it as a sign of life that a client which has no room any more takes some of what the kernel holds
-// for it. The kernel has room again only when much of that is gone, which at a few bytes a second is later than the idle
-// timeout; and the pongs of such a client come behind all of it. Without a full window, an acknowledgement is no sign of
-// life: the kernel of a machine whose browser is frozen gives it too.
+// watchProgress counts it as a sign of life if a client that has no room accepts some of the data that the kernel holds
+// for it. The kernel has room again only when much of that data is gone. At a few bytes a second, this takes longer
+// than the idle timeout, and the pongs of such a client come after all of the data. Unless the send window is full, an
+// acknowledgement is no sign of life: the kernel of a machine whose browser is frozen sends it too.
 func (c *client) watchProgress(now time.Time) {
 	s := c.shard
 	if s.cfg.idleTimeout == 0 || !c.busy {

@@ -125,8 +125,8 @@ func TestASilentClientStaysWithoutATimeout(t *testing.T) {
 	})
 }
 
-// A proxy with a timeout has it run from the last byte. However the interval divides, and whenever a client comes, each of
-// its pings comes within the interval.
+// A proxy's timeout runs from the last byte. However the interval divides, and whenever a client connects, each of its
+// pings is sent within the interval.
 func TestEveryPingComesWithinTheInterval(t *testing.T) {
 	for _, interval := range []time.Duration{
 		10 * time.Millisecond, 33_333_333 * time.Nanosecond, 25 * time.Second, 24 * time.Hour,

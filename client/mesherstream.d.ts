@@ -1,179 +1,184 @@
 /**
- * connect follows a stream and returns at once, before it is connected. From then on it connects again by itself, until
- * the stream is closed.
+ * connect follows a stream. It returns immediately, before the connection is made. The stream reconnects by itself
+ * until it is closed.
  *
  * @param url The stream's address with ws, wss, http or https, or relative to the page. Its query is kept, except that
  * the filters of the options replace its level and environment.
- * @throws {TypeError} if the url is none, an option is unknown or of a wrong type, or a filter is; and in Node before 22
- * if no WebSocket is given.
+ * @throws {TypeError} if the url is not a URL, if an option or a filter is unknown or of a wrong type, and in Node
+ * before 22 if no WebSocket is given.
  * @throws {RangeError} if the delays are out of their bounds.
  */
 export function connect(url: string | URLLike, options?: Options): Stream;
 
-/** Filters say what a stream gets: a plain object. A field that is left out, "" and [] accept all. */
+/**
+ * Filters select the messages that a stream receives. A plain object; a field that is omitted, "" or [] accepts all.
+ */
 export interface Filters {
   level?: string | readonly string[];
   environment?: string | readonly string[];
 }
 
-/** FiltersInForce are filters as the server tells them. An empty list accepts all. */
+/** FiltersInForce are filters as the server reports them. An empty list accepts all. */
 export interface FiltersInForce {
   level: string[];
   environment: string[];
 }
 
-/** FiltersUpdated is the answer to a change of filters. Every message behind it passed the new ones. */
+/** FiltersUpdated is the reply to a change of filters. Every message after it matches the new ones. */
 export interface FiltersUpdated {
   filters: FiltersInForce;
-  /** How many messages that waited at the server, since this client is slow, were taken out by the change. */
+  /** How many messages the change removed from the server's buffer for this client. */
   filtered: number;
 }
 
 export interface Options extends Callbacks {
   /**
-   * The first filters: all by default. They are asked for in the query. If the server does not grant them, it refuses the
-   * connection with the status 403.
+   * The first filters; by default, all messages are accepted. The filters are requested in the query. If the server
+   * does not grant them, it refuses the connection with the status 403.
    *
-   * If the hello tells that they are not in force, they are asked for on the open connection: on a route of the
-   * application's own that does not read the query, and if a value has a comma. Then messages that they hold back may
-   * arrive before they are in force, and if they are refused, the stream is closed with the code 1008 and the server's
-   * code as the reason.
+   * If the hello says that they are not in force, they are requested on the open connection. This happens if a value
+   * has a comma, and on a route of the application's own that does not read the query. Messages that do not match may
+   * then arrive before the filters are in force. If the server refuses them, the stream is closed with the code 1008
+   * and the server's error code as the reason.
    */
   filters?: Filters;
-  /** The first back-off in milliseconds, over 0, 500 by default. It doubles with each attempt that fails. */
+  /** The first back-off in milliseconds, more than 0; 500 by default. It doubles with each failed attempt. */
   minDelay?: number;
-  /** The longest back-off in milliseconds, at least minDelay, 30,000 by default. */
+  /** The longest back-off in milliseconds, at least minDelay; 30,000 by default. */
   maxDelay?: number;
-  /** More subprotocols to offer, as some servers want a token there. The server must choose mesherstream.v1. */
+  /** Further subprotocols to offer: some servers expect a token there. The server must choose mesherstream.v1. */
   protocols?: string | readonly string[];
-  /** The constructor of WebSockets, for tests and for Node before 22. The global one by default. */
+  /** The WebSocket constructor, for tests and for Node before 22; the global one by default. */
   WebSocket?: new (url: string, protocols: string[]) => WebSocketLike;
   /**
-   * Asks why a handshake failed, which a WebSocket does not tell a page: a GET of the same address, once after each
-   * attempt. The status of the answer is the status of the state. The global one by default; null never asks.
+   * The function that asks why a handshake failed, which a WebSocket does not tell a page. It sends a GET to the same
+   * address, once after each failed attempt. The status of the response becomes the status in the info of onstate. The
+   * global fetch by default; null never asks.
    *
-   * If protocols are given, the default is null, since the request can't send them, and a token may be among them. If a
-   * WebSocket is given whose error says what went wrong, as that of the package ws does, that is used instead.
+   * If protocols are given, the default is null, since the request can't send them, and a token may be among them. If
+   * the error of a given WebSocket says what went wrong, as that of the package ws does, that is used instead.
    */
   fetch?: FetchLike | null;
-  /** Closes the stream when it is aborted. */
+  /** A signal that closes the stream when it is aborted. */
   signal?: AbortSignalLike;
 }
 
 /**
- * Callbacks are called one after the other, in the order of what they tell. When one throws, that is reported as an
- * uncaught error, and the stream goes on.
+ * Callbacks are called one after the other, in the order of the events. If one throws, the error is reported as
+ * uncaught, and the stream continues.
  */
 export interface Callbacks {
   /** Called with each message of the application: text as a string, binary as an ArrayBuffer. */
   onmessage?: ((data: string | ArrayBuffer, event: StreamMessageEvent) => void) | null;
-  /** Called where messages are missing, before the message behind them. */
+  /** Called when messages are missing, before the message that follows them. */
   ongap?: ((gap: Gap) => void) | null;
   /**
    * Called when the state changes, and once for the first state, a moment after connect has returned.
    *
-   * - "connecting": an attempt is made.
-   * - "open": the server's hello is there. What is published from now on arrives, or a gap tells of it. Nothing tells of
-   *   what was published while there was no connection: a page that shows a state loads it again here.
-   * - "waiting": the connection was lost, or the attempt failed; info says why, and when the next attempt is made. Or the
-   *   page was put away: kept to go back to after its user has left it, or frozen. Then the connection is closed, info has
-   *   the code 1001 and an infinite delay, and the next attempt is made when the page is back.
-   * - "closed": for good. By close or the signal; by the server with a code after which the same would happen again, 1002,
-   *   1003, 1007, 1008, 1009, or one of the application's own, 4000 to 4999; or because the handshake was refused with an
-   *   HTTP status after which the same would happen again. Those are 400 to 499, except for 407, 408, 409, 421, 423, 424,
-   *   425, 426 and 429, and for 404 if this stream has been open: some proxies say so during a restart. Redirects, 500 to
-   *   599, and no answer at all are tried again.
+   * - "connecting": an attempt is in progress.
+   * - "open": the server's hello has arrived. From now on, published messages arrive or a gap reports them. Messages
+   *   published while there was no connection are not reported: a page that shows a state loads it again here.
+   * - "waiting": the connection was lost, or the attempt failed. info says why, and when the next attempt is made. Or
+   *   the page was put away: frozen, or kept by the browser after its user has left it. Then the connection is closed,
+   *   info has the code 1001 and an infinite delay, and the next attempt is made when the page is back.
+   * - "closed": the stream has ended permanently. It was closed by close() or the signal. Or the server closed it, with
+   *   a code that would recur, 1002, 1003, 1007, 1008 or 1009, or one of the application's own, 4000 to 4999. Or the
+   *   handshake was refused with an HTTP status that would recur. These are 400 to 499, except for 407, 408, 409, 421,
+   *   423, 424, 425, 426 and 429, and except for 404 if this stream has been open before: some proxies send 404 during
+   *   a restart. After a redirect, a status from 500 to 599, or no response, another attempt is made.
    */
   onstate?: ((...change: StateChange) => void) | null;
 }
 
 export type State = "connecting" | "open" | "waiting" | "closed";
 
-/** StateChange is what onstate is called with. When its first element is compared, the second one's type is known. */
+/** StateChange is the arguments of onstate. Comparing its first element narrows the type of the second. */
 export type StateChange =
   | [state: "connecting" | "open", info: undefined]
   | [state: "waiting", info: Waiting]
   | [state: "closed", info: Closed];
 
 export interface Closed {
-  /** The close code; 1006 where there was none, as after a handshake that failed. */
+  /** The close code; 1006 if there was none, as after a failed handshake. */
   code: number;
-  /** Of the close; "HTTP" and the status where there is one. */
+  /** The reason of the close, or "HTTP" and the status if there is a status. */
   reason: string;
-  /** The HTTP status that a handshake was refused with, if it is known. */
+  /** The HTTP status with which a handshake was refused, if it is known. */
   status?: number;
 }
 
 export interface Waiting extends Closed {
   /**
-   * Milliseconds to the next attempt, infinite while the page is put away: at random between 0 and the back-off, which doubles with each attempt from minDelay
-   * to maxDelay, and starts again after a connection that was open for 10 seconds. Where the server said how long to
-   * wait (retry_after_ms in the reason of 1012 or 1013), that, and up to half of it more.
+   * The time to the next attempt in milliseconds; infinite while the page is put away. It is random, between 0 and the
+   * back-off. The back-off doubles with each attempt, from minDelay to maxDelay, and starts again at minDelay after a
+   * connection that was open for 10 seconds. If the server said how long to wait (retry_after_ms in the reason of 1012
+   * or 1013), the delay is that time plus up to half of it.
    *
-   * When the page comes back online or becomes visible, the next attempt is made at once, unless the server said how long
-   * to wait.
+   * When the page comes back online or becomes visible, the next attempt is made immediately, unless the server said
+   * how long to wait.
    */
   delay: number;
 }
 
-/** Gap tells of messages that are missing in front of the next one, since this client was slow. */
+/** Gap reports messages that are missing before the next one, since this client was slow. */
 export interface Gap {
   dropped: number;
   /**
-   * How many of each level; "" is none, and "*" all levels beyond the first 16. What the stream dropped itself, because a
-   * loop stood still, is only in the total.
+   * How many of each level; "" means no level, and "*" all levels beyond the first 16. Messages that the stream itself
+   * dropped, because a loop stood still, are only in the total.
    */
   byLevel: Record<string, number>;
-  /** When the oldest of them was published, or arrived, where the stream dropped it itself. */
+  /** When the oldest of them was published or, if the stream itself dropped it, when it arrived. */
   since: Date;
-  /** The same of the newest. */
+  /** The same for the newest of them. */
   until: Date;
 }
 
-/** Hello is what the server says first on a connection. */
+/** Hello is the server's first message on a connection. */
 export interface Hello {
   type: "hello";
-  /** The token of this connection, which the protocol's own messages carry. */
+  /** The token of this connection. The protocol's own messages carry it. */
   stream: string;
   /** The client's ID at the server. */
   id: number;
   project: string;
   filters: FiltersInForce;
-  /** How many messages the server keeps for this client when it is slow. */
+  /** How many messages the server buffers for this client when it is slow. */
   max_buffer: number;
-  /** How many messages the server sends ahead of what was handled; 0 is no bound. */
+  /** How many messages the server sends ahead of the last handled one; 0 means no bound. */
   window: number;
 }
 
 export type Item = { type: "message"; data: string | ArrayBuffer } | { type: "gap"; gap: Gap };
 
 /**
- * Stream is what connect returns.
+ * Stream is a followed stream, as connect returns it.
  *
- * A loop over it gets what the callbacks get, from its first step on, and ends when the stream is closed and everything
- * that arrived has been taken. Leaving the loop does not close the stream. There can be one loop at a time; a second one
- * throws.
+ * A loop over it receives the same items as the callbacks, from its first step on. The loop ends when the stream is
+ * closed and the loop has received every item that arrived. Leaving the loop does not close the stream. There can be
+ * one loop at a time; a second one throws.
  *
- * What the loop has not taken yet waits in memory. That is bounded: the server sends at most its window ahead of what was
- * taken, and what it holds back then waits in its buffer, as for every slow client. Where there is no window, and after
- * reconnects, the stream keeps the newest 1,000 (or as many as the window, if that is more), and puts a gap in place of
- * those before.
+ * Items that the loop has not received yet are kept in memory. Their number is bounded: the server sends at most its
+ * window ahead of the last handled one, and keeps later messages in its buffer, as for every slow client. If there is
+ * no window, and after reconnects, the stream keeps the newest 1,000 items (or as many as the window, if that is more),
+ * and replaces the older ones with a gap.
  */
 export interface Stream extends Callbacks, AsyncIterable<Item> {
-  // Setting anything but a callback throws a TypeError.
+  // Setting a property other than a callback throws a TypeError.
   readonly state: State;
-  /** What the server said first on this connection; null while there is none. */
+  /** The server's first message on this connection; null while there is none. */
   readonly hello: Hello | null;
   /**
-   * setFilters changes what the stream gets, on this connection and on all that follow. A change goes out at once, but
-   * at most ten in a second: when the next call comes before that, it replaces the one that waits, and both get the
-   * answer to the later. When the connection is lost before the answer, the change is asked for again on the next one.
+   * setFilters changes the filters of the stream, on this connection and on all later ones. A change is sent
+   * immediately, but at most ten are sent in a second. If the next call is made while a change is waiting, it replaces
+   * that change, and both calls receive the reply to the later one. If the connection is lost before the reply, the
+   * change is requested again on the next connection.
    *
-   * It rejects with a FilterError, and the filters stay what they were.
+   * If it rejects, it does so with a FilterError, and the filters stay as they were.
    */
   setFilters(filters: Filters): Promise<FiltersUpdated>;
   /**
-   * close ends the stream for good. After the stream is closed, it does nothing.
+   * close ends the stream permanently. It does nothing if the stream is already closed.
    *
    * @param code 1000 by default, or one from 3000 to 4999.
    * @param reason At most 123 bytes.
@@ -181,36 +186,39 @@ export interface Stream extends Callbacks, AsyncIterable<Item> {
   close(code?: number, reason?: string): void;
 }
 
-/** FilterError says why filters have not been changed. */
+/** FilterError says why the filters have not been changed. */
 export interface FilterError extends Error {
-  /** As the server tells it; "closed" where the stream is closed; "malformed" also for a TypeError, when it was not even asked. */
+  /**
+   * The server's error code; "closed" if the stream is closed; "malformed" also for a TypeError, in which case the
+   * server was not asked.
+   */
   code: "malformed" | "unknown_type" | "invalid_filter" | "not_granted" | "closed";
 }
 
-// The rest is what the stream uses of types that are not part of the language, so that a program may have those of a
-// page, of Node, or none.
+// The rest declares the used parts of types that are not part of the language, so that a program may have the types of
+// a page, of Node, or none.
 
-/** URLLike is what the stream uses of a URL. */
+/** URLLike is the part of a URL that the stream uses. */
 export interface URLLike {
   readonly href: string;
   toString(): string;
 }
 
-/** FetchLike is what the stream uses of fetch. */
+/** FetchLike is the part of fetch that the stream uses. */
 export type FetchLike = (url: string, options: any) => Promise<{ readonly status: number }>;
 
-/** AbortSignalLike is what the stream uses of an AbortSignal. */
+/** AbortSignalLike is the part of an AbortSignal that the stream uses. */
 export interface AbortSignalLike {
   readonly aborted: boolean;
   addEventListener(type: "abort", listener: () => void, options?: any): void;
 }
 
-/** StreamMessageEvent is the WebSocket's event: a MessageEvent, where the program's types have one. */
+/** StreamMessageEvent is the WebSocket's event: a MessageEvent, if the program's types have one. */
 export type StreamMessageEvent = typeof globalThis extends { MessageEvent: { prototype: infer E } }
   ? E
   : { readonly data: unknown };
 
-/** WebSocketLike is what the stream uses of a WebSocket. */
+/** WebSocketLike is the part of a WebSocket that the stream uses. */
 export interface WebSocketLike {
   readonly protocol: string;
   binaryType: string;

@@ -1,45 +1,45 @@
 /*
- * mesherstream.js follows a stream of a mesherstream server from a page or from Node, and keeps following it: it connects
- * again when the connection is lost, tells what was dropped for this client, and changes the filters on the way.
+ * mesherstream.js follows a stream of a mesherstream server, from a page or from Node. It reconnects when the connection
+ * is lost, reports messages that were dropped for this client, and can change the filters of an open stream.
  *
  *     import { connect } from "/stream/projects/mesherstream.js";
  *     const stream = connect("/stream/projects/shop", { filters: { level: ["error", "fatal"] } });
  *     stream.onmessage = (data) => show(data);
  *     stream.ongap = (gap) => warn(`${gap.dropped} messages were dropped`);
  *
- * It speaks the subprotocol mesherstream.v1. What each thing does is written in mesherstream.d.ts.
+ * It speaks the subprotocol mesherstream.v1. The file mesherstream.d.ts documents its interface.
  */
 
 const PROTOCOL = "mesherstream.v1";
 
 // A server that accepts and then closes at once, because it is full or keeps crashing, must see the back-off grow. So a
-// connection counts as a success only when it has been open for longer than such a server lets one live.
+// connection counts as a success only if it has been open for longer than such a server would keep it.
 const STABLE = 10_000;
 
-// A proxy may take a connection and never answer. This is longer than a TLS handshake takes on a bad mobile network.
+// A proxy may accept a connection and never answer. This is longer than a TLS handshake takes on a bad mobile network.
 const HELLO_TIMEOUT = 20_000;
 
-// A server that doesn't answer for so long won't say why a handshake failed: the next attempt doesn't wait for it.
+// A server that doesn't answer within this time won't say why a handshake failed: the next attempt doesn't wait for it.
 const ASK_TIMEOUT = 5_000;
 
 // The middleware answers a request that accepts this, and asks for no upgrade, as it would answer the handshake.
 const ASK = "application/vnd.mesherstream.v1";
 
-// The server closes a client that asks more than 20 times a second, for good. The network can push requests together,
-// so half of that.
+// The server permanently closes a client that sends more than 20 requests a second. The network can bunch requests up,
+// so this is half of that rate.
 const REQUEST_SPACING = 100;
 
-// What a loop over the stream has not taken yet is bounded by the server's window. That isn't enough when there is no
-// window, or when connections come and go while the loop stands still: each one brings a window of its own.
+// The server's window bounds the items that a loop over the stream has not received yet. That isn't enough if there is
+// no window, or if the stream reconnects while the loop stands still: each connection has a window of its own.
 const MAX_QUEUE = 1000;
 
-// A timer that is set for longer fires at once.
+// A timer that is set for longer fires immediately.
 const MAX_TIMER = 2 ** 31 - 1;
 
-// The codes after which the same would happen again, and those of the application.
+// The codes that would recur, and those of the application.
 const FINAL = /^(100[23789]|4...)$/;
 
-// The statuses of 4xx that say "not now", or nothing about the handshake. Any other one refuses for good.
+// The statuses of 4xx that say "not now", or nothing about the handshake. Any other one is a permanent refusal.
 const PASSING = [407, 408, 409, 421, 423, 424, 425, 426, 429];
 
 const FIELDS = ["level", "environment"];
@@ -57,7 +57,8 @@ const OPTIONS = {
   ...CALLBACKS,
 };
 
-// connect is one function, and the functions in it share its variables: they minify, and the fields of a class don't.
+// connect is one function, and the functions in it share its variables: variables minify, and the fields of a class
+// don't.
 export function connect(url, options = {}) {
   check("option", options, OPTIONS);
   const { minDelay = 500, maxDelay = 30_000, signal } = options;
@@ -94,7 +95,7 @@ export function connect(url, options = {}) {
   // The connection.
   let socket = null; // events of any other socket are late, and ignored
   let hello = null;
-  let asking = null; // aborts the question why a handshake failed
+  let asking = null; // aborts the request that asks why a handshake failed
   let timer; // ends the wait for the next attempt, for the hello, or for the answer
   let attempts = 0; // since a connection was stable
   let openedAt = 0;
@@ -105,8 +106,8 @@ export function connect(url, options = {}) {
   let arrived = 0; // messages on this connection, the protocol's own included
   let acked = 0;
 
-  // The filters. One request is on its way at a time, and one waits for it: whatever is asked meanwhile replaces that.
-  let accepted = options.filters && normalize(options.filters); // undefined leaves them to the URL
+  // The filters. One request is in flight at a time, and one waits for it. A new request replaces the waiting one.
+  let accepted = options.filters && normalize(options.filters); // undefined leaves the filters to the URL
   let sent = null;
   let next = null;
   let spacing = null; // the timer that keeps requests apart
@@ -120,7 +121,7 @@ export function connect(url, options = {}) {
     dial(); // throws what WebSocket throws, for instance at a subprotocol that is no token
     listen();
   }
-  // Told a moment later, so that callbacks hear of it that are set right after connect, and may use what it returned.
+  // Reported a moment later, so that callbacks set right after connect are called, and may use the returned stream.
   queueMicrotask(() => {
     if (state === first) enter(first, first === "closed" ? { code: 1000, reason: "" } : undefined);
   });
@@ -128,7 +129,7 @@ export function connect(url, options = {}) {
 
   // --- what a stream can do
 
-  // assign takes callbacks, and nothing else: one that is misspelt would never be called.
+  // assign accepts only callbacks: a misspelt one would never be called.
   function assign(_, name, callback) {
     check("callback", { [String(name)]: callback }, CALLBACKS);
     stream[name] = callback;
@@ -188,7 +189,7 @@ export function connect(url, options = {}) {
     });
     dialed.onmessage = current(receive);
     dialed.onclose = current(({ code, reason }) => (opened || code !== 1006 ? lost(code, reason) : failed(target)));
-    // In Node 22, no close follows a handshake that failed. After one that succeeded it does, and has the code.
+    // In Node 22, no close event follows a failed handshake. After a successful one it does, and has the code.
     dialed.onerror = current(({ message }) => {
       if (!opened) return failed(target, message);
       clearTimeout(timer);
@@ -196,16 +197,16 @@ export function connect(url, options = {}) {
     });
     socket = dialed;
     arrived = acked = 0;
-    for (const entry of queue ?? []) entry.n = 0; // nothing is acknowledged until these are taken
+    for (const entry of queue ?? []) entry.n = 0; // nothing is acknowledged until the loop has received these
     timer = setTimeout(drop, HELLO_TIMEOUT, "no hello");
   }
 
   function begin(message) {
     clearTimeout(timer);
     hello = message;
-    openedAt = performance.now(); // not Date.now(): somebody may set that clock
+    openedAt = performance.now(); // not Date.now(): that clock may be set
     wasOpen = true;
-    // The query can't say every value, and a route of the application's own need not read it.
+    // The query can't express every value, and a route of the application's own need not read it.
     if (accepted && !FIELDS.every((field) => within(hello.filters?.[field], accepted[field]))) {
       subscribe({ filters: accepted, waiters: [] });
     }
@@ -213,7 +214,7 @@ export function connect(url, options = {}) {
     flush();
   }
 
-  // drop gives a connection up that the other side has not closed.
+  // drop abandons a connection that the other side has not closed.
   function drop(reason) {
     const dropped = socket;
     socket = null;
@@ -221,9 +222,10 @@ export function connect(url, options = {}) {
     lost(1006, reason);
   }
 
-  // failed ends an attempt whose handshake failed. The WebSocket of a page doesn't tell why, so fetch asks. The answer may
-  // end the stream, so it must be about the same request: nothing is asked if a subprotocol may be a token, which fetch
-  // can't send, nor if the caller's own WebSocket, which may send other headers, has told why (Node's ws has the status).
+  // failed ends an attempt whose handshake failed. The WebSocket of a page doesn't tell why, so fetch asks. The answer
+  // may end the stream, so it must be about the same request. Nothing is asked if a subprotocol may be a token, which
+  // fetch can't send. Nor is anything asked if the caller's own WebSocket, which may send other headers, has told why
+  // (Node's ws has the status).
   async function failed(target, message = "") {
     leave();
     let status = Number(/server response: (\d{3})/.exec(message)?.[1] ?? 0);
@@ -235,17 +237,17 @@ export function connect(url, options = {}) {
         const answer = await fetch(target.href.replace("ws", "http"), {
           headers: { Accept: ASK },
           credentials: "include", // as the handshake does
-          referrerPolicy: "origin", // a page tells its own origin in no other way
+          referrerPolicy: "origin", // there is no other way to tell the page's origin
           redirect: "manual", // a WebSocket doesn't follow one
           cache: "no-store",
           signal: question.signal,
         });
         status = answer.status;
-        question.abort(); // whatever else it says
+        question.abort(); // the rest of the answer doesn't matter
       } catch {
-        // no network, no answer, or none that this page may see
+        // no network, no answer, or one that this page may not see
       }
-      if (asking !== question) return; // closed, or put away
+      if (asking !== question) return; // the stream was closed, or the page put away
     }
     lost(1006, status ? `HTTP ${status}` : "", status);
   }
@@ -253,12 +255,12 @@ export function connect(url, options = {}) {
   function lost(code, reason, status) {
     const known = status && { status };
     const refused = status >= 400 && status < 500 && !PASSING.includes(status);
-    // Some proxies say 404 while the server behind them restarts: that is not final if the stream has been open.
+    // Some proxies answer 404 while their server restarts: this is not final if the stream has been open before.
     if (FINAL.test(code) || (refused && !(status === 404 && wasOpen))) return end(code, reason, known);
     leave();
 
-    // Full jitter: anything up to the back-off. When a server restarts, its clients come back spread over the whole of
-    // it, and not in waves.
+    // Full jitter: anything up to the back-off. When a server restarts, its clients reconnect spread over the whole
+    // back-off, and not in waves.
     let delay = Math.random() * Math.min(maxDelay, minDelay * 2 ** attempts++);
     told = [1012, 1013].includes(code) && /retry_after_ms=([1-9]\d*)/.exec(reason);
     if (told) delay = told[1] * (1 + Math.random() / 2);
@@ -274,7 +276,7 @@ export function connect(url, options = {}) {
     enter("connecting");
   }
 
-  // end closes the stream for good.
+  // end closes the stream permanently.
   function end(code, reason, known) {
     if (state === "closed") return;
     leave();
@@ -286,7 +288,7 @@ export function connect(url, options = {}) {
     wake?.();
   }
 
-  // leave forgets the connection. A request that has no answer is made again on the next one: nobody knows whether it
+  // leave forgets the connection. A request without a reply is sent again on the next connection: it may not have
   // arrived, and it may arrive twice without harm.
   function leave() {
     if (hello && performance.now() - openedAt >= STABLE) attempts = 0;
@@ -300,8 +302,8 @@ export function connect(url, options = {}) {
     socket = asking = hello = sent = spacing = null;
   }
 
-  // pause gives the connection up when the page is put away: kept to go back to, or frozen. It would take nothing, and be
-  // a client that is slow for ever.
+  // pause closes the connection when the page is put away: frozen, or kept by the browser to go back to. Such a page
+  // would accept nothing, and be a slow client forever.
   function pause() {
     if (paused) return;
     paused = true;
@@ -322,7 +324,7 @@ export function connect(url, options = {}) {
     else retry();
   }
 
-  // listen makes an attempt at once when the network is back, or the user: unless the server said how long to wait.
+  // listen makes an attempt immediately when the network or the user is back, unless the server said how long to wait.
   function listen() {
     const until = { signal: listening.signal };
     const hurry = () => state === "waiting" && !told && !paused && retry();
@@ -372,8 +374,8 @@ export function connect(url, options = {}) {
   }
 
   // acknowledge tells the server how many messages have been handled, in steps of half its window, so that it may send
-  // as many more. What waits for the loop is not handled. A loop that awaits setFilters takes nothing meanwhile, but its
-  // answer comes all the same: the window doesn't hold answers back.
+  // as many more. Messages that wait for the loop are not handled yet. A loop that awaits setFilters receives no
+  // messages meanwhile, but the reply arrives all the same: the window doesn't hold replies back.
   function acknowledge() {
     if (!hello?.window) return;
     const n = queue?.length ? queue[0].n - 1 : arrived;
@@ -388,13 +390,13 @@ export function connect(url, options = {}) {
 
   // --- filters
 
-  // ask puts a request in place of the one that waits. Whoever waits for that one gets the answer to this one.
+  // ask replaces the waiting request. The callers of the replaced request receive the reply to the new one.
   function ask(request) {
     if (next) request.waiters.unshift(...next.waiters);
     next = request;
   }
 
-  // flush sends the request that waits, when it may go.
+  // flush sends the waiting request, if it may be sent.
   function flush() {
     if (!next || !hello || sent || spacing) return;
     subscribe(next);
@@ -416,8 +418,8 @@ export function connect(url, options = {}) {
     if (type === "error") {
       sent = null;
       for (const { reject } of waiters) reject(failure(code, message));
-      // Nobody waits where these are the stream's own filters, which the URL can't say. Without them it would be another
-      // stream, and asking again would not help.
+      // No caller waits if these are the stream's own filters, which the URL can't express. Without them it would be
+      // another stream, and asking again would not help.
       if (!waiters.length) {
         socket.close();
         end(1008, code);
@@ -437,7 +439,7 @@ export function connect(url, options = {}) {
     call("onstate", state, info);
   }
 
-  // call keeps what a callback throws away from the stream, and lets it be reported as uncaught.
+  // call keeps a callback's exception away from the stream, and lets it be reported as uncaught.
   function call(name, ...args) {
     try {
       stream[name]?.(...args);
@@ -449,8 +451,8 @@ export function connect(url, options = {}) {
   }
 }
 
-// check refuses names that it doesn't know and values of wrong types. Something else than a plain object, a promise for
-// instance, would have none of the names, and say nothing either.
+// check refuses unknown names and values of wrong types. It also refuses anything but a plain object: a promise, for
+// instance, would have none of the names, and the mistake would go unnoticed.
 function check(what, given, types) {
   const names = Object.keys(types).join(", ");
   const prototype = given && Object.getPrototypeOf(given);
@@ -466,8 +468,8 @@ function check(what, given, types) {
   }
 }
 
-// normalize copies filters, which are kept for every attempt, into one form. A name that is misspelt would otherwise
-// widen the filter silently.
+// normalize copies filters, which are kept for every attempt, into one form. It refuses a misspelt name, which would
+// otherwise widen the filter silently.
 function normalize(filters) {
   check("filter", filters, { level: "", environment: "" });
   const [level, environment] = FIELDS.map((field) => [].concat(filters[field] ?? []).filter((v) => v !== ""));
@@ -477,20 +479,20 @@ function normalize(filters) {
   return { level, environment };
 }
 
-// within says whether the filters that a hello tells are those that were asked for, or narrower.
+// within reports whether the filters in a hello are those that were requested, or narrower.
 function within(inForce, asked) {
   const values = [].concat(inForce ?? []);
   return !asked.length || (values.length > 0 && values.every((v) => asked.includes(v)));
 }
 
-// expressible says whether a query can say this list, where commas part the values.
+// expressible reports whether a query can express this list, in which commas separate the values.
 function expressible(values) {
   return !values.some((v) => v.includes(","));
 }
 
-// parse returns a message of the protocol, and undefined for one of the application. Only the server knows the token of
-// this connection, which its first message brings, so nothing that the application relays can pass for the protocol's.
-// Most messages are the application's, and are not worth parsing here.
+// parse returns a message of the protocol, and undefined for one of the application. The server's first message
+// contains the token of this connection, which only the server knows. So no message that the application relays can be
+// mistaken for the protocol's. Most messages are the application's, and are not worth parsing here.
 function parse(data, token = "") {
   if (typeof data !== "string" || !data.startsWith('{"type":"') || !data.includes(token)) return;
   try {

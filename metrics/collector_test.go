@@ -16,6 +16,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/gofiber/fiber/v2/middleware/adaptor"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 	"github.com/mesher/mesherstream/metrics"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -38,16 +39,7 @@ func startApp(t *testing.T, opts ...mesherstream.Option) (m *mesherstream.Manage
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
-	listening := make(chan struct{})
-	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
-	go func() { served <- app.Listener(ln) }()
-	<-listening // otherwise an app that is shut down earlier would start its manager afterwards
-	t.Cleanup(func() {
-		_ = app.ShutdownWithTimeout(10 * time.Second)
-		_ = ln.Close() // fasthttp forgets a shutdown that happens before it has the listener
-		<-served
-	})
+	t.Cleanup(streamtest.Serve(t, app, ln))
 	return m, ln.Addr().String()
 }
 

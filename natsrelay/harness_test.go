@@ -1,14 +1,11 @@
 package natsrelay
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
-	"os"
-	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -18,33 +15,12 @@ import (
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	removeBinary()
-	if code == 0 && leaked() {
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// leaked reports goroutines of managers and relays that outlive all tests.
-func leaked() bool {
-	var stacks bytes.Buffer
-	for range 200 {
-		stacks.Reset()
-		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-		if !strings.Contains(stacks.String(), "mesherstream.(*") && !strings.Contains(stacks.String(), "natsrelay.(*") {
-			return false
-		}
-		time.Sleep(10 * time.Millisecond) // they may be on their way out
-	}
-	fmt.Fprintf(os.Stderr, "goroutines leaked:\n%s", &stacks)
-	return true
-}
+func TestMain(m *testing.M) { streamtest.Main(m, removeBinary, "natsrelay.(*") }
 
 // embedded starts a NATS server in this process, without a listener.
 func embedded(tb testing.TB) *server.Server {
@@ -87,7 +63,7 @@ type node struct {
 	testing.TB
 	m    *mesherstream.Manager
 	addr string
-	logs logBuffer
+	logs streamtest.LogBuffer
 	stop func() // shuts the app down; further calls do nothing
 }
 
@@ -113,20 +89,7 @@ func newNode(tb testing.TB, relay mesherstream.Relay, opts ...mesherstream.Optio
 		tb.Fatal(err)
 	}
 	n.addr = ln.Addr().String()
-	served := make(chan error, 1)
-	listening := make(chan struct{})
-	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
-	go func() { served <- app.Listener(ln) }()
-	<-listening // otherwise an app that is shut down earlier would start its manager afterwards
-	n.stop = sync.OnceFunc(func() {
-		if err := app.ShutdownWithTimeout(10 * time.Second); err != nil {
-			tb.Errorf("app.Shutdown: %v", err)
-		}
-		_ = ln.Close() // fasthttp forgets a shutdown that happens before it has the listener
-		if err := <-served; err != nil {
-			tb.Errorf("app.Listener: %v", err)
-		}
-	})
+	n.stop = streamtest.Serve(tb, app, ln)
 	tb.Cleanup(n.stop)
 	return n
 }
@@ -258,22 +221,4 @@ func (v *viewer) has(text string) bool {
 func (v *viewer) close() {
 	_ = v.ws.Close()
 	<-v.done
-}
-
-// logBuffer keeps the log.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) count(s string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.buf.String(), s)
 }

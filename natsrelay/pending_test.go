@@ -34,7 +34,7 @@ func TestWhatNATSDoesNotPermitIsNotPublished(t *testing.T) {
 		return s.RelayDropped == permitted*refused && s.RelayPublished == permitted
 	})
 	n.eventually("the log tells it once, and why", func() bool {
-		return n.logs.count("other nodes miss messages of this one") == 1 && n.logs.count(`Permissions Violation for Publish`) == 1
+		return n.logs.Count("other nodes miss messages of this one") == 1 && n.logs.Count(`Permissions Violation for Publish`) == 1
 	})
 
 	g.reload(func() { g.permit(nil) })
@@ -63,7 +63,7 @@ func TestWhatIsRefusedAtTheEndIsCountedToo(t *testing.T) {
 	if s := n.m.Stats(); s.RelayDropped != refused || s.RelayPublished != 0 {
 		t.Errorf("Stats(): got %+v, want %d dropped and none published", s.RelayStats, refused)
 	}
-	if got := n.logs.count("other nodes miss messages of this one"); got != 1 {
+	if got := n.logs.Count("other nodes miss messages of this one"); got != 1 {
 		t.Errorf("the log tells it %d times, want once", got)
 	}
 }
@@ -86,7 +86,7 @@ func TestAMessageThatHasBecomeTooLongIsDroppedWithAllBehindIt(t *testing.T) {
 	a.eventually("the long one is dropped, and the log tells why", func() bool {
 		s := a.m.Stats()
 		return s.RelayDropped == 1 && s.RelayPublished == before+short && s.RelayAway &&
-			a.logs.count("the relay is away") == 1 && a.logs.count("Maximum Payload Violation") >= 1
+			a.logs.Count("the relay is away") == 1 && a.logs.Count("Maximum Payload Violation") >= 1
 	})
 	b.eventually("what was before it has arrived", func() bool { return v.has(fmt.Sprint("short ", short-1)) })
 	a.broadcast("after")

@@ -1,7 +1,6 @@
 package natsrelay
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 	"github.com/nats-io/nats.go"
 )
 
@@ -52,10 +52,10 @@ func runPreforked(spec string) {
 }
 
 // startPreforked runs the app with two children, and returns its address and its output.
-func startPreforked(t *testing.T, url string) (addr string, output *logBuffer) {
+func startPreforked(t *testing.T, url string) (addr string, output *streamtest.LogBuffer) {
 	t.Helper()
 	port := freePort(t)
-	output = &logBuffer{}
+	output = &streamtest.LogBuffer{}
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), preforkEnv+"="+port+" "+url, "GOMAXPROCS=2") // as many children
 	cmd.Stdout, cmd.Stderr = output, output
@@ -135,7 +135,7 @@ func TestPreforkWithARelayReachesTheClientsOfEveryChild(t *testing.T) {
 	for _, v := range viewers {
 		v.wants(want...)
 	}
-	if got := output.count("Prefork is on"); got != 0 {
+	if got := output.Count("Prefork is on"); got != 0 {
 		t.Errorf("with a relay, the warning is logged %d times:\n%s", got, output.String())
 	}
 }
@@ -147,14 +147,8 @@ func TestPreforkWithoutARelayIsWarnedOfByTheMasterAndEachChildOnce(t *testing.T)
 	for range 10 { // each may make a child warn too
 		n.watch("shop")
 	}
-	eventually(t, "three warnings", func() bool { return output.count("Prefork is on") >= 3 }, func() any { return output.String() })
-	if got := output.count("Prefork is on"); got != 3 {
+	eventually(t, "three warnings", func() bool { return output.Count("Prefork is on") >= 3 }, func() any { return output.String() })
+	if got := output.Count("Prefork is on"); got != 3 {
 		t.Errorf("the warning is logged %d times, want 3: by the master and by each child once\n%s", got, output.String())
 	}
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return string(bytes.Clone(b.buf.Bytes()))
 }

@@ -136,7 +136,7 @@ func TestANATSServerIsKilledAndStartedAgain(t *testing.T) {
 	for episode := 1; episode <= 2; episode++ {
 		p.kill()
 		for _, n := range []*node{a, b} {
-			n.eventually("the log tells that NATS is away", func() bool { return n.logs.count("the relay is away") == episode && n.m.Stats().RelayAway })
+			n.eventually("the log tells that NATS is away", func() bool { return n.logs.Count("the relay is away") == episode && n.m.Stats().RelayAway })
 		}
 		// Local streaming continues, also for new clients and new projects.
 		here := fmt.Sprint("local ", episode)
@@ -149,7 +149,7 @@ func TestANATSServerIsKilledAndStartedAgain(t *testing.T) {
 
 		p.start()
 		for _, n := range []*node{a, b} {
-			n.eventually("the log tells that it is back", func() bool { return n.logs.count("the relay is back") == episode && !n.m.Stats().RelayAway })
+			n.eventually("the log tells that it is back", func() bool { return n.logs.Count("the relay is back") == episode && !n.m.Stats().RelayAway })
 		}
 		arrive(fmt.Sprintf("a after %d", episode), a, atA, atB)
 		arrive(fmt.Sprintf("b after %d", episode), b, atA, atB)
@@ -167,8 +167,8 @@ func TestANodeThatStartsBeforeNATSFollowsWhenItComes(t *testing.T) {
 	atA, atB := a.watch("shop"), b.watch("shop")
 	a.broadcast("local")
 	atA.wants("local")
-	a.eventually("the log tells that NATS is away", func() bool { return a.logs.count("the relay is away") == 1 })
-	if s := a.m.Stats(); s.RelayDropped != 1 || a.logs.count("reason=\""+errAway.Error()) != 1 {
+	a.eventually("the log tells that NATS is away", func() bool { return a.logs.Count("the relay is away") == 1 })
+	if s := a.m.Stats(); s.RelayDropped != 1 || a.logs.Count("reason=\""+errAway.Error()) != 1 {
 		t.Errorf("Stats(): got %+v, want 1 dropped, and the log tell why", s.RelayStats)
 	}
 	p.start()

@@ -310,7 +310,7 @@ func TestWhatNATSRefusesIsCountedAndToldOnce(t *testing.T) {
 	n.broadcast(big)
 	local.wants(big, big)
 	n.eventually("two are dropped", func() bool { return n.m.Stats().RelayDropped == 2 })
-	if got := n.logs.count("other nodes miss messages of this one"); got != 1 {
+	if got := n.logs.Count("other nodes miss messages of this one"); got != 1 {
 		t.Errorf("the log tells it %d times, want once", got)
 	}
 }
@@ -330,7 +330,7 @@ func TestAConnectionThatTheAppHasClosedIsAwayAndNothingPanics(t *testing.T) {
 	}
 	late.wants("local too")
 	n.eventually("the log tells that the relay is away and a project can't be followed", func() bool {
-		return n.logs.count("the relay is away") == 1 && n.logs.count("can't be followed") == 1
+		return n.logs.Count("the relay is away") == 1 && n.logs.Count("can't be followed") == 1
 	})
 	if s := n.m.Stats(); !s.RelayAway || s.RelayDropped != 2 {
 		t.Errorf("Stats(): got %+v, want the relay away and 2 dropped", s.RelayStats)

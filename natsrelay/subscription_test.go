@@ -99,7 +99,7 @@ func TestAProjectThatNATSRefusesIsFollowedOncePermitted(t *testing.T) {
 	a, b := newNode(t, New(g.as("app"))), newNode(t, New(g.as("free")))
 	v, other := a.watch("shop"), a.watch("blog")
 	a.eventually("it is told", func() bool {
-		return a.m.Stats().RelayAway && a.logs.count("can't be followed") == 1 && a.logs.count("Permissions Violation") == 1
+		return a.m.Stats().RelayAway && a.logs.Count("can't be followed") == 1 && a.logs.Count("Permissions Violation") == 1
 	})
 	if err := b.m.Broadcast(mesherstream.Message{Project: "blog", Data: []byte("permitted")}); err != nil {
 		t.Fatal(err)
@@ -118,10 +118,10 @@ func TestAPermissionThatIsWithdrawnIsToldAndComesBack(t *testing.T) {
 	arrive("before", b, v)
 	for episode := 1; episode <= 2; episode++ {
 		g.reload(func() { g.permit(denySubscribe("mesherstream.project.*")) })
-		a.eventually("it is told", func() bool { return a.m.Stats().RelayAway && a.logs.count("the relay refuses projects") == episode })
+		a.eventually("it is told", func() bool { return a.m.Stats().RelayAway && a.logs.Count("the relay refuses projects") == episode })
 		g.reload(func() { g.permit(nil) })
 		arrive("again", b, v)
-		a.eventually("it is told", func() bool { return !a.m.Stats().RelayAway && a.logs.count("the relay is back") == episode })
+		a.eventually("it is told", func() bool { return !a.m.Stats().RelayAway && a.logs.Count("the relay is back") == episode })
 	}
 	checkNoneTwice(t, v)
 }
@@ -243,7 +243,7 @@ func TestAUserThatIsRevokedIsAwayUntilItIsBack(t *testing.T) {
 	arrive("before", b, v)
 	g.reload(func() { g.permit(nil); g.opts.Users = g.opts.Users[1:] })
 	a.eventually("it is away, and the log tells why", func() bool {
-		return a.m.Stats().RelayAway && a.logs.count("the relay is away") == 1
+		return a.m.Stats().RelayAway && a.logs.Count("the relay is away") == 1
 	})
 	g.reload(func() { g.permit(nil) })
 	arrive("again", b, v)
@@ -280,7 +280,7 @@ func TestMessagesThatANodeIsTooSlowForAreTold(t *testing.T) {
 		if err := other.Publish(mesherstream.RelayMessage{Message: mesherstream.Message{Project: "shop"}}); err != nil {
 			t.Fatal(err)
 		}
-		return n.logs.count("this node misses messages") == 1 && n.m.Stats().RelayMissed > 0
+		return n.logs.Count("this node misses messages") == 1 && n.m.Stats().RelayMissed > 0
 	})
 }
 
@@ -300,7 +300,7 @@ func TestAConnectionThatBreaksForAMomentIsTold(t *testing.T) {
 	s.gate.Unlock()
 	a.eventually("the log and the Stats tell it", func() bool {
 		s := a.m.Stats()
-		return a.logs.count("the relay is away") == 1 && a.logs.count("the relay is back") == 1 && s.RelayBreaks == 1 && !s.RelayAway
+		return a.logs.Count("the relay is away") == 1 && a.logs.Count("the relay is back") == 1 && s.RelayBreaks == 1 && !s.RelayAway
 	})
 	arrive("after", b, v)
 }

@@ -13,15 +13,16 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// Proxies write addresses in many ways, and all of them mean one client. What is no address is the connection's own:
-// whoever could send anything else would have as many addresses as there are texts.
+// Proxies write addresses in many ways, and all of them must count as one client. For a value that is not an address,
+// the connection's own address counts: otherwise a client that can send arbitrary values would have as many addresses
+// as there are texts.
 func TestAnAddressIsOneHoweverAProxyWritesIt(t *testing.T) {
 	const peer = "127.0.0.1" // where the test comes from
 	forwarded := fiber.Config{ProxyHeader: "X-Forwarded-For"}
 	validated := fiber.Config{ProxyHeader: "X-Forwarded-For", EnableIPValidation: true}
 	checked := fiber.Config{
 		ProxyHeader: "X-Forwarded-For", EnableTrustedProxyCheck: true,
-		TrustedProxies: []string{peer, "10.0.0.0/8", "2001:db8:ffff::/48", "198.51.100.9"},
+		TrustedProxies: []string{peer, "10.0.0.0/8", "2001:db8:ffff::/48", "198.51.100.9", "2001:DB8:0::5", "::ffff:198.51.100.10"},
 	}
 	untrusted := fiber.Config{ProxyHeader: "X-Forwarded-For", EnableTrustedProxyCheck: true, TrustedProxies: []string{"198.51.100.7"}}
 	rfc7239 := fiber.Config{ProxyHeader: "Forwarded"}
@@ -51,24 +52,26 @@ func TestAnAddressIsOneHoweverAProxyWritesIt(t *testing.T) {
 		{forwarded, []string{"X-Forwarded-For: ::ffff:cb00:7107"}, "203.0.113.7"},
 		{spelled, []string{"x-forwarded-for: 203.0.113.7:51001"}, "203.0.113.7"},
 
-		// With EnableIPValidation, Fiber knows none of these, and tells the proxy's address.
+		// With EnableIPValidation, Fiber recognizes none of these, and returns the proxy's address.
 		{validated, []string{"X-Forwarded-For: 203.0.113.7:51001"}, "203.0.113.7"},
 		{validated, []string{"X-Forwarded-For: [2001:db8::1]:443"}, "2001:db8::1"},
 		{validated, []string{"X-Forwarded-For: nonsense"}, peer},
 
-		// A list. An app that trusts everybody gets the first address, as Fiber says with EnableIPValidation.
+		// A list. For an app that trusts everybody, the first address counts, as in Fiber with EnableIPValidation.
 		{forwarded, []string{"X-Forwarded-For: 203.0.113.7, 10.0.0.1"}, "203.0.113.7"},
 		{forwarded, []string{"X-Forwarded-For: 203.0.113.7:51001 ,10.0.0.1:80"}, "203.0.113.7"},
 		{forwarded, []string{"X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 10.0.0.1"}, "203.0.113.7"},
 		{forwarded, []string{"X-Forwarded-For: , 203.0.113.7, , 10.0.0.1,"}, "203.0.113.7"},
 		{forwarded, []string{"X-Forwarded-For: unknown, 203.0.113.7"}, "203.0.113.7"},
 		{validated, []string{"X-Forwarded-For: 203.0.113.7, 10.0.0.1"}, "203.0.113.7"},
-		// One that checks its proxies gets the last that isn't one of theirs: what is before that is the client's to choose.
+		// For an app that checks its proxies, the last address that isn't one of theirs counts: the client can choose
+		// everything before it.
 		{checked, []string{"X-Forwarded-For: 203.0.113.7"}, "203.0.113.7"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.7"}, "203.0.113.7"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.7:51001, 10.1.2.3:80"}, "203.0.113.7"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.7, [2001:db8:ffff::1]:80, 198.51.100.9"}, "203.0.113.7"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1", "X-Forwarded-For: 203.0.113.7"}, "203.0.113.7"},
+		{checked, []string{"X-Forwarded-For: 203.0.113.7, 2001:db8::5, 198.51.100.10"}, "203.0.113.7"},
 		{checked, []string{"X-Forwarded-For: 10.0.0.7, 10.0.0.1"}, "10.0.0.7"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, nonsense, 10.0.0.1"}, "10.0.0.1"},
 		{checked, []string{"X-Forwarded-For: 198.51.100.1, nonsense"}, peer},
@@ -106,7 +109,8 @@ func TestAnAddressIsOneHoweverAProxyWritesIt(t *testing.T) {
 	}
 }
 
-// The cap counts the client, whatever port its proxy adds, on the stream's path and on a route of one's own.
+// The cap counts the client, whatever port its proxy adds, on the stream's path and on a route of the application's
+// own.
 func TestTheCapPerAddressBitesOneClientBehindAProxyThatTellsPorts(t *testing.T) {
 	for _, config := range []fiber.Config{
 		{ProxyHeader: "X-Forwarded-For"},
@@ -143,6 +147,25 @@ func TestTheCapPerAddressBitesOneClientBehindAProxyThatTellsPorts(t *testing.T) 
 	}
 }
 
+// HAProxy adds a line of its own after those that the client has sent, and contrib keeps one line of each name.
+func TestServeTakesTheAddressOfAllLinesIfTheHandlerIsMountedBefore(t *testing.T) {
+	config := fiber.Config{ProxyHeader: "X-Forwarded-For", EnableTrustedProxyCheck: true, TrustedProxies: []string{"127.0.0.1", "10.0.0.0/8"}}
+	for _, header := range [][]string{
+		{"X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 10.0.0.1"},
+		{"X-Forwarded-For: 198.51.100.1, 203.0.113.7", "X-Forwarded-For: 10.0.0.2", "X-Forwarded-For: 10.0.0.1"},
+	} {
+		app := streamtest.QuietApp(config)
+		m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
+		app.Use(m.Handler())
+		streamtest.OwnRoute(app, m, mesherstream.Filter{})
+		s := streamtest.NewSite(t, app, m)
+		_, id := s.Connect("/own/other", header...)
+		if c, _ := m.Client(id); c.RemoteAddr != "203.0.113.7" {
+			t.Errorf("%q: got %q, want 203.0.113.7", header, c.RemoteAddr)
+		}
+	}
+}
+
 // On a route of one's own, and without WithApp, nobody tells which proxies are trusted.
 func TestServeWithoutAnAppTakesTheAddressThatFiberTells(t *testing.T) {
 	app := streamtest.QuietApp(fiber.Config{ProxyHeader: "X-Forwarded-For"})
@@ -161,12 +184,12 @@ func TestServeWithoutAnAppTakesTheAddressThatFiberTells(t *testing.T) {
 	}
 }
 
-// Trap 30: over a unix socket every connection comes from 0.0.0.0, so that is the proxy to trust; docs/scaling.md says so.
-func TestTrap30AProxyOnAUnixSocketIsTrustedAs0000(t *testing.T) {
+// Over a unix socket every connection is from 0.0.0.0, so that is the proxy to trust; docs/scaling.md says so.
+func TestAProxyOnAUnixSocketIsTrustedAs0000(t *testing.T) {
 	for _, tt := range []struct {
 		trusted string
 		want    string
-		page    int // what a page of the host that the proxy tells gets
+		page    int // the response to a page of the host that the proxy sends
 	}{
 		{"0.0.0.0", "203.0.113.7", 101},
 		{"127.0.0.1", "0.0.0.0", 403},

@@ -29,7 +29,7 @@ func TestOnlyPagesOfTheSameOriginMayConnect(t *testing.T) {
 		{"app.test:3000", "http", "http://app.test:3000", 101},
 		{"app.test", "https", "https://app.test", 101},
 		{"app.test:443", "https", "https://app.test", 101},
-		{"app.test", "http", "https://app.test", 101}, // behind a proxy that ends TLS and does not say so
+		{"app.test", "http", "https://app.test", 101}, // behind a proxy that terminates TLS and does not say so
 		{"APP.test", "http", "http://app.test", 101},
 		{"app.test", "http", "http://APP.TEST", 101},
 		{"app.test", "http", "HTTP://app.test", 101},
@@ -90,7 +90,7 @@ func TestWithOriginsLetsOthersInToo(t *testing.T) {
 		{list, "https://APP.example.com", 101},
 		{list, "http://localhost:5173", 101},
 		{list, "https://upper.example.com", 101},
-		{list, "http://app.test", 101}, // the same origin, always
+		{list, "http://app.test", 101}, // the same origin is always allowed
 		{list, "http://app.example.com", 403},
 		{list, "https://app.example.com:8443", 403},
 		{list, "https://app.example.com.evil.test", 403},
@@ -132,7 +132,7 @@ func TestCapsRefuseClientsAndPlacesAreGivenBack(t *testing.T) {
 		refused(503, from("192.0.2.3"))
 		refused(503, from("192.0.2.1"))
 
-		_ = a.NetConn().Close() // without a word
+		_ = a.NetConn().Close() // without a close frame
 		s.Eventually("its place is free", func() bool { return s.HasRoom("/stream/projects/shop", 1, from("192.0.2.1")) })
 		s.Eventually("and is free again", func() bool { return m.Stats().Clients == 1 })
 		refused(429, from("192.0.2.2"))
@@ -256,6 +256,8 @@ func TestTheQuerySetsTheFirstFilterRepeatedOrWithCommas(t *testing.T) {
 		"?level=fatal&level=error":          {Levels: []string{"error", "fatal"}},
 		"?level=b,a&level=c,a&environment=": {Levels: []string{"a", "b", "c"}},
 		"?level=,error,":                    {Levels: []string{"error"}},
+		"?level=error,+warn":                {Levels: []string{"error", "warn"}},
+		"?level=+error%09&level=+,":         {Levels: []string{"error"}},
 		"?environment=pre%20prod&level=a%2Cb": {
 			Levels: []string{"a", "b"}, Environments: []string{"pre prod"},
 		},

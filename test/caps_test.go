@@ -15,13 +15,13 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// An address is what Fiber says it is: behind a proxy that the app trusts, what the proxy says, and from anybody else the
-// connection's own, whatever its header says.
+// The address is the one that Fiber determines. Behind a proxy that the app trusts, it is the one that the proxy sends.
+// For every other sender, it is the connection's own, whatever the header contains.
 func TestTheCapPerAddressHoldsBehindAProxyAndAgainstOneThatIsNone(t *testing.T) {
 	for name, tt := range map[string]struct {
 		trusted string
-		second  int // what the second client of another X-Real-Ip gets
-		again   int // and the second of the same
+		second  int // the response to the second client of another X-Real-Ip
+		again   int // and to the second of the same
 	}{
 		"trusted":   {"127.0.0.1", 101, 429},
 		"untrusted": {"192.0.2.1", 429, 429},
@@ -41,7 +41,8 @@ func TestTheCapPerAddressHoldsBehindAProxyAndAgainstOneThatIsNone(t *testing.T) 
 	}
 }
 
-// One attacker opens what it can, from one address, until the cap holds; a viewer of another address gets in.
+// An attacker opens as many streams as it can, from one address, until the cap is reached. A viewer of another address
+// is still admitted.
 func TestOneAddressCannotTakeThePlacesOfOthers(t *testing.T) {
 	app := streamtest.QuietApp(fiber.Config{ProxyHeader: "X-Real-Ip"})
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithMaxClients(50), mesherstream.WithMaxClientsPerIP(10))
@@ -69,7 +70,7 @@ func TestOneAddressCannotTakeThePlacesOfOthers(t *testing.T) {
 	s.Connect("/stream/projects/shop", "X-Real-Ip: 192.0.2.1")
 }
 
-// Whatever way clients come and go, many at once, each place is given back once.
+// However clients connect and leave, many at once, each place is given back once.
 func TestChurnLeavesNoPlaceTaken(t *testing.T) {
 	for _, tr := range streamtest.Sockets() {
 		t.Run(tr.Name, func(t *testing.T) {
@@ -89,7 +90,7 @@ func TestChurnLeavesNoPlaceTaken(t *testing.T) {
 						}
 						ws, _, err := s.Dial("/stream/projects/shop", ip)
 						if err != nil {
-							continue // over a cap
+							continue // beyond a cap
 						}
 						if round%3 == 1 {
 							_ = ws.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""))
@@ -109,7 +110,7 @@ func TestChurnLeavesNoPlaceTaken(t *testing.T) {
 	}
 }
 
-// resetHandshake asks for a stream and resets the connection at once, so that the 101 may reach nobody.
+// resetHandshake asks for a stream and resets the connection immediately, so that the 101 may reach no client.
 func resetHandshake(s *streamtest.Site, request string) {
 	s.Helper()
 	conn, err := s.Net("tcp", "app.test")
@@ -123,7 +124,7 @@ func resetHandshake(s *streamtest.Site, request string) {
 	_ = conn.Close()
 }
 
-// A client that is told to go may take two seconds for its answer, and holds its place no longer than that.
+// A client that is closed may take two seconds for its answer, and holds its place no longer than that.
 func TestClientsThatNeverAnswerACloseFrameHoldTheirPlacesForAMomentOnly(t *testing.T) {
 	for _, tr := range streamtest.Sockets() {
 		t.Run(tr.Name, func(t *testing.T) {
@@ -148,8 +149,8 @@ func TestClientsThatNeverAnswerACloseFrameHoldTheirPlacesForAMomentOnly(t *testi
 	}
 }
 
-// What Fiber calls an address behind a proxy that appends to X-Forwarded-For is the client's to choose, with and without
-// EnableIPValidation. The header has to be one that the proxy overwrites.
+// Behind a proxy that appends to X-Forwarded-For, the client chooses the address that Fiber determines, with and
+// without EnableIPValidation. The header must be one that the proxy overwrites.
 func TestAHeaderThatAProxyAppendsToIsNoAddress(t *testing.T) {
 	for _, validated := range []bool{false, true} {
 		app := streamtest.QuietApp(fiber.Config{ProxyHeader: "X-Forwarded-For", EnableIPValidation: validated})

@@ -15,9 +15,10 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// The Handler agrees on no compression, whatever a client offers (see TestGarbageInAHandshakeIsRefusedOrHarmless). An own
-// route may have, against what Serve asks for. Nothing is inflated then: a client that sends a compressed frame is told
-// that there is no such thing, and those that send none are streamed to.
+// The Handler negotiates no compression, whatever a client offers (see TestGarbageInAHandshakeIsRefusedOrHarmless). A
+// route of the application's own may have negotiated it, although Serve forbids that. Even then nothing is
+// decompressed. A client that sends a compressed frame is told that compression is not supported. A client that sends
+// none receives the stream.
 func TestADecompressionBombIsRefusedUnopened(t *testing.T) {
 	for _, tr := range streamtest.Sockets() {
 		t.Run(tr.Name, func(t *testing.T) {
@@ -64,10 +65,10 @@ func TestADecompressionBombIsRefusedUnopened(t *testing.T) {
 	}
 }
 
-// bomb returns a compressed message of 64 MiB, which has 64 KiB.
+// bomb returns a compressed message of 64 KiB that decompresses to 64 MiB.
 var bomb = sync.OnceValue(func() []byte {
 	var b bytes.Buffer
-	w, _ := flate.NewWriter(&b, flate.BestCompression) // no error at that level
+	w, _ := flate.NewWriter(&b, flate.BestCompression) // this level causes no error
 	for range 1 << 10 {
 		_, _ = w.Write(make([]byte, 1<<16))
 	}

@@ -12,7 +12,7 @@ import (
 	"unicode"
 )
 
-// A repository is what the documents speak of: its files, and what its Go files declare.
+// A repository holds the things that the documents mention: its files, and the declarations in its Go files.
 type repository struct {
 	files    map[string]bool     // by path
 	folders  map[string]bool     // by path, "." included
@@ -57,7 +57,7 @@ func readRepository(t *testing.T) *repository {
 	return r
 }
 
-// documents are those that strangers read.
+// documents are those that users read.
 func (r *repository) documents() (list []string) {
 	for name := range r.headings {
 		list = append(list, name)
@@ -68,7 +68,7 @@ func (r *repository) documents() (list []string) {
 
 var heading = regexp.MustCompile(`(?m)^#+ +(.*)$`)
 
-// anchors returns what a link may name behind its #, as GitHub makes it from headings.
+// anchors returns the anchors that a link may name after its #, as GitHub makes them from headings.
 func anchors(text string) (list []string) {
 	for _, match := range heading.FindAllStringSubmatch(text, -1) {
 		var anchor strings.Builder
@@ -160,7 +160,7 @@ func TestEveryFileThatTheDocumentsNameExists(t *testing.T) {
 	}
 }
 
-// made says whether a file is one that a command writes.
+// made reports whether a file is one that a command writes.
 func (r *repository) made(name string) bool {
 	return slices.Contains([]string{"results.md", "results.json", "results.svg"}, name)
 }
@@ -193,7 +193,8 @@ func TestEveryCommandOfTheDocumentsCanBeRun(t *testing.T) {
 	}
 }
 
-// split returns the words of a command as a shell does, up to a pipe or a comment. In a table, a pipe is written \|.
+// split returns the words of a command as a shell splits them, up to a pipe or a comment. In a table, a pipe is written
+// as \|.
 func split(line string) (words []string) {
 	line = strings.ReplaceAll(line, `\|`, "\x00")
 	var word strings.Builder
@@ -220,7 +221,7 @@ func split(line string) (words []string) {
 	return words
 }
 
-// folder returns the folder that a package of a command is in, from the root or from the document's own folder.
+// folder returns the folder of a package that a command names, relative to the root or to the document's own folder.
 func (r *repository) folder(doc, pkg string) string {
 	for _, name := range []string{path.Clean(pkg), path.Join(path.Dir(doc), pkg)} {
 		if r.source[name] != "" {
@@ -273,7 +274,7 @@ func (r *repository) checkTest(t *testing.T, doc, line string, words []string) {
 			folders = append(folders, "./...")
 		case strings.HasPrefix(w, "."):
 			folders = append(folders, w)
-		case !strings.HasPrefix(w, "-"): // the value of an own flag
+		case !strings.HasPrefix(w, "-"): // the value of a flag of our own
 		case !known:
 			own = append(own, name)
 		case takesValue && !joined && i+1 < len(words):

@@ -20,7 +20,7 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// Faults inside of the process, and the extremes of what can be asked of it.
+// Faults inside the process, and extreme option values.
 
 // stuckHandler is a log handler that blocks.
 type stuckHandler struct {
@@ -38,8 +38,8 @@ func (h *stuckHandler) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// TestALogHandlerThatBlocksKeepsNobodyFromAnything has it block at the first line, while the first client waits for its
-// upgrade, and then at each line about a client.
+// TestALogHandlerThatBlocksKeepsNobodyFromAnything has the handler block at the first line, while the first client
+// waits for its upgrade, and then at each line about a client.
 func TestALogHandlerThatBlocksKeepsNobodyFromAnything(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		h := &stuckHandler{level: slog.LevelDebug, until: make(chan struct{})}
@@ -198,14 +198,15 @@ func TestShutdownWithAContextThatIsOverCutsEverybodyAndBalances(t *testing.T) {
 			w.Errorf("another Shutdown: got %v", err)
 		}
 		w.Stop()
-		w.Listen() // and it starts again
+		w.Listen() // and the manager starts again
 		again := w.Connect("shop").Collect()
 		w.Broadcast(0, 20, again)
 		w.Eventually("a new client gets everything", func() bool { return len(again.Numbers()) == 20 })
 	})
 }
 
-// TestShutdownWhileAThousandClientsConnectLeavesNoneHanging: each gets an answer, and each that is upgraded sees its end.
+// TestShutdownWhileAThousandClientsConnectLeavesNoneHanging: each client receives an answer, and each one that is
+// upgraded sees the end of its stream.
 func TestShutdownWhileAThousandClientsConnectLeavesNoneHanging(t *testing.T) {
 	const all = 1000
 	for _, tr := range streamtest.Transports[:2] {
@@ -273,7 +274,7 @@ func TestOneProcessorAndSixteenKeepTheSamePromises(t *testing.T) {
 						var healthy []*streamtest.Viewer
 						for range 20 {
 							healthy = append(healthy, w.Connect("shop").Collect())
-							w.Connect("shop") // which stalls
+							w.Connect("shop") // this client stalls
 						}
 						w.Broadcast(0, 200, healthy...)
 						for _, v := range healthy {

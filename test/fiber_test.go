@@ -20,11 +20,11 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// What Fiber v2, contrib/websocket and fasthttp really do, where it would hurt this package. Each test fails if the
-// package falls into the trap that it names.
+// The actual behaviour of Fiber v2, contrib/websocket and fasthttp in cases that would hurt this package. Each test
+// fails if the package falls into the trap that it names.
 
-// Trap 1: Close on a hijacked connection does nothing. The reader would stay blocked, and the client connected.
-func TestTrap01ConnCloseDoesNothingSoAClientThatDoesNotAnswerIsCutOff(t *testing.T) {
+// Close on a hijacked connection does nothing. The reader would stay blocked, and the client connected.
+func TestConnCloseDoesNothingSoAClientThatDoesNotAnswerIsCutOff(t *testing.T) {
 	for _, tr := range streamtest.Sockets() {
 		t.Run(tr.Name, func(t *testing.T) {
 			t.Parallel()
@@ -56,14 +56,14 @@ func TestTrap01ConnCloseDoesNothingSoAClientThatDoesNotAnswerIsCutOff(t *testing
 	}
 }
 
-// Trap 2: contrib pools its Conn and fasthttp its hijacked connections. Who writes to one after its handler has returned
-// writes into another client's socket.
-func TestTrap02NothingForAClientThatLeftReachesTheOneThatGotItsPooledConn(t *testing.T) {
+// Contrib pools its Conn and fasthttp its hijacked connections. A goroutine that writes to one after its
+// handler has returned writes into another client's socket.
+func TestNothingForAClientThatLeftReachesTheOneThatGotItsPooledConn(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithDrainInterval(5 * time.Millisecond))
 		for i := range 20 {
 			first := w.Connect("secret")
-			for range 5 { // some of which is still on its way when the client leaves
+			for range 5 { // some of it is still in flight when the client leaves
 				if err := w.M.BufferMessage(first.ID, []byte("secret")); err != nil {
 					w.Fatalf("BufferMessage: %v", err)
 				}
@@ -100,8 +100,8 @@ func TestTrap02NothingForAClientThatLeftReachesTheOneThatGotItsPooledConn(t *tes
 	})
 }
 
-// Trap 3: what c.Params, c.Query, c.Get and c.Body return are views of memory that the next request overwrites.
-func TestTrap03LaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
+// C.Params, c.Query, c.Get and c.Body return views of memory that the next request overwrites.
+func TestLaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
 	app := streamtest.QuietApp(fiber.Config{ProxyHeader: "X-Forwarded-For"})
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithDrainInterval(time.Hour), mesherstream.WithAuthorize(func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
 		if env := c.Get("X-Environment"); env != "" {
@@ -134,7 +134,8 @@ func TestTrap03LaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
 		ws, id := s.Connect(target, "X-Environment: environment-1", "X-Forwarded-For: 192.0.2.1")
 		clients, ids = append(clients, ws), append(ids, id)
 	}
-	// Through the server, one connection each, so that they get the memory that the clients' handshakes have given back.
+	// Through the server, one connection each, so that they reuse the memory that the clients' handshakes have given
+	// back.
 	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
 		return s.Net(network, addr)
 	}}}
@@ -167,7 +168,7 @@ func TestTrap03LaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
 			t.Errorf("Client(%d) of %s after many requests: got %+v, %v, want %+v from 192.0.2.1", id, targets[i], c, ok, want)
 		}
 	}
-	for i, id := range ids { // bodies that wait while other requests come
+	for i, id := range ids { // bodies that wait while other requests arrive
 		request(1, "POST", fmt.Sprint("/buffer/", id), fmt.Sprint("buffered ", i))
 		request(2, "POST", "/publish/project-2/level-2", "overwritten")
 	}
@@ -178,9 +179,9 @@ func TestTrap03LaterRequestsDoNotChangeALiveClientsSubscription(t *testing.T) {
 	}
 }
 
-// Trap 4: of a request's locals, only those with string keys survive the upgrade, and of its other parts, copies. What
-// decides about a client must have been read before.
-func TestTrap04AuthorizeReadsEverythingBeforeTheUpgrade(t *testing.T) {
+// Of a request's locals, only those with string keys survive the upgrade, and of its other parts, copies.
+// Anything that a decision about a client depends on must have been read before.
+func TestAuthorizeReadsEverythingBeforeTheUpgrade(t *testing.T) {
 	type userKey struct{}
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithAuthorize(func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
@@ -200,8 +201,8 @@ func TestTrap04AuthorizeReadsEverythingBeforeTheUpgrade(t *testing.T) {
 	}
 }
 
-// Trap 7: Fiber's timeouts, body limit and concurrency end at the upgrade. The manager has its own.
-func TestTrap07FibersLimitsDoNotApplyAndOurOwnDo(t *testing.T) {
+// Fiber's timeouts, body limit and concurrency end at the upgrade. The manager has its own.
+func TestFibersLimitsDoNotApplyAndOurOwnDo(t *testing.T) {
 	for _, tr := range streamtest.Sockets() {
 		t.Run(tr.Name, func(t *testing.T) {
 			t.Parallel()
@@ -217,7 +218,7 @@ func TestTrap07FibersLimitsDoNotApplyAndOurOwnDo(t *testing.T) {
 				ws, _ := s.Connect("/stream/projects/shop")
 				clients = append(clients, ws)
 			}
-			_, silent := s.Connect("/stream/projects/shop") // answers no ping; its kernel takes them all the same
+			_, silent := s.Connect("/stream/projects/shop") // it answers no ping; its kernel accepts them all the same
 			if _, resp, err := s.Dial("/stream/projects/shop"); err == nil || resp == nil || resp.StatusCode != 503 {
 				t.Errorf("dial over WithMaxClients: got %v, %v, want 503", resp, err)
 			}
@@ -253,8 +254,8 @@ func TestTrap07FibersLimitsDoNotApplyAndOurOwnDo(t *testing.T) {
 	}
 }
 
-// Trap 9: Fiber's Shutdown neither waits for WebSockets nor closes them.
-func TestTrap09ShuttingDownTheAppFlushesAndClosesWith1001(t *testing.T) {
+// Fiber's Shutdown neither waits for WebSockets nor closes them.
+func TestShuttingDownTheAppFlushesAndClosesWith1001(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithDrainInterval(time.Hour))
 		v := w.Connect("shop").Collect()
@@ -274,8 +275,8 @@ func TestTrap09ShuttingDownTheAppFlushesAndClosesWith1001(t *testing.T) {
 	})
 }
 
-// Trap 10: registering a hook of the app inside a request blocks for ever while a shutdown holds the app's lock.
-func TestTrap10AFirstClientThatComesDuringAShutdownDoesNotDeadlock(t *testing.T) {
+// Registering a hook of the app inside a request blocks forever while a shutdown holds the app's lock.
+func TestAFirstClientThatComesDuringAShutdownDoesNotDeadlock(t *testing.T) {
 	asked := make(chan struct{})
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithAuthorize(func(c *fiber.Ctx, _ *mesherstream.Subscription) error {
@@ -304,7 +305,7 @@ func TestTrap10AFirstClientThatComesDuringAShutdownDoesNotDeadlock(t *testing.T)
 	dialing.Wait()
 }
 
-func TestTrap10AShutdownThatRacesWithTheFirstClientsDoesNotDeadlock(t *testing.T) {
+func TestAShutdownThatRacesWithTheFirstClientsDoesNotDeadlock(t *testing.T) {
 	for round := range 10 {
 		app := streamtest.QuietApp()
 		m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
@@ -340,7 +341,7 @@ func TestTrap10AShutdownThatRacesWithTheFirstClientsDoesNotDeadlock(t *testing.T
 	}
 }
 
-// Trap 1 has another side: an app may tell fasthttp to leave the closing of hijacked connections to their handlers.
+// Trap 1 has another side: an app may make fasthttp leave the closing of hijacked connections to their handlers.
 func TestAServerThatKeepsHijackedConnectionsKeepsNoneOfOurs(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.App = fiber.New(fiber.Config{DisableStartupMessage: true})
@@ -359,7 +360,7 @@ func TestAServerThatKeepsHijackedConnectionsKeepsNoneOfOurs(t *testing.T) {
 		if _, err := v.CloseError(); !websocket.IsCloseError(err, 4000) {
 			w.Errorf("got %v, want close 4000", err)
 		}
-		// The descriptor itself, and not only the stream in it.
+		// The descriptor itself is closed, and not only the stream.
 		conn := v.WS.NetConn()
 		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 		if n, err := conn.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {

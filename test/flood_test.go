@@ -13,7 +13,7 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// What floods send, for as long as they are let.
+// The messages of floods, which are sent until the server ends them.
 var floods = []struct {
 	name  string
 	frame []byte
@@ -27,8 +27,8 @@ var floods = []struct {
 	{"binary", streamtest.Masked(wsframe.FinBit|wsframe.OpBinary, "x")},
 }
 
-// A client that floods and reads nothing costs the others nothing, and the server no memory that grows with its 16 MiB.
-// Without -long, a flood is a sixteenth of that.
+// A client that floods the server and reads nothing does not affect the others, and the server's memory does not grow
+// with its 16 MiB. Without -long, a flood is a sixteenth of that.
 func TestAFloodOfAClientThatReadsNothingCostsNobodyElseAnything(t *testing.T) {
 	size, patience := 1<<20, time.Second
 	if *streamtest.Long {
@@ -53,7 +53,7 @@ func TestAFloodOfAClientThatReadsNothingCostsNobodyElseAnything(t *testing.T) {
 						flooding.Go(func() {
 							chunk := bytes.Repeat(flood.frame, 32<<10/len(flood.frame))
 							_ = conn.SetWriteDeadline(time.Now().Add(patience))
-							for range size / len(chunk) { // or until the server has enough, or takes nothing any more
+							for range size / len(chunk) { // or until the server has enough, or no longer accepts anything
 								if _, err := conn.Write(chunk); err != nil {
 									return
 								}
@@ -69,7 +69,8 @@ func TestAFloodOfAClientThatReadsNothingCostsNobodyElseAnything(t *testing.T) {
 						if c := w.Client(bystander); c.Dropped > 0 {
 							w.Errorf("the other client lost something: %+v", c)
 						}
-						// What 220 messages of 4 KiB in the buffers of one client and in this test weigh, and no more.
+						// The memory of 220 messages of 4 KiB in the buffers of one client and in this test, and no
+						// more.
 						if after := heapBytes(); after > before+8<<20 {
 							w.Errorf("the heap grew from %d to %d KiB under a flood", before>>10, after>>10)
 						}
@@ -87,7 +88,8 @@ func heapBytes() int {
 	return int(m.HeapAlloc)
 }
 
-// A client may send a frame as slowly as it likes: it holds what has come of it, and nobody up.
+// A client may send a frame as slowly as it likes: the server holds the part that has arrived, and no other client
+// waits.
 func TestAFrameThatComesByteByByteHoldsNobodyUp(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start()
@@ -105,7 +107,7 @@ func TestAFrameThatComesByteByByteHoldsNobodyUp(t *testing.T) {
 		}
 		sent := (len(frame)-1)/20 + 1
 		w.Eventually("the other client has everything", func() bool { return len(bystander.Numbers()) == sent })
-		for !strings.Contains(loris.Next(), "filters_updated") { // behind what it was offered before
+		for !strings.Contains(loris.Next(), "filters_updated") { // after the messages that it was offered before
 		}
 	})
 }

@@ -26,8 +26,8 @@ import (
 const rawHandshake = "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 
-// FuzzSession sends raw bytes behind a handshake to a whole server, over both links: nothing panics, what comes back is
-// whole frames, the close code is the one that fits, and the client and its goroutines are gone afterwards.
+// FuzzSession sends raw bytes after a handshake to a whole server, over both links. Nothing panics, the answer consists
+// of whole frames, the close code is the right one, and the client and its goroutines are gone afterwards.
 func FuzzSession(f *testing.F) {
 	for _, seed := range [][]byte{
 		nil,
@@ -47,7 +47,7 @@ func FuzzSession(f *testing.F) {
 	}
 	sites := []*fuzzSite{newFuzzSite(f, false), newFuzzSite(f, true)}
 	for _, site := range sites {
-		site.attack(f, nil, 0, false) // from now on everything runs that serves them all
+		site.attack(f, nil, 0, false) // from now on, everything that serves all of them is running
 	}
 	goroutines := runtime.NumGoroutine()
 	f.Fuzz(func(t *testing.T, sent []byte, piece uint16, together bool) {
@@ -59,7 +59,7 @@ func FuzzSession(f *testing.F) {
 	})
 }
 
-// A fuzzSite is a server on a socket that costs no port.
+// A fuzzSite is a server on a socket that uses no port.
 type fuzzSite struct {
 	m    *mesherstream.Manager
 	addr string
@@ -86,7 +86,7 @@ func newFuzzSite(f *testing.F, wrap bool) *fuzzSite {
 	go func() { serving <- app.Listener(ln) }()
 	f.Cleanup(func() {
 		err := app.Shutdown()
-		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
+		_ = ln.Close() // fasthttp forgets a shutdown that is called before it has the listener
 		if err := errors.Join(err, <-serving); err != nil {
 			f.Error(err)
 		}
@@ -94,8 +94,8 @@ func newFuzzSite(f *testing.F, wrap bool) *fuzzSite {
 	return &fuzzSite{m: m, addr: addr, wrap: wrap}
 }
 
-// attack connects, sends bytes in pieces, with the handshake or behind its answer, says that this is all, and reads to
-// the end.
+// attack connects, sends bytes in pieces, together with the handshake or after its response, half closes the
+// connection, and reads to the end.
 func (s *fuzzSite) attack(t testing.TB, sent []byte, piece int, together bool) {
 	conn, err := net.Dial("unix", s.addr)
 	if err != nil {
@@ -139,7 +139,7 @@ func (s *fuzzSite) attack(t testing.TB, sent []byte, piece int, together bool) {
 	streamtest.Eventually(t, s.m, "the client has gone", func() bool { return s.m.Stats().Clients == 0 })
 }
 
-// check reads what a client got that had sent that.
+// check reads the bytes that a client received after it had sent these.
 func (s *fuzzSite) check(t testing.TB, sent, got []byte) {
 	code := -1 // no close frame
 	for left := got; len(left) > 0; {
@@ -163,7 +163,8 @@ func (s *fuzzSite) check(t testing.TB, sent, got []byte) {
 	}
 }
 
-// fittingCodes is what may end a client that sends that: -1 is no close frame, since it was gone before.
+// fittingCodes are the codes that may end a client that sends these bytes. -1 means no close frame, since the client
+// was gone before.
 func fittingCodes(sent []byte) []int {
 	code, texts := -1, 0
 	stop := errors.New("stop")
@@ -190,11 +191,11 @@ func fittingCodes(sent []byte) []int {
 	if code < 0 || texts <= maxRequestsPerSecond {
 		return []int{code}
 	}
-	return []int{code, -1} // 20 in a second are counted by the clock
+	return []int{code, -1} // more than 20 in a second depends on the clock
 }
 
-// FuzzProjectPath sends handshakes and plain requests for arbitrary targets through whole apps: nothing panics, and what
-// is let in has a project and a filter within the bounds.
+// FuzzProjectPath sends handshakes and plain requests for arbitrary targets through whole apps. Nothing panics, and
+// every admitted client has a project and a filter within the bounds.
 func FuzzProjectPath(f *testing.F) {
 	for _, seed := range []string{
 		"/stream/projects/shop", "/stream/projects/shop?level=error,fatal&environment=production", "/stream/projects/", "/stream/projects",
@@ -240,7 +241,7 @@ func FuzzProjectPath(f *testing.F) {
 				*target.granted = mesherstream.Subscription{}
 				status, _ := streamtest.AskRaw(target.app, req.String())
 				switch {
-				case status == 0: // no request
+				case status == 0: // not a request
 				case status == 101 && handshake:
 					p := target.granted.Project
 					if p == "" || len(p) > 128 || strings.Contains(p, "/") || !utf8.ValidString(p) || strings.ContainsFunc(p, unicode.IsControl) {

@@ -6,21 +6,23 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
+	"github.com/gofiber/fiber/v2/middleware/rewrite"
 	"github.com/mesher/mesherstream"
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 const handshakeKey = "dGhlIHNhbXBsZSBub25jZQ=="
 
-// request is the bytes of a GET with these header lines and no others.
+// request returns the bytes of a GET with these header lines and no others.
 func request(target string, lines ...string) string {
 	return "GET " + target + " HTTP/1.1\r\n" + strings.Join(lines, "\r\n") + "\r\n\r\n"
 }
 
-// offer sends a request on a connection of its own and returns the head of the answer.
+// offer sends a request on a connection of its own and returns the head of the response.
 func (s *rawSite) offer(raw string) *http.Response {
 	s.Helper()
 	answer := s.exchange(raw)
@@ -116,7 +118,7 @@ func TestHeaderLinesOfOneNameAreOneList(t *testing.T) {
 	}
 }
 
-// A page's origin counts however a proxy has spelled its name.
+// A page's origin counts, however a proxy has spelled the header's name.
 func TestAnOriginIsFoundInAnySpelling(t *testing.T) {
 	for _, name := range []string{"Origin", "origin", "ORIGIN", "oRiGiN"} {
 		s := newRawSite(t, fiber.Config{DisableHeaderNormalizing: true})
@@ -135,7 +137,7 @@ func TestAHandshakeWithoutAHostIsRefused(t *testing.T) {
 	}
 }
 
-// lighttpd asks so. What "close" says of the connection is true of every upgrade: no other request follows on it.
+// lighttpd sends this. The "close" is true of every upgraded connection: no other request follows on it.
 func TestAHandshakeThatClosesItsConnectionIsAStream(t *testing.T) {
 	for name, connection := range map[string][]string{
 		"close first":      {"Connection: close, upgrade"},
@@ -169,7 +171,7 @@ func TestAHandshakeThatClosesItsConnectionIsAStream(t *testing.T) {
 				t.Errorf("got %q, %v, want the message", frame, err)
 			}
 
-			// What follows is frames. What follows a refusal is nothing.
+			// The bytes after a handshake are frames. Nothing may follow a refusal.
 			s.exchange(request("/stream/projects/shop", lines...) + secretRequest)
 			s.exchange(request("/stream/projects/shop", append(lines, "Origin: http://evil.test")...) + secretRequest)
 			s.exchange(request("/stream/projects/shop", append(lines, "Content-Length: 5")...) + "hello" + secretRequest)
@@ -229,14 +231,14 @@ func TestHEADIsAnsweredAsAGETWithoutItsBody(t *testing.T) {
 	}
 }
 
-// With UnescapePath, Fiber decodes a path by the rules of forms, by which a plus is a space.
+// With UnescapePath, Fiber decodes a path by the rules of forms: a plus becomes a space.
 func TestAPathMeansTheSameProjectWithUnescapePath(t *testing.T) {
 	for _, segment := range []string{
 		"c++", "c%2B%2B", "c+%2b", "a b+c", "a+b%20c", "a%20b", "%2B", "+", "++", "100%25", "%25+", "%252B", "a%252Fb", "s%C3%BC%C3%9F+", "a%2Fb", "+%2F+", "a%2f",
 		"%20", "%20+", "+%20", "%", "+%", "%2", "+%zz", "%00+", "%FF+", ".", "..", "+..+", "a%3Fb+", "a;b+", "%7e+", "shop",
 	} {
 		if strings.Contains(segment, " ") {
-			continue // is none in a request
+			continue // not possible in a request
 		}
 		for _, mt := range streamtest.Mounts {
 			var projects [2]string
@@ -259,7 +261,7 @@ func TestAPathMeansTheSameProjectWithUnescapePath(t *testing.T) {
 	}
 }
 
-// The same bytes may be the tenant's and the project's.
+// The same bytes may be those of the tenant and of the project.
 func TestAProjectWhoseSpacesMayBePlusesIsRefusedAsAmbiguousOnly(t *testing.T) {
 	var project string
 	app := streamtest.QuietApp(fiber.Config{UnescapePath: true})
@@ -277,6 +279,26 @@ func TestAProjectWhoseSpacesMayBePlusesIsRefusedAsAmbiguousOnly(t *testing.T) {
 	}
 }
 
+// What a middleware has put in place of the path is decoded already, and whether a space of it was a plus is lost.
+func TestAProjectThatARewriteHasDecodedIsRefusedIfItHasSpaces(t *testing.T) {
+	var project string
+	app := streamtest.QuietApp(fiber.Config{UnescapePath: true})
+	app.Use(rewrite.New(rewrite.Config{Rules: map[string]string{"/ws/*": "/stream/projects/$1"}}))
+	app.Use(streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(_ *fiber.Ctx, sub *mesherstream.Subscription) error {
+		project = strings.Clone(sub.Project)
+		return nil
+	})).Handler())
+	for target, want := range map[string]string{
+		"/ws/shop": "shop", "/ws/c++": "", "/ws/a%20b": "", "/ws/c%2B%2B": "c++", "/stream/projects/c++": "c++", "/stream/projects/a%20b": "a b",
+	} {
+		project = ""
+		status := map[bool]int{true: 400, false: 101}[want == ""]
+		if got, body := streamtest.Ask(t, app, "GET", target, streamtest.Upgrade...); got != status || project != want {
+			t.Errorf("GET %s: got %d %q and project %q, want %d and %q", target, got, body, project, status, want)
+		}
+	}
+}
+
 // A v1 client whose offer comes on a second line is one to the stream, too.
 func TestASubprotocolOnASecondLineIsAgreedOn(t *testing.T) {
 	app := streamtest.QuietApp()
@@ -290,5 +312,47 @@ func TestASubprotocolOnASecondLineIsAgreedOn(t *testing.T) {
 	kind, data, err := ws.ReadMessage()
 	if err != nil || kind != websocket.TextMessage || !strings.Contains(string(data), `"type":"hello"`) {
 		t.Errorf("first message: got %q, %v, want a hello", data, err)
+	}
+}
+
+// A browser's only header of its own is the subprotocol, so that is where a page puts its token.
+func TestAuthorizeSeesTheHandshakeAsItWasSent(t *testing.T) {
+	const offer = "chat, " + mesherstream.Protocol + ", token.abc"
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithAuthorize(func(c *fiber.Ctx, _ *mesherstream.Subscription) error {
+		if got := c.Get("Sec-WebSocket-Protocol"); got != offer {
+			return fiber.NewError(fiber.StatusUnauthorized, "got "+got)
+		}
+		if got := c.Get("Connection"); got != "keep-alive, Upgrade" && got != "" {
+			return fiber.NewError(fiber.StatusUnauthorized, "got "+got)
+		}
+		h := &c.Request().Header // which moves what is in its memory
+		h.Del("Sec-WebSocket-Key")
+		h.Set("X-First", strings.Repeat("x", 100))
+		return nil
+	}))
+	app.Use(m.Handler())
+	s := streamtest.NewSite(t, app, m)
+	raw := "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n" +
+		"Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Protocol: " + offer + "\r\n\r\n"
+	conn, err := s.Net("tcp", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := conn.Write([]byte(raw)); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accept := resp.Header.Get("Sec-WebSocket-Accept")
+	if resp.StatusCode != 101 || accept != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" || resp.Header.Get("Sec-WebSocket-Protocol") != mesherstream.Protocol {
+		t.Errorf("got %s, %v, want 101 for the key and %s", resp.Status, resp.Header, mesherstream.Protocol)
+	}
+	if got, body := streamtest.Ask(t, app, "GET", "/stream/projects/shop", asks, "Sec-WebSocket-Protocol: "+offer); got != 426 {
+		t.Errorf("the question why: got %d %q, want 426", got, body)
 	}
 }

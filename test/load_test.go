@@ -19,7 +19,7 @@ import (
 )
 
 // TestAThousandClientsOfWhichAHundredNeverRead is the promise of the package in one test: the healthy clients lose
-// nothing, memory stays flat, the accounts balance. Without -long it is a tenth of that.
+// nothing, memory stays flat, the accounts balance. Without -long it has a tenth of the clients.
 func TestAThousandClientsOfWhichAHundredNeverRead(t *testing.T) {
 	clients, stalled, broadcasts := 100, 10, 200
 	if *streamtest.Long {
@@ -87,7 +87,7 @@ func TestAThousandClientsOfWhichAHundredNeverRead(t *testing.T) {
 		}
 		w.CheckAccounts() // of each client too, while they are here
 
-		// The race detector's shadow of the memory grows by itself.
+		// The race detector's shadow memory grows by itself.
 		if growth := resident[3] - resident[1]; *streamtest.Long && growth > 16<<20 {
 			w.Errorf("resident memory grew from %d to %d KiB in the second half", resident[1]>>10, resident[3]>>10)
 		}
@@ -133,7 +133,7 @@ func (c *counter) read() {
 	}
 }
 
-// residentBytes is the memory of this process, clients included, after garbage has been returned.
+// residentBytes returns the memory of this process, clients included, after garbage has been returned to the system.
 func residentBytes() int {
 	debug.FreeOSMemory()
 	status, err := os.ReadFile("/proc/self/statm")

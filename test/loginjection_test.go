@@ -31,8 +31,8 @@ func TestAProjectHasNoControlCharacters(t *testing.T) {
 	}
 }
 
-// What a client says when it leaves, and what a hook says when it panics over a client's message, is one line of the log,
-// whatever is in it.
+// A client's close reason, and the panic of a hook over a client's message, are each one line of the log, whatever they
+// contain.
 func TestAClientCannotForgeALineOfTheLog(t *testing.T) {
 	const forged = "bye\n2000/01/01 00:00:00 ERROR forged level=ERROR\r\n{\"level\":\"ERROR\",\"msg\":\"forged\"}\x1b[2J"
 	handlers := map[string]func(io.Writer) slog.Handler{

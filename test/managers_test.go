@@ -3,8 +3,11 @@ package test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"iter"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -14,32 +17,50 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// A publisher that is mounted before New, or an error of NewManager that nobody looked at, must not end the process.
+// A publisher that is mounted before New, or an ignored error of NewManager, must not end the process.
 func TestEveryMethodOfAManagerThatIsNoneReturnsErrNotMounted(t *testing.T) {
+	methods := reflect.TypeFor[*mesherstream.Manager]()
 	for name, m := range map[string]*mesherstream.Manager{"nil": nil, "zero": {}} {
-		for method, err := range map[string]error{
-			"Broadcast":     m.Broadcast(mesherstream.Message{Project: "shop", Data: []byte("x")}),
-			"BufferMessage": m.BufferMessage(1, []byte("x")),
-			"SetFilter":     m.SetFilter(1, mesherstream.Filter{}),
-			"Disconnect":    m.Disconnect(1, 1000, ""),
-			"Shutdown":      m.Shutdown(t.Context()),
-			"Handler":       m.Handler()(nil),
-		} {
-			if !errors.Is(err, mesherstream.ErrNotMounted) {
-				t.Errorf("%s of a %s manager: got %v, want ErrNotMounted", method, name, err)
+		for i := range methods.NumMethod() {
+			method := methods.Method(i)
+			if method.Name == "Serve" {
+				continue
 			}
-		}
-		if m.IsStreamClient(1) {
-			t.Errorf("IsStreamClient of a %s manager: got true", name)
-		}
-		if c, ok := m.Client(1); ok || c.ID != 0 {
-			t.Errorf("Client of a %s manager: got %v, %v, want none", name, c, ok)
-		}
-		for c := range m.Clients() {
-			t.Errorf("Clients of a %s manager: got %v, want none", name, c)
-		}
-		if got := m.Stats(); got != (mesherstream.Stats{}) {
-			t.Errorf("Stats of a %s manager: got %+v, want zeros", name, got)
+			t.Run(method.Name+" of a "+name+" manager", func(t *testing.T) {
+				defer func() {
+					if p := recover(); p != nil {
+						t.Errorf("panic: %v", p)
+					}
+				}()
+				in := []reflect.Value{reflect.ValueOf(m)}
+				for i := 1; i < method.Type.NumIn(); i++ {
+					arg := reflect.Zero(method.Type.In(i))
+					if method.Type.In(i) == reflect.TypeFor[context.Context]() {
+						arg = reflect.ValueOf(t.Context())
+					}
+					in = append(in, arg)
+				}
+				for _, out := range method.Func.Call(in) {
+					switch got := out.Interface().(type) {
+					case fiber.Handler:
+						if err := got(nil); !errors.Is(err, mesherstream.ErrNotMounted) {
+							t.Errorf("the handler: got %v, want ErrNotMounted", err)
+						}
+					case iter.Seq[mesherstream.Client]:
+						for c := range got {
+							t.Errorf("got client %v, want none", c)
+						}
+					case error:
+						if !errors.Is(got, mesherstream.ErrNotMounted) {
+							t.Errorf("got %v, want ErrNotMounted", got)
+						}
+					default:
+						if !out.IsZero() || out.Type() == reflect.TypeFor[error]() {
+							t.Errorf("got %v, want ErrNotMounted or nothing", got)
+						}
+					}
+				}
+			})
 		}
 	}
 }
@@ -77,13 +98,13 @@ func TestAPublisherThatNoManagerIsMountedBeforeAnswersAnError(t *testing.T) {
 	}
 }
 
-// logged returns a logger option and what it has logged from level info on.
+// logged returns a logger option, and a function that returns everything logged from level info on.
 func logged() (mesherstream.Option, *streamtest.LogBuffer) {
 	logs := new(streamtest.LogBuffer)
 	return mesherstream.WithLogger(slog.New(slog.NewTextHandler(logs, nil))), logs
 }
 
-// Of managers on one path, the first takes all clients, so it is the one to publish by.
+// If several managers are on one path, the first one takes all clients, so it is the one to publish with.
 func TestOfTwoManagersOnOnePathFromReturnsTheOneThatServes(t *testing.T) {
 	at := func(path string) mesherstream.Option { return mesherstream.WithPath(path) }
 	for _, tt := range []struct {
@@ -92,7 +113,7 @@ func TestOfTwoManagersOnOnePathFromReturnsTheOneThatServes(t *testing.T) {
 		paths [2]string
 		post  string
 		from  int  // which one From returns
-		warns bool // of the second
+		warns bool // those of the second
 	}{
 		{name: "twice", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
 			app.Use(first.Handler())
@@ -128,6 +149,10 @@ func TestOfTwoManagersOnOnePathFromReturnsTheOneThatServes(t *testing.T) {
 			app.Mount("/", sub)
 		}, post: "/post", from: 1, warns: true},
 
+		{name: "one of two prefixes", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
+			app.Use("/live", first.Handler())
+			app.Use([]string{"/live", "/other"}, second.Handler())
+		}, post: "/other/post", from: 2, warns: true},
 		{name: "two paths", mount: func(app *fiber.App, first, second *mesherstream.Manager) {
 			app.Use(first.Handler())
 			app.Use(second.Handler())
@@ -181,6 +206,115 @@ func TestOfTwoManagersOnOnePathFromReturnsTheOneThatServes(t *testing.T) {
 	}
 }
 
+// Whichever request comes first: also one that only one of the two handlers ever sees.
+func TestTwoManagersOnOnePathAreToldOfByAnyRequest(t *testing.T) {
+	const route = "/stream/projects/:project_id"
+	for _, tt := range []struct {
+		name  string
+		mount func(app *fiber.App, first, second fiber.Handler)
+		from  int // which one From returns for a POST of /publish; 0 if it has passed none
+		warns int
+	}{
+		{"two mounts", func(app *fiber.App, first, second fiber.Handler) {
+			app.Use(first)
+			app.Use(second)
+		}, 1, 1},
+		{"a route before a mount", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get(route, first)
+			app.Use(second)
+		}, 1, 1},
+		{"a route before a mount of several handlers", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get(route, first)
+			app.Use((*fiber.Ctx).Next)
+			app.Use(second)
+		}, 1, 1},
+		{"one manager around another", func(app *fiber.App, first, second fiber.Handler) {
+			app.Use(first)
+			app.Get(route, second)
+			app.Use(first)
+		}, 1, 1},
+		{"a mount before a route", func(app *fiber.App, first, second fiber.Handler) {
+			app.Use(first)
+			app.Get(route, second)
+		}, 1, 1},
+		{"two routes", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get(route, first)
+			app.Get("/Stream/projects/:project_id/", second)
+		}, 0, 1},
+		{"one route", func(app *fiber.App, first, second fiber.Handler) { app.Get(route, first, second) }, 0, 1},
+		{"a route with a parameter before another", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get("/:a/:b/:project_id", first)
+			app.Get(route, second)
+		}, 0, 1},
+		{"a route of an app that is mounted", func(app *fiber.App, first, second fiber.Handler) {
+			sub := fiber.New()
+			sub.Get("/:project_id", first)
+			app.Mount("/stream/projects", sub)
+			app.Use(second)
+		}, 1, 1},
+		{"a mount with a wildcard", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get("/*", first)
+			app.Get(route, second)
+		}, 0, 1},
+
+		{"a route below a mount", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get("/live"+route, first)
+			app.Use(second)
+		}, 2, 0},
+		{"a route for some projects", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get("/stream/projects/:project_id<int>", first)
+			app.Use(second)
+		}, 2, 0},
+		{"a route with a tail", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get(route+"/events", first)
+			app.Use(second)
+		}, 2, 0},
+		{"a route of a method that no stream has", func(app *fiber.App, first, second fiber.Handler) {
+			app.Post(route, first)
+			app.Use(second)
+		}, 2, 0},
+		{"a route that can have no stream", func(app *fiber.App, first, second fiber.Handler) {
+			app.Get("/:id", first)
+			app.Get("/:id"+route, second)
+			app.Get(route, second)
+		}, 0, 0},
+		{"one manager twice", func(app *fiber.App, first, _ fiber.Handler) {
+			app.Get(route, first)
+			app.Use(first)
+		}, 1, 0},
+	} {
+		for _, streams := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, streams only: %v", tt.name, streams), func(t *testing.T) {
+				log, logs := logged()
+				managers := []*mesherstream.Manager{nil, streamtest.NewTestManager(t, log), streamtest.NewTestManager(t, log)}
+				app := streamtest.QuietApp()
+				tt.mount(app, managers[1].Handler(), managers[2].Handler())
+				var from *mesherstream.Manager
+				app.Post("/publish", func(c *fiber.Ctx) error { from = mesherstream.From(c); return nil })
+				warns := tt.warns
+				for range 3 {
+					if streams {
+						streamtest.Ask(t, app, "GET", "/stream/projects/shop", streamtest.Upgrade...)
+						continue
+					}
+					if got, body := streamtest.Ask(t, app, "POST", "/publish", "Content-Length: 0"); got != 200 {
+						t.Fatalf("POST /publish: got %d %q", got, body)
+					}
+					if from != managers[tt.from] {
+						t.Errorf("From: got another manager than number %d", tt.from)
+					}
+					if from == nil {
+						warns = 0 // neither has seen a request
+					}
+				}
+				if got := logs.Count("two managers are mounted on one path"); got != warns {
+					t.Errorf("got %d warnings, want %d:\n%s", got, warns, &logs.Buf)
+				}
+			})
+		}
+	}
+}
+
 func TestWhatIsPublishedReachesTheClientsOfTwoManagersOnOnePath(t *testing.T) {
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
@@ -195,7 +329,7 @@ func TestWhatIsPublishedReachesTheClientsOfTwoManagersOnOnePath(t *testing.T) {
 	s.Gets(ws, "news")
 }
 
-// A route that can have no stream says so once, and one that can says nothing.
+// A route that can have no stream logs so once, and one that can have a stream logs nothing.
 func TestARouteWithoutAProjectTellsTheLog(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -220,7 +354,13 @@ func TestARouteWithoutAProjectTellsTheLog(t *testing.T) {
 		{"all methods", func(app *fiber.App, h fiber.Handler) { app.All("/live/:id", h) }, "/live/shop", "/live/:id", 404},
 
 		{"the right name", func(app *fiber.App, h fiber.Handler) { app.Get("/live/:project_id", h) }, "/live/shop", "", 101},
-		{"a wildcard", func(app *fiber.App, h fiber.Handler) { app.Get("/live/*", h) }, "/live/page", "", 404},
+		{"a wildcard", func(app *fiber.App, h fiber.Handler) { app.Get("/live/*", h) }, "/live/shop", "/live/*", 404},
+		{"a wildcard that is not empty", func(app *fiber.App, h fiber.Handler) { app.Get("/live/+", h) }, "/live/shop", "/live/+", 404},
+		{"a wildcard, and the default path", func(app *fiber.App, h fiber.Handler) { app.Get("/live/*", h) }, "/live/stream/projects/shop", "", 101},
+		{"a wildcard that is not empty, and the default path", func(app *fiber.App, h fiber.Handler) { app.Get("/live/+", h) }, "/live/stream/projects/shop", "", 101},
+		{"a mount with a wildcard", func(app *fiber.App, h fiber.Handler) { app.Use("/live/*", h) }, "/live/shop", "", 404},
+		{"a parameter with a pattern", func(app *fiber.App, h fiber.Handler) { app.Use("/:tenant<regex([a-z]+)>/live", h) }, "/acme/live/stream/projects/shop", "", 101},
+		{"a mount with a plus", func(app *fiber.App, h fiber.Handler) { app.Use("/c\\+\\+/live", h) }, "/c++/live/stream/projects/shop", "", 101},
 		{"a mount with a parameter", func(app *fiber.App, h fiber.Handler) { app.Use("/:tenant", h) }, "/shop", "", 404},
 		{"a mount, and a route of the same pattern", func(app *fiber.App, h fiber.Handler) {
 			app.Use("/:tenant", h)
@@ -245,15 +385,15 @@ func TestARouteWithoutAProjectTellsTheLog(t *testing.T) {
 	}
 }
 
-// Fiber runs the hooks of the app that listens, and of no other one. Where WithApp got another, the streams outlive the
-// shutdown, and the log says why.
+// Fiber runs only the hooks of the app that listens. If WithApp received another one, the streams outlive the shutdown,
+// and the log says why.
 func TestWithAppOfAnotherAppThanTheOneThatListensTellsTheLog(t *testing.T) {
-	const mounted, another, unheard = "is mounted in another one", "another app than that of WithApp", "without having listened"
+	const mounted, another, unheard = "is mounted in another one", "an app other than that of WithApp", "without having listened"
 	for _, tt := range []struct {
 		name  string
 		build func(app, other *fiber.App, with func(*fiber.App) fiber.Handler)
-		early string // what is logged before anybody has come
-		late  string // and after
+		early string // what is logged before any client has connected
+		late  string // and after that
 	}{
 		{"mounted later", func(app, other *fiber.App, with func(*fiber.App) fiber.Handler) {
 			other.Use(with(other))

@@ -14,8 +14,8 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// messageFields are the text fields of a message, each with the longest value that it may have. It is made from the type,
-// so that a field that is added is not forgotten.
+// messageFields are the text fields of a message, each with the length of the longest value that it may have. The list
+// is made from the type, so that a field that is added is not forgotten.
 func messageFields(t *testing.T) map[string]int {
 	t.Helper()
 	known := map[string]int{"Project": 128, "Level": 64, "Environment": 64, "Key": 256}
@@ -34,11 +34,11 @@ func withField(name, value string) (msg mesherstream.Message) {
 	return msg
 }
 
-// outOfBounds returns values that a field of at most so many bytes must not have.
+// outOfBounds returns values that a field with that many bytes at most must not have.
 func outOfBounds(most int) []string {
 	return []string{
 		strings.Repeat("x", most+1),
-		strings.Repeat("é", most/2) + "x", // as many characters fewer
+		strings.Repeat("é", most/2) + "x", // correspondingly fewer characters
 		strings.Repeat("x", 1<<20),
 		"\xFF", "a\xC3", "\xED\xA0\x80", // half of a surrogate pair
 	}
@@ -66,7 +66,7 @@ func TestTheFieldsOfAMessageHaveBounds(t *testing.T) {
 
 func TestARelayedMessageWithFieldsOutOfBoundsIsRefused(t *testing.T) {
 	streamtest.OverNodes(t, 1, func(x *streamtest.Exchange, nodes []*streamtest.World) {
-		v := nodes[0].Connect("shop?level=error") // which wants no other level
+		v := nodes[0].Connect("shop?level=error") // it wants no other level
 		refused := uint64(0)
 		deliver := func(msg mesherstream.RelayMessage) {
 			for _, s := range x.Subs["shop"] {
@@ -144,7 +144,7 @@ func TestServeRefusesAProjectThatNoMessageCanHave(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = ws.Close() }()
-	_, _, _ = ws.ReadMessage() // answers the close frame
+	_, _, _ = ws.ReadMessage() // it answers the close frame
 	if err := <-served; !errors.Is(err, mesherstream.ErrInvalidFilter) || !strings.Contains(err.Error(), "project") {
 		t.Errorf("Serve: got %v, want ErrInvalidFilter that names the project", err)
 	}

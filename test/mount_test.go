@@ -24,9 +24,9 @@ import (
 	"github.com/valyala/fasthttp/fasthttputil"
 )
 
-// Trap 5: a client that never reads absorbs hundreds of messages in the kernels' buffers before the first write blocks,
-// and a buffer of the newest messages behind that means little.
-func TestTrap05TheUnsentLimitBoundsWhatAStalledClientAbsorbs(t *testing.T) {
+// A client that never reads absorbs hundreds of messages in the kernels' buffers before the first write blocks.
+// A buffer of the newest messages after that is of little use.
+func TestTheUnsentLimitBoundsWhatAStalledClientAbsorbs(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("TCP_NOTSENT_LOWAT, TCP_MAXSEG and SO_RCVBUF are set on Linux only")
 	}
@@ -43,7 +43,7 @@ func TestTrap05TheUnsentLimitBoundsWhatAStalledClientAbsorbs(t *testing.T) {
 						if err := w.M.Broadcast(message); err != nil {
 							w.Fatalf("Broadcast: %v", err)
 						}
-						// Held back so that a message that still waits after a moment waits for the client.
+						// Held back so that a message that is still buffered after a moment waits for the client.
 						for end := time.Now().Add(500 * time.Millisecond); w.Client(v).Buffered > 0; {
 							if time.Now().After(end) {
 								sent = w.Client(v).Sent
@@ -59,7 +59,8 @@ func TestTrap05TheUnsentLimitBoundsWhatAStalledClientAbsorbs(t *testing.T) {
 			const limit = 16 << 10
 			bounded, unbounded := absorbed(limit), absorbed(0)
 			t.Logf("messages of 1 KiB until the first waits: %d with an unsent limit of 16 KiB, %d without", bounded, unbounded)
-			// What is on its way and in the receiver's buffer can't be bounded from here; it is small with that receiver.
+			// The data in flight and in the receiver's buffer can't be bounded from here; with that receiver, it is
+			// small.
 			if bounded > 3*limit>>10 {
 				t.Errorf("with WithUnsentLimit(%d): got %d messages of 1 KiB until the first waits, want at most %d", limit, bounded, 3*limit>>10)
 			}
@@ -70,8 +71,8 @@ func TestTrap05TheUnsentLimitBoundsWhatAStalledClientAbsorbs(t *testing.T) {
 	}
 }
 
-// Trap 11: Prefork children never run OnListen, and neither does an app that is served through its Handler.
-func TestTrap11WhereOnListenNeverRanTheFirstClientStartsTheManager(t *testing.T) {
+// Prefork children never run OnListen, and neither does an app that is served through its Handler.
+func TestWhereOnListenNeverRanTheFirstClientStartsTheManager(t *testing.T) {
 	var logs streamtest.LogBuffer
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithDrainInterval(5*time.Millisecond), mesherstream.WithLogger(slog.New(slog.NewTextHandler(&logs, nil))))
@@ -104,7 +105,7 @@ func TestTrap11WhereOnListenNeverRanTheFirstClientStartsTheManager(t *testing.T)
 	}
 }
 
-func TestTrap11PreforkLogsThatBroadcastsStayWithinOneProcess(t *testing.T) {
+func TestPreforkLogsThatBroadcastsStayWithinOneProcess(t *testing.T) {
 	for prefork, want := range map[bool]int{true: 1, false: 0} {
 		var logs streamtest.LogBuffer
 		app := streamtest.QuietApp(fiber.Config{Prefork: prefork})
@@ -115,8 +116,9 @@ func TestTrap11PreforkLogsThatBroadcastsStayWithinOneProcess(t *testing.T) {
 	}
 }
 
-// Trap 12: a handler given to app.Use has no route parameters, and sees the whole path and not what is below its mount.
-func TestTrap12AUseHandlerFindsTheProjectWithoutRouteParameters(t *testing.T) {
+// A handler passed to app.Use has no route parameters, and sees the whole path instead of the part below its
+// mount.
+func TestAUseHandlerFindsTheProjectWithoutRouteParameters(t *testing.T) {
 	var project string
 	m := streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
 		if got := c.Params("project_id"); got != "" {
@@ -135,8 +137,8 @@ func TestTrap12AUseHandlerFindsTheProjectWithoutRouteParameters(t *testing.T) {
 	}
 }
 
-// Trap 13: app.Use("/x", h) gets everything below /x, plain GETs too.
-func TestTrap13OnlyTheStreamPathIsTakenFromWhatIsBelowAMount(t *testing.T) {
+// App.Use("/x", h) receives everything below /x, including plain GETs.
+func TestOnlyTheStreamPathIsTakenFromWhatIsBelowAMount(t *testing.T) {
 	app := streamtest.QuietApp()
 	app.Use("/live", streamtest.NewTestManager(t).Handler())
 	app.Use(func(c *fiber.Ctx) error { return c.SendString("next") })
@@ -150,9 +152,9 @@ func TestTrap13OnlyTheStreamPathIsTakenFromWhatIsBelowAMount(t *testing.T) {
 	}
 }
 
-// Trap 14: contrib lets pages of any origin in, and answers every handshake that it refuses by 426. Middleware such as
+// Contrib admits pages of any origin, and answers every handshake that it refuses with 426. Middleware such as
 // cors does not protect a WebSocket.
-func TestTrap14AWrongOriginIs403AndCORSDoesNotLetItIn(t *testing.T) {
+func TestAWrongOriginIs403AndCORSDoesNotLetItIn(t *testing.T) {
 	reached := false
 	app := streamtest.QuietApp()
 	app.Use(cors.New()) // any origin
@@ -160,7 +162,7 @@ func TestTrap14AWrongOriginIs403AndCORSDoesNotLetItIn(t *testing.T) {
 	if got, _ := streamtest.Ask(t, app, "GET", "/stream/projects/shop", append(streamtest.Upgrade, "Origin: https://evil.test")...); got != 403 || reached {
 		t.Errorf("a page of another origin: got %d, authorized: %v, want 403 before it comes to that", got, reached)
 	}
-	// What contrib itself refuses is a handshake that isn't one.
+	// contrib itself refuses only a request that isn't a handshake.
 	for _, header := range [][]string{streamtest.Upgrade[:2], streamtest.Upgrade[:3], {streamtest.Upgrade[0], streamtest.Upgrade[1], "Sec-WebSocket-Version: 8", streamtest.Upgrade[3]}} {
 		if got, _ := streamtest.Ask(t, app, "GET", "/stream/projects/shop", header...); got != 426 {
 			t.Errorf("handshake %v: got %d, want 426", header, got)
@@ -168,8 +170,8 @@ func TestTrap14AWrongOriginIs403AndCORSDoesNotLetItIn(t *testing.T) {
 	}
 }
 
-// Trap 15: contrib's own RecoverHandler sends the panic's text to the client.
-func TestTrap15APanicInAHookClosesWith1011AndNoText(t *testing.T) {
+// Contrib's own RecoverHandler sends the panic's text to the client.
+func TestAPanicInAHookClosesWith1011AndNoText(t *testing.T) {
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithHooks(mesherstream.Hooks{Message: func(mesherstream.Client, []byte, bool) { panic("the secret text") }}))
 	app.Use(m.Handler())
@@ -184,9 +186,9 @@ func TestTrap15APanicInAHookClosesWith1011AndNoText(t *testing.T) {
 	}
 }
 
-// The log handler of the application runs on the goroutine that logs, and contrib's deferred RecoverHandler is the last
-// one who could survive it. A child process plays the test, since otherwise a panic would end all of them.
-func TestTrap15APanicInTheLogHandlerIsSurvivedAndItsTextStaysHere(t *testing.T) {
+// The application's log handler runs on the goroutine that logs, and contrib's deferred RecoverHandler is the last that
+// could recover from its panic. A child process runs the test, since a panic would otherwise end all tests.
+func TestAPanicInTheLogHandlerIsSurvivedAndItsTextStaysHere(t *testing.T) {
 	if os.Getenv("MESHERSTREAM_PANICS") == "" {
 		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=30s")
 		child.Env = append(os.Environ(), "MESHERSTREAM_PANICS=1", "GORACE=atexit_sleep_ms=0")
@@ -240,11 +242,12 @@ func (panickingHandler) Handle(context.Context, slog.Record) error { panic("the 
 func (h panickingHandler) WithAttrs([]slog.Attr) slog.Handler      { return h }
 func (h panickingHandler) WithGroup(string) slog.Handler           { return h }
 
-// Trap 18: app.Test answers a handshake by 101 and then ends the connection. No client may be left behind by that. What
-// can be tested in memory is a listener of fasthttputil, on which a slow client stalls after a few writes.
-func TestTrap18AppTestLeavesNoClientBehind(t *testing.T) {
+// App.Test answers a handshake with 101 and then ends the connection. This may leave no client behind. The
+// thing to test with in memory is a listener of fasthttputil, on which a slow client stalls after a few writes.
+func TestAppTestLeavesNoClientBehind(t *testing.T) {
+	log, logs := logged()
 	app := streamtest.QuietApp()
-	m := streamtest.NewTestManager(t)
+	m := streamtest.NewTestManager(t, log)
 	app.Use(m.Handler())
 	for range 5 {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/stream/projects/shop", nil)
@@ -267,9 +270,13 @@ func TestTrap18AppTestLeavesNoClientBehind(t *testing.T) {
 	if got := m.Stats().Clients; got != 0 {
 		t.Errorf("clients after app.Test: got %d, want 0", got)
 	}
+	_ = m.Shutdown(t.Context()) // which waits for the log
+	if got := logs.Count("hide their sockets"); got != 0 {
+		t.Errorf("got a warning of sockets that no wrapper hides:\n%s", &logs.Buf)
+	}
 }
 
-func TestTrap18ASlowClientInMemoryIsBufferedFor(t *testing.T) {
+func TestASlowClientInMemoryIsBufferedFor(t *testing.T) {
 	app := streamtest.QuietApp()
 	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithMaxBuffer(3), mesherstream.WithDrainInterval(5*time.Millisecond))
 	app.Use(m.Handler())
@@ -278,7 +285,7 @@ func TestTrap18ASlowClientInMemoryIsBufferedFor(t *testing.T) {
 	go func() { served <- app.Listener(ln) }()
 	t.Cleanup(func() {
 		_ = app.ShutdownWithTimeout(5 * time.Second)
-		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
+		_ = ln.Close() // fasthttp forgets a shutdown that is called before it has the listener
 		<-served
 	})
 	d := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return ln.Dial() }}

@@ -12,8 +12,8 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// A page chooses the path that it connects to, and nothing else of the request. fasthttp takes the host out of a request
-// target that begins with two slashes and has "://" somewhere, and that host would be the page's own.
+// A page chooses the path that it connects to, and nothing else of the request. fasthttp takes the host from a request
+// target that begins with two slashes and contains "://", and the page would choose that host.
 func TestAPageCannotNameItsOwnHostInTheRequestTarget(t *testing.T) {
 	for _, target := range []string{
 		"//evil.test/stream/projects/shop?x=://",
@@ -32,10 +32,10 @@ func TestAPageCannotNameItsOwnHostInTheRequestTarget(t *testing.T) {
 	}
 }
 
-// Behind a proxy that the app trusts, the host and the scheme are what the proxy says; from anybody else these headers
-// mean nothing.
+// Behind a proxy that the app trusts, the proxy determines the host and the scheme. From any other sender, these
+// headers have no effect.
 func TestTheForwardedHostCountsOnlyFromATrustedProxy(t *testing.T) {
-	const proxy = "192.0.2.1" // where ask comes from
+	const proxy = "192.0.2.1" // the address of ask
 	everybody := fiber.Config{}
 	trusted := fiber.Config{EnableTrustedProxyCheck: true, TrustedProxies: []string{proxy}}
 	untrusted := fiber.Config{EnableTrustedProxyCheck: true, TrustedProxies: []string{"198.51.100.7"}}
@@ -104,7 +104,7 @@ func TestAHostThatIsWrittenStrangelyIsNotTheSameOrigin(t *testing.T) {
 			t.Errorf("host %q, origin %q: got %q, want no 101", tt.host, tt.origin, answers)
 		}
 	}
-	// Which of two headers counts is fasthttp's affair, and nothing that a page could send.
+	// fasthttp decides which of two headers counts, and a page can't send two.
 	for _, two := range [][]string{
 		{"Host: app.test", "Host: evil.test", "Origin: http://elsewhere.test"},
 		{"Host: app.test", "Origin: http://elsewhere.test", "Origin: http://evil.test"},
@@ -115,11 +115,11 @@ func TestAHostThatIsWrittenStrangelyIsNotTheSameOrigin(t *testing.T) {
 	}
 }
 
-// upgradeInFasthttpsSpelling is a handshake that contrib finds with DisableHeaderNormalizing too.
+// upgradeInFasthttpsSpelling is a handshake that contrib also finds with DisableHeaderNormalizing.
 var upgradeInFasthttpsSpelling = strings.Split(strings.ReplaceAll(strings.Join(streamtest.Upgrade, "\n"), "WebSocket", "Websocket"), "\n")
 
-// The browser's connection is encrypted however a trusted proxy says so, and then a page that somebody put in place of
-// http:// the same host is another origin's. From anybody else these headers mean nothing.
+// The browser's connection counts as encrypted in whatever way a trusted proxy says so. A page that an attacker has put
+// in place of http:// on the same host is then of another origin. From any other sender, these headers have no effect.
 func TestTheForwardedSchemeIsComparedByItsMeaning(t *testing.T) {
 	trusted := fiber.Config{EnableTrustedProxyCheck: true, TrustedProxies: []string{"192.0.2.1"}}
 	untrusted := fiber.Config{EnableTrustedProxyCheck: true, TrustedProxies: []string{"198.51.100.7"}}
@@ -149,6 +149,9 @@ func TestTheForwardedSchemeIsComparedByItsMeaning(t *testing.T) {
 		{trusted, []string{"X-Forwarded-Ssl: on, off"}, true},
 		{trusted, []string{"Front-End-Https: on"}, true},
 		{trusted, []string{"Front-End-Https: On"}, true},
+		{trusted, []string{"X-Forwarded-Scheme: https"}, true},
+		{trusted, []string{"X-Scheme: HTTPS"}, true},
+		{trusted, []string{"CloudFront-Forwarded-Proto: https"}, true},
 		{trusted, []string{"Forwarded: for=192.0.2.9;Proto=HTTPS, proto=http"}, true},
 		{trusted, []string{`Forwarded: proto="https"; by=10.0.0.1`}, true},
 		{trusted, []string{"X-Forwarded-Ssl: on", "X-Forwarded-Proto: http"}, true},
@@ -157,13 +160,15 @@ func TestTheForwardedSchemeIsComparedByItsMeaning(t *testing.T) {
 
 		{trusted, nil, false},
 		{trusted, []string{"X-Forwarded-Proto: http"}, false},
-		{trusted, []string{"X-Forwarded-Proto: HTTP , https"}, false}, // encrypted between proxies only
+		{trusted, []string{"X-Forwarded-Proto: HTTP , https"}, false}, // encrypted only between proxies
 		{trusted, []string{"X-Forwarded-Proto: ws"}, false},
 		{trusted, []string{"X-Forwarded-Proto: "}, false},
 		{trusted, []string{"X-Forwarded-Ssl: off"}, false},
 		{trusted, []string{"Front-End-Https: Off"}, false},
 		{trusted, []string{"Forwarded: for=192.0.2.9;proto=http, proto=https"}, false},
+		{trusted, []string{"X-Forwarded-Scheme: http", "X-Scheme: http", "CloudFront-Forwarded-Proto: http"}, false},
 		{untrusted, []string{"X-Forwarded-Proto: https"}, false},
+		{untrusted, []string{"X-Scheme: https"}, false},
 		{untrusted, []string{"X-Forwarded-Proto: wss", "X-Forwarded-Ssl: on", "Front-End-Https: on", "Forwarded: proto=https"}, false},
 	} {
 		app := streamtest.QuietApp(tt.config)
@@ -177,7 +182,7 @@ func TestTheForwardedSchemeIsComparedByItsMeaning(t *testing.T) {
 	}
 }
 
-// What means the same is the same, on both sides: browsers write an origin in one way only, and proxies and applications
+// Equal meanings compare equal, on both sides: browsers write an origin in only one way, and proxies and applications
 // in many.
 func TestOriginsAreComparedByTheirMeaning(t *testing.T) {
 	const chrome = "chrome-extension://mhjfbmdgcfjbbpaeojofohoefgiehjai"
@@ -214,7 +219,7 @@ func TestOriginsAreComparedByTheirMeaning(t *testing.T) {
 		{"https://[2001:db8::1]:443", "https://[2001:db8::1]", true},
 		{"http://[::1]:", "http://[::1]", true},
 		{"https://a.test.", "https://a.test.", true},
-		{"https://a.test.", "https://a.test", false}, // another origin to a browser
+		{"https://a.test.", "https://a.test", false}, // a different origin to a browser
 		{"https://a.test", "https://a.test.", false},
 		{"https://my_app.test", "https://my_app.test", true},
 		{"https://127.0.0.1:8443", "https://127.0.0.1:8443", true},
@@ -242,7 +247,7 @@ func TestOriginsAreComparedByTheirMeaning(t *testing.T) {
 
 		{"https://a.test", "https://a.test/", false},
 		{"https://a.test", "https://a.test, https://evil.test", false},
-		{"https://b\u00fccher.test", "https://b\u00fccher.test", false}, // what no browser sends
+		{"https://b\u00fccher.test", "https://b\u00fccher.test", false}, // no browser sends these
 		{"https://kit.test", "https://\u212ait.test", false},
 	} {
 		app := streamtest.QuietApp()
@@ -267,7 +272,7 @@ func TestOriginsAreComparedByTheirMeaning(t *testing.T) {
 	}
 }
 
-// The error of an origin that can't match names the one that was perhaps meant.
+// The error of an origin that can't match names the one that was possibly meant.
 func TestAnOriginThatNoBrowserSendsIsRefusedAtSetUp(t *testing.T) {
 	for origin, perhaps := range map[string]string{
 		"https://a.test/":               "https://a.test",
@@ -358,8 +363,8 @@ func TestWithOriginsLeavesTheCallersListAlone(t *testing.T) {
 	}
 }
 
-// Proxies that speak HTTP/2 write names in lower case, and an app with DisableHeaderNormalizing leaves them so. An origin
-// that isn't found would be none, and let everybody in.
+// Proxies that speak HTTP/2 write names in lower case, and an app with DisableHeaderNormalizing leaves them so. If the
+// origin weren't found, it would count as none, and every page would be admitted.
 func TestAnOriginCountsInAnySpellingOfItsName(t *testing.T) {
 	for _, name := range []string{"Origin", "origin", "ORIGIN"} {
 		for _, config := range []fiber.Config{{}, {DisableHeaderNormalizing: true}} {
@@ -372,8 +377,8 @@ func TestAnOriginCountsInAnySpellingOfItsName(t *testing.T) {
 	}
 }
 
-// A page says nothing of why it was refused, so the log has to, in one line, and nothing of what a stranger wrote there can
-// be more than text.
+// A page can't report why it was refused, so the log has to, in one line, in which nothing that a stranger wrote can be
+// more than text.
 func TestARefusedOriginTellsTheOperatorWhatToDo(t *testing.T) {
 	for _, tt := range []struct {
 		origin string

@@ -14,9 +14,9 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// Partial writes of the link that owns its socket, on real sockets. A seam for its system calls would be there for tests
-// only, and on the way of every message; a socket with a small buffer and a reader that takes a few bytes at a time make
-// the kernel itself stop anywhere.
+// Partial writes of the link that owns its socket, on real sockets. A seam for the system calls would exist only for
+// tests, and each message would pay for it. With a socket that has a small buffer, and a reader that reads a few bytes
+// at a time, the kernel itself stops anywhere.
 
 // tightListener accepts sockets whose send buffer is as small as the kernel allows.
 type tightListener struct{ net.Listener }
@@ -29,8 +29,8 @@ func (l tightListener) Accept() (net.Conn, error) {
 	return conn, err
 }
 
-// tight are transports over such sockets. Over a Unix socket the kernel takes 2 KiB at a time, over TCP what segments
-// and windows leave.
+// tight are transports over such sockets. Over a Unix socket the kernel accepts 2 KiB at a time, over TCP as much as
+// segments and windows allow.
 var tight = []streamtest.Transport{
 	{Name: "unix", Listen: func(t *testing.T) (net.Listener, func(network, addr string) (net.Conn, error)) {
 		addr := filepath.Join(t.TempDir(), "socket")
@@ -63,10 +63,10 @@ func TestTheKernelTearsFramesAnywhereAndTheStreamStaysWhole(t *testing.T) {
 					reader := &tornReader{World: w, conn: conn, piece: piece, last: -1}
 					torn := map[int]bool{}
 					for round := range rounds {
-						// Of one length in a round, so that the bytes of a torn frame show among those that are buffered, and of
-						// another one in the next, so that the kernel stops elsewhere.
+						// All messages of a round have the same length, so that the bytes of a torn frame show among
+						// the buffered ones. The next round has another length, so that the kernel stops elsewhere.
 						length := 130 + round*37%251
-						for i := range 30 { // of which some are dropped
+						for i := range 30 { // some of these are dropped
 							n := round*30 + i
 							data := fmt.Appendf(nil, "%0*d", length, n)
 							if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Data: data}); err != nil {
@@ -149,8 +149,8 @@ func (r *tornReader) take(first byte, payload string) {
 	}
 }
 
-// TestAConnectionThatBreaksAtAnyByteCostsNobodyElse resets connections after so many bytes: the server meets EPIPE and
-// ECONNRESET, in reads and in writes, wherever it is.
+// TestAConnectionThatBreaksAtAnyByteCostsNobodyElse resets connections after a varying number of bytes: the server
+// meets EPIPE and ECONNRESET, in reads and in writes, wherever it is.
 func TestAConnectionThatBreaksAtAnyByteCostsNobodyElse(t *testing.T) {
 	breaks := 60
 	if *streamtest.Long {

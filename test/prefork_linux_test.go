@@ -15,8 +15,8 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// Fiber ends a Prefork child half a second after its master, and the child sends nothing first. Only a child that gets the
-// signal itself says goodbye. docs/scaling.md says what to do.
+// Fiber ends a Prefork child half a second after its master, and before that the child sends nothing. Only a child that
+// receives the signal itself closes its clients. docs/scaling.md says what to do.
 func TestPreforkEndsStreamsWith1001OnlyIfItsChildrenGetTheSignal(t *testing.T) {
 	if addr := os.Getenv("MESHERSTREAM_PREFORK"); addr != "" {
 		prefork(t, addr)
@@ -79,7 +79,7 @@ func TestPreforkEndsStreamsWith1001OnlyIfItsChildrenGetTheSignal(t *testing.T) {
 	}
 }
 
-// closeCodeOf returns the code that a connection ended with, and 1006 if it ended without one.
+// closeCodeOf returns the code with which a connection ended, and 1006 if it ended without one.
 func closeCodeOf(err error) int {
 	if closed, ok := err.(*websocket.CloseError); ok {
 		return closed.Code
@@ -90,8 +90,8 @@ func closeCodeOf(err error) int {
 	return websocket.CloseAbnormalClosure
 }
 
-// prefork is the process under test: the master or one of its children. What has said goodbye waits to be killed: as soon
-// as one child ends, the master ends too, and kills the others.
+// prefork is the process under test: the master or one of its children. A process that has closed its clients waits to
+// be killed: as soon as one child ends, the master ends too, and kills the others.
 func prefork(t *testing.T, addr string) {
 	app := streamtest.QuietApp(fiber.Config{Prefork: true})
 	app.Use(streamtest.NewTestManager(t, mesherstream.WithApp(app)).Handler())

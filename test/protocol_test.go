@@ -68,8 +68,8 @@ func TestAClientWithoutTheProtocolSeesTheApplicationsBytesOnly(t *testing.T) {
 	})
 }
 
-// TestGapsAreExactAndInPosition: between any two messages, what is missing is what the gap there says; also where the link
-// and not the window holds the client up.
+// TestGapsAreExactAndInPosition: between any two messages, the gap there reports exactly the missing ones, even if the
+// link and not the window limits the client.
 func TestGapsAreExactAndInPosition(t *testing.T) {
 	for name, opts := range map[string][]mesherstream.Option{
 		"link":   {mesherstream.WithWindow(0), mesherstream.WithUnsentLimit(16 << 10), mesherstream.WithMaxBuffer(30)},
@@ -143,7 +143,7 @@ func TestNothingIsWrittenBeyondTheWindow(t *testing.T) {
 			w.Errorf("without an ack: got %+v, want a window with the hello sent, 5 buffered, the rest dropped, and the client slow", c)
 		}
 
-		// The answer to a request isn't held back, or a client could never ask for anything again.
+		// The reply to a request isn't held back, or a client could never request anything again.
 		v.Send(`{"type":"subscribe","filters":{"level":"error"}}`)
 		if got := v.Viewer.Next(); !strings.Contains(got, "filters_updated") {
 			w.Fatalf("got %s, want the answer", got)
@@ -220,7 +220,7 @@ func TestWrongAcksAreRefused(t *testing.T) {
 				w.Errorf("%s: got %s, want %s", text, got, code)
 			}
 		}
-		var flood sync.WaitGroup // since a pipe takes nothing before the other end reads it
+		var flood sync.WaitGroup // since a pipe accepts nothing before the other end reads it
 		flood.Go(func() {
 			for range maxRequestsSaved + 1 {
 				_ = v.WS.WriteMessage(websocket.TextMessage, []byte(`{"type":"ack","n":1}`))
@@ -233,7 +233,7 @@ func TestWrongAcksAreRefused(t *testing.T) {
 	})
 }
 
-// A level is whatever the application says, as long as it is UTF-8.
+// The application chooses the levels, as long as they are UTF-8.
 func TestTheLevelsOfAGapSumUpWhateverTheyAre(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithWindow(20), mesherstream.WithMaxBuffer(1))
@@ -258,7 +258,8 @@ func TestTheLevelsOfAGapSumUpWhateverTheyAre(t *testing.T) {
 	})
 }
 
-// What a client has not been told yet when the server shuts down, it is told then, also where no message follows.
+// When the server shuts down, a client is told of the gaps that it has not been told of yet, even if no message
+// follows.
 func TestAShutdownTellsTheLastGap(t *testing.T) {
 	for name, opts := range map[string][]mesherstream.Option{
 		"behind what was kept":     {mesherstream.WithOverflow(mesherstream.DropNewest)},
@@ -273,7 +274,7 @@ func TestAShutdownTellsTheLastGap(t *testing.T) {
 				w.PublishAll(streamtest.Texts("error", 0, 5)...)
 				w.Eventually("3 are dropped", func() bool { return w.Client(v.Viewer).Dropped == 3 })
 				if opts != nil {
-					v.Received = 2 // room for those that wait, and for no gap behind them
+					v.Received = 2 // room for the waiting messages, and not for a gap after them
 					v.Ack()
 					v.Expect("error 0", "error 1")
 				} else {

@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -13,7 +14,7 @@ import (
 
 const asks = "Accept: application/vnd.mesherstream.v1"
 
-// A page can't see the status of a handshake, so it asks by a plain GET, which must get the same one.
+// A page can't see the status of a handshake, so it asks with a plain GET, which must receive the same status.
 func TestWhoAsksWhyIsAnsweredAsItsHandshake(t *testing.T) {
 	const is = "/stream/projects/"
 	var authorized atomic.Int64
@@ -39,7 +40,7 @@ func TestWhoAsksWhyIsAnsweredAsItsHandshake(t *testing.T) {
 	for _, tt := range []struct {
 		target string
 		header []string
-		want   int // of a handshake, 101 if it is let in, and then a question is answered by 426
+		want   int // of a handshake; 101 if it is accepted, and the question is then answered with 426
 		asked  int64
 	}{
 		{is + "shop", nil, 101, 1},
@@ -88,8 +89,8 @@ func TestAPlainGETThatDoesNotAskWhyIsNotAuthorized(t *testing.T) {
 	}
 }
 
-// The application's authorization, which a page of another origin can make a browser ask with the user's cookies, hears of
-// none that may not follow the stream.
+// A page of another origin can make a browser send the question with the user's cookies. If the page may not follow the
+// stream, the application's authorization is not called.
 func TestAPageOfAnotherOriginCanNotAskWhy(t *testing.T) {
 	app := streamtest.QuietApp()
 	authorized := false
@@ -101,12 +102,12 @@ func TestAPageOfAnotherOriginCanNotAskWhy(t *testing.T) {
 		header []string
 		want   int
 	}{
-		{[]string{"Sec-Fetch-Site: cross-site"}, 403}, // mode no-cors tells no origin
+		{[]string{"Sec-Fetch-Site: cross-site"}, 403}, // mode no-cors sends no origin
 		{[]string{"Sec-Fetch-Site: same-site"}, 403},
 		{[]string{"Sec-Fetch-Site: cross-site", "Referer: http://app.test/"}, 403},
 		{[]string{"Sec-Fetch-Site: same-origin"}, 426},
 		{[]string{"Sec-Fetch-Site: same-origin", "Referer: http://app.test/page?a=1"}, 426},
-		// The page's own host, and a proxy that has put another one into Host: its handshakes get 403 as well.
+		// The page's own host, and a proxy that has changed Host: the page's handshakes receive 403 as well.
 		{[]string{"Sec-Fetch-Site: same-origin", "Referer: https://public.test/"}, 403},
 		{[]string{"Sec-Fetch-Site: none"}, 426},
 		{[]string{"Referer: http://app.test/"}, 426},
@@ -144,7 +145,7 @@ func TestThePagesOfOtherOriginsThatMayFollowCanReadWhy(t *testing.T) {
 			t.Fatal(err)
 		}
 		allowed, credentials := resp.Header.Get("Access-Control-Allow-Origin"), resp.Header.Get("Access-Control-Allow-Credentials")
-		if !resp.Close { // or what a proxy takes for an upgrade would let the next request pass unseen
+		if !resp.Close { // otherwise anything that a proxy takes for an upgrade would let the next request pass uninspected
 			t.Errorf("%q: the connection is kept", tt.origin)
 		}
 		if resp.StatusCode != tt.want || allowed != tt.allowed || credentials != tt.credentials || resp.Header.Get("Cache-Control") != "no-store" {
@@ -166,5 +167,45 @@ func TestAskingWhyTakesNoPlace(t *testing.T) {
 	s.Connect("/stream/projects/shop")
 	if status, _ := streamtest.Ask(t, app, "GET", "/stream/projects/shop", asks); status != 503 {
 		t.Errorf("with all places taken: got %d, want 503, as the handshake would be answered", status)
+	}
+}
+
+// Names match in any spelling, also in an app that keeps the spelling of its clients and proxies.
+func TestThePageThatAsksIsKnownInAnySpelling(t *testing.T) {
+	app := streamtest.QuietApp(fiber.Config{DisableHeaderNormalizing: true})
+	authorized := false
+	app.Use(streamtest.NewTestManager(t, mesherstream.WithOrigins("https://other.test"), mesherstream.WithAuthorize(func(*fiber.Ctx, *mesherstream.Subscription) error {
+		authorized = true
+		return nil
+	})).Handler())
+	allowed := ""
+	serve := app.Handler()
+	outer := streamtest.QuietApp(fiber.Config{DisableHeaderNormalizing: true})
+	outer.Use(func(c *fiber.Ctx) error {
+		serve(c.Context())
+		allowed = string(c.Response().Header.Peek("Access-Control-Allow-Origin"))
+		return nil
+	})
+	for _, spell := range []func(string) string{strings.ToLower, strings.ToUpper, func(name string) string { return name }} {
+		for _, tt := range []struct {
+			name, value string
+			want        int
+			allowed     string
+		}{
+			{"Sec-Fetch-Site", "cross-site", 403, ""},
+			{"Sec-Fetch-Site", "same-origin", 426, ""},
+			{"Referer", "https://evil.test/x", 403, ""},
+			{"Referer", "http://app.test/x", 426, ""},
+			{"Referer", "https://other.test/x", 426, ""},
+			{"Origin", "https://evil.test", 403, ""},
+			{"Origin", "https://other.test", 426, "https://other.test"},
+		} {
+			authorized = false
+			header := spell(tt.name) + ": " + tt.value
+			status, body := streamtest.Ask(t, outer, "GET", "/stream/projects/shop", spell("Accept")+": application/vnd.mesherstream.v1", header)
+			if status != tt.want || authorized != (tt.want == 426) || allowed != tt.allowed {
+				t.Errorf("%q: got %d %q, authorized %v, allowed %q, want %d and %q", header, status, body, authorized, allowed, tt.want, tt.allowed)
+			}
+		}
 	}
 }

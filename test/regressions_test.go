@@ -19,7 +19,7 @@ import (
 func TestAClientThatGivesNoSignOfLifeIsRemovedWhateverTheKernelTakes(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithPingInterval(50*time.Millisecond), mesherstream.WithIdleTimeout(200*time.Millisecond))
-		v := w.Connect("shop") // never reads, so it answers no ping, which the kernel takes all the same
+		v := w.Connect("shop") // it never reads, so it answers no ping, which the kernel accepts all the same
 		w.Eventually("it is removed", func() bool { return !w.M.IsStreamClient(v.ID) })
 	})
 }
@@ -79,7 +79,7 @@ func TestTheAnswerToACloseFrameIsReadWhateverCameBefore(t *testing.T) {
 				case "disconnect":
 					_ = w.M.Disconnect(v.ID, 1000, "")
 				}
-				<-v.Done // it has got the close frame, and its library has answered
+				<-v.Done // it has received the close frame, and its library has answered
 				begin := time.Now()
 				if code, took := <-gone, time.Since(begin); took > time.Second {
 					w.Errorf("code %d: the server let go %v after the answer, want at once", code, took)
@@ -89,7 +89,7 @@ func TestTheAnswerToACloseFrameIsReadWhateverCameBefore(t *testing.T) {
 	}
 }
 
-// TestNothingHangsInAStormOfRestarts adds hooks that call back, and shutdowns from all sides.
+// TestNothingHangsInAStormOfRestarts adds hooks that call back, and shutdowns from many goroutines.
 func TestNothingHangsInAStormOfRestarts(t *testing.T) {
 	for _, tr := range streamtest.Transports {
 		if tr.Bubble {
@@ -172,7 +172,7 @@ func stormUntilStopped(w *streamtest.World) {
 	})
 }
 
-// TestACapHoldsBeforeTheUpgradeWhenAuthorizeTakesItsTime lets many ask while none has arrived yet.
+// TestACapHoldsBeforeTheUpgradeWhenAuthorizeTakesItsTime lets many clients ask while none has been admitted yet.
 func TestACapHoldsBeforeTheUpgradeWhenAuthorizeTakesItsTime(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		const most, asking = 3, 20
@@ -223,7 +223,7 @@ func TestAPlaceIsFreeWhenItsClientSeesTheEnd(t *testing.T) {
 }
 
 // TestASlowClientThatReadsAFewBytesAtATimeStays is about a client so slow that the kernel has no room for it within the
-// idle timeout, and whose pongs are behind all that.
+// idle timeout. The client's pongs come after all of that data.
 func TestASlowClientThatReadsAFewBytesAtATimeStays(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells what the other end has acknowledged")
@@ -241,7 +241,7 @@ func TestASlowClientThatReadsAFewBytesAtATimeStays(t *testing.T) {
 				w.Eventually("it is slow", func() bool { return w.Client(v).Slow })
 				conn := v.WS.NetConn()
 				if secure, ok := conn.(*tls.Conn); ok {
-					conn = secure.NetConn() // which would read a record of 16 KiB at a time
+					conn = secure.NetConn() // it would read a record of 16 KiB at a time
 				}
 				buf := make([]byte, 400)
 				for range 60 { // 6 s at 4 KB/s

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/fasthttp/websocket"
 	"github.com/mesher/mesherstream"
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
@@ -27,6 +29,75 @@ func TestTheFirstClientOfANodeWaitsForASlowRelayOnce(t *testing.T) {
 			t.Errorf("the client has waited %v, want %v", waited, relayPatience)
 		}
 	})
+}
+
+// While a relay is away, nothing more may be lost because nothing more is published.
+func TestAnEpisodeOfLossesLastsUntilTheRelayIsBack(t *testing.T) {
+	streamtest.NodesInBubble(t, 1, func(x *streamtest.Exchange, nodes []*streamtest.World) {
+		w := nodes[0]
+		const told, over = "other nodes miss messages of this one", "other nodes receive all messages of this one again"
+		x.Set(func() {
+			x.State.Away = true
+			x.Publishing = func() error { return errors.New("away") }
+		})
+		for range 12 {
+			w.Publish("lost")
+		}
+		time.Sleep(time.Minute)
+		if got := w.Logs.Count(over); got != 0 {
+			t.Errorf("while the relay is away: the log tells the end %d times, want never", got)
+		}
+		w.Publish("lost too")
+		synctest.Wait()
+		x.Set(func() { x.State.Away, x.Publishing = false, nil })
+		time.Sleep(3 * relayTick)
+		if w.Logs.Count(told) != 1 || w.Logs.Count(over) != 1 || w.Logs.Count("dropped=13") != 1 {
+			t.Errorf("when it is back: got the log\n%s\nwant that losses are told once, and their end, with 13 dropped", &w.Logs.Buf)
+		}
+	})
+}
+
+// What a client may ask for, and when it is pinged, counts from its 101, after which the relay may take its time.
+func TestAClientAtItsPaceStaysBehindASlowRelay(t *testing.T) {
+	for name, opts := range map[string][]mesherstream.Option{
+		"with pings":      {mesherstream.WithPingInterval(time.Second), mesherstream.WithIdleTimeout(1500 * time.Millisecond)},
+		"without pings":   {mesherstream.WithPingInterval(0), mesherstream.WithIdleTimeout(time.Second)},
+		"by the defaults": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				x := streamtest.NewExchange()
+				x.Subscribing = func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() }
+				w.Start(append(opts, mesherstream.WithRelay(x))...)
+				const pace, requests = 18, 3 * 18
+				v, err := streamtest.Dial(w, "shop")
+				if err != nil {
+					t.Fatal(err)
+				}
+				v.Collect()
+				defer v.Close()
+				network := make(chan string, requests) // which holds what nobody reads yet, as a pipe doesn't
+				var sending sync.WaitGroup
+				sending.Go(func() {
+					for text := range network {
+						_ = v.WS.WriteMessage(websocket.TextMessage, []byte(text))
+					}
+				})
+				defer sending.Wait()
+				defer close(network)
+				for range requests {
+					network <- `{"type":"subscribe","filters":{}}`
+					time.Sleep(time.Second / pace)
+				}
+				w.Eventually("all are answered, and nobody was closed", func() bool {
+					return len(v.Collected()) == requests || w.M.Stats().Disconnects > 0
+				})
+				if s := w.M.Stats(); s.Disconnects > 0 {
+					t.Errorf("closed after %d answers of %d: %v", len(v.Collected()), requests, v.Err)
+				}
+			})
+		})
+	}
 }
 
 func TestASubscribeThatHangsKeepsNobodyFromAnything(t *testing.T) {
@@ -60,7 +131,7 @@ func TestASubscribeThatHangsKeepsNobodyFromAnything(t *testing.T) {
 	})
 }
 
-// The one whose Flush hangs has its subscriptions still when the manager has started again, with others.
+// The relay whose Flush hangs still has its subscriptions when the manager has started again, with others.
 func TestASubscriptionOfARunThatIsOverDeliversNothing(t *testing.T) {
 	streamtest.NodesInBubble(t, 1, func(x *streamtest.Exchange, nodes []*streamtest.World) {
 		w := nodes[0]
@@ -107,7 +178,7 @@ func TestALogHandlerThatBlocksDelaysNothingBetweenNodes(t *testing.T) {
 		w.Connect("shop")
 		w.Publish("refused")
 		w.Eventually("the log is stuck", func() bool { return h.stuck.Load() > 0 })
-		time.Sleep(3 * relayTick) // in which it would tell more
+		time.Sleep(3 * relayTick) // in this time it would report more
 		w.Connect("secret")
 		x.Set(func() { x.Publishing = nil })
 		w.Publish("go on")
@@ -122,7 +193,7 @@ func TestWhatOverflowsTheRelaysQueueIsOfAKeptLevelLast(t *testing.T) {
 		held := make(chan struct{})
 		x.Set(func() { x.Publishing = func() error { <-held; return nil } })
 		w.Publish("first")
-		synctest.Wait() // the relay holds it
+		synctest.Wait() // the relay blocks it
 		w.Publish("kept")
 		for i := range relayQueueMessages {
 			if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Level: "info", Data: fmt.Append(nil, i)}); err != nil {
@@ -140,7 +211,7 @@ func TestWhatOverflowsTheRelaysQueueIsOfAKeptLevelLast(t *testing.T) {
 	})
 }
 
-// panicking is a relay that does so where its tests say.
+// panicking is a relay that panics where its tests say so.
 type panicking struct {
 	*streamtest.Exchange
 	flushed, asked atomic.Bool
@@ -160,7 +231,7 @@ func TestAPanicOfTheRelayIsSurvived(t *testing.T) {
 			return nil
 		}
 		w.Start(mesherstream.WithRelay(x), mesherstream.WithMaxClients(2))
-		for range 5 { // whose places are given back
+		for range 5 { // the places of these are given back
 			v := w.Connect("secret")
 			w.Publish("lost")
 			v.Close()
@@ -179,7 +250,7 @@ func TestAPanicOfTheRelayIsSurvived(t *testing.T) {
 	})
 }
 
-// tellsLater is a relay that refuses what it has taken, when its tests say so.
+// tellsLater is a relay that refuses messages that it has accepted, when its tests say so.
 type tellsLater struct {
 	*streamtest.Exchange
 	outcomes chan func(error)

@@ -48,7 +48,7 @@ func TestAProjectIsFollowedFromItsFirstClientUntilAWhileAfterItsLast(t *testing.
 	})
 }
 
-// NATS, for one, may still have messages under way when a subscription has ended.
+// NATS, for one, may still have messages in flight when a subscription has ended.
 func TestASubscriptionThatHasBeenLetGoDeliversNothing(t *testing.T) {
 	streamtest.NodesInBubble(t, 1, func(x *streamtest.Exchange, nodes []*streamtest.World) {
 		nodes[0].Connect("shop").Close()
@@ -68,7 +68,8 @@ func TestASubscriptionThatHasBeenLetGoDeliversNothing(t *testing.T) {
 	})
 }
 
-// Whenever the next client comes while a project is being let go, it gets what is published from then on, once.
+// Whenever the next client connects while a project is being unsubscribed from, it receives each message published from
+// then on, once.
 func TestAClientThatComesWhileItsProjectIsLetGoMissesNothing(t *testing.T) {
 	streamtest.NodesInBubble(t, 2, func(x *streamtest.Exchange, nodes []*streamtest.World) {
 		const step = 50 * time.Millisecond
@@ -151,7 +152,7 @@ func TestAClientDoesNotWaitLongForARelayThatIsSlow(t *testing.T) {
 				if project == "shop" {
 					<-ctx.Done()
 				}
-				return nil // it will come into force
+				return nil // it will become active
 			}
 		})
 		begin := time.Now()
@@ -206,7 +207,7 @@ func TestShutdownFlushesWhatTheRelayHasQueued(t *testing.T) {
 		for i := range n {
 			nodes[0].Publish(fmt.Sprint(i))
 		}
-		// Not by the app, whose server takes its time before.
+		// Not through the app, whose server would first take its time.
 		if err := nodes[0].M.Shutdown(nodes[0].Context()); err != nil {
 			t.Errorf("Shutdown: %v", err)
 		}

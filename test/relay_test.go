@@ -177,7 +177,7 @@ func TestAMessageOfAnotherNodeIsHeldToThisNodesBounds(t *testing.T) {
 		if got := v.Next(); got != "good" {
 			t.Errorf("got %.10q, want good", got)
 		}
-		if s := nodes[0].M.Stats(); s.RelayRefused != 2 || s.RelayReceived != 1 { // deliver has returned
+		if s := nodes[0].M.Stats(); s.RelayRefused != 2 || s.RelayReceived != 1 { // Deliver has returned
 			t.Errorf("Stats(): got %+v, want 2 refused and 1 received", s.RelayStats)
 		}
 	})
@@ -191,7 +191,7 @@ func TestWhatOverflowsTheRelaysQueueIsCountedAndToldOnce(t *testing.T) {
 		const more = 1000
 		begin := time.Now()
 		node.Publish("first")
-		synctest.Wait() // the relay holds it
+		synctest.Wait() // the relay blocks it
 		for i := range relayQueueMessages + more {
 			node.Publish(fmt.Sprint(i))
 		}
@@ -203,7 +203,7 @@ func TestWhatOverflowsTheRelaysQueueIsCountedAndToldOnce(t *testing.T) {
 		if s.RelayDropped != more || s.RelayQueued != relayQueueMessages {
 			t.Errorf("Stats(): got %+v, want %d dropped and %d queued", s.RelayStats, more, relayQueueMessages)
 		}
-		const told, over = "other nodes miss messages of this one", "other nodes get all messages of this one again"
+		const told, over = "other nodes miss messages of this one", "other nodes receive all messages of this one again"
 		if got := node.Logs.Count(told); got != 1 {
 			t.Errorf("the log tells it %d times, want once", got)
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// misbehaviour is what a client sends, and what becomes of it: an answer that holds some text, or a close code.
+// misbehaviour is input of a client, and its consequence: a reply that contains some text, or a close code.
 type misbehaviour struct {
 	name   string
 	send   func(ws *websocket.Conn) error
@@ -54,7 +54,7 @@ var misbehaviours = []misbehaviour{
 	{"more than 20 requests a second", func(ws *websocket.Conn) error {
 		for range maxRequestsSaved + 1 {
 			if ws.WriteMessage(websocket.TextMessage, []byte(`{"type":"subscribe","filters":{}}`)) != nil {
-				break // it was closed before
+				break // it was closed before that
 			}
 		}
 		return nil
@@ -72,7 +72,7 @@ func TestMisbehaviourIsAnsweredOrClosedAndCostsNobodyElseAnything(t *testing.T) 
 				for range 5 {
 					v.Next()
 				}
-				var sending sync.WaitGroup // since a pipe takes nothing before the other end reads it
+				var sending sync.WaitGroup // since a pipe accepts nothing before the other end reads it
 				sending.Go(func() {
 					if err := b.send(v.WS); err != nil {
 						w.Errorf("send: %v", err)
@@ -120,7 +120,7 @@ func TestTwentyRequestsInASecondAreAnswered(t *testing.T) {
 	})
 }
 
-// A client that the server closes answers at once, and then waits for the server to end the connection.
+// A client that the server closes answers immediately, and then waits for the server to end the connection.
 func TestACloseHandshakeThatTheClientAnswersEndsAtOnce(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -159,12 +159,12 @@ func TestACloseHandshakeThatTheClientAnswersEndsAtOnce(t *testing.T) {
 	}
 }
 
-// What comes behind a close frame is discarded (RFC 6455, section 1.4), also while the answer waits for room.
+// Anything after a close frame is discarded (RFC 6455, section 1.4), even while the answer waits for room.
 func TestAPingBehindACloseFrameIsNotAnswered(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		w.Start()
 		v := w.Connect("shop")
-		w.Broadcast(0, 1) // which a pipe takes only when it is read
+		w.Broadcast(0, 1) // a pipe accepts it only when it is read
 		synctest.Wait()
 		if _, err := v.WS.NetConn().Write(streamtest.Concat(streamtest.Masked(wsframe.FinBit|wsframe.OpClose, "\x03\xE8bye"), streamtest.Masked(wsframe.FinBit|wsframe.OpPing, "p"))); err != nil {
 			w.Fatal(err)
@@ -281,9 +281,9 @@ func TestARequestWithAMemberTooManyOrInAnotherCaseIsMalformed(t *testing.T) {
 	})
 }
 
-// malformedRequests are texts that are refused as malformed, at every depth that a request has.
+// malformedRequests are texts that are refused as malformed, at every depth of a request.
 var malformedRequests = []string{
-	// A member that is there twice.
+	// A member that appears twice.
 	`{"type":"subscribe","type":"subscribe","filters":{}}`,
 	`{"type":"subscribe","filters":{},"type":"ack"}`,
 	`{"type":"subscribe","typ\u0065":"subscribe","filters":{}}`,
@@ -299,7 +299,7 @@ var malformedRequests = []string{
 	`{"type":"publish","type":"subscribe","filters":{}}`,
 	`{"type":null,"type":"subscribe","filters":{}}`,
 
-	// A name in another case, down to letters that only fold to one.
+	// A name in another case, including letters that are equal only after case folding.
 	`{"Type":"subscribe","filters":{}}`,
 	`{"TYPE":"publish"}`,
 	`{"t\u0059pe":"publish"}`,
@@ -324,7 +324,7 @@ var malformedRequests = []string{
 	`{"type":"subscribe","filters":{"level":{"level":"a"}}}`,
 	`{"type":["subscribe"],"filters":{}}`,
 
-	// No JSON, or more than that.
+	// Not JSON, or more than one JSON value.
 	`{"type":"subscribe","filters":{"level":"a",}}`,
 	`{"type":"subscribe","filters":{"level":["a",]}}`,
 	`{"type":"subscribe","filters":{"level":["a" "b"]}}`,
@@ -341,7 +341,7 @@ var malformedRequests = []string{
 	`{"type":"x","y":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`,
 }
 
-// malformedAcks are those of a client with the protocol.
+// malformedAcks are malformed acknowledgements of a client with the protocol.
 var malformedAcks = []string{
 	`{"type":"ack","n":1,"n":1}`,
 	`{"type":"ack","n":1,"\u006e":1}`,

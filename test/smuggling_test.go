@@ -15,7 +15,7 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// rawSite is a site that is spoken to byte by byte, and tells how many requests have reached the route /secret.
+// rawSite is a site that is addressed byte by byte. It counts the requests that have reached the route /secret.
 type rawSite struct {
 	*streamtest.Site
 	secrets atomic.Int64
@@ -35,7 +35,7 @@ func newRawSite(t *testing.T, config ...fiber.Config) *rawSite {
 	return s
 }
 
-// exchange sends p on a connection of its own, says good-bye, and returns everything that comes back.
+// exchange sends p on a connection of its own, half closes it, and returns everything that it receives.
 func (s *rawSite) exchange(p string) string {
 	s.Helper()
 	conn, err := s.Net("tcp", "app.test")
@@ -44,7 +44,7 @@ func (s *rawSite) exchange(p string) string {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	_, _ = conn.Write([]byte(p)) // the server may have enough before the end
+	_, _ = conn.Write([]byte(p)) // the server may have closed before the end
 	// Half closed, so that a server that waits for more sees the end.
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
@@ -58,7 +58,7 @@ func (s *rawSite) exchange(p string) string {
 
 const secretRequest = "GET /secret HTTP/1.1\r\nHost: app.test\r\n\r\n"
 
-// What comes behind an upgrade is frames, whatever it looks like.
+// Everything after an upgrade is frames, whatever it looks like.
 func TestARequestBehindTheUpgradeIsNoRequest(t *testing.T) {
 	s := newRawSite(t)
 	answers := s.exchange(streamtest.Handshake("/stream/projects/shop") + secretRequest)
@@ -66,7 +66,7 @@ func TestARequestBehindTheUpgradeIsNoRequest(t *testing.T) {
 	if want := string(wsframe.Close(wsframe.CodeProtocolError, "frame of a client is not masked")); !strings.HasPrefix(head, "HTTP/1.1 101") || frames != want {
 		t.Errorf("got %q, want 101 and %q", answers, want)
 	}
-	// A body of no bytes ends where everybody thinks that it ends.
+	// A body of no bytes ends where every reader thinks that it ends.
 	s.exchange(streamtest.Handshake("/stream/projects/shop", "Transfer-Encoding: chunked") + "0\r\n\r\n" + secretRequest)
 	s.exchange(streamtest.Handshake("/stream/projects/shop", "Content-Length: 0") + secretRequest)
 	if got := s.secrets.Load(); got != 0 {
@@ -74,7 +74,7 @@ func TestARequestBehindTheUpgradeIsNoRequest(t *testing.T) {
 	}
 }
 
-// Some proxies take any answer to a handshake for an upgrade, and from then on let everything on that connection pass.
+// Some proxies treat any response to a handshake as an upgrade, and from then on pass everything on that connection.
 func TestARefusedHandshakeEndsItsConnection(t *testing.T) {
 	s := newRawSite(t)
 	ok := streamtest.Handshake("/stream/projects/shop")
@@ -99,8 +99,8 @@ func TestARefusedHandshakeEndsItsConnection(t *testing.T) {
 	}
 }
 
-// A body would be a place to hide frames or requests in, wherever a proxy and this server disagree about its length.
-// With StreamRequestBody, fasthttp leaves it unread.
+// A body could hide frames or requests whenever a proxy and this server disagree about its length. With
+// StreamRequestBody, fasthttp leaves the body unread.
 func TestAHandshakeWithABodyIsRefused(t *testing.T) {
 	frame := string(streamtest.Masked(wsframe.FinBit|wsframe.OpText, `{"type":"subscribe","filters":{}}`))
 	chunked := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(frame), frame)
@@ -172,8 +172,8 @@ func TestGarbageInAHandshakeIsRefusedOrHarmless(t *testing.T) {
 	s.Gets(ws, "after all that")
 }
 
-// A route that guards a path is asked about the path as it is written, and the stream's project is what that means. So
-// only WithAuthorize can guard a project.
+// A route that guards a path is matched with the path as it is written, whereas the stream's project is the decoded
+// path. So only WithAuthorize can guard a project.
 func TestAuthorizeIsAskedAboutTheProjectThatAnEncodedPathMeans(t *testing.T) {
 	var asked []string
 	app := streamtest.QuietApp()

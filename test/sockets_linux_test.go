@@ -33,7 +33,8 @@ func TestAPlainSocketIsTakenOverAndItsHandlerReturns(t *testing.T) {
 	}
 }
 
-// TestWhatComesWithTheHandshakeIsRead is about trap 21: fasthttp has read it already when the socket is taken over.
+// TestWhatComesWithTheHandshakeIsRead is about trap 21: fasthttp has already read these bytes when the socket is taken
+// over.
 func TestWhatComesWithTheHandshakeIsRead(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start()
@@ -45,7 +46,7 @@ func TestWhatComesWithTheHandshakeIsRead(t *testing.T) {
 		var request []byte
 		request = append(request, "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"...)
-		for i := range 15 { // more than one, the later ones behind answers
+		for i := range 15 { // more than one message, the later ones after answers
 			request = streamtest.AppendMasked(request, wsframe.OpText, fmt.Appendf(nil, `{"type":"subscribe","filters":{"level":"l%d"}}`, i))
 		}
 		go func() { _, _ = conn.Write(request) }()
@@ -67,7 +68,7 @@ func TestWhatComesWithTheHandshakeIsRead(t *testing.T) {
 	})
 }
 
-// TestATornFrameIsFinishedBeforeAnythingElse lets the kernel take pieces, with pongs and answers in between.
+// TestATornFrameIsFinishedBeforeAnythingElse makes the kernel accept pieces, with pongs and replies in between.
 func TestATornFrameIsFinishedBeforeAnythingElse(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithUnsentLimit(4<<10), mesherstream.WithMaxBufferBytes(8<<20))

@@ -10,7 +10,7 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// TestTheTranscriptOfTheProtocolIsTrue replays the one in docs/protocol.md.
+// TestTheTranscriptOfTheProtocolIsTrue replays the transcript in docs/protocol.md.
 func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
 	text, err := os.ReadFile("../docs/protocol.md")
 	if err != nil {

@@ -38,7 +38,7 @@ type behind struct {
 	name   string
 	config fiber.Config
 	use    fiber.Handler
-	status int    // of the answer; 0 for none
+	status int    // of the response; 0 if there is none
 	body   string // of a refusal
 }
 
@@ -51,6 +51,12 @@ var behinds = []behind{
 	{name: "closes it by fasthttp's method", use: func(c *fiber.Ctx) error {
 		err := c.Next()
 		c.Context().SetConnectionClose()
+		return err
+	}, status: 101},
+	{name: "closes it, and tells the address of the client", use: func(c *fiber.Ctx) error {
+		c.Context().SetRemoteAddr(&net.TCPAddr{IP: net.IPv4(203, 0, 113, 7)})
+		err := c.Next()
+		c.Set("Connection", "close")
 		return err
 	}, status: 101},
 	{name: "closes it before", use: func(c *fiber.Ctx) error {
@@ -131,7 +137,7 @@ var behinds = []behind{
 	}, status: 408, body: "too late"},
 }
 
-// Whatever comes of a handshake that the stream has accepted, it is a stream or holds no place, at once.
+// An accepted handshake either becomes a stream, or holds no place, from the very moment that it fails.
 func TestAHandshakeThatOthersSpoilHoldsNoPlace(t *testing.T) {
 	for _, b := range behinds {
 		t.Run(b.name, func(t *testing.T) {
@@ -188,7 +194,7 @@ func TestAHandshakeThatOthersSpoilHoldsNoPlace(t *testing.T) {
 	}
 }
 
-// What other middleware says in the response is said in the 101, whether it says so before or after.
+// Headers that other middleware sets in the response are in the 101, whether they are set before or after the handler.
 func TestThe101HasTheHeadersOfOtherMiddleware(t *testing.T) {
 	for _, config := range []fiber.Config{{}, {ServerHeader: "shop"}, {DisableHeaderNormalizing: true}} {
 		app := streamtest.QuietApp(config)
@@ -212,7 +218,7 @@ func TestThe101HasTheHeadersOfOtherMiddleware(t *testing.T) {
 			"X-Request-Id": "of-the-client", "Access-Control-Allow-Origin": "http://app.test", "Access-Control-Allow-Credentials": "true",
 			"X-Content-Type-Options": "nosniff", "X-After": "a, b", "Server": config.ServerHeader, "Content-Encoding": "", "Transfer-Encoding": "", "Content-Length": "",
 		} {
-			if got := resp.Header.Get(name); got != want && (got == "" || name != "X-Request-Id" || !config.DisableHeaderNormalizing) { // which doesn't find the client's
+			if got := resp.Header.Get(name); got != want && (got == "" || name != "X-Request-Id" || !config.DisableHeaderNormalizing) { // it doesn't find the client's header
 				t.Errorf("%+v: header %s: got %q, want %q", config, name, got, want)
 			}
 		}
@@ -229,8 +235,8 @@ func TestThe101HasTheHeadersOfOtherMiddleware(t *testing.T) {
 	}
 }
 
-// A place is given back when the connection has ended, and not when a timer says so. So many resets would otherwise keep
-// everybody out for as long as that.
+// A place is given back when the connection has ended, and not after a timer: otherwise that many resets would keep all
+// other clients out for that long.
 func TestHandshakesThatAreResetKeepNobodyOut(t *testing.T) {
 	for _, tr := range streamtest.Sockets() {
 		t.Run(tr.Name, func(t *testing.T) {
@@ -259,7 +265,7 @@ func TestHandshakesThatAreResetKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// A handshake may be broken off before, while and after WithAuthorize is asked, and in pieces.
+// A handshake may be broken off before, during and after the call of WithAuthorize, and may arrive in pieces.
 func TestAHandshakeThatBreaksAtAnyPointHoldsNoPlace(t *testing.T) {
 	asked, goOn := make(chan struct{}), make(chan struct{})
 	app := streamtest.QuietApp()
@@ -321,7 +327,7 @@ func TestAHandshakeThatBreaksAtAnyPointHoldsNoPlace(t *testing.T) {
 	s.Connect("/stream/projects/shop")
 }
 
-// Requests that come in one piece are answered in their order, and the last of them may be a handshake.
+// Requests that arrive in one piece are answered in order, and the last of them may be a handshake.
 func TestAHandshakeBehindPipelinedRequestsIsAStream(t *testing.T) {
 	s := newRawSite(t)
 	conn, err := s.Net("tcp", "app.test")
@@ -348,14 +354,14 @@ func TestAHandshakeBehindPipelinedRequestsIsAStream(t *testing.T) {
 	}
 }
 
-// takePlace lets another client in.
+// takePlace admits another client.
 func (s *rawSite) takePlace() error {
 	_, _, err := s.Dial("/stream/projects/shop", "X-First: yes")
 	return err
 }
 
-// The last place may be taken, and the manager shut down, after the last handler has returned. The app's ErrorHandler
-// answers then, too.
+// The last place may be reserved, and the manager shut down, after the last handler has returned. The app's
+// ErrorHandler answers then, too.
 func TestWhatIsRefusedAfterTheHandlersIsAnsweredByTheErrorHandler(t *testing.T) {
 	for name, tt := range map[string]struct {
 		spoil  func(s *rawSite) error
@@ -407,7 +413,7 @@ func TestWhatIsRefusedAfterTheHandlersIsAnsweredByTheErrorHandler(t *testing.T) 
 	}
 }
 
-// Trap 26: under net/http, nobody ever calls the function that a connection is handed to.
+// Under net/http, the function to which a connection is handed over is never called.
 func TestUnderNetHTTPAHandshakeIs501AndTheLogSaysWhyOnce(t *testing.T) {
 	var logs streamtest.LogBuffer
 	app := streamtest.QuietApp()
@@ -508,8 +514,8 @@ func TestKnockersKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// With WithMaxClientsPerIP, an address has as many questions under way as it may have clients, an IPv6 network of 64 bits
-// being one address, and its clients don't count for that.
+// With WithMaxClientsPerIP, an address may have as many calls of WithAuthorize in progress as it may have clients. An
+// IPv6 network of 64 bits is one address. The address's clients don't count for that.
 func TestAnAddressHasABoundedNumberOfQuestionsUnderWay(t *testing.T) {
 	const most = 3
 	var under atomic.Int64
@@ -527,7 +533,7 @@ func TestAnAddressHasABoundedNumberOfQuestionsUnderWay(t *testing.T) {
 	}))
 	app.Use(m.Handler())
 	s := streamtest.NewSite(t, app, m)
-	s.Connect("/stream/projects/shop", "X-User: ann", "X-Real-Ip: 2001:db8::ffff") // takes no question from the others
+	s.Connect("/stream/projects/shop", "X-User: ann", "X-Real-Ip: 2001:db8::ffff") // it takes no call from the others
 	var all sync.WaitGroup
 	for i := range most {
 		all.Go(func() { _, _, _ = s.Dial("/stream/projects/shop", fmt.Sprintf("X-Real-Ip: 2001:db8::%x", i)) })
@@ -542,7 +548,7 @@ func TestAnAddressHasABoundedNumberOfQuestionsUnderWay(t *testing.T) {
 	s.Connect("/stream/projects/shop", "X-User: ann", "X-Real-Ip: 2001:db8::bbbb")
 }
 
-// A client that never reads its 101 keeps its place no longer than the answer may take.
+// A client that never reads its 101 keeps its place no longer than sending the 101 may take.
 func TestAClientThatNeverReadsIts101IsGivenUp(t *testing.T) {
 	pipe := streamtest.Transports[slices.IndexFunc(streamtest.Transports, func(tr streamtest.Transport) bool { return tr.Bubble })]
 	synctest.Test(t, func(t *testing.T) {
@@ -569,7 +575,7 @@ func TestAClientThatNeverReadsIts101IsGivenUp(t *testing.T) {
 	})
 }
 
-// A server that leaves hijacked connections to their handlers keeps none that came to nothing.
+// A server that leaves the closing of hijacked connections to their handlers keeps none that failed.
 func TestAServerThatKeepsHijackedConnectionsEndsThoseThatOthersSpoil(t *testing.T) {
 	app := streamtest.QuietApp()
 	app.Server().KeepHijackedConns = true

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Wrappers as listeners of others make them. Each hides the methods of the connection below, but for the one by which it
-// offers that.
+// Wrappers as other listeners make them. Each hides the methods of the connection below, except the one with which it
+// offers that connection.
 type (
 	offersNetConn struct {
 		net.Conn
@@ -49,7 +49,7 @@ var wrappers = map[string]struct {
 	"itself":         {func(c net.Conn) net.Conn { return offersItself{c} }, false},
 }
 
-// wrappingListener wraps what it accepts, and keeps what it has wrapped.
+// wrappingListener wraps the connections that it accepts, and keeps the wrappers.
 type wrappingListener struct {
 	net.Listener
 	wrap     func(net.Conn) net.Conn
@@ -65,7 +65,8 @@ func (l wrappingListener) Accept() (net.Conn, error) {
 	return l.wrap(conn), nil
 }
 
-// The option reaches through wrappers, the link through none, and if the option doesn't, the log says so once.
+// The option reaches through wrappers, and the link through none. If the option does not reach the socket, the log says
+// so once.
 func TestTheUnsentLimitReachesThroughWrappersThatOfferTheirConnection(t *testing.T) {
 	for name, tt := range wrappers {
 		t.Run(name, func(t *testing.T) {

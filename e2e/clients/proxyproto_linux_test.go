@@ -14,6 +14,7 @@ import (
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 	"github.com/pires/go-proxyproto"
 	"golang.org/x/sys/unix"
 )
@@ -49,14 +50,7 @@ func TestTheUnsentLimitReachesThroughAListenerForThePROXYProtocol(t *testing.T) 
 		t.Fatal(err)
 	}
 	accepted := make(chan net.Conn, 1)
-	serving := make(chan error, 1)
-	go func() { serving <- app.Listener(&proxyproto.Listener{Listener: keepingListener{ln, accepted}}) }()
-	defer func() {
-		if err := app.ShutdownWithTimeout(10 * time.Second); err != nil {
-			t.Error(err)
-		}
-		<-serving
-	}()
+	defer streamtest.Serve(t, app, &proxyproto.Listener{Listener: keepingListener{ln, accepted}})()
 
 	d := websocket.Dialer{HandshakeTimeout: patience, NetDial: func(network, addr string) (net.Conn, error) {
 		conn, err := net.Dial(network, addr)

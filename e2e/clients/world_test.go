@@ -9,7 +9,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"flag"
 	"fmt"
 	"log/slog"
 	"math/big"
@@ -25,9 +24,10 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-var long = flag.Bool("long", false, "10,000 messages instead of 2,000, and the Autobahn suite's cases 9 at their full size, up to 16 MiB")
+var long = streamtest.Long
 
 // patience is how long a condition may take on a machine that does much else.
 const patience = time.Minute
@@ -130,20 +130,7 @@ func serve(t *testing.T, tr transport, message messageHook, opts ...mesherstream
 	if tr.secure {
 		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{identity().certificate}})
 	}
-	served := make(chan error, 1)
-	listening := make(chan struct{})
-	w.app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
-	go func() { served <- w.app.Listener(ln) }()
-	<-listening // or an app that is shut down before would start its manager afterwards
-	w.stop = sync.OnceFunc(func() {
-		if err := w.app.ShutdownWithTimeout(patience); err != nil {
-			t.Errorf("shutdown: %v", err)
-		}
-		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
-		if err := <-served; err != nil {
-			t.Errorf("serve: %v", err)
-		}
-	})
+	w.stop = streamtest.Serve(t, w.app, ln)
 	t.Cleanup(func() {
 		w.stop()
 		s := m.Stats()
@@ -244,7 +231,7 @@ func (w *world) checkLink(t *testing.T) {
 	t.Helper()
 	var stacks bytes.Buffer
 	_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-	portable := strings.Contains(stacks.String(), "mesherstream.(*portableLink).serve")
+	portable := strings.Contains(stacks.String(), "link.(*Portable).Serve")
 	if want := w.transport.secure || runtime.GOOS != "linux"; portable != want {
 		t.Errorf("over %s: portable link %v, want %v", w.transport.name, portable, want)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 func TestAStreamThroughLighttpd(t *testing.T) {
@@ -41,14 +42,7 @@ func TestAStreamThroughLighttpd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- app.Listener(ln) }()
-	t.Cleanup(func() {
-		if err := app.ShutdownWithTimeout(5 * time.Second); err != nil {
-			t.Errorf("app.Shutdown: %v", err)
-		}
-		<-served
-	})
+	t.Cleanup(streamtest.Serve(t, app, ln))
 
 	proxy := run(t, program, ln.Addr().String())
 	d := websocket.Dialer{HandshakeTimeout: 5 * time.Second, Subprotocols: []string{mesherstream.Protocol}}

@@ -22,6 +22,7 @@ import (
 	"github.com/fasthttp/websocket"
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 	"pgregory.net/rapid"
 )
 
@@ -97,9 +98,8 @@ type machine struct {
 
 	m       *mesherstream.Manager
 	app     *fiber.App
-	ln      net.Listener
 	addr    string
-	serving chan error
+	stop    func()
 	viewers []*viewer
 	last    int // the number of the last message
 
@@ -134,12 +134,8 @@ func (m *machine) start(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.ln, m.addr = ln, ln.Addr().String()
-	m.serving = make(chan error, 1)
-	listening := make(chan struct{})
-	m.app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
-	go func() { m.serving <- m.app.Listener(m.wrap(ln)) }()
-	<-listening // or an app that is shut down before would start its manager afterwards
+	m.addr = ln.Addr().String()
+	m.stop = streamtest.Serve(t, m.app, m.wrap(ln))
 }
 
 // end leaves nothing behind, also after a failure.
@@ -147,13 +143,11 @@ func (m *machine) end() {
 	for _, v := range m.viewers {
 		v.leave()
 	}
-	_ = m.app.ShutdownWithTimeout(5 * time.Second)
-	_ = m.ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
-	<-m.serving
+	m.stop()
 }
 
 func (m *machine) dial(network, _ string) (net.Conn, error) {
-	d := net.Dialer{Control: narrow}
+	d := net.Dialer{Control: streamtest.Narrow}
 	conn, err := d.Dial(network, m.addr)
 	if err != nil || !m.tls {
 		return conn, err

@@ -16,9 +16,10 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-var long = flag.Bool("long", false, "run the networks at full size: 50 bad clients beside 200 good ones, the cable cut for 90 s")
+var long = streamtest.Long
 
 var sysctl = flag.String("sysctl", "", "settings of the server's kernel, such as net.ipv4.tcp_congestion_control=cubic, separated by commas")
 
@@ -74,20 +75,10 @@ func newServer(t *testing.T, opts ...mesherstream.Option) *server {
 		t.Fatal(err)
 	}
 	_, s.port, _ = net.SplitHostPort(ln.Addr().String())
-	served := make(chan error, 1)
-	listening := make(chan struct{})
-	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
-	go func() { served <- app.Listener(ln) }()
-	<-listening // or an app that is shut down before would start its manager afterwards
+	stop := streamtest.Serve(t, app, ln)
 	t.Cleanup(func() {
 		s.checkAccounts()
-		if err := app.ShutdownWithTimeout(10 * time.Second); err != nil {
-			t.Errorf("app.Shutdown: %v", err)
-		}
-		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
-		if err := <-served; err != nil {
-			t.Errorf("app.Listener: %v", err)
-		}
+		stop()
 		s.checkAccounts()
 		if st := s.Stats(); st.Clients != 0 || st.Buffered != 0 || st.Connects != st.Disconnects {
 			t.Errorf("Stats() after shutdown: got %+v, want no client and nothing buffered", st)

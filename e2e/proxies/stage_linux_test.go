@@ -14,6 +14,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/gorilla/websocket"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 // patience is how long anything may take that has to happen.
@@ -60,13 +61,7 @@ func behind(t *testing.T, p *proxy, v variant, opts ...mesherstream.Option) *sta
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- s.app.Listener(ln) }()
-	t.Cleanup(func() {
-		_ = s.app.ShutdownWithTimeout(5 * time.Second)
-		_ = ln.Close() // a shutdown that overtakes the listen doesn't
-		<-ended
-	})
+	t.Cleanup(streamtest.Serve(t, s.app, ln))
 	s.proxy = p.start(t, ln.Addr().String(), v)
 	return s
 }

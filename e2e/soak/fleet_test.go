@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 // fleet is the viewers of one run of the app.
@@ -118,7 +119,7 @@ func (f *fleet) live(k kind, token string, random *rand.Rand) {
 	v := &viewer{token: token, random: random, project: projects[random.IntN(2)], last: -1}
 	d := websocket.Dialer{HandshakeTimeout: 20 * time.Second}
 	if k.narrow {
-		d.NetDialContext = (&net.Dialer{Control: narrow}).DialContext
+		d.NetDialContext = (&net.Dialer{Control: streamtest.Narrow}).DialContext
 	}
 	ws, resp, err := d.Dial("ws://"+f.addr+"/stream/projects/"+v.project+"?environment=production,viewer-"+token, nil)
 	if err != nil {

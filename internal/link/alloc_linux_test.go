@@ -32,7 +32,7 @@ func TestWritingToASocketAllocatesNothing(t *testing.T) {
 		t.Errorf("a write of a whole frame: got %v allocations, want 0", got)
 	}
 
-	for { // until there is no room
+	for { // until no room is left
 		if sent, _, err := l.Write(frame, nil); err != nil {
 			t.Fatal(err)
 		} else if sent < len(frame) {

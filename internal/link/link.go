@@ -1,8 +1,8 @@
 // Package link moves the bytes of one connection, and never makes its owner wait.
 //
-// There are two links with one contract. On Linux, [Open] takes the descriptor of a plain socket over, and the owner's
-// goroutine reads and writes it when a [Poller] says so. Everywhere else, and over TLS or in memory, two goroutines do
-// that: the handler's, which reads, and one that writes while there is something to write.
+// There are two links with one contract. On Linux, [Open] takes over the descriptor of a plain socket. The owner's
+// goroutine then reads and writes it when a [Poller] says so. On other systems, and over TLS or in memory, two
+// goroutines do that: the handler's, which reads, and one that writes while there is something to write.
 package link
 
 import (
@@ -14,55 +14,59 @@ import (
 	"github.com/gofiber/contrib/websocket"
 )
 
-// A Link is how its owner reaches one connection. The owner's goroutine calls its methods, and none of them blocks. The
-// link reports what happens on the connection by events.
+// A Link gives its owner access to one connection. The owner's goroutine calls its methods, and none of them blocks.
+// The link reports by events what happens on the connection.
 type Link interface {
 	// Begin is called once, when the owner is ready for events.
 	Begin()
 
-	// Write starts to send p, which is whole messages of the given lengths, or one message or the rest of one if lengths
-	// is nil. It returns how much of p the owner need not keep: the kernel has taken the first sent bytes, and the link
-	// goes on to send the held bytes after them by itself, which are whole messages, and refers to p until it has. If
-	// that is less than p, or anything is held, the link takes no more until its Writable event, which says how many
-	// held bytes the kernel has taken. An error means that the connection is of no use any longer.
+	// Write starts to send p. p consists of whole messages of the given lengths or, if lengths is nil, of one message
+	// or the rest of one. Write returns how much of p the owner need not keep. The kernel has accepted the first sent
+	// bytes. The link sends the held bytes after them by itself. These are whole messages, and the link refers to p
+	// until it has sent them.
+	//
+	// If sent and held are less than p, or anything is held, the link accepts no more until its Writable event. That
+	// event says how many held bytes the kernel has accepted. An error means that the connection is no longer usable.
 	Write(p []byte, lengths []int) (sent, held int, err error)
 
-	// Retry acts as if the link had reported Writable, if trying costs no more than a system call.
+	// Retry acts as if the link had reported Writable, unless trying costs more than a system call.
 	Retry()
 
-	// Progressed says whether the other end has acknowledged bytes since the last call, and false if that can't be
-	// known.
+	// Progressed reports whether the other end has acknowledged bytes since the last call. It returns false if that
+	// can't be known.
 	Progressed() bool
 
 	// Resume asks for the next message. After each Received event, the link waits for this call.
 	Resume()
 
-	// Ready gives the link the turn that it has asked for by Again, or its poller by waking the owner.
+	// Ready gives the link the turn that it has requested with Again, or that its poller has requested by waking the
+	// owner.
 	Ready()
 
-	// Close ends the connection in both directions, and whatever the link still does. It may be called twice.
+	// Close ends the connection in both directions, and everything that the link still does. It may be called twice.
 	Close()
 }
 
-// An Owner is whom a link works for.
+// An Owner is the user of a link.
 type Owner interface {
-	// Post hands an event over from any goroutine. It never blocks.
+	// Post delivers an event from any goroutine. It never blocks.
 	Post(Event)
 
-	// Handle hands an event over on the owner's goroutine, and returns when it has been dealt with.
+	// Handle delivers an event on the owner's goroutine, and returns when the event has been handled.
 	Handle(Event)
 
-	// Again asks for another call of Ready, after others have had their turn. The owner's goroutine calls it.
+	// Again requests another call of Ready, after others have had their turn. It is called on the owner's goroutine.
 	Again()
 
-	// Seen says that the other end has given a sign of life. It may be called from any goroutine.
+	// Seen reports a sign of life from the other end. It may be called from any goroutine.
 	Seen(now time.Time)
 }
 
 // A Reader turns the bytes of the other end into messages.
 type Reader interface {
-	// Feed reads p and calls emit for each message that is complete, in order. emit may keep its payload. If emit returns
-	// an error, Feed returns it and how much of p it has read, and may go on from there. Any other error is final.
+	// Feed reads p and calls emit for each message that is complete, in order. emit may keep its payload. If emit
+	// returns an error, Feed returns that error and how much of p it has read, and may continue from there. Any other
+	// error is final.
 	Feed(p []byte, emit func(op byte, payload []byte) error) (n int, err error)
 }
 
@@ -81,27 +85,27 @@ type Kind uint8
 // The events of a link.
 const (
 	Ready    Kind = iota // the poller has a hint: call Link.Ready
-	Writable             // N more held bytes have gone out and the link takes more, or Err
+	Writable             // N more held bytes have been sent and the link accepts more, or Err
 	Received             // a message: Op and Payload. The link waits for Resume
-	Refused              // the reader refused what the other end sent: Err. The rest is read and discarded
+	Refused              // the reader refused the other end's bytes: Err. The rest is read and discarded
 	Ended                // nothing more will be received: Err
-	Failed               // the connection is of no use any longer: Err
+	Failed               // the connection is no longer usable: Err
 	Kinds                // how many there are
 )
 
-// Options are what a link has to know of its owner.
+// Options are the facts that a link has to know about its owner.
 type Options struct {
 	Reader      Reader
-	IdleTimeout time.Duration           // how long a write may get nowhere; 0 is for ever
-	Poller      func() (*Poller, error) // returns the one of the owner's goroutine
+	IdleTimeout time.Duration           // how long a write may make no progress; 0 is forever
+	Poller      func() (*Poller, error) // returns the poller of the owner's goroutine
 }
 
-// ErrIdle ends a connection on which nothing gets on.
+// ErrIdle ends a connection that makes no progress.
 var ErrIdle = errors.New("the client gave no sign of life")
 
-// isReset says whether a write has failed because the other end has reset the connection, as one does that closes it
-// with something unread. A close frame that it has sent before may still be unread here. So it is not the failed write
-// that ends the connection, but the end of what there is to read.
+// isReset reports whether a write has failed because the other end has reset the connection. An end that closes with
+// unread data does so. A close frame that it sent before may still be unread here. So the connection is not ended by
+// the failed write, but by the end of the data to read.
 func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

@@ -15,7 +15,7 @@ func init() {
 	kinds["polled"] = openPolled
 }
 
-// openPolled duplicates the descriptor as takeOver does, which needs a connection that has been upgraded.
+// openPolled duplicates the descriptor as takeOver does. takeOver itself needs a connection that has been upgraded.
 func openPolled(t *testing.T, b *boss, conn *net.TCPConn) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -35,8 +35,9 @@ func openPolled(t *testing.T, b *boss, conn *net.TCPConn) {
 	t.Cleanup(func() { b.link.Close(); p.Close(); loops.Wait() })
 }
 
-// What a link has watched is watched for as long as anybody has it open, and whoever accepted the connection may have,
-// for a moment longer than the link. If that connection is reset then, a link that got its number must not be ended for it.
+// The poller watches a connection until its last descriptor is closed, and the server that accepted the connection may
+// close its own descriptor after the link. A reset in between must not end another link that has been given the same
+// number.
 func TestAResetOfAConnectionWhoseLinkIsClosedEndsNoOtherLink(t *testing.T) {
 	ours, theirs := socketConn(t)
 	b := &boss{t: t}
@@ -68,7 +69,7 @@ func TestAResetOfAConnectionWhoseLinkIsClosedEndsNoOtherLink(t *testing.T) {
 	if _, err := far.Write([]byte("hello\n")); err != nil {
 		t.Fatal(err)
 	}
-	b.until("it waits for its owner", func() bool { _, ok := b.find(Received); return ok })
+	b.until("it waits for Resume", func() bool { _, ok := b.find(Received); return ok })
 	_ = theirs.SetLinger(0)
 	_ = theirs.Close()
 	if _, err := far.Write([]byte("bye\n")); err != nil {
@@ -76,15 +77,15 @@ func TestAResetOfAConnectionWhoseLinkIsClosedEndsNoOtherLink(t *testing.T) {
 	}
 	b.until("a hint has come", b.turn)
 	if e, failed := b.find(Failed); failed {
-		t.Fatalf("it was ended by the reset of another one: %v", e.Err)
+		t.Fatalf("the reset of another connection has ended it: %v", e.Err)
 	}
 	b.got = nil
 	b.link.Resume()
 	b.until("it goes on", func() bool { e, ok := b.find(Received); return ok && string(e.Payload) == "ye" })
 }
 
-// A descriptor number is given to the next connection as soon as it is free, and a hint for the last one may be on its
-// way.
+// The number of a descriptor is given to the next connection as soon as it is free, and a hint for the previous one may
+// still be pending.
 func TestAHintForALinkThatIsClosedWakesNobodyElse(t *testing.T) {
 	ours, theirs := socketConn(t)
 	b := &boss{t: t}
@@ -123,4 +124,24 @@ func TestAHintForALinkThatIsClosedWakesNobodyElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.until("the new one receives", func() bool { e, ok := b.find(Received); return ok && string(e.Payload) == "ello" })
+}
+
+// A close frame that can't be written any longer must not be waited for: the end of such a connection is a failure, and
+// not the end of what it receives.
+func TestAConnectionThatWasResetFails(t *testing.T) {
+	ours, theirs := socketConn(t)
+	b := &boss{t: t}
+	openPolled(t, b, ours)
+	b.link.Begin()
+	_ = theirs.SetLinger(0)
+	_ = theirs.Close()
+	b.until("the connection has failed", func() bool {
+		if !b.failed {
+			_, _, _ = b.link.Write([]byte("closing\n"), nil)
+		}
+		return b.failed
+	})
+	if _, ended := b.find(Ended); ended {
+		t.Error("got Ended, after which a close frame would be waited for")
+	}
 }

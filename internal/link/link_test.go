@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// One contract, played on both links: what a link does is told by the events that its owner gets and by the bytes that
-// the other end gets.
+// One contract, tested on both links. The events that its owner receives, and the bytes that the other end receives,
+// show what a link does.
 
 // boss is an owner whose goroutine is the test's: it does nothing until the test says turn.
 type boss struct {
@@ -26,7 +26,7 @@ type boss struct {
 	ready  bool // the poller has woken the owner
 	seen   int
 
-	got    []Event // what the owner has been told, but Ready
+	got    []Event // the reported events, except Ready
 	failed bool
 	during func(Event) // called with each event on the owner's goroutine
 }
@@ -59,7 +59,7 @@ func (b *boss) wake([]Owner) {
 	b.ready = true
 }
 
-// turn does what waits for the owner, and says whether anything did.
+// turn does the owner's pending work, and reports whether there was any.
 func (b *boss) turn() bool {
 	b.mu.Lock()
 	posted, ready := b.posted, b.ready || b.again
@@ -96,7 +96,7 @@ func (b *boss) find(k Kind) (Event, bool) {
 	return b.got[i], true
 }
 
-// lines is a Reader for which each line is a message, whose first byte is its opcode. It refuses a line that is empty.
+// lines is a Reader for which each line is a message, whose first byte is its opcode. It refuses an empty line.
 type lines struct{ rest []byte }
 
 var errEmptyLine = errors.New("the line is empty")
@@ -144,7 +144,7 @@ func socketConn(t *testing.T) (ours, theirs *net.TCPConn) {
 	return ours, theirs
 }
 
-// onBothLinks plays one part of the contract. The links exist on every system but the polled one.
+// onBothLinks tests one part of the contract. Both links exist on every system, except the polled one.
 func onBothLinks(t *testing.T, play func(t *testing.T, b *boss, far *net.TCPConn)) {
 	for name, open := range kinds {
 		t.Run(name, func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestMessagesComeOneAtATimeAndInOrder(t *testing.T) {
 		}
 		for i := range want {
 			b.until("the next message", func() bool { return len(got) > i })
-			for range 20 { // the link must not go on by itself
+			for range 20 { // the link must not continue by itself
 				b.turn()
 			}
 			if len(got) != i+1 {
@@ -225,7 +225,8 @@ func TestAMessageMayBeResumedWhileItIsHandled(t *testing.T) {
 	})
 }
 
-// What the owner is told of its bytes must agree with what the other end gets, for any lengths and whatever the room.
+// The reports to the owner about its bytes must agree with the bytes that the other end receives, for any lengths and
+// however much room there is.
 func TestWhatIsSentAndHeldIsWhatTheOtherEndGets(t *testing.T) {
 	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
 		var sent []byte
@@ -362,8 +363,8 @@ func TestWhatFollowsARefusedMessageIsDiscarded(t *testing.T) {
 	})
 }
 
-// A connection that is closed with something unread is reset, which takes away what is written to it and nothing of
-// what it has sent. A close frame among that is still to be read.
+// A connection that is closed with unread data is reset. This discards data written to it, but nothing that it has
+// sent. A close frame in the latter can still be read.
 func TestWhatWasReceivedBeforeAResetIsRead(t *testing.T) {
 	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
 		room := true

@@ -8,7 +8,7 @@ import (
 	"github.com/gofiber/contrib/websocket"
 )
 
-// A Poller is for the links of Linux.
+// A Poller exists for the links of Linux.
 type Poller struct{}
 
 // NewPoller returns a poller that does nothing.
@@ -26,5 +26,5 @@ func Open(conn *websocket.Conn, o Owner, opts Options) (l Link, stay func()) {
 // LimitUnsent does nothing, since the socket option doesn't exist here, which is no fault of a wrapper.
 func LimitUnsent(net.Conn, int) (reached bool) { return true }
 
-// acked can't know.
+// acked is not known here.
 func acked(net.Conn) uint64 { return 0 }

@@ -13,50 +13,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errPaused stops a Reader after a message that isn't dealt with yet.
+// errPaused stops a Reader after a message that has not been handled yet.
 var errPaused = errors.New("paused")
 
 // readBytes is how much a link reads from its socket in one turn, so that a client that sends much can't keep the
 // others waiting.
 const readBytes = 4 << 10
 
-// polled takes the socket over from fasthttp: it duplicates the descriptor, the handler returns, and its goroutine, its
-// buffers and everything else that belongs to the connection are gone. From then on the owner's goroutine reads and
-// writes, without ever blocking, when the poller says that it can.
+// polled takes the socket over from fasthttp. It duplicates the descriptor, and the handler returns. The handler's
+// goroutine, its buffers and everything else that belongs to the connection are then released. From then on the owner's
+// goroutine reads and writes, without ever blocking, when the poller says that it can.
 //
 // A polled belongs to its owner's goroutine.
 type polled struct {
 	owner  Owner
 	poller *Poller
-	token  uint32 // tells it from another one with the same descriptor
+	token  uint32 // distinguishes it from another link with the same descriptor
 	fd     int
 	acked  uint64 // at the last call of Progressed
 	reader Reader
-	hints  atomic.Uint32 // of the poller, which Ready has not seen yet
-	unread []byte        // was read, but follows a message that is still being dealt with
-	ending bool          // the poller has seen the end of the stream, after what is still to be read
-	short  bool          // the last write found no room for all
-	broken bool          // nothing can be written any more
+	hints  atomic.Uint32 // hints of the poller that Ready has not seen yet
+	unread []byte        // read, but after a message that is still being handled
+	ending bool          // the poller has seen the end of the stream; data before it may still be unread
+	short  bool          // the last write did not have room for everything
+	broken bool          // nothing can be written any longer
 	state  linkState
 }
 
 type linkState uint8
 
 const (
-	linkReading linkState = iota // bytes are read as they come
+	linkReading linkState = iota // bytes are read as they arrive
 	linkHanding                  // a message is being handed to the owner
 	linkWaiting                  // the owner will call Resume
-	linkRefused                  // the reader refused what was received; the rest is discarded
+	linkRefused                  // the reader refused the received bytes; the rest is discarded
 	linkClosed
 )
 
-// takeOver returns a link for the socket under conn, or nil if there is none: under TLS, in memory, and if something
-// has wrapped the connection. It then has changed nothing.
+// takeOver returns a link for the socket under conn. It returns nil, and has changed nothing, if there is no such
+// socket: under TLS, in memory, and if conn is wrapped.
 //
-// A wrapper that offers the connection below is not looked through. It may change the bytes, as TLS does. It may hold some
-// that it has read ahead, as a listener for the PROXY protocol does. And it may count the connection until it is closed,
-// as fasthttp does for MaxConnsPerIP: fasthttp closes its own descriptor as soon as the handler has returned, and then
-// the count would be wrong for as long as the client stays.
+// A wrapper that offers the connection below is not looked through. It may change the bytes, as TLS does. It may hold
+// bytes that it has read ahead, as a listener for the PROXY protocol does. And it may count the connection until it is
+// closed, as fasthttp does for MaxConnsPerIP: fasthttp closes its own descriptor as soon as the handler has returned,
+// and the count would then be wrong for as long as the client stays.
 func takeOver(conn *websocket.Conn, o Owner, opts Options) *polled {
 	raw := Raw(conn)
 	switch raw.(type) {
@@ -84,8 +84,8 @@ func takeOver(conn *websocket.Conn, o Owner, opts Options) *polled {
 	return &polled{owner: o, poller: p, fd: fd, reader: opts.Reader, unread: readAhead(conn, raw)}
 }
 
-// readAhead returns what fasthttp has read off the socket with the handshake. After a deadline in the past, a read
-// returns what is buffered and never asks the socket.
+// readAhead returns the bytes that fasthttp has read from the socket together with the handshake. After a deadline in
+// the past, a read returns buffered bytes and never asks the socket.
 func readAhead(conn *websocket.Conn, raw net.Conn) (early []byte) {
 	_ = raw.SetReadDeadline(time.Unix(1, 0))
 	buf := make([]byte, readBytes)
@@ -98,7 +98,8 @@ func readAhead(conn *websocket.Conn, raw net.Conn) (early []byte) {
 	}
 }
 
-// Begin is the link's first turn: the poller speaks of the socket from now on, at once if something waits already.
+// Begin is the link's first turn. From now on, the poller reports on the socket, immediately if something is already
+// waiting.
 func (l *polled) Begin() {
 	if err := l.poller.add(l); err != nil {
 		l.owner.Handle(Event{Kind: Failed, Err: err})
@@ -132,29 +133,29 @@ func (l *polled) Write(p []byte, _ []int) (sent, held int, err error) {
 
 func (l *polled) Retry() { l.owner.Handle(Event{Kind: Writable}) }
 
-// Ready follows the poller's hints. They tell edges only, so everything that may be done is tried.
+// Ready follows the poller's hints. They report only edges, so everything that may be done is tried.
 func (l *polled) Ready() {
 	events := l.hints.Swap(0)
 	if events&unix.EPOLLOUT != 0 {
 		if l.short {
-			l.owner.Seen(time.Now()) // there was no room, and now there is: it takes what waits
+			l.owner.Seen(time.Now()) // there was no room, and now there is: the client accepts the data that waits for it
 		}
 		l.owner.Handle(Event{Kind: Writable})
 	}
 	switch {
 	case events == unix.EPOLLOUT, l.state == linkClosed:
 	case events&unix.EPOLLHUP != 0 && l.state == linkWaiting:
-		l.owner.Handle(Event{Kind: Failed, Err: unix.ECONNRESET}) // nothing can be written any more
+		l.owner.Handle(Event{Kind: Failed, Err: unix.ECONNRESET}) // nothing can be written any longer
 	default:
 		l.ending = l.ending || events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
 		l.read()
 	}
 }
 
-// read reads once, hands over what it got, and asks for another turn where there may be more.
+// read reads once, delivers the bytes, and asks for another turn if there may be more.
 func (l *polled) read() {
 	if l.state == linkWaiting || l.state == linkClosed {
-		return // Resume comes back to it
+		return // Resume continues from here
 	}
 	if len(l.unread) > 0 {
 		early := l.unread
@@ -173,7 +174,7 @@ func (l *polled) read() {
 	case err != nil:
 		l.owner.Handle(Event{Kind: Failed, Err: os.NewSyscallError("read", err)})
 		return
-	case n == 0 && l.broken: // a close frame that waits to be written waits for nothing
+	case n == 0 && l.broken: // a close frame that is still to be written has nothing left to wait for
 		l.owner.Handle(Event{Kind: Failed, Err: io.EOF})
 		return
 	case n == 0:
@@ -183,11 +184,11 @@ func (l *polled) read() {
 	l.owner.Seen(time.Now())
 	l.feed(l.poller.buf[:n])
 	if n == len(l.poller.buf) || l.ending {
-		l.owner.Again() // otherwise what is still to come has an edge of its own
+		l.owner.Again() // otherwise the bytes that are still to arrive have an edge of their own
 	}
 }
 
-// feed hands the messages in p to the owner, up to one that the link has to wait for.
+// feed delivers the messages in p to the owner, up to one that the link has to wait for.
 func (l *polled) feed(p []byte) {
 	if l.state == linkRefused {
 		return
@@ -203,7 +204,7 @@ func (l *polled) feed(p []byte) {
 	}
 }
 
-// emit hands a message to the owner, which may have dealt with it when that returns.
+// emit delivers a message to the owner, which may have handled it when emit returns.
 func (l *polled) emit(op byte, payload []byte) error {
 	l.state = linkHanding
 	l.owner.Handle(Event{Kind: Received, Op: op, Payload: payload})
@@ -242,8 +243,8 @@ func (l *polled) Close() {
 	_ = unix.Close(l.fd)
 }
 
-// Open returns a link for conn. The handler of conn must call stay, which returns at once if the link has taken the
-// socket over, and otherwise when the owner has closed the link.
+// Open returns a link for conn. The handler of conn must call stay. If the link has taken the socket over, stay returns
+// immediately. Otherwise it returns when the owner has closed the link.
 func Open(conn *websocket.Conn, o Owner, opts Options) (l Link, stay func()) {
 	if l := takeOver(conn, o, opts); l != nil {
 		return l, func() {}

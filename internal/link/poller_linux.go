@@ -9,28 +9,28 @@ import (
 )
 
 // A Poller watches the sockets of the links of one goroutine. Each socket is registered once, for edges in both
-// directions, so that a link costs no system call but its reads and writes.
+// directions, so that a link needs no system calls except its reads and writes.
 //
 // The epoll descriptor is itself watched by the Go runtime's poller, so no thread is blocked in it.
 type Poller struct {
 	wake func(ready []Owner)
 	file *os.File // the epoll descriptor
 	conn syscall.RawConn
-	buf  []byte // what links read into; belongs to the goroutine of the owners
+	buf  []byte // the links read into it; belongs to the owners' goroutine
 
 	mu     sync.Mutex
 	links  []*polled // by descriptor
 	tokens uint32
 }
 
-// NewPoller returns a poller whose goroutine spawn starts. That goroutine calls wake with the owners whose links have a
-// hint, all at once after each wait; wake must not keep the slice.
+// NewPoller returns a poller whose goroutine is started by spawn. That goroutine calls wake with the owners whose links
+// have a hint, all at once after each wait; wake must not keep the slice.
 func NewPoller(wake func(ready []Owner), spawn func(func())) (*Poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil { // which is what makes the runtime watch it
+	if err := unix.SetNonblock(fd, true); err != nil { // which makes the runtime watch it
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("setnonblock", err)
 	}
@@ -76,7 +76,7 @@ func (p *Poller) loop() {
 // Close ends the poller.
 func (p *Poller) Close() { _ = p.file.Close() }
 
-// add begins to watch l's socket.
+// add starts watching l's socket.
 func (p *Poller) add(l *polled) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -100,8 +100,8 @@ func (p *Poller) add(l *polled) error {
 	return err
 }
 
-// remove ends that. The kernel takes a socket out of the set when its last descriptor is closed; until then there may be
-// hints for nobody.
+// remove stops watching it. The kernel removes a socket from the set when its last descriptor is closed. Until then,
+// hints without a link may arrive.
 func (p *Poller) remove(l *polled) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,27 +10,29 @@ import (
 	"time"
 )
 
-// ChunkBytes is how much the portable link takes at a time, and how much has to go out within one deadline. What it has
-// taken can't be dropped any more: more would be staler, less would be more wake-ups.
+// ChunkBytes is how much the portable link accepts at a time, and how much has to be sent within one deadline. Data
+// that it has accepted can no longer be dropped. A larger chunk would be staler, and a smaller one would cause more
+// wake-ups.
 const ChunkBytes = 16 << 10
 
-// resetGrace is how long a writer whose connection was reset leaves a close frame to the reader.
+// resetGrace is how long a writer whose connection was reset leaves the reader to read a close frame.
 const resetGrace = 2 * time.Second
 
-// BlockedFor is how long a write takes at least that had to wait for the client. That it ends is a sign of life. A write
-// that the kernel takes at once is none: it would take a ping to a machine that is long gone.
+// BlockedFor is the minimum duration of a write that had to wait for the client. The end of such a write is a sign of
+// life. A write that the kernel accepts immediately is none: otherwise a ping to a machine that is long gone would
+// count.
 const BlockedFor = 10 * time.Millisecond
 
-// Portable works on every connection that Fiber can upgrade: the handler's goroutine reads, and a goroutine that
-// lives only while there is something to send writes with deadlines.
+// Portable works on every connection that Fiber can upgrade. The handler's goroutine reads. Another goroutine, which
+// lives only while there is something to send, writes with deadlines.
 //
-// Fiber, contrib and fasthttp put what belongs to the connection back into pools when the handler returns. So the handler
-// is the last to leave: after the owner has closed the link, and after the writer has ended.
+// Fiber, contrib and fasthttp put everything that belongs to the connection back into pools when the handler returns.
+// So the handler returns last: after the owner has closed the link, and after the writer has ended.
 type Portable struct {
 	// Read-only after construction.
 	owner Owner
 	opts  Options
-	conn  io.Reader // with what fasthttp has read ahead; the handler's goroutine reads from it
+	conn  io.Reader // including the bytes that fasthttp has read ahead; the handler's goroutine reads from it
 	raw   net.Conn  // deadlines and writes
 	run   func()    // l.send as a value, so that starting it allocates nothing
 
@@ -42,8 +44,8 @@ type Portable struct {
 	released chan struct{} // closed by Close
 }
 
-// NewPortable returns a link that reads from r, which is raw with what has been read ahead of it, and writes to raw. Its
-// caller must call Serve.
+// NewPortable returns a link that reads from r and writes to raw. r is raw together with the bytes read ahead from it.
+// The caller must call Serve.
 func NewPortable(r io.Reader, raw net.Conn, o Owner, opts Options) *Portable {
 	l := &Portable{
 		owner:    o,
@@ -57,16 +59,17 @@ func NewPortable(r io.Reader, raw net.Conn, o Owner, opts Options) *Portable {
 	return l
 }
 
-// Begin does nothing: Serve is what begins.
+// Begin does nothing: Serve begins the link.
 func (l *Portable) Begin() {}
 
-// Ready does nothing, since no poller speaks of this link.
+// Ready does nothing, since no poller reports on this link.
 func (l *Portable) Ready() {}
 
 // Retry does nothing: the writer is still at work.
 func (l *Portable) Retry() {}
 
-// Progressed also gives a write that gets on more time: under TLS, one that meets its deadline can't be continued.
+// Progressed also extends the deadline of a write that makes progress: under TLS, a write that reaches its deadline
+// can't be continued.
 func (l *Portable) Progressed() bool {
 	before := l.acked
 	if l.acked = acked(l.raw); l.acked <= before {
@@ -78,7 +81,7 @@ func (l *Portable) Progressed() bool {
 	return true
 }
 
-// Write holds as many whole messages as fit a chunk, and at least one.
+// Write holds as many whole messages as fit into a chunk, and at least one.
 func (l *Portable) Write(p []byte, lengths []int) (sent, held int, err error) {
 	held = len(p)
 	if held > ChunkBytes && lengths != nil {
@@ -91,13 +94,14 @@ func (l *Portable) Write(p []byte, lengths []int) (sent, held int, err error) {
 		}
 	}
 	l.out = p[:held]
-	// Not WaitGroup.Go, whose closure would be an allocation for each message and client.
+	// Not WaitGroup.Go: its closure would be an allocation for each message and client.
 	l.writer.Add(1)
 	go l.run()
 	return 0, held, nil
 }
 
-// send is the writer. Slow is not dead: each chunk has its own deadline, and one of which a part went out gets another.
+// send is the writer. A slow client is not dead: each chunk has its own deadline, and a chunk of which a part has been
+// sent receives another one.
 func (l *Portable) send() {
 	defer l.writer.Done()
 	p, done := l.out, 0
@@ -107,9 +111,10 @@ func (l *Portable) send() {
 		if l.opts.IdleTimeout > 0 {
 			deadline = time.Now().Add(l.opts.IdleTimeout)
 		}
-		_ = l.raw.SetWriteDeadline(deadline) // where it fails, the write fails
+		_ = l.raw.SetWriteDeadline(deadline) // if it fails, the write fails
 		if l.closed.Load() {
-			// close stores this before it sets its own deadline, so either that one is in force, or this is seen.
+			// close stores this before it sets its own deadline. So either that deadline is in force, or this value is
+			// seen.
 			err = net.ErrClosed
 			break
 		}
@@ -128,14 +133,14 @@ func (l *Portable) send() {
 	}
 	if isReset(err) {
 		select {
-		case <-l.released: // the reader has come to the end
+		case <-l.released: // the reader has reached the end
 		case <-time.After(resetGrace): // it waits for a hook
 		}
 	}
 	l.owner.Post(Event{Kind: Writable, N: done, Err: err})
 }
 
-// Resume has the reader go on.
+// Resume lets the reader continue.
 func (l *Portable) Resume() {
 	select {
 	case l.resumed <- struct{}{}:
@@ -148,7 +153,7 @@ func (l *Portable) Close() {
 	if l.closed.Swap(true) {
 		return
 	}
-	// A deadline, and not Close: closing a TLS connection may block for seconds, and fasthttp closes the connection
+	// A deadline instead of Close: closing a TLS connection may block for seconds, and fasthttp closes the connection
 	// anyway as soon as the handler has returned.
 	_ = l.raw.SetDeadline(time.Unix(1, 0))
 	close(l.released)
@@ -178,7 +183,7 @@ func (l *Portable) read() error {
 	}
 }
 
-// emit hands a message to the owner and waits until it has been dealt with, so that there is never more than one.
+// emit delivers a message to the owner and waits until it has been handled, so that there is never more than one.
 func (l *Portable) emit(op byte, payload []byte) error {
 	l.owner.Post(Event{Kind: Received, Op: op, Payload: payload})
 	select {
@@ -189,8 +194,8 @@ func (l *Portable) emit(op byte, payload []byte) error {
 	}
 }
 
-// refuse tells the owner what the other end did wrong, and discards the rest: a socket that is closed with unread bytes
-// in it resets the connection, and the other end would never see a close frame.
+// refuse reports the other end's mistake to the owner, and discards the rest. If a socket is closed with unread bytes
+// in it, the connection is reset, and the other end would never see a close frame.
 func (l *Portable) refuse(broken error, buf []byte) error {
 	if errors.Is(broken, net.ErrClosed) { // of emit
 		return broken

@@ -31,7 +31,7 @@ func Masked(first byte, payload string) []byte {
 // Concat joins frames.
 func Concat(frames ...[]byte) []byte { return slices.Concat(frames...) }
 
-// NextFrame returns the first frame of p and its payload, or nil if it is not whole.
+// NextFrame returns the first frame of p and its payload, or nil if the frame is not complete.
 func NextFrame(p []byte) (frame, payload []byte) {
 	header, n := 2, uint64(0)
 	if len(p) < 2 {
@@ -63,7 +63,7 @@ func IsTimeout(err error) bool {
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
-// appendMasked appends a frame as a client sends it.
+// AppendMasked appends a frame as a client sends it.
 func AppendMasked(dst []byte, op byte, payload []byte) []byte {
 	start := len(dst)
 	dst = wsframe.Append(dst, op, nil)

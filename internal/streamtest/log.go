@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// logBuffer keeps what is logged.
+// LogBuffer keeps everything that is logged.
 type LogBuffer struct {
 	Mu  sync.Mutex
 	Buf bytes.Buffer
@@ -22,4 +22,11 @@ func (b *LogBuffer) Count(s string) int {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
 	return strings.Count(b.Buf.String(), s)
+}
+
+// String returns all that has been logged.
+func (b *LogBuffer) String() string {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	return b.Buf.String()
 }

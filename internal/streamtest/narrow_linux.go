@@ -2,9 +2,9 @@ package streamtest
 
 import "syscall"
 
-// narrow makes a socket as small as one far away: loopback's segments of 64 KiB would hide for a minute that a client
-// is slow.
-func narrow(_, _ string, c syscall.RawConn) error {
+// Narrow gives a socket the small buffers of a distant one: loopback's segments of 64 KiB would hide for a minute that
+// a client is slow.
+func Narrow(_, _ string, c syscall.RawConn) error {
 	var err error
 	control := func(fd uintptr) {
 		if err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 1460); err == nil {

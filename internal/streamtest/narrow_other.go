@@ -4,4 +4,4 @@ package streamtest
 
 import "syscall"
 
-func narrow(_, _ string, _ syscall.RawConn) error { return nil }
+func Narrow(_, _ string, _ syscall.RawConn) error { return nil }

@@ -2,4 +2,4 @@
 
 package streamtest
 
-const raceDetector = true
+const RaceDetector = true

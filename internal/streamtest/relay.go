@@ -9,16 +9,16 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
-// exchange is a relay in memory. It delivers within Publish, to the publisher too.
+// Exchange is a relay in memory. It delivers within Publish, including to the publisher.
 type Exchange struct {
 	Mu        sync.Mutex
 	Subs      map[string][]*Subscription
 	Published []mesherstream.RelayMessage
-	Made      int // subscriptions that ever were
+	Made      int // all subscriptions ever made
 	State     mesherstream.RelayStatus
 
-	// What tests set, guarded by mu too.
-	Copies      int          // each message is delivered so many times
+	// Set by tests; also guarded by mu.
+	Copies      int          // each message is delivered that many times
 	forget      bool         // published stays empty
 	Publishing  func() error // called first by Publish
 	Subscribing func(ctx context.Context, project string) error
@@ -54,7 +54,7 @@ func (x *Exchange) Publish(m mesherstream.RelayMessage) error {
 	return nil
 }
 
-// deliver hands m to whoever has subscribed to its project.
+// Deliver delivers m to all subscribers of its project.
 func (x *Exchange) Deliver(m mesherstream.RelayMessage) {
 	x.Mu.Lock()
 	subs := slices.Clone(x.Subs[m.Project])
@@ -107,19 +107,19 @@ func (x *Exchange) Set(change func()) {
 	change()
 }
 
-// subscribed counts the subscriptions to a project.
+// Subscribed counts the subscriptions to a project.
 func (x *Exchange) Subscribed(project string) int {
 	x.Mu.Lock()
 	defer x.Mu.Unlock()
 	return len(x.Subs[project])
 }
 
-// overNodes runs a scenario with n nodes that share an exchange, over every transport.
+// OverNodes runs a scenario with n nodes that share an exchange, over every transport.
 func OverNodes(t *testing.T, n int, scenario func(x *Exchange, nodes []*World)) {
 	OverTransports(t, func(first *World) { first.withNodes(n, scenario) })
 }
 
-// nodesInBubble does that in a bubble only, where time is exact.
+// NodesInBubble does the same, but only in a bubble, where time is exact.
 func NodesInBubble(t *testing.T, n int, scenario func(x *Exchange, nodes []*World)) {
 	InBubble(t, func(first *World) { first.withNodes(n, scenario) })
 }

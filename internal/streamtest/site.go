@@ -18,12 +18,13 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// upgrade is the header of a handshake.
+// Upgrade is the header of a handshake.
 var Upgrade = []string{
 	"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 }
 
-// ask has app answer one request without a socket: a handshake that is accepted answers 101, and no client comes of it.
+// Ask has app answer one request without a socket. An accepted handshake is answered with 101, but no client is
+// registered.
 func Ask(t *testing.T, app *fiber.App, method, target string, header ...string) (status int, body string) {
 	t.Helper()
 	if !slices.ContainsFunc(header, func(h string) bool { return strings.HasPrefix(h, "Host:") }) {
@@ -37,7 +38,7 @@ func Ask(t *testing.T, app *fiber.App, method, target string, header ...string) 
 	return status, body
 }
 
-// askRaw has app answer the bytes of a request, and returns 0 if it is none.
+// AskRaw has app answer the bytes of a request. It returns 0 if they are not a request.
 func AskRaw(app *fiber.App, raw string) (status int, body string) {
 	handler := app.Handler()
 	server := fasthttp.Server{
@@ -54,7 +55,7 @@ func AskRaw(app *fiber.App, raw string) (status int, body string) {
 	return status, body
 }
 
-// requestConn is a connection from which there is something to read.
+// requestConn is a connection with bytes to read.
 type requestConn struct {
 	net.Conn
 	io.Reader
@@ -76,7 +77,7 @@ func (c *requestConn) SetReadDeadline(time.Time) error { return nil }
 
 func (c *requestConn) SetWriteDeadline(time.Time) error { return nil }
 
-// site is an app of the test's own making that listens.
+// Site is an app of the test's own making that listens.
 type Site struct {
 	*testing.T
 	App *fiber.App
@@ -84,7 +85,7 @@ type Site struct {
 	Net func(network, addr string) (net.Conn, error)
 }
 
-// sockets are the transports whose bytes pass through a kernel.
+// Sockets are the transports whose bytes pass through a kernel.
 func Sockets() []Transport {
 	return slices.DeleteFunc(slices.Clone(Transports), func(tr Transport) bool { return tr.Bubble })
 }
@@ -98,7 +99,7 @@ func QuietApp(config ...fiber.Config) *fiber.App {
 	return fiber.New(c)
 }
 
-// newTestManager makes a manager that ends with the test.
+// NewTestManager makes a manager that ends with the test.
 func NewTestManager(t *testing.T, opts ...mesherstream.Option) *mesherstream.Manager {
 	t.Helper()
 	m, err := mesherstream.NewManager(append([]mesherstream.Option{mesherstream.WithLogger(slog.New(slog.DiscardHandler))}, opts...)...)
@@ -113,7 +114,7 @@ func NewTestManager(t *testing.T, opts ...mesherstream.Option) *mesherstream.Man
 	return m
 }
 
-// newSite has app listen until the end of the test.
+// NewSite makes app listen until the end of the test.
 func NewSite(t *testing.T, app *fiber.App, m *mesherstream.Manager) *Site {
 	t.Helper()
 	return NewSiteOver(t, app, m, Sockets()[0])
@@ -122,24 +123,11 @@ func NewSite(t *testing.T, app *fiber.App, m *mesherstream.Manager) *Site {
 func NewSiteOver(t *testing.T, app *fiber.App, m *mesherstream.Manager, tr Transport) *Site {
 	t.Helper()
 	ln, dial := tr.Listen(t)
-	listening := make(chan struct{})
-	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
-	served := make(chan error, 1)
-	go func() { served <- app.Listener(ln) }()
-	<-listening
-	t.Cleanup(func() {
-		if err := app.ShutdownWithTimeout(5 * time.Second); err != nil {
-			t.Errorf("app.Shutdown: %v", err)
-		}
-		_ = ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
-		if err := <-served; err != nil {
-			t.Errorf("app.Listener: %v", err)
-		}
-	})
+	t.Cleanup(Serve(t, app, ln))
 	return &Site{t, app, m, dial}
 }
 
-// dial asks for a stream. header holds lines such as "Origin: null".
+// Dial asks for a stream. header holds lines such as "Origin: null".
 func (s *Site) Dial(target string, header ...string) (*fws.Conn, *http.Response, error) {
 	s.Helper()
 	h := http.Header{}
@@ -155,7 +143,7 @@ func (s *Site) Dial(target string, header ...string) (*fws.Conn, *http.Response,
 	return ws, resp, err
 }
 
-// connect adds a client, and returns it when the manager knows it.
+// Connect adds a client, and returns it once the manager knows it.
 func (s *Site) Connect(target string, header ...string) (*fws.Conn, mesherstream.ClientID) {
 	s.Helper()
 	before := s.M.Stats().Connects
@@ -167,7 +155,7 @@ func (s *Site) Connect(target string, header ...string) (*fws.Conn, mesherstream
 	return ws, newest(s.M)
 }
 
-// HasRoom says whether n more clients find places, by letting them in for a moment.
+// HasRoom reports whether there are places for n more clients, by letting them in for a moment.
 func (s *Site) HasRoom(target string, n int, header ...string) bool {
 	s.Helper()
 	gone := s.M.Stats().Disconnects
@@ -184,7 +172,7 @@ func (s *Site) HasRoom(target string, n int, header ...string) bool {
 	return len(in) == n
 }
 
-// isEmpty says whether every client that has ever come is gone.
+// IsEmpty reports whether every client that has ever connected has left.
 func (s *Site) IsEmpty() bool {
 	st := s.M.Stats()
 	return st.Clients == 0 && st.Connects == st.Disconnects
@@ -202,7 +190,7 @@ func (s *Site) Publish(msg mesherstream.Message) {
 	}
 }
 
-// gets checks the next message of a client.
+// Gets checks the next message of a client.
 func (s *Site) Gets(ws *fws.Conn, want string) {
 	s.Helper()
 	_ = ws.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -211,7 +199,7 @@ func (s *Site) Gets(ws *fws.Conn, want string) {
 	}
 }
 
-// handshake is the bytes of one. header may replace the Host.
+// Handshake returns the bytes of a handshake. header may replace the Host.
 func Handshake(target string, header ...string) string {
 	if len(header) == 0 || !strings.HasPrefix(header[0], "Host:") {
 		header = append([]string{"Host: app.test"}, header...)
@@ -219,8 +207,8 @@ func Handshake(target string, header ...string) string {
 	return "GET " + target + " HTTP/1.1\r\n" + strings.Join(append(header, Upgrade...), "\r\n") + "\r\n\r\n"
 }
 
-// OwnRoute mounts a route that upgrades by itself and hands the connection over. It tells what Serve returned for
-// tenant "shop".
+// OwnRoute mounts a route that upgrades by itself and passes the connection to Serve. It reports what Serve returned
+// for tenant "shop".
 func OwnRoute(app *fiber.App, m *mesherstream.Manager, filter mesherstream.Filter) <-chan error {
 	served := make(chan error, 100)
 	app.Get("/own/:tenant", websocket.New(func(conn *websocket.Conn) {
@@ -236,11 +224,11 @@ func OwnRoute(app *fiber.App, m *mesherstream.Manager, filter mesherstream.Filte
 type Mount struct {
 	Name   string
 	Use    func(app *fiber.App, h fiber.Handler)
-	Before string // the path in front of the project
-	After  string // and behind it
+	Before string // the path before the project
+	After  string // and after it
 }
 
-// Mounts are those that the handler allows.
+// Mounts are the ways that the handler allows.
 var Mounts = []Mount{
 	{"app.Use", func(app *fiber.App, h fiber.Handler) { app.Use(h) }, "/stream/projects/", ""},
 	{"app.Use with a prefix", func(app *fiber.App, h fiber.Handler) { app.Use("/live", h) }, "/live/stream/projects/", ""},

@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// A transport is a way for bytes between a viewer and the app. Every scenario runs over each of them.
+// A Transport is a way for bytes between a viewer and the app. Every scenario runs over each transport.
 type Transport struct {
 	Name   string
 	Bubble bool // in a synctest bubble, where time is exact
 	Listen func(*testing.T) (net.Listener, func(network, addr string) (net.Conn, error))
 }
 
-// On Linux, tcp is the one where the shard owns the socket; the others have the portable link.
+// On Linux, the shard owns the socket of tcp; the others have the portable link.
 var Transports = []Transport{
 	{"tcp", false, ListenTCP},
 	{"wrapped", false, listenWrapped},
@@ -36,12 +36,12 @@ func ListenTCP(t *testing.T) (net.Listener, func(network, addr string) (net.Conn
 	}
 	addr := ln.Addr().String()
 	return ln, func(string, string) (net.Conn, error) {
-		d := net.Dialer{Control: narrow}
+		d := net.Dialer{Control: Narrow}
 		return d.DialContext(context.Background(), "tcp", addr)
 	}
 }
 
-// wrapped is a connection that is no socket to look at, as fasthttp and listeners of others make them.
+// wrapped is a connection that hides its socket, as the wrappers of fasthttp and of other listeners do.
 type wrapped struct{ net.Conn }
 
 func (c wrapped) NetConn() net.Conn { return c.Conn }

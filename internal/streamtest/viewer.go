@@ -11,7 +11,7 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
-// viewer is a client, which reads only when it is told to.
+// Viewer is a client that reads only when it is told to.
 type Viewer struct {
 	W    *World
 	WS   *websocket.Conn
@@ -23,7 +23,7 @@ type Viewer struct {
 	Err      error
 }
 
-// connect adds a viewer at a path such as "shop?level=error", which may offer subprotocols.
+// Connect adds a viewer at a path such as "shop?level=error", which may offer subprotocols.
 func (w *World) Connect(path string, subprotocols ...string) *Viewer {
 	w.Helper()
 	before := w.M.Stats().Connects
@@ -39,14 +39,14 @@ func (w *World) Connect(path string, subprotocols ...string) *Viewer {
 	return v
 }
 
-// dial connects without waiting until the manager knows the client.
+// Dial connects without waiting until the manager knows the client.
 func Dial(w *World, path string) (*Viewer, error) {
 	d := websocket.Dialer{NetDial: w.Dial, HandshakeTimeout: 20 * time.Second}
 	ws, _, err := d.Dial("ws://app.test/stream/projects/"+path, nil)
 	return &Viewer{W: w, WS: ws}, err
 }
 
-// newest returns the ID of the client that came last.
+// newest returns the ID of the client that connected last.
 func newest(m *mesherstream.Manager) (id mesherstream.ClientID) {
 	for c := range m.Clients() {
 		id = max(id, c.ID)
@@ -54,7 +54,7 @@ func newest(m *mesherstream.Manager) (id mesherstream.ClientID) {
 	return id
 }
 
-// next returns the next message.
+// Next returns the next message.
 func (v *Viewer) Next() string {
 	v.W.Helper()
 	_ = v.WS.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -65,7 +65,8 @@ func (v *Viewer) Next() string {
 	return string(data)
 }
 
-// wsframe.CloseError reads until the connection ends and returns what ended it, after the messages it still got.
+// CloseError reads until the connection ends. It returns the messages that it still received, and the error that ended
+// it.
 func (v *Viewer) CloseError() (messages []string, err error) {
 	_ = v.WS.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for {
@@ -77,7 +78,7 @@ func (v *Viewer) CloseError() (messages []string, err error) {
 	}
 }
 
-// collect reads from now on, on a goroutine of its own.
+// Collect starts reading, on a goroutine of its own.
 func (v *Viewer) Collect() *Viewer {
 	v.Done = make(chan struct{})
 	_ = v.WS.SetReadDeadline(time.Time{})
@@ -104,7 +105,7 @@ func (v *Viewer) Collected() []string {
 	return v.Messages
 }
 
-// numbers returns the numbers that the collected messages begin with.
+// Numbers returns the numbers at the beginning of the collected messages.
 func (v *Viewer) Numbers() []int {
 	v.W.Helper()
 	var list []int
@@ -132,7 +133,7 @@ func (v *Viewer) Close() {
 	}
 }
 
-// A Gap is what a client with the protocol is told of messages that it has missed.
+// A Gap is the report of missed messages to a client with the protocol.
 type Gap struct {
 	Type, Stream string
 	Dropped      int
@@ -169,7 +170,7 @@ func (w *World) ConnectWithProtocol(path string) *pactViewer {
 	return v
 }
 
-// next returns the next message of the application, and keeps the gaps in front of it.
+// Next returns the next message of the application, and keeps the gaps before it.
 func (v *pactViewer) Next() (text string) {
 	v.W.Helper()
 	for {
@@ -197,7 +198,7 @@ func (v *pactViewer) Expect(want ...string) {
 	}
 }
 
-// stall fills a client's window, so that what is published from now on waits.
+// Stall fills a client's window, so that messages published from now on are buffered.
 func (w *World) Stall(v *pactViewer, window int) {
 	w.Helper()
 	for _, m := range Texts("filling", 0, window-1) {

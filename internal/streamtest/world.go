@@ -15,7 +15,7 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
-// overTransports runs a scenario over every transport, and checks the accounts and the shutdown after it.
+// OverTransports runs a scenario over every transport, and checks the accounts and the shutdown after it.
 func OverTransports(t *testing.T, scenario func(w *World)) {
 	for _, tr := range Transports {
 		t.Run(tr.Name, func(t *testing.T) {
@@ -29,14 +29,14 @@ func OverTransports(t *testing.T, scenario func(w *World)) {
 	}
 }
 
-// inBubble plays a scenario whose times are exact.
+// InBubble runs a scenario whose times are exact.
 func InBubble(t *testing.T, scenario func(w *World)) {
 	synctest.Test(t, func(t *testing.T) {
 		(&World{T: t, Transport: Transports[len(Transports)-1]}).Play(scenario)
 	})
 }
 
-// world is an app with a manager, and the viewers that watch it.
+// World is an app with a manager, and the viewers that watch it.
 type World struct {
 	*testing.T
 	Transport Transport
@@ -46,11 +46,10 @@ type World struct {
 	Started time.Time
 	Logs    LogBuffer
 	Dial    func(network, addr string) (net.Conn, error)
-	ln      net.Listener
-	serving chan error
+	stop    func() // of the current listening; nil if there is none
 	listens atomic.Int64
 	viewers []*Viewer
-	Pace    int // how many messages broadcast sends before it waits for the healthy; 20 unless set
+	Pace    int // how many messages Broadcast sends before it waits for the healthy viewers; 20 unless set
 }
 
 func (w *World) Play(scenario func(w *World)) {
@@ -68,13 +67,13 @@ func (w *World) Play(scenario func(w *World)) {
 			w.Errorf("Stats() after shutdown: got %+v, want no client and nothing buffered", s)
 		}
 		if w.Transport.Bubble {
-			time.Sleep(11 * time.Second) // fasthttp's worker pool looks every ten seconds whether it may end
+			time.Sleep(11 * time.Second) // fasthttp's worker pool checks every ten seconds whether it may end
 		}
 	}()
 	scenario(w)
 }
 
-// start builds the app and listens.
+// Start builds the app and listens.
 func (w *World) Start(opts ...mesherstream.Option) {
 	w.Helper()
 	w.App = fiber.New(fiber.Config{DisableStartupMessage: true})
@@ -88,28 +87,22 @@ func (w *World) Start(opts ...mesherstream.Option) {
 	w.Listen()
 }
 
-// listen serves until stop.
+// Listen serves until stop.
 func (w *World) Listen() {
 	w.Helper()
 	ln, dial := w.Transport.Listen(w.T)
-	w.ln, w.Dial = ln, dial
-	listening := make(chan struct{})
+	w.Dial = dial
+	before := w.listens.Load()
 	w.App.Hooks().OnListen(func(fiber.ListenData) error {
-		select {
-		case <-listening:
-		default:
+		if w.listens.Add(1) == before+1 {
 			w.Started = time.Now()
-			close(listening)
 		}
-		w.listens.Add(1)
 		return nil
 	})
-	w.serving = make(chan error, 1)
-	go func() { w.serving <- w.App.Listener(ln) }()
-	<-listening
+	w.stop = Serve(w.T, w.App, ln)
 }
 
-// listenToo has the app serve a second listener until stop.
+// ListenToo makes the app serve a second listener until stop.
 func (w *World) ListenToo() {
 	w.Helper()
 	ln, _ := w.Transport.Listen(w.T)
@@ -120,20 +113,13 @@ func (w *World) ListenToo() {
 
 func (w *World) Stop() {
 	w.Helper()
-	if w.serving == nil {
-		return
+	if w.stop != nil {
+		w.stop()
+		w.stop = nil
 	}
-	if err := w.App.ShutdownWithTimeout(5 * time.Second); err != nil {
-		w.Errorf("app.Shutdown: %v", err)
-	}
-	_ = w.ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
-	if err := <-w.serving; err != nil {
-		w.Errorf("app.Listener: %v", err)
-	}
-	w.serving = nil
 }
 
-// checkAccounts checks that nothing was lost without being counted.
+// CheckAccounts checks that no message was lost without being counted.
 func (w *World) CheckAccounts() {
 	w.Helper()
 	s := w.M.Stats()
@@ -155,7 +141,7 @@ func (w *World) Eventually(what string, cond func() bool) {
 	Eventually(w.T, w.M, what, cond)
 }
 
-// eventually waits for a condition. In a bubble, its time is fake.
+// Eventually waits for a condition. In a bubble, it waits on the fake clock.
 func Eventually(t testing.TB, m *mesherstream.Manager, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !cond(); {
@@ -166,7 +152,7 @@ func Eventually(t testing.TB, m *mesherstream.Manager, what string, cond func() 
 	}
 }
 
-// client returns a viewer's snapshot.
+// Client returns a viewer's snapshot.
 func (w *World) Client(v *Viewer) mesherstream.Client {
 	w.Helper()
 	c, ok := w.M.Client(v.ID)
@@ -176,8 +162,8 @@ func (w *World) Client(v *Viewer) mesherstream.Client {
 	return c
 }
 
-// broadcast publishes messages of project "shop" that begin with the numbers from first to end-1. They are large enough
-// for a few hundred to overflow the kernel's buffers, and are held back for the viewers that are meant to lose none.
+// Broadcast publishes messages of project "shop" that begin with the numbers from first to end-1. They are so large
+// that a few hundred of them overflow the kernel's buffers. Broadcast waits for the viewers that must lose none.
 func (w *World) Broadcast(first, end int, healthy ...*Viewer) {
 	w.Helper()
 	for i := first; i < end; i++ {
@@ -193,7 +179,7 @@ func (w *World) Broadcast(first, end int, healthy ...*Viewer) {
 	}
 }
 
-// publish broadcasts a short message for project "shop".
+// Publish broadcasts a short message for project "shop".
 func (w *World) Publish(text string) {
 	w.Helper()
 	if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Level: "error", Environment: "production", Data: []byte(text)}); err != nil {

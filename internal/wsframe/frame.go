@@ -36,7 +36,7 @@ const (
 // Ping is a ping without a payload.
 var Ping = Append(nil, OpPing, nil)
 
-// HeaderLen returns how long the header is of a frame that Append makes.
+// HeaderLen returns the length of the header of a frame that Append makes for a payload of n bytes.
 func HeaderLen(payload int) int {
 	switch {
 	case payload <= 125:
@@ -63,7 +63,7 @@ func Append(dst []byte, op byte, payload []byte) []byte {
 	return append(dst, payload...)
 }
 
-// Close encodes a close frame. A code that may not be sent makes a close frame without one.
+// Close encodes a close frame. If code may not be sent, the frame carries none.
 func Close(code int, reason string) []byte {
 	if code == CodeNoStatus {
 		return Append(nil, OpClose, nil)
@@ -72,7 +72,7 @@ func Close(code int, reason string) []byte {
 	return Append(nil, OpClose, append(payload, reason...))
 }
 
-// IsSendableCode says whether a close frame may carry code (RFC 6455, section 7.4, and the registry it opened).
+// IsSendableCode reports whether a close frame may carry code (RFC 6455, section 7.4, and the registry it opened).
 func IsSendableCode(code int) bool {
 	switch {
 	case code >= 1000 && code <= 1003, code >= 1007 && code <= 1014:

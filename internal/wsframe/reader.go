@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// A CloseError is what a client did wrong, as the close frame says it.
+// A CloseError is a client's violation of the protocol, as the close frame reports it.
 type CloseError struct {
 	Code   int
 	Reason string
@@ -18,10 +18,10 @@ var errNotUTF8 = &CloseError{CodeInvalidPayload, "text is not valid UTF-8"}
 
 func protocolError(reason string) error { return &CloseError{CodeProtocolError, reason} }
 
-// A Reader turns the bytes of a client into messages and control frames. It is fed as the bytes come, in any
+// A Reader turns the bytes of a client into messages and control frames. It is fed the bytes as they arrive, in any
 // pieces, and holds no buffer between messages.
 //
-// The reader of contrib's connection would not do: it answers a broken frame by writing to the socket itself, where a
+// The reader of contrib's connection would not do: it answers a broken frame by writing to the socket itself, while a
 // data frame may be half written.
 type Reader struct {
 	Limit int // bytes of one message
@@ -35,16 +35,16 @@ type Reader struct {
 	messageOp byte // of the message that is being read; 0 between messages
 	mask      [4]byte
 	maskPos   int
-	remaining int // bytes of payload that are still to come
+	remaining int // bytes of payload that have yet to arrive
 
 	message []byte
 	checked int // how many bytes of a text are known to be UTF-8
 	control []byte
 }
 
-// Feed reads p and calls emit for each whole message and control frame, in order. It unmasks p in place; what emit gets
-// is its to keep. If emit returns an error, Feed returns it and how much of p was read, and may go on from there. A
-// *CloseError is final.
+// Feed reads p and calls emit for each complete message and control frame, in order. It unmasks p in place. emit owns
+// its payload. If emit returns an error, Feed returns that error and how much of p was read, and may continue from
+// there. A *CloseError is final.
 func (r *Reader) Feed(p []byte, emit func(op byte, payload []byte) error) (n int, err error) {
 	all := len(p)
 	for len(p) > 0 || r.inPayload && r.remaining == 0 {
@@ -78,7 +78,7 @@ func (r *Reader) Feed(p []byte, emit func(op byte, payload []byte) error) (n int
 	return all, nil
 }
 
-// headerLen is how long the header is, mask included, as far as its first two bytes tell.
+// headerLen returns the length of the header, including the mask, as far as its first two bytes determine it.
 func (r *Reader) headerLen() int {
 	if r.have < 2 {
 		return 2
@@ -93,7 +93,7 @@ func (r *Reader) headerLen() int {
 	}
 }
 
-// begin checks a whole header, before anything of the payload is read.
+// begin checks a complete header, before any of the payload is read.
 func (r *Reader) begin() error {
 	first := r.header[0]
 	r.fin, r.op = first&FinBit != 0, first&0x0F
@@ -130,7 +130,7 @@ func (r *Reader) begin() error {
 		case r.op != OpContinuation && r.messageOp != 0:
 			return protocolError("new message inside a fragmented one")
 		}
-		// Compared without adding, since a length of the client's choice may overflow.
+		// Compared without adding: the client chooses the length, and the sum might overflow.
 		if length > uint64(r.Limit-len(r.message)) {
 			return &CloseError{CodeTooBig, fmt.Sprintf("message is over %d bytes", r.Limit)}
 		}
@@ -158,8 +158,8 @@ func (r *Reader) take(p []byte) {
 	}
 }
 
-// checkText refuses a text as soon as it can't become UTF-8 any more. A character that is still incomplete waits for its
-// rest.
+// checkText refuses a text as soon as it can no longer become UTF-8. A character that is still incomplete waits for the
+// rest of it.
 func (r *Reader) checkText() error {
 	if r.op&ControlBit != 0 || r.messageOp != OpText {
 		return nil
@@ -186,7 +186,7 @@ func incomplete(p []byte) int {
 	return 0
 }
 
-// end hands over what the frame completed, if anything.
+// end delivers the message or control frame that the frame has completed, if any.
 func (r *Reader) end(emit func(op byte, payload []byte) error) error {
 	r.inPayload, r.have = false, 0
 	if r.op&ControlBit != 0 {
@@ -222,7 +222,7 @@ func checkClose(payload []byte) error {
 	return nil
 }
 
-// ParseClose returns what a checked close frame says.
+// ParseClose returns the code and reason of a checked close frame.
 func ParseClose(payload []byte) (code int, reason string) {
 	if len(payload) < 2 {
 		return CodeNoStatus, ""

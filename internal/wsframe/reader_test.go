@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// readFrames feeds p to a reader in pieces of that size, and returns what it emitted and how it ended. It stops at each
-// emit and goes on from there, if pause is true, as a link does that has to wait for its shard.
+// readFrames feeds p to a reader in pieces of that size. It returns everything that the reader emitted, and its error.
+// If pause is true, it stops at each emit and continues from there, as does a link that has to wait for its shard.
 func readFrames(t testing.TB, p []byte, limit, piece int, pause bool) (emitted []string, err error) {
 	t.Helper()
 	r := Reader{Limit: limit}
@@ -142,7 +142,7 @@ func TestTheReader(t *testing.T) {
 	}
 }
 
-// Nobody has to send the rest of a text that can't become UTF-8 any more, so nobody waits for it.
+// A text that can no longer become UTF-8 is refused at once, without waiting for the rest of it.
 func TestTextThatCannotBecomeUTF8IsRefusedBeforeItsEnd(t *testing.T) {
 	for name, in := range map[string][]byte{
 		"an unfinished message":            concat(masked(OpText, "\xCE\xBA"), masked(OpContinuation, "\xF4\x90")),
@@ -167,7 +167,7 @@ func TestWhatTheReaderEmitsIsTheCallersToKeep(t *testing.T) {
 	if _, err := r.Feed(in, func(_ byte, payload []byte) error { kept = append(kept, payload); return nil }); err != nil {
 		t.Fatalf("feed: %v", err)
 	}
-	clear(in) // the buffer of the link is used again
+	clear(in) // the link reuses its buffer
 	if got := string(bytes.Join(kept, []byte(","))); got != "first,ping,second" {
 		t.Errorf("after later frames: got %q, want what was emitted", got)
 	}
@@ -206,8 +206,8 @@ func TestAFrameSaysHowLongItIsInItsShortestForm(t *testing.T) {
 	}
 }
 
-// FuzzReader feeds arbitrary bytes in arbitrary pieces. The pieces must not matter, nor whether the reader has to
-// stop behind each message.
+// FuzzReader feeds arbitrary bytes in arbitrary pieces. The pieces must not matter, nor whether the reader has to stop
+// after each message.
 func FuzzReader(f *testing.F) {
 	f.Add(masked(FinBit|OpText, "hello"), uint8(3), uint16(100))
 	f.Add(concat(masked(OpText, "a"), masked(FinBit|OpPing, "p"), masked(FinBit|OpContinuation, "b")), uint8(1), uint16(10))

@@ -7,12 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxWrappers ends the search in a wrapper that offers itself.
+// maxWrappers ends the search if a wrapper offers itself.
 const maxWrappers = 16
 
-// socketUnder returns the socket of a connection, or nil if there is none. It looks through every wrapper that offers the
-// connection below, as crypto/tls does by NetConn and listeners for the PROXY protocol do by Raw. What the wrapper does to
-// the bytes doesn't matter to an option of the socket.
+// socketUnder returns the socket of a connection, or nil if there is none. It looks through every wrapper that offers
+// the connection below, as crypto/tls does with NetConn and listeners for the PROXY protocol do with Raw. An option of
+// the socket works whatever the wrapper does to the bytes.
 func socketUnder(conn net.Conn) syscall.RawConn {
 	for range maxWrappers {
 		if socket, ok := conn.(syscall.Conn); ok {
@@ -32,8 +32,8 @@ func socketUnder(conn net.Conn) syscall.RawConn {
 	return nil
 }
 
-// LimitUnsent bounds what the kernel holds unsent for a connection. It returns false if no socket is in reach. A kernel
-// that refuses leaves freshness as it was, and nothing else is lost.
+// LimitUnsent bounds how much the kernel holds unsent for a connection. It returns false if no socket is in reach. If
+// the kernel refuses, messages are as fresh as before, and nothing else is lost.
 func LimitUnsent(conn net.Conn, bytes int) (reached bool) {
 	raw := socketUnder(conn)
 	if raw != nil && bytes > 0 {
