@@ -55,6 +55,8 @@ func TestASubscribeMessageIsReadStrictly(t *testing.T) {
 		{name: "no filters", in: `{"type":"subscribe"}`, bad: true},
 		{name: "unknown filter", in: head + `{"lvl":"error"}` + tail, bad: true},
 		{name: "unknown field", in: `{"type":"subscribe","filters":{},"project":"other"}`, bad: true},
+		{name: "filters twice", in: `{"type":"subscribe","filters":{},"filters":{}}`, bad: true},
+		{name: "a filter twice", in: head + `{"level":"a","level":"a"}` + tail, bad: true},
 		{name: "number", in: head + `{"level":5}` + tail, bad: true},
 		{name: "number in a list", in: head + `{"level":["a",5]}` + tail, bad: true},
 		{name: "list in a list", in: head + `{"level":[["a"]]}` + tail, bad: true},

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/mesher/mesherstream/internal/link"
 )
@@ -238,9 +239,13 @@ func (in *interests) age(d time.Duration) {
 // A relay may reuse the memory of a message as soon as receive has returned.
 func TestTheNameOfANodeIsKeptAsACopyAndNamesAreBounded(t *testing.T) {
 	i := &interest{}
-	name := []byte("node-1")
-	if !i.advance(string(name), 1) {
+	memory := []byte("node-1")
+	if !i.advance(unsafe.String(unsafe.SliceData(memory), len(memory)), 1) {
 		t.Fatal("the first message was refused")
+	}
+	copy(memory, "node-2") // of which nothing has come yet
+	if i.advance("node-1", 1) || !i.advance("node-2", 1) {
+		t.Error("the name of a node has changed with the memory that it was read from")
 	}
 	for n := range 10 * relayNodes {
 		i.advance(fmt.Sprint("made up ", n), 1)

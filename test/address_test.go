@@ -197,6 +197,7 @@ func TestAProxyOnAUnixSocketIsTrustedAs0000(t *testing.T) {
 		app := streamtest.QuietApp(fiber.Config{ProxyHeader: "X-Real-Ip", EnableTrustedProxyCheck: true, TrustedProxies: []string{tt.trusted}})
 		m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
 		app.Use(m.Handler())
+		streamtest.OwnRoute(app, m, mesherstream.Filter{})
 		socket := filepath.Join(t.TempDir(), "s")
 		s := streamtest.NewSiteOver(t, app, m, streamtest.Transport{Listen: func(t *testing.T) (net.Listener, func(string, string) (net.Conn, error)) {
 			ln, err := net.Listen("unix", socket)
@@ -205,9 +206,11 @@ func TestAProxyOnAUnixSocketIsTrustedAs0000(t *testing.T) {
 			}
 			return ln, func(string, string) (net.Conn, error) { return net.DialTimeout("unix", socket, 10*time.Second) }
 		}})
-		_, id := s.Connect("/stream/projects/shop", "X-Real-Ip: 203.0.113.7")
-		if c, _ := m.Client(id); c.RemoteAddr != tt.want {
-			t.Errorf("TrustedProxies %s: got address %q, want %q", tt.trusted, c.RemoteAddr, tt.want)
+		for _, target := range []string{"/stream/projects/shop", "/own/other"} {
+			_, id := s.Connect(target, "X-Real-Ip: 203.0.113.7")
+			if c, _ := m.Client(id); c.RemoteAddr != tt.want {
+				t.Errorf("TrustedProxies %s, %s: got address %q, want %q", tt.trusted, target, c.RemoteAddr, tt.want)
+			}
 		}
 		_, resp, _ := s.Dial("/stream/projects/shop", "X-Forwarded-Host: front.test", "Origin: http://front.test")
 		if resp == nil || resp.StatusCode != tt.page {

@@ -85,6 +85,8 @@ func TestAThousandClientsOfWhichAHundredNeverRead(t *testing.T) {
 				w.Errorf("a healthy client lost something: %+v", c)
 			}
 		}
+		w.CheckAccounts() // of each client too, while they are here
+
 		// The race detector's shadow memory grows by itself.
 		if growth := resident[3] - resident[1]; *streamtest.Long && growth > 16<<20 {
 			w.Errorf("resident memory grew from %d to %d KiB in the second half", resident[1]>>10, resident[3]>>10)

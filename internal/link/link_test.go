@@ -79,7 +79,7 @@ func (b *boss) until(what string, done func() bool) {
 	b.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !done(); {
 		if time.Now().After(deadline) {
-			b.t.Fatalf("still not: %s; events %+v", what, b.got)
+			b.t.Fatalf("still not: %s; the last events %+v", what, b.got[max(0, len(b.got)-10):])
 		}
 		if !b.turn() {
 			time.Sleep(time.Millisecond)
@@ -300,30 +300,37 @@ func TestWhatIsSentAndHeldIsWhatTheOtherEndGets(t *testing.T) {
 }
 
 func TestAMessageThatIsLargerThanAChunkGoesOutWhole(t *testing.T) {
-	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
-		large := bytes.Repeat([]byte("l"), 100<<10)
-		received := make(chan []byte, 1)
-		go func() {
-			p := make([]byte, len(large))
-			_, _ = io.ReadFull(far, p)
-			received <- p
-		}()
-		gone := 0
-		b.during = func(e Event) {
-			if e.Kind == Writable {
-				n, held, err := b.link.Write(large[gone:], nil)
+	for _, second := range []int{0, 10} { // how long the message after it is
+		onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+			large := bytes.Repeat([]byte("l"), 100<<10)
+			received := make(chan []byte, 1)
+			go func() {
+				p := make([]byte, len(large))
+				_, _ = io.ReadFull(far, p)
+				received <- p
+			}()
+			gone := 0
+			b.during = func(e Event) {
+				if e.Kind != Writable || gone == len(large) {
+					return
+				}
+				var lengths []int
+				if first := len(large) - gone - second; second > 0 && first > 0 {
+					lengths = []int{first, second}
+				}
+				n, held, err := b.link.Write(large[gone:], lengths)
 				if gone += n + held; err != nil {
 					t.Error(err)
 				}
 			}
-		}
-		b.during(Event{Kind: Writable})
-		b.until("all of it is gone", func() bool { return gone == len(large) })
-		b.during = nil
-		if got := <-received; !bytes.Equal(got, large) {
-			t.Error("the other end got something else")
-		}
-	})
+			b.during(Event{Kind: Writable})
+			b.until("all of it is gone", func() bool { return gone == len(large) })
+			b.during = nil
+			if got := <-received; !bytes.Equal(got, large) {
+				t.Error("the other end got something else")
+			}
+		})
+	}
 }
 
 func TestWhatFollowsARefusedMessageIsDiscarded(t *testing.T) {
