@@ -22,8 +22,7 @@ import (
 func TestEveryMethodOfAManagerThatIsNoneReturnsErrNotMounted(t *testing.T) {
 	methods := reflect.TypeFor[*mesherstream.Manager]()
 	for name, m := range map[string]*mesherstream.Manager{"nil": nil, "zero": {}} {
-		for i := range methods.NumMethod() {
-			method := methods.Method(i)
+		for method := range methods.Methods() {
 			if method.Name == "Serve" {
 				continue
 			}
