@@ -76,9 +76,9 @@ func TestTheKernelTearsFramesAnywhereAndTheStreamStaysWhole(t *testing.T) {
 						if c, ok := w.M.Client(id); ok {
 							torn[c.BufferedBytes%(4+length)] = true // 4 is the frame's header
 						}
-						reader.send(streamtest.AppendMasked(nil, wsframe.OpPing, fmt.Append(nil, round)))
+						reader.send(streamtest.Masked(wsframe.FinBit|wsframe.OpPing, fmt.Sprint(round)))
 						if round < maxRequestsPerSecond {
-							reader.send(streamtest.AppendMasked(nil, wsframe.OpText, []byte(`{"type":"hello"}`)))
+							reader.send(streamtest.Masked(wsframe.FinBit|wsframe.OpText, `{"type":"hello"}`))
 						}
 						reader.until(func() bool { return reader.last == round*30+29 && reader.pongs == round+1 })
 					}

@@ -47,7 +47,7 @@ func TestWhatComesWithTheHandshakeIsRead(t *testing.T) {
 		request = append(request, "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"...)
 		for i := range 15 { // more than one message, the later ones after answers
-			request = streamtest.AppendMasked(request, wsframe.OpText, fmt.Appendf(nil, `{"type":"subscribe","filters":{"level":"l%d"}}`, i))
+			request = append(request, streamtest.Masked(wsframe.FinBit|wsframe.OpText, fmt.Sprintf(`{"type":"subscribe","filters":{"level":"l%d"}}`, i))...)
 		}
 		go func() { _, _ = conn.Write(request) }()
 

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"net"
 	"slices"
-
-	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // Masked is a frame as a client sends it. first is its first byte.
@@ -61,17 +59,4 @@ func NextFrame(p []byte) (frame, payload []byte) {
 func IsTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
-}
-
-// AppendMasked appends a frame as a client sends it.
-func AppendMasked(dst []byte, op byte, payload []byte) []byte {
-	start := len(dst)
-	dst = wsframe.Append(dst, op, nil)
-	dst[start+1] = 0x80 | byte(len(payload))
-	mask := [4]byte{1, 2, 3, 4}
-	dst = append(dst, mask[:]...)
-	for i, c := range payload {
-		dst = append(dst, c^mask[i&3])
-	}
-	return dst
 }
