@@ -405,13 +405,17 @@ func (c *client) await() {
 	}
 }
 
-// unawait removes the client from those that a drain visits. An episode of slowness ends here.
+// unawait removes the client from those that a drain visits. An episode of slowness ends here. It is short enough to be
+// inlined, since each delivery calls it.
 func (c *client) unawait() {
-	s := c.shard
 	c.unmarkSlow()
-	if c.inWaiting < 0 {
-		return
+	if c.inWaiting >= 0 {
+		c.leaveWaiting()
 	}
+}
+
+func (c *client) leaveWaiting() {
+	s := c.shard
 	s.waiting = swapOut(s.waiting, c.inWaiting, func(moved *client) { moved.inWaiting = c.inWaiting })
 	c.inWaiting = -1
 }
@@ -426,9 +430,8 @@ func (c *client) markSlow() {
 }
 
 func (c *client) unmarkSlow() {
-	s := c.shard
 	if c.slow {
 		c.slow = false
-		s.totals.Slow--
+		c.shard.totals.Slow--
 	}
 }
