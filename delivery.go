@@ -89,7 +89,7 @@ func (s *shard) deliverGroup(g *group) {
 		}
 		c.countOffered(len(g.batch))
 		if c.idle() {
-			c.writeThrough(joined, g.batch)
+			c.writeThrough(&joined, g.batch)
 			continue
 		}
 		c.enqueue(g.batch)
@@ -99,12 +99,13 @@ func (s *shard) deliverGroup(g *group) {
 
 // writeThrough sends a batch to a client for which nothing is buffered, as far as its window and its link accept it.
 // The rest is buffered.
-func (c *client) writeThrough(joined stretch, batch []*message) {
+func (c *client) writeThrough(joined *stretch, batch []*message) {
 	s := c.shard
 	now, p, buf := batch, joined, &s.joined
 	if room := c.room(); room < len(batch) {
 		now, buf = batch[:room], &s.scratch
-		p = join(buf, now)
+		part := join(buf, now)
+		p = &part
 	}
 	taken := 0
 	var err error
@@ -157,7 +158,7 @@ func join(buf *stretch, batch []*message) stretch {
 
 // write offers p to a client that isn't busy. p is the frames of batch, as join has put them into buf. It returns how
 // many of the frames no longer belong to the shard: they are sent or in flight.
-func (c *client) write(p stretch, batch []*message, buf *stretch) (taken int, err error) {
+func (c *client) write(p *stretch, batch []*message, buf *stretch) (taken int, err error) {
 	sent, held, err := c.link.Write(p.bytes, p.lengths)
 	c.busy = sent < len(p.bytes)
 	end := 0
@@ -313,7 +314,8 @@ func (c *client) drain() {
 			break
 		}
 		var taken int
-		taken, err = c.write(join(&s.scratch, s.drained), s.drained, &s.scratch)
+		p := join(&s.scratch, s.drained)
+		taken, err = c.write(&p, s.drained, &s.scratch)
 		if gap != nil && taken > 0 {
 			c.backlog.gaps.told()
 			taken--
