@@ -28,15 +28,17 @@ type limits struct {
 //
 // A backlog belongs to its shard's goroutine.
 type backlog struct {
+	// Each delivery reads these two. They come first, so that they are next to the other fields that it touches.
+	count int
+	gaps  *gaps // where messages were dropped, for a client that is told of it
+
+	bytes int
 	slots []*message // the length is a power of two; nil if a message has left before its turn
 	first uint64     // the number of the oldest message; the waiting messages have numbers from first to next-1
 	next  uint64     // the number of the next message
-	count int
-	bytes int
 
 	kept uint64            // every message before this number has a level that WithKeepLevels names
 	keys map[string]uint64 // the numbers of the messages with a key
-	gaps *gaps             // where messages were dropped, for a client that is told of it
 }
 
 // The ring starts with minSlots, and keeps up to that many when it is empty.

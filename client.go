@@ -25,6 +25,7 @@ type client struct {
 	inHook        bool // its message is with the Message hook, and nothing more is read until the hook returns
 	inWaiting     int  // index in shard.waiting, or -1
 	offered, sent uint64
+	v1            *v1     // nil if the client hasn't agreed on the protocol
 	backlog       backlog // sent after the flight; can be dropped
 	flight        flight  // sent before anything else; can't be dropped
 
@@ -38,7 +39,6 @@ type client struct {
 	// Owned by the shard's goroutine.
 	pong, ping, closing []byte // control frames to send as soon as a frame may start
 	reply               []byte // the reply to the client's last request, likewise
-	v1                  *v1    // nil if the client hasn't agreed on the protocol
 
 	sub     Subscription // its Filter is the one in force, within grant
 	group   *group
