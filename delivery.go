@@ -161,10 +161,13 @@ func join(buf *stretch, batch []*message) stretch {
 func (c *client) write(p *stretch, batch []*message, buf *stretch) (taken int, err error) {
 	sent, held, err := c.link.Write(p.bytes, p.lengths)
 	c.busy = sent < len(p.bytes)
-	end := 0
-	for taken < len(batch) && end+len(batch[taken].frame) <= sent {
-		end += len(batch[taken].frame)
-		taken++
+	taken, end := len(batch), len(p.bytes)
+	if c.busy {
+		taken, end = 0, 0
+		for taken < len(batch) && end+len(batch[taken].frame) <= sent {
+			end += len(batch[taken].frame)
+			taken++
+		}
 	}
 	messages := taken
 	if taken > 0 && batch[0].notice {
