@@ -41,6 +41,7 @@ type Portable struct {
 	writer   sync.WaitGroup
 	resumed  chan struct{}
 	closed   atomic.Bool
+	ended    chan struct{} // closed when the reader has reached the end
 	released chan struct{} // closed by Close
 }
 
@@ -53,6 +54,7 @@ func NewPortable(r io.Reader, raw net.Conn, o Owner, opts Options) *Portable {
 		conn:     r,
 		raw:      raw,
 		resumed:  make(chan struct{}, 1),
+		ended:    make(chan struct{}),
 		released: make(chan struct{}),
 	}
 	l.run = l.send
@@ -133,7 +135,8 @@ func (l *Portable) send() {
 	}
 	if isReset(err) {
 		select {
-		case <-l.released: // the reader has reached the end
+		case <-l.ended:
+		case <-l.released:
 		case <-time.After(resetGrace): // it waits for a hook
 		}
 	}
@@ -163,6 +166,7 @@ func (l *Portable) Close() {
 func (l *Portable) Serve() {
 	err := l.read()
 	l.owner.Post(Event{Kind: Ended, Err: err})
+	close(l.ended)
 	<-l.released
 	l.writer.Wait()
 }
