@@ -60,6 +60,10 @@ func TestAClientCannotForgeALineOfTheLog(t *testing.T) {
 			if err := panics.WriteMessage(websocket.TextMessage, []byte(forged)); err != nil {
 				t.Fatal(err)
 			}
+			for _, ws := range []*websocket.Conn{leaves, panics} {
+				_, _, _ = ws.ReadMessage() // it answers the close frame
+				_ = ws.Close()
+			}
 			s.Eventually("both are logged", func() bool { return logs.Count("client left") == 2 && logs.Count("a hook panicked") == 1 })
 
 			logs.Mu.Lock()

@@ -143,8 +143,8 @@ func TestServeRefusesAProjectThatNoMessageCanHave(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = ws.Close() }()
 	_, _, _ = ws.ReadMessage() // it answers the close frame
+	_ = ws.Close()
 	if err := <-served; !errors.Is(err, mesherstream.ErrInvalidFilter) || !strings.Contains(err.Error(), "project") {
 		t.Errorf("Serve: got %v, want ErrInvalidFilter that names the project", err)
 	}
