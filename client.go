@@ -59,6 +59,7 @@ type client struct {
 
 	// Atomic.
 	seen       atomic.Int64  // when the client last gave a sign of life, in nanoseconds since connectedAt
+	took       atomic.Int64  // when it last took bytes that waited for it, likewise
 	unreported atomic.Uint64 // drops not yet reported to the Drop hook
 	slowQueued atomic.Bool   // a call of the Slow hook is queued
 }
@@ -115,8 +116,13 @@ func (c *client) Handle(e link.Event) { c.shard.handle(&event{client: c, Event: 
 // Again gives the client's link another turn.
 func (c *client) Again() { c.later() }
 
-// Seen is markSeen, for the client's link.
-func (c *client) Seen(now time.Time) { c.markSeen(now) }
+// Seen records a sign of life: the client has sent bytes, or has taken some that waited for it.
+func (c *client) Seen(now time.Time, took bool) {
+	c.markSeen(now)
+	if took {
+		c.took.Store(int64(now.Sub(c.connectedAt)))
+	}
+}
 
 func (c *client) markSeen(now time.Time) { c.seen.Store(int64(now.Sub(c.connectedAt))) }
 

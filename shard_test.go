@@ -552,7 +552,7 @@ type answering struct {
 func (a *answering) Write(p []byte, _ []int) (sent, held int, err error) {
 	if p[0] == wsframe.FinBit|wsframe.OpPing {
 		go func() {
-			a.client.Seen(time.Now())
+			a.client.Seen(time.Now(), false)
 			a.client.Post(link.Event{Kind: link.Received, Op: wsframe.OpPong})
 		}()
 	}

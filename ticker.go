@@ -150,10 +150,9 @@ func (c *client) silent(now time.Time) bool {
 	return s.cfg.pingInterval == 0 || asked < silence && asked >= s.cfg.idleTimeout-s.cfg.pingInterval
 }
 
-// watchProgress counts it as a sign of life if a client that has no room accepts some of the data that the kernel holds
-// for it. The kernel has room again only when much of that data is gone. At a few bytes a second, this takes longer
-// than the idle timeout, and the pongs of such a client come after all of the data. Unless the send window is full, an
-// acknowledgement is no sign of life: the kernel of a machine whose browser is frozen sends it too.
+// watchProgress counts it as a sign of life if a client that has no room reads some of the data that kernels hold for
+// it. Its pongs come after all of that data. Room in our kernel, or an acknowledgement, is no sign of life: the kernel of
+// a machine whose browser is frozen makes and sends it too.
 func (c *client) watchProgress(now time.Time) {
 	s := c.shard
 	if s.cfg.idleTimeout == 0 || !c.busy {
@@ -161,7 +160,7 @@ func (c *client) watchProgress(now time.Time) {
 		return
 	}
 	if c.link.Progressed() && c.watched {
-		c.markSeen(now)
+		c.Seen(now, true)
 	}
 	c.watched = true
 }

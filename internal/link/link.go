@@ -32,8 +32,9 @@ type Link interface {
 	// Retry acts as if the link had reported Writable, unless trying costs more than a system call.
 	Retry()
 
-	// Progressed reports whether the other end has acknowledged bytes since the last call. It returns false if that
-	// can't be known.
+	// Progressed reports whether the program at the other end has read since the last call. It asks the kernel, so it is
+	// for a client that something waits for. See room.advance for how that is known and when it isn't; then it
+	// returns false.
 	Progressed() bool
 
 	// Resume asks for the next message. After each Received event, the link waits for this call.
@@ -58,8 +59,9 @@ type Owner interface {
 	// Again requests another call of Ready, after others have had their turn. It is called on the owner's goroutine.
 	Again()
 
-	// Seen reports a sign of life from the other end. It may be called from any goroutine.
-	Seen(now time.Time)
+	// Seen reports a sign of life from the other end. It may be called from any goroutine. took means that the other end
+	// itself, and not just its kernel, has taken bytes that waited for it. Otherwise it has sent some.
+	Seen(now time.Time, took bool)
 }
 
 // A Reader turns the bytes of the other end into messages.

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"io"
 	"net"
 	"sync"
 	"testing"
@@ -16,7 +17,7 @@ func init() {
 }
 
 // openPolled duplicates the descriptor as takeOver does. takeOver itself needs a connection that has been upgraded.
-func openPolled(t *testing.T, b *boss, conn *net.TCPConn) {
+func openPolled(t *testing.T, b *boss, conn socket) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
@@ -31,7 +32,8 @@ func openPolled(t *testing.T, b *boss, conn *net.TCPConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.link = &polled{owner: b, poller: p, fd: fd, reader: &lines{}}
+	_, local := conn.(*net.UnixConn)
+	b.link = &polled{owner: b, poller: p, fd: fd, reader: &lines{}, local: local}
 	t.Cleanup(func() { b.link.Close(); p.Close(); loops.Wait() })
 }
 
@@ -143,5 +145,117 @@ func TestAConnectionThatWasResetFails(t *testing.T) {
 	})
 	if _, ended := b.find(Ended); ended {
 		t.Error("got Ended, after which a close frame would be waited for")
+	}
+}
+
+// window is how much more the other end has offered to receive.
+func (r room) window() uint64 { return r.edge - r.acked }
+
+// stands returns how the connection under a link stands.
+func (b *boss) stands() room {
+	b.t.Helper()
+	var r room
+	var known bool
+	switch l := b.link.(type) {
+	case *polled:
+		r, known = roomOf(l.fd)
+	case *Portable:
+		r, known = roomUnder(l.raw)
+	}
+	if !known {
+		b.t.Fatal("got nothing about a connection of TCP")
+	}
+	return r
+}
+
+// say writes a small message, and returns when the other end's kernel has acknowledged it.
+func (b *boss) say(p []byte) {
+	b.t.Helper()
+	done := false
+	b.during = func(e Event) { done = done || e.Kind == Writable && e.Err == nil }
+	sent, held, err := b.link.Write(p, nil)
+	if err != nil || sent+held != len(p) {
+		b.t.Fatalf("write: got %d and %d of %d bytes, %v", sent, held, len(p), err)
+	}
+	b.until("it is written", func() bool { return done || held == 0 })
+	b.until("it is acknowledged", func() bool { return b.stands().queued == 0 })
+	b.during = nil
+}
+
+// The kernel of a frozen program acknowledges each ping, and moves the edge of its window by as much.
+func TestWhatOnlyAKernelHasTakenIsNoProgress(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		b.say([]byte("ping")) // the first acknowledgement rounds the window up
+		b.link.Progressed()
+		before := b.stands()
+		for i := range 20 {
+			b.say([]byte("ping"))
+			if b.link.Progressed() {
+				t.Fatalf("Progressed() after %d pings that nobody has read: got true, want false", i+1)
+			}
+		}
+		now := b.stands()
+		if now.edge == before.edge {
+			t.Skip("this kernel moves the edge only if somebody reads")
+		}
+	})
+}
+
+// Nothing more is sent while it reads, so the only news is that its window opens.
+func TestAWindowThatOpensIsProgress(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		written := 0
+		for b.stands().window() > 4<<10 {
+			b.say(make([]byte, 4<<10))
+			written += 4 << 10
+		}
+		b.link.Progressed()
+		shut := b.stands()
+		if _, err := io.ReadFull(far, make([]byte, written)); err != nil {
+			t.Fatal(err)
+		}
+		b.until("it has opened", b.link.Progressed)
+		if now := b.stands(); now.queued > 0 || now.window() <= shut.window() {
+			t.Errorf("got %+v after %+v, want a larger window", now, shut)
+		}
+	})
+}
+
+func TestOnlyAnEdgeThatReadingHasMovedIsProgress(t *testing.T) {
+	tests := []struct {
+		what        string
+		before, now room
+		want        bool
+	}{
+		{"nothing happens", room{acked: 10, edge: 1010}, room{acked: 10, edge: 1010}, false},
+		{"small messages arrive", room{acked: 10, edge: 1010}, room{acked: 90, edge: 1090}, false},
+		{"some of them are still in flight", room{acked: 10, edge: 1010, queued: 30}, room{acked: 90, edge: 1090, queued: 40}, false},
+		{"nobody reads what arrives", room{acked: 10, edge: 1010}, room{acked: 90, edge: 1010}, false},
+		{"the buffer is full", room{acked: 10, edge: 10, queued: 90, unsent: 90}, room{acked: 10, edge: 10, queued: 90, unsent: 90}, false},
+		{"the rest of the buffer fills", room{acked: 10, edge: 70, queued: 90, unsent: 30}, room{acked: 70, edge: 70, queued: 90, unsent: 90}, false},
+		{"a shut window opens", room{acked: 10, edge: 10}, room{acked: 10, edge: 510}, true},
+		{"it opens, and is filled", room{acked: 10, edge: 10, queued: 600, unsent: 600}, room{acked: 510, edge: 510, queued: 600, unsent: 600}, true},
+		{"it opens, and takes all", room{acked: 10, edge: 10, queued: 60, unsent: 60}, room{acked: 70, edge: 270}, true},
+		{"the network is slow", room{acked: 10, edge: 1010, queued: 800}, room{acked: 80, edge: 1080, queued: 730}, true},
+		{"the network is slow, and more is to be sent", room{acked: 10, edge: 1010, queued: 40}, room{acked: 80, edge: 1080, queued: 900, unsent: 100}, true},
+		{"an old kernel: small messages arrive", room{acked: 10, edge: 10}, room{acked: 90, edge: 90}, false},
+		{"an old kernel: some of them are kept waiting", room{acked: 10, edge: 10, queued: 90}, room{acked: 90, edge: 90, queued: 10}, true},
+		{"an old kernel: nothing is acknowledged", room{acked: 10, edge: 10, queued: 90}, room{acked: 10, edge: 10, queued: 90}, false},
+	}
+	for _, tt := range tests {
+		r := tt.before
+		if got := r.advance(tt.now); got != tt.want {
+			t.Errorf("%s: %+v after %+v: got %t, want %t", tt.what, tt.now, tt.before, got, tt.want)
+		}
+	}
+}
+
+func TestAnOfferThatIsRenewedIsNoProgress(t *testing.T) {
+	r := room{acked: 10, edge: 500}
+	if r.advance(room{acked: 10, edge: 10}) || r.advance(room{acked: 10, edge: 500}) {
+		t.Error("the kernel has taken its offer back and renewed it: got progress, want none")
+	}
+	if !r.advance(room{acked: 10, edge: 600}) {
+		t.Error("it has offered more: got no progress, want some")
 	}
 }

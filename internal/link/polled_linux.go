@@ -30,13 +30,14 @@ type polled struct {
 	poller *Poller
 	token  uint32 // distinguishes it from another link with the same descriptor
 	fd     int
-	acked  uint64 // at the last call of Progressed
+	room   room // at the last call of Progressed
 	reader Reader
 	hints  atomic.Uint32 // hints of the poller that Ready has not seen yet
 	unread []byte        // read, but after a message that is still being handled
 	ending bool          // the poller has seen the end of the stream; data before it may still be unread
 	short  bool          // the last write did not have room for everything
 	broken bool          // nothing can be written any longer
+	local  bool          // a Unix socket: it has room again only when the other end has read
 	state  linkState
 }
 
@@ -81,7 +82,8 @@ func takeOver(conn *websocket.Conn, o Owner, opts Options) *polled {
 		_ = unix.Close(fd)
 		return nil
 	}
-	return &polled{owner: o, poller: p, fd: fd, reader: opts.Reader, unread: readAhead(conn, raw)}
+	_, local := raw.(*net.UnixConn)
+	return &polled{owner: o, poller: p, fd: fd, reader: opts.Reader, unread: readAhead(conn, raw), local: local}
 }
 
 // readAhead returns the bytes that fasthttp has read from the socket together with the handshake. After a deadline in
@@ -137,8 +139,8 @@ func (l *polled) Retry() { l.owner.Handle(Event{Kind: Writable}) }
 func (l *polled) Ready() {
 	events := l.hints.Swap(0)
 	if events&unix.EPOLLOUT != 0 {
-		if l.short {
-			l.owner.Seen(time.Now()) // there was no room, and now there is: the client accepts the data that waits for it
+		if l.short && l.local {
+			l.owner.Seen(time.Now(), true)
 		}
 		l.owner.Handle(Event{Kind: Writable})
 	}
@@ -181,7 +183,7 @@ func (l *polled) read() {
 		l.owner.Handle(Event{Kind: Ended, Err: io.EOF})
 		return
 	}
-	l.owner.Seen(time.Now())
+	l.owner.Seen(time.Now(), false)
 	l.feed(l.poller.buf[:n])
 	if n == len(l.poller.buf) || l.ending {
 		l.owner.Again() // otherwise the bytes that are still to arrive have an edge of their own
@@ -218,9 +220,8 @@ func (l *polled) emit(op byte, payload []byte) error {
 }
 
 func (l *polled) Progressed() bool {
-	before := l.acked
-	l.acked = ackedOf(l.fd)
-	return l.acked > before
+	now, known := roomOf(l.fd)
+	return known && l.room.advance(now)
 }
 
 func (l *polled) Resume() {

@@ -19,8 +19,8 @@ const ChunkBytes = 16 << 10
 const resetGrace = 2 * time.Second
 
 // BlockedFor is the minimum duration of a write that had to wait for the client. The end of such a write is a sign of
-// life. A write that the kernel accepts immediately is none: otherwise a ping to a machine that is long gone would
-// count.
+// life, unless Progressed knows better: over TCP, the write ends when the other end's kernel has made room. A write that
+// the kernel accepts immediately is none: otherwise a ping to a machine that is long gone would count.
 const BlockedFor = 10 * time.Millisecond
 
 // Portable works on every connection that Fiber can upgrade. The handler's goroutine reads. Another goroutine, which
@@ -35,8 +35,9 @@ type Portable struct {
 	conn  io.Reader // including the bytes that fasthttp has read ahead; the handler's goroutine reads from it
 	raw   net.Conn  // deadlines and writes
 	run   func()    // l.send as a value, so that starting it allocates nothing
+	asks  bool      // Progressed can ask the kernel, so a write that had to wait says nothing
 
-	acked    uint64 // at the last call of Progressed
+	room     room   // at the last call of Progressed
 	out      []byte // handed from write to the writer
 	writer   sync.WaitGroup
 	resumed  chan struct{}
@@ -58,6 +59,7 @@ func NewPortable(r io.Reader, raw net.Conn, o Owner, opts Options) *Portable {
 		released: make(chan struct{}),
 	}
 	l.run = l.send
+	_, l.asks = roomUnder(raw)
 	return l
 }
 
@@ -73,8 +75,11 @@ func (l *Portable) Retry() {}
 // Progressed also extends the deadline of a write that makes progress: under TLS, a write that reaches its deadline
 // can't be continued.
 func (l *Portable) Progressed() bool {
-	before := l.acked
-	if l.acked = acked(l.raw); l.acked <= before {
+	if !l.asks {
+		return false
+	}
+	now, known := roomUnder(l.raw)
+	if !known || !l.room.advance(now) {
 		return false
 	}
 	if l.opts.IdleTimeout > 0 && !l.closed.Load() {
@@ -129,8 +134,8 @@ func (l *Portable) send() {
 				err = nil
 			}
 		}
-		if now := time.Now(); n > 0 && now.Sub(begin) >= BlockedFor {
-			l.owner.Seen(now)
+		if now := time.Now(); n > 0 && !l.asks && now.Sub(begin) >= BlockedFor {
+			l.owner.Seen(now, true)
 		}
 	}
 	if isReset(err) {
@@ -176,7 +181,7 @@ func (l *Portable) read() error {
 	for {
 		n, err := l.conn.Read(buf)
 		if n > 0 {
-			l.owner.Seen(time.Now())
+			l.owner.Seen(time.Now(), false)
 			if _, broken := l.opts.Reader.Feed(buf[:n], l.emit); broken != nil {
 				return l.refuse(broken, buf)
 			}

@@ -43,19 +43,3 @@ func LimitUnsent(conn net.Conn, bytes int) (reached bool) {
 	}
 	return raw != nil
 }
-
-// acked returns how many bytes the other end's kernel has ever acknowledged, or 0 if that can't be known.
-func acked(conn net.Conn) (n uint64) {
-	if raw := socketUnder(conn); raw != nil {
-		_ = raw.Control(func(fd uintptr) { n = ackedOf(int(fd)) })
-	}
-	return n
-}
-
-func ackedOf(fd int) uint64 {
-	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil {
-		return 0
-	}
-	return info.Bytes_acked
-}
