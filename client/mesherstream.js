@@ -33,6 +33,9 @@ const REQUEST_SPACING = 100;
 // no window, or if the stream reconnects while the loop stands still: each connection has a window of its own.
 const MAX_QUEUE = 1000;
 
+// The first message that arrives after this long with nothing to handle is acknowledged at once.
+const PAUSE = 500;
+
 // A timer that is set for longer fires immediately.
 const MAX_TIMER = 2 ** 31 - 1;
 
@@ -105,6 +108,9 @@ export function connect(url, options = {}) {
   let paused = false; // the page is put away
   let arrived = 0; // messages on this connection, the protocol's own included
   let acked = 0;
+  let marks = []; // which of them are acknowledged as soon as they are handled
+  let ahead = 0; // the window: how many may be unacknowledged
+  let idle = 0; // when everything that had arrived was handled
 
   // The filters. One request is in flight at a time, and one waits for it. A new request replaces the waiting one.
   let accepted = options.filters && normalize(options.filters); // undefined leaves the filters to the URL
@@ -112,9 +118,11 @@ export function connect(url, options = {}) {
   let next = null;
   let spacing = null; // the timer that keeps requests apart
 
-  // The loop over the stream. Both are null when there is none.
+  // The loop over the stream. All are null when there is none.
   let queue = null;
   let wake = null;
+  let taken = null; // the entry that the loop's body handles: it has not asked for the next one
+  let room = MAX_QUEUE; // for entries: the largest window of this connection, if that is more
 
   const first = state;
   if (!signal?.aborted) {
@@ -155,9 +163,10 @@ export function connect(url, options = {}) {
     try {
       for (;;) {
         if (queue.length) {
-          const { item } = queue.shift();
+          taken = queue.shift();
+          yield taken.item;
+          taken = null;
           acknowledge();
-          yield item;
         } else if (state === "closed") {
           return;
         } else {
@@ -165,7 +174,7 @@ export function connect(url, options = {}) {
         }
       }
     } finally {
-      queue = wake = null;
+      queue = wake = taken = null;
       acknowledge();
     }
   }
@@ -196,14 +205,19 @@ export function connect(url, options = {}) {
       timer = setTimeout(drop, HELLO_TIMEOUT, "error");
     });
     socket = dialed;
-    arrived = acked = 0;
-    for (const entry of queue ?? []) entry.n = 0; // nothing is acknowledged until the loop has received these
+    arrived = acked = ahead = 0;
+    marks = [];
+    room = MAX_QUEUE;
+    if (taken) taken.n = 0; // only the hello is acknowledged before the loop has handled what it has
+    for (const entry of queue ?? []) entry.n = 0;
     timer = setTimeout(drop, HELLO_TIMEOUT, "no hello");
   }
 
   function begin(message) {
     clearTimeout(timer);
     hello = message;
+    resize(hello.window);
+    confirm(1); // at once: this says that marks will be acknowledged
     openedAt = performance.now(); // not Date.now(): that clock may be set
     wasOpen = true;
     // The query can't express every value, and a route of the application's own need not read it.
@@ -348,7 +362,9 @@ export function connect(url, options = {}) {
   function receive(event) {
     const { data } = event;
     const message = parse(data, hello?.stream);
+    const rested = hello && handled() === arrived && performance.now() - idle >= PAUSE;
     arrived++;
+    if (rested || (hello && message?.type === "mark")) marks.push(arrived);
     if (!hello) {
       if (message) begin(message);
       else drop("no hello");
@@ -360,6 +376,8 @@ export function connect(url, options = {}) {
       const gap = { dropped, byLevel, since: new Date(since), until: new Date(until) };
       push({ type: "gap", gap });
       call("ongap", gap);
+    } else if (message.type === "mark") {
+      resize(message.window);
     } else {
       answered(message);
     }
@@ -369,17 +387,38 @@ export function connect(url, options = {}) {
   function push(item) {
     if (!queue) return;
     queue.push({ n: arrived, at: new Date(), item });
-    if (queue.length > Math.max(MAX_QUEUE, hello.window)) queue.splice(0, 2, merge(queue[0], queue[1]));
+    if (queue.length > room) queue.splice(0, 2, merge(queue[0], queue[1]));
     wake?.();
   }
 
-  // acknowledge tells the server how many messages have been handled, in steps of half its window, so that it may send
-  // as many more. Messages that wait for the loop are not handled yet. A loop that awaits setFilters receives no
-  // messages meanwhile, but the reply arrives all the same: the window doesn't hold replies back.
+  // resize takes the window of a hello or a mark. What was sent under a larger one is kept whole for the loop.
+  function resize(window) {
+    if (!Number.isInteger(window) || window < 0) return;
+    ahead = window;
+    room = Math.max(room, window);
+  }
+
+  // handled is how many messages have been handled: those before the oldest that the loop's body handles, or that waits
+  // for it. A message is handled when its callback has returned and the loop has asked for the next one.
+  function handled() {
+    const oldest = taken ?? queue?.[0];
+    return oldest ? oldest.n - 1 : arrived;
+  }
+
+  // acknowledge tells the server how many messages have been handled, so that it knows how old they were, and sends as
+  // many more. It does so at each mark, at the first message after a pause, and in steps of half the window. It is
+  // called when something has been handled, never by a timer: those of a hidden page hardly run. A loop that awaits
+  // setFilters receives no messages meanwhile, but the reply arrives all the same: the window doesn't hold replies back.
   function acknowledge() {
-    if (!hello?.window) return;
-    const n = queue?.length ? queue[0].n - 1 : arrived;
-    if (n - acked < hello.window / 2) return;
+    if (!hello) return;
+    const n = handled();
+    if (n === arrived) idle = performance.now();
+    let now = ahead && n - acked >= ahead / 2;
+    while (marks[0] <= n) now = marks.shift();
+    if (now) confirm(n);
+  }
+
+  function confirm(n) {
     acked = n;
     send({ type: "ack", n });
   }
@@ -503,13 +542,13 @@ function parse(data, token = "") {
   }
 }
 
-// merge returns a gap in place of two entries of a queue.
+// merge returns a gap in place of two entries of a queue. Neither is handled until the loop has handled the gap.
 function merge(a, b) {
   const [x, y] = [a, b].map(({ at, item }) => item.gap ?? { dropped: 1, byLevel: {}, since: at, until: at });
   const byLevel = { ...x.byLevel };
   for (const level in y.byLevel) byLevel[level] = y.byLevel[level] + (Object.hasOwn(byLevel, level) ? byLevel[level] : 0);
   const gap = { dropped: x.dropped + y.dropped, byLevel, since: x.since, until: y.until };
-  return { n: b.n, item: { type: "gap", gap } };
+  return { n: a.n, item: { type: "gap", gap } };
 }
 
 function failure(code, message) {
