@@ -145,7 +145,10 @@ export interface Hello {
   filters: FiltersInForce;
   /** How many messages the server buffers for this client when it is slow. */
   max_buffer: number;
-  /** How many messages the server sends ahead of the last handled one; 0 means no bound. */
+  /**
+   * How many messages the server sends ahead of the last handled one, at first; 0 means no bound. The server may change
+   * this later, and also holds messages back while the last handled one was old.
+   */
   window: number;
 }
 
@@ -158,10 +161,14 @@ export type Item = { type: "message"; data: string | ArrayBuffer } | { type: "ga
  * closed and the loop has received every item that arrived. Leaving the loop does not close the stream. There can be
  * one loop at a time; a second one throws.
  *
+ * The stream tells the server how far the page is, so that the server sends a slow one only what is fresh, and a gap
+ * for the rest. A message counts as handled when its callback has returned and, with a loop, when the loop has asked for
+ * the item after it. While the body of the loop awaits something, its item is not handled.
+ *
  * Items that the loop has not received yet are kept in memory. Their number is bounded: the server sends at most its
  * window ahead of the last handled one, and keeps later messages in its buffer, as for every slow client. If there is
- * no window, and after reconnects, the stream keeps the newest 1,000 items (or as many as the window, if that is more),
- * and replaces the older ones with a gap.
+ * no window, and after reconnects, the stream keeps the newest 1,000 items (or as many as the largest window of the
+ * connection, if that is more), and replaces the older ones with a gap.
  */
 export interface Stream extends Callbacks, AsyncIterable<Item> {
   // Setting a property other than a callback throws a TypeError.

@@ -110,7 +110,7 @@ export function connect(url, options = {}) {
   let acked = 0;
   let marks = []; // which of them are acknowledged as soon as they are handled
   let ahead = 0; // the window: how many may be unacknowledged
-  let idle = 0; // when everything that had arrived was handled
+  let idle = 0; // since when nothing has been handled
 
   // The filters. One request is in flight at a time, and one waits for it. A new request replaces the waiting one.
   let accepted = options.filters && normalize(options.filters); // undefined leaves the filters to the URL
@@ -412,7 +412,7 @@ export function connect(url, options = {}) {
   function acknowledge() {
     if (!hello) return;
     const n = handled();
-    if (n === arrived) idle = performance.now();
+    idle = performance.now();
     let now = ahead && n - acked >= ahead / 2;
     while (marks[0] <= n) now = marks.shift();
     if (now) confirm(n);

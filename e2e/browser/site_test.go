@@ -162,8 +162,8 @@ type peer struct {
 	*testing.T
 	conn               *websocket.Conn
 	raw                net.Conn
-	level, environment string // of the query
-	received           chan request
+	level, environment string        // of the query
+	received           chan request  // but for the acknowledgement of the hello
 	gone               chan struct{} // closed when the connection has ended: then conn belongs to somebody else
 }
 
@@ -199,7 +199,9 @@ func (s *site) meet(conn *websocket.Conn) {
 			s.Errorf("the client sent %q: %v", data, err)
 			return
 		}
-		p.received <- r
+		if r.Type != "ack" || r.N != 1 {
+			p.received <- r
+		}
 	}
 }
 
