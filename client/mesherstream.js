@@ -205,7 +205,7 @@ export function connect(url, options = {}) {
       timer = setTimeout(drop, HELLO_TIMEOUT, "error");
     });
     socket = dialed;
-    arrived = acked = ahead = 0;
+    arrived = ahead = 0;
     marks = [];
     room = MAX_QUEUE;
     if (taken) taken.n = 0; // only the hello is acknowledged before the loop has handled what it has

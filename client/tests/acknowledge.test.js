@@ -163,6 +163,8 @@ test("several reasons make one acknowledgement", async (t) => {
   assert.deepEqual(await acked(connection), []);
   loop.next();
   assert.deepEqual(await acked(connection), [9]);
+  connection.ws.send("b"); // 10, which the loop takes and has not handled
+  assert.deepEqual(await acked(connection), []);
 });
 
 test("acknowledges the first message after a pause at once", async (t) => {

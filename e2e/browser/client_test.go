@@ -196,6 +196,33 @@ func TestAPageThatBecomesVisibleTriesAtOnce(t *testing.T) {
 	tb.do(`await page.reach("open", 2)`)
 }
 
+func TestAPageThatIsHiddenAcknowledgesMarks(t *testing.T) {
+	s := newSite(t)
+	tb := open(t, s.url())
+	tb.do(`page.follow("/stream/projects/shop")`)
+	p := s.accept()
+	p.hello(1024)
+	tb.do(`await page.reach("open")`)
+	newTab(t, tb.ctx, chromedp.WithNewWindow(false)) // in front of the first one
+	tb.do(`await page.until(() => document.visibilityState === "hidden")`)
+	acked := 1
+	for n := 3; n < 300; n += 2 {
+		p.text("a message")
+		p.text(`{"type":"mark","stream":"` + token + `","window":1024}`)
+		// The message before the mark may be the first after a pause.
+		for acked < n {
+			r := take(t, p.received, "an acknowledgement")
+			if r.Type != "ack" || r.N <= acked || r.N > n {
+				t.Fatalf("got %+v after %d of %d", r, acked, n)
+			}
+			acked = r.N
+		}
+	}
+	if got := eval[bool](tb, `page.seen.length === 149 && page.seen.every((data) => data === "a message")`); !got {
+		t.Error("the page was shown something other than 149 messages")
+	}
+}
+
 func TestASlowLoopHoldsTheServerBack(t *testing.T) {
 	const window, total = 16, 500
 	s := newSite(t)

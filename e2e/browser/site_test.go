@@ -163,7 +163,7 @@ type peer struct {
 	conn               *websocket.Conn
 	raw                net.Conn
 	level, environment string        // of the query
-	received           chan request  // but for the acknowledgement of the hello
+	received           chan request  // after the acknowledgement of the hello
 	gone               chan struct{} // closed when the connection has ended: then conn belongs to somebody else
 }
 
@@ -189,7 +189,7 @@ func (s *site) meet(conn *websocket.Conn) {
 	}
 	defer close(p.gone)
 	s.peers <- p
-	for {
+	for greeted := false; ; {
 		_, data, err := conn.ReadMessage()
 		if err != nil {
 			return
@@ -199,8 +199,10 @@ func (s *site) meet(conn *websocket.Conn) {
 			s.Errorf("the client sent %q: %v", data, err)
 			return
 		}
-		if r.Type != "ack" || r.N != 1 {
+		if greeted {
 			p.received <- r
+		} else if greeted = true; r.Type != "ack" || r.N != 1 {
+			s.Errorf("the client's first request is %s, want an acknowledgement of the hello", data)
 		}
 	}
 }
