@@ -179,17 +179,43 @@ func atPace(c *client) { c.paid = 0 }
 
 func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
 	m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})
-	for name, l := range map[string]link.Link{"fast": sink{}, "slow": wall{}, "fast, with the protocol": sink{}, "slow, with the protocol": wall{}} {
-		for _, broadcasts := range []int{1, 10} {
-			s := newTestShard(t, 100, l)
-			if strings.HasSuffix(name, "protocol") {
-				for _, c := range s.everyone() {
-					c.agree(&config{})
+	for name, l := range map[string]link.Link{"fast": sink{}, "slow": wall{}} {
+		for _, kind := range []string{"without a window", "pinged", "marked", "silent"} {
+			for _, broadcasts := range []int{1, 10} {
+				s := newTestShard(t, 100, l)
+				clients := s.everyone()
+				for _, c := range clients {
+					switch kind {
+					case "pinged":
+						c.acks = acksProbes
+						c.openWindow()
+					case "marked", "silent":
+						agree(c)
+					}
 				}
-			}
-			publishTurn(t, s, m, 100) // buffers grow once
-			if got := testing.AllocsPerRun(100, func() { publishTurn(t, s, m, broadcasts) }); got != 0 {
-				t.Errorf("%s clients, %d broadcasts in one turn to 100 clients: got %v allocations, want 0", name, broadcasts, got)
+				turn := func(broadcasts int) {
+					publishTurn(t, s, m, broadcasts)
+					for _, c := range clients {
+						if w := c.window; w != nil && kind != "silent" && name == "fast" {
+							w.acked, w.asked, w.probedAt = c.position(), false, s.now-probePause // the next turn asks again
+							c.review()
+						}
+					}
+				}
+				turn(100) // buffers grow once
+				turn(100)
+				if got := testing.AllocsPerRun(100, func() { turn(broadcasts) }); got != 0 {
+					t.Errorf("%s clients, %s, %d broadcasts in one turn to 100 clients: got %v allocations, want 0", name, kind, broadcasts, got)
+				}
+				probes := 0
+				for _, c := range clients {
+					if w := c.window; w != nil {
+						probes += int(w.probed.messages)
+					}
+				}
+				if name == "fast" && kind == "pinged" && probes == 0 {
+					t.Error("no client was asked, and this test is about that")
+				}
 			}
 		}
 	}

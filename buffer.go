@@ -130,6 +130,14 @@ func (b *backlog) victim(m *message, overflow Overflow) (number uint64, ok bool)
 	return b.first, m.keep && overflow == DropOldest
 }
 
+// oldest returns the size of the oldest message's frame, or 0 if none waits.
+func (b *backlog) oldest() int {
+	if b.count == 0 {
+		return 0
+	}
+	return len((*b.slot(b.first)).frame)
+}
+
 // peek appends the oldest messages to dst, up to the next gap: at most n messages, with at most limit bytes of frames,
 // but at least one message.
 func (b *backlog) peek(dst []*message, n, limit int) []*message {

@@ -22,8 +22,13 @@ type client struct {
 	closeSent     bool // the close frame has been handed to the link
 	closeReceived bool
 	again         bool // is in shard.again
+	left          bool // its link has left out a probe that was to follow messages
 	inHook        bool // its message is with the Message hook, and nothing more is read until the hook returns
-	inWaiting     int  // index in shard.waiting, or -1
+	acks          acks
+	inWaiting     int32  // index in shard.waiting, or -1
+	weight, stop  uint32 // what was written weighs, and up to which weight the window need not be looked at
+	lookAt        moment // when it has to be, even so; before its first pong, when the client counts as one without
+	written       uint64 // messages of any kind that the link has accepted
 	offered, sent uint64
 	v1            *v1     // nil if the client hasn't agreed on the protocol
 	backlog       backlog // sent after the flight; can be dropped
@@ -37,8 +42,12 @@ type client struct {
 	grant       Filter // the grant of WithAuthorize, or of the caller of Serve
 
 	// Owned by the shard's goroutine.
-	pong, ping, closing []byte // control frames to send as soon as a frame may start
-	reply               []byte // the reply to the client's last request, likewise
+	pong, closing []byte // control frames to send as soon as a frame may start
+	reply         []byte // the reply to the client's last request, likewise
+	pingDue       bool
+	proven        bool    // a probe that followed messages has been answered
+	window        *window // nil until the first message
+	rtt           uint32  // the shortest round trip, in milliseconds; 0 until the first one
 
 	sub     Subscription // its Filter is the one in force, within grant
 	group   *group
@@ -49,7 +58,7 @@ type client struct {
 	closeReason string
 	cutTimer    *time.Timer // ends a close handshake that the client does not complete
 
-	watched      bool          // it was busy at the last beat
+	owing        bool          // it owed something at the last beat
 	pingAt       time.Time     // when the next ping is due
 	askedAt      time.Time     // when the first ping after its last sign of life was due
 	waitingSince time.Time     // when the empty backlog received its first message
@@ -59,7 +68,7 @@ type client struct {
 
 	// Atomic.
 	seen       atomic.Int64  // when the client last gave a sign of life, in nanoseconds since connectedAt
-	took       atomic.Int64  // when it last took bytes that waited for it, likewise
+	took       atomic.Int64  // when it last took something of what it owed, or began to owe something, likewise
 	unreported atomic.Uint64 // drops not yet reported to the Drop hook
 	slowQueued atomic.Bool   // a call of the Slow hook is queued
 }
@@ -148,7 +157,7 @@ func (c *client) snapshot() Client {
 		BufferedBytes: c.bufferedBytes(),
 		Slow:          c.slow,
 
-		Unacknowledged: c.v1.unacknowledged(),
+		Unacknowledged: int(c.unacknowledged().messages),
 	}
 }
 
@@ -160,6 +169,7 @@ const closeGrace = 2 * time.Second
 const (
 	reasonShutdown = "the server is shutting down"
 	reasonTooSlow  = "too slow; retry_after_ms=1000"
+	reasonSilent   = "no sign of life; retry_after_ms=1000"
 	reasonTooMany  = "too many clients; retry_after_ms=5000"
 	reasonTooOften = "more than 20 requests a second"
 )
@@ -174,11 +184,9 @@ func (c *client) add() {
 	s.regrouping.Add(-1)
 	s.wheel.add(c)
 	s.hooks.connect(c)
-	if c.v1 != nil {
-		if err := c.writeControl(c.v1.hello(c)); err != nil {
-			c.remove(err)
-			return
-		}
+	if err := c.greet(); err != nil {
+		c.remove(err)
+		return
 	}
 	c.link.Begin()
 }
@@ -192,7 +200,9 @@ func (c *client) shut(code int, reason string) {
 	}
 	c.withdraw()
 	c.phase = phaseClosing
-	c.closeCode, c.closeReason = code, reason
+	if c.closeCode == 0 {
+		c.closeCode, c.closeReason = code, reason
+	}
 	c.closing = wsframe.Close(code, reason)
 	c.abandon()
 	if c.reply != nil {

@@ -1,6 +1,7 @@
 package mesherstream
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/mesher/mesherstream/internal/wsframe"
@@ -102,20 +103,43 @@ func (s *shard) deliverGroup(g *group) {
 func (c *client) writeThrough(joined *stretch, batch []*message) {
 	s := c.shard
 	now, p, buf := batch, joined, &s.joined
-	if room := c.room(); room < len(batch) {
-		now, buf = batch[:room], &s.scratch
-		part := join(buf, now)
-		p = &part
+	var probe []byte
+	passes := c.passes(len(batch), len(joined.bytes))
+	if !passes {
+		n, size := c.fitting(batch)
+		if n < len(batch) {
+			now, buf = batch[:n], &s.scratch
+			part := join(buf, now)
+			p = &part
+			c.window.held = true
+		}
+		probe = c.probe(amount{uint32(n), uint32(size)})
 	}
 	taken := 0
 	var err error
 	if len(now) > 0 {
-		taken, err = c.write(p, now, buf)
+		taken, err = c.write(p, now, buf, probe)
 	}
 	if taken < len(batch) {
 		c.enqueue(batch[taken:])
 	}
+	if !passes {
+		c.review()
+	}
 	c.settle(err)
+}
+
+// fitting returns how many messages of a batch fit into the client's window, and the size of their frames.
+func (c *client) fitting(batch []*message) (n, size int) {
+	messages, most := c.room(len(batch[0].frame))
+	for _, m := range batch[:min(messages, len(batch))] {
+		if n > 0 && size+len(m.frame) > most {
+			break
+		}
+		size += len(m.frame)
+		n++
+	}
+	return n, size
 }
 
 // A stretch is the frames of some messages, one after the other.
@@ -157,12 +181,14 @@ func join(buf *stretch, batch []*message) stretch {
 }
 
 // write offers p to a client that isn't busy. p is the frames of batch, as join has put them into buf. It returns how
-// many of the frames no longer belong to the shard: they are sent or in flight.
-func (c *client) write(p *stretch, batch []*message, buf *stretch) (taken int, err error) {
-	sent, held, err := c.link.Write(p.bytes, p.lengths)
-	c.busy = sent < len(p.bytes)
+// many of the frames no longer belong to the shard: they are sent or in flight. If all of them are sent, a probe may
+// follow in the same system call.
+func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte) (taken int, err error) {
+	sent, held, err := c.link.Write(p.bytes, p.lengths, probe)
+	c.busy = sent < len(p.bytes)+len(probe)
+	c.left = held > 0 && probe != nil
 	taken, end := len(batch), len(p.bytes)
-	if c.busy {
+	if sent < end {
 		taken, end = 0, 0
 		for taken < len(batch) && end+len(batch[taken].frame) <= sent {
 			end += len(batch[taken].frame)
@@ -191,27 +217,43 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch) (taken int, e
 			c.flight.lengths = p.lengths[first:taken]
 			*buf = stretch{} // p belongs to the link now
 		}
-	case end < sent:
+	case end < sent && taken < len(batch):
 		// A frame is torn. Its own bytes replace the rest of p, so that p need not be kept.
 		c.flight = flight{stretch: stretch{bytes: batch[taken].frame}, done: sent - end, messages: 1}
 		if batch[taken].notice {
 			c.flight.messages = 0
 		}
+		end += len(batch[taken].frame)
 		taken++
 	}
-	c.v1.wrote(taken)
+	c.count(taken, end)
+	if over := sent - len(p.bytes); over > 0 {
+		c.sentProbe(probe, over)
+	}
 	return taken, err
+}
+
+// sentProbe notes that the link has accepted a probe, or the beginning of one.
+func (c *client) sentProbe(frame []byte, sent int) {
+	if sent < len(frame) {
+		c.flight = flight{stretch: stretch{bytes: bytes.Clone(frame)}, done: sent}
+	}
+	before := c.position()
+	if c.v1 != nil {
+		c.count(1, len(frame)) // a mark is a message
+	}
+	c.probed(c.position().minus(before))
 }
 
 // writeControl offers one frame that is not a message to a client that isn't busy. Bytes that the link doesn't accept
 // immediately are in flight.
 func (c *client) writeControl(frame []byte) error {
-	sent, _, err := c.link.Write(frame, nil)
+	sent, _, err := c.link.Write(frame, nil, nil)
 	if c.busy = sent < len(frame); c.busy {
 		c.flight = flight{stretch: stretch{bytes: frame}, done: sent}
 	}
 	if frame[0]&wsframe.ControlBit == 0 {
-		c.v1.wrote(1)
+		c.count(1, len(frame))
 	}
 	return err
 }
@@ -225,7 +267,7 @@ func (c *client) writable(n int, err error) {
 	f.done += n
 	if err == nil && f.done < len(f.bytes) {
 		var sent int
-		sent, _, err = c.link.Write(f.bytes[f.done:], nil)
+		sent, _, err = c.link.Write(f.bytes[f.done:], nil, nil)
 		f.done += sent
 	}
 	if err != nil {
@@ -306,19 +348,28 @@ func (c *client) buffer(m *message) {
 func (c *client) drain() {
 	s := c.shard
 	err := c.sendControl()
-	for !c.busy && err == nil && c.phase < phaseClosing && c.room() > 0 {
+	if err == nil && c.left && !c.busy {
+		c.left = false
+		err = c.ask() // now, or a client that never catches up would not be asked before its window is full
+	}
+	for !c.busy && err == nil && c.phase < phaseClosing && !c.idle() {
+		room, size := c.room(c.backlog.oldest())
+		if room == 0 {
+			c.window.held = true
+			break
+		}
 		s.drained = s.drained[:0]
 		gap := c.backlog.gaps.due(c.backlog.first)
 		if gap != nil {
 			s.drained = append(s.drained, c.v1.notice(gap))
 		}
-		s.drained = c.backlog.peek(s.drained, c.room()-len(s.drained), joinBytes)
+		s.drained = c.backlog.peek(s.drained, room-len(s.drained), min(size, joinBytes))
 		if len(s.drained) == 0 {
 			break
 		}
-		var taken int
 		p := join(&s.scratch, s.drained)
-		taken, err = c.write(&p, s.drained, &s.scratch)
+		var taken int
+		taken, err = c.write(&p, s.drained, &s.scratch, c.probe(amount{uint32(len(s.drained)), uint32(len(p.bytes))}))
 		if gap != nil && taken > 0 {
 			c.backlog.gaps.told()
 			taken--
@@ -326,6 +377,10 @@ func (c *client) drain() {
 		c.backlog.discard(taken)
 		clear(s.drained)
 	}
+	if err == nil {
+		err = c.ask()
+	}
+	c.review()
 	c.settle(err)
 }
 
@@ -354,8 +409,8 @@ func (c *client) nextControl() (frame []byte) {
 		frame, c.pong = c.pong, nil
 	case c.closing != nil:
 		frame, c.closing, c.closeSent = c.closing, nil, true
-	case c.ping != nil:
-		frame, c.ping = c.ping, nil
+	case c.pingDue:
+		frame, c.pingDue = c.keepalive(), false
 	case c.reply != nil:
 		frame, c.reply = c.reply, nil
 		c.link.Resume()
@@ -394,6 +449,7 @@ func (s *shard) drainAll() {
 	for i := len(s.waiting) - 1; i >= 0; i-- { // backwards: drain removes clients that have caught up
 		c := s.waiting[i]
 		c.drain()
+		c.askAgain()
 		if c.backlog.len() > 0 && now.Sub(c.waitingSince) >= s.cfg.drainInterval {
 			c.markSlow()
 		}
@@ -405,7 +461,7 @@ func (s *shard) drainAll() {
 func (c *client) await() {
 	s := c.shard
 	if c.inWaiting < 0 {
-		c.inWaiting = len(s.waiting)
+		c.inWaiting = int32(len(s.waiting))
 		s.waiting = append(s.waiting, c)
 	}
 }
@@ -421,7 +477,7 @@ func (c *client) unawait() {
 
 func (c *client) leaveWaiting() {
 	s := c.shard
-	s.waiting = swapOut(s.waiting, c.inWaiting, func(moved *client) { moved.inWaiting = c.inWaiting })
+	s.waiting = swapOut(s.waiting, int(c.inWaiting), func(moved *client) { moved.inWaiting = c.inWaiting })
 	c.inWaiting = -1
 }
 

@@ -168,7 +168,7 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 		sub:         sub,
 	}
 	if conn.Subprotocol() == Protocol {
-		c.agree(&m.cfg)
+		c.agree()
 	}
 	c.markSeen(time.Now()) // messages that it has sent in the meantime were not read
 	if raw := link.Raw(conn); !link.LimitUnsent(raw, m.cfg.unsentLimit) {

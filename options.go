@@ -25,6 +25,7 @@ type config struct {
 	overflow        Overflow
 	keepLevels      []string
 	window          int
+	freshness       time.Duration
 	drainInterval   time.Duration
 	unsentLimit     int
 	authorize       func(*fiber.Ctx, *Subscription) error
@@ -47,7 +48,8 @@ func defaultConfig() config {
 		path:            "/stream/projects",
 		maxBuffer:       100,
 		maxBufferBytes:  1 << 20,
-		window:          1024,
+		window:          defaultWindow,
+		freshness:       time.Second,
 		drainInterval:   250 * time.Millisecond,
 		unsentLimit:     64 << 10,
 		readLimit:       4 << 10,
@@ -130,13 +132,28 @@ func WithKeepLevels(levels ...string) Option {
 	return func(c *config) { c.keepLevels = slices.Clone(levels) }
 }
 
-// WithWindow sets how many messages a client that has agreed on [Protocol] may leave unacknowledged, overriding the
-// default of 1,024. When the window is full, nothing more is written, and messages go to the client's buffer. After a
-// pause, the client therefore receives at most one window of old messages, whatever kernels and proxies hold, and then
-// the newest ones. 0 turns it off; otherwise from 1 to 1,000,000 messages.
+// WithFreshness sets how much longer than its shortest round trip a client may take to acknowledge what it was sent,
+// overriding the default of 1 s. While an answer takes longer, nothing more is written to the client, and messages go
+// to its buffer. After a late answer, no more is on its way than the client handles in such a time, until it answers in
+// time again. So whatever kernels and proxies hold, a slow client reads messages that are little older than this, beside
+// the time that they have waited in its buffer. From 50 ms to 1 min.
 //
-// A window also limits the throughput over a long distance, to less than one window per round trip: with the default
-// and 100 ms, about 8,000 messages a second.
+// A client that has agreed on [Protocol] acknowledges what its page has handled. Any other is sent a ping about once a
+// second while it is sent messages, and its pong acknowledges what the nearest WebSocket endpoint has read: the client's
+// library, the network process of a browser, or a proxy that ends WebSockets itself. A client that sends no pong within
+// five seconds, or is sent no pings (see [WithPingInterval]), has no such bound.
+func WithFreshness(d time.Duration) Option {
+	return func(c *config) { c.freshness = d }
+}
+
+// WithWindow sets how many messages a client may leave unacknowledged, however fast it is, overriding the default of
+// 32,768. Beside that, at most 8 MiB are on their way to it. See [WithFreshness] for the bound that makes a slow
+// client's messages fresh; this one bounds what a fast client has to read after a sudden pause. When it is reached,
+// nothing more is written, and messages go to the client's buffer. A client that has agreed on [Protocol] but doesn't
+// answer marks may leave 1,024 unacknowledged, or as many as this option sets. 0 turns it off, and
+// the bounds of WithFreshness with it; otherwise from 1 to 1,000,000 messages.
+//
+// The window also limits the throughput over a long distance, to less than one window per round trip.
 func WithWindow(messages int) Option {
 	return func(c *config) { c.window = messages }
 }
@@ -222,10 +239,11 @@ func WithPingInterval(d time.Duration) Option {
 	return func(c *config) { c.pingInterval = d }
 }
 
-// WithIdleTimeout sets how long a client may go without sending anything, pongs included, and without accepting any of
-// the data that waits for it, overriding the default of 60 s. After that, noticed within a quarter of the ping
-// interval, the client is removed. 0 turns the timeout off; otherwise it must be longer than the ping interval, and
-// from 10 ms to 24 h.
+// WithIdleTimeout sets how long a client may show no sign of life, overriding the default of 60 s. Everything that a
+// client sends is one, pongs included, as long as it has taken what it was sent. While it has yet to take something, only
+// that it takes some of it counts: it acknowledges more, or reads on, however slowly. A client without a sign of life is
+// removed, noticed within a quarter of the ping interval; if a frame can still be written to it, it is closed with code
+// 1013. 0 turns the timeout off; otherwise it must be longer than the ping interval, and from 10 ms to 24 h.
 func WithIdleTimeout(d time.Duration) Option {
 	return func(c *config) { c.idleTimeout = d }
 }
@@ -315,6 +333,7 @@ func (c *config) validate() error {
 		orZero      bool
 	}{
 		{"WithDrainInterval", c.drainInterval, time.Millisecond, time.Hour, false},
+		{"WithFreshness", c.freshness, 50 * time.Millisecond, time.Minute, false},
 		{"WithPingInterval", c.pingInterval, 10 * time.Millisecond, 24 * time.Hour, true},
 		{"WithIdleTimeout", c.idleTimeout, 10 * time.Millisecond, 24 * time.Hour, true},
 		{"WithShutdownTimeout", c.shutdownTimeout, time.Millisecond, time.Hour, false},

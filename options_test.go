@@ -75,10 +75,16 @@ var optionRows = []optionRow{
 		values: []string{`[""]`, `["a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q"]`, `["` + strings.Repeat("x", 65) + `"]`, `["\xff"]`}, bounds: "at most 16 levels, none of them empty, each UTF-8 of at most 64 bytes",
 	},
 	{
-		name: "WithWindow", typ: "int", def: "1,024", doc: []string{"default of 1,024.", "0 turns it off", "to 1,000,000 messages"},
-		is: 1024, get: func(c *config) any { return c.window },
+		name: "WithWindow", typ: "int", def: "32,768", doc: []string{"default of 32,768.", "0 turns it off", "to 1,000,000 messages"},
+		is: 32_768, get: func(c *config) any { return c.window },
 		good: []Option{WithWindow(0), WithWindow(1), WithWindow(1_000_000)},
 		bad:  []Option{WithWindow(-1), WithWindow(1_000_001)}, values: []string{"-1", "1000001"}, bounds: "0, or from 1 to 1000000",
+	},
+	{
+		name: "WithFreshness", typ: "time.Duration", def: "1 s", doc: []string{"default of 1 s.", "From 50 ms to 1 min"},
+		is: time.Second, get: func(c *config) any { return c.freshness },
+		good: []Option{WithFreshness(50 * time.Millisecond), WithFreshness(time.Minute)},
+		bad:  []Option{WithFreshness(0), WithFreshness(50*time.Millisecond - 1), WithFreshness(time.Minute + 1)}, values: []string{"0s", "49.999999ms", "1m0.000000001s"}, bounds: "from 50ms to 1m0s",
 	},
 	{
 		name: "WithDrainInterval", typ: "time.Duration", def: "250 ms", doc: []string{"default of 250 ms.", "From 1 ms to 1 h"},

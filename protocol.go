@@ -3,7 +3,6 @@ package mesherstream
 import (
 	"crypto/rand"
 	"encoding/json"
-	"math"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -23,6 +22,7 @@ const (
 	typeHello          = "hello"
 	typeGap            = "gap"
 	typeAck            = "ack"
+	typeMark           = "mark"
 )
 
 // The codes of an error reply.
@@ -182,6 +182,7 @@ func (c *client) received(op byte, payload []byte) {
 		c.link.Resume()
 	case wsframe.OpPong:
 		c.link.Resume()
+		c.ponged(payload)
 	case wsframe.OpClose:
 		code, reason := wsframe.ParseClose(payload)
 		c.closeReceived = true
@@ -303,17 +304,15 @@ const Protocol = "mesherstream.v1"
 // v1 is the state that a shard keeps for a client that has agreed on the protocol. The methods of a nil *v1 are those
 // of a client that hasn't.
 type v1 struct {
-	stream  string // a random word in each of the protocol's messages, so that no message of the application is mistaken for one
-	window  int
-	written uint64 // messages of any kind that the link has accepted
-	acked   uint64 // how many of them the client has acknowledged
-	gaps    gaps
+	stream string // a random word in each of the protocol's messages, so that no message of the application is mistaken for one
+	window window
+	gaps   gaps
 }
 
 // agree marks c as a client that has agreed on the protocol. It is called before the client is registered.
-func (c *client) agree(cfg *config) {
-	c.v1 = &v1{stream: rand.Text()[:12], window: cfg.window}
-	c.backlog.gaps = &c.v1.gaps
+func (c *client) agree() {
+	c.v1 = &v1{stream: rand.Text()[:12]}
+	c.window, c.backlog.gaps = &c.v1.window, &c.v1.gaps
 }
 
 func (v *v1) name() string {
@@ -321,28 +320,6 @@ func (v *v1) name() string {
 		return ""
 	}
 	return v.stream
-}
-
-func (v *v1) wrote(messages int) {
-	if v != nil {
-		v.written += uint64(messages)
-	}
-}
-
-func (v *v1) unacknowledged() int {
-	if v == nil {
-		return 0
-	}
-	return int(v.written - v.acked)
-}
-
-// room is how many more messages may be sent before the client acknowledges some.
-func (c *client) room() int {
-	// No message follows a flush, so there is nothing fresher for which to hold the rest back.
-	if c.v1 == nil || c.v1.window == 0 || c.phase == phaseFlushing {
-		return math.MaxInt
-	}
-	return max(0, c.v1.window-c.v1.unacknowledged())
 }
 
 type helloMessage struct {
@@ -365,8 +342,30 @@ func (v *v1) hello(c *client) []byte {
 		Project:   c.sub.Project,
 		Filters:   wireFilters{Level: list(c.sub.Levels), Environment: list(c.sub.Environments)},
 		MaxBuffer: c.shard.cfg.maxBuffer,
-		Window:    v.window,
+		Window:    c.shard.cfg.helloWindow(),
 	})
+}
+
+// appendMark appends the message that asks a client of the protocol how far it has got.
+func (v *v1) appendMark(dst []byte, c *client) []byte {
+	var text [96]byte
+	mark := append(text[:0], `{"type":"`+typeMark+`","stream":"`...)
+	mark = append(append(mark, v.stream...), `","window":`...)
+	mark = append(strconv.AppendInt(mark, int64(c.windowSize()), 10), '}')
+	return wsframe.Append(dst, wsframe.OpText, mark)
+}
+
+// windowSize is how many messages a client of the protocol may leave unacknowledged, and 0 if it has no window.
+func (c *client) windowSize() int {
+	cfg := c.shard.cfg
+	switch {
+	case cfg.window == 0:
+		return 0
+	case c.acks == acksProbes:
+		return int(c.window.limit.messages)
+	default:
+		return cfg.helloWindow()
+	}
 }
 
 // acknowledged handles the client's count of the messages that it has processed. An acknowledgement of something new
@@ -376,17 +375,11 @@ func (c *client) acknowledged(data []byte) {
 	switch {
 	case err != nil:
 		c.answer(func() []byte { return refusal(c.v1.name(), errorMalformed, err.Error()) })
-		return
-	case n > c.v1.written || n <= c.v1.acked:
+	case c.acknowledgedTo(n):
+		c.link.Resume()
+	default:
 		c.answer(func() []byte {
 			return refusal(c.v1.name(), errorInvalidAck, "n is not a number of messages that are to be acknowledged")
 		})
-		return
-	}
-	full := c.room() == 0
-	c.v1.acked = n
-	c.link.Resume()
-	if full && !c.busy {
-		c.drain()
 	}
 }

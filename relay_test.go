@@ -19,6 +19,7 @@ import (
 	"unsafe"
 
 	"github.com/mesher/mesherstream/internal/link"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // Field by field, so that a field added to Message is not forgotten by the relay.
@@ -167,13 +168,15 @@ type recording struct {
 	got chan<- string
 }
 
-func (r *recording) Write(p []byte, _ []int) (sent, held int, err error) {
+func (r *recording) Write(p []byte, _ []int, then []byte) (sent, held int, err error) {
 	for rest := p; len(rest) > 0; {
 		n := 2 + int(rest[1]) // short messages only
-		r.got <- string(rest[2:n])
+		if rest[0]&wsframe.ControlBit == 0 {
+			r.got <- string(rest[2:n])
+		}
 		rest = rest[n:]
 	}
-	return len(p), 0, nil
+	return len(p) + len(then), 0, nil
 }
 
 // bus is a relay in memory, which delivers within Publish. The exchange of streamtest is for managers with sockets.

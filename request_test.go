@@ -101,7 +101,7 @@ func newAsking(t *testing.T, agrees bool) *asking {
 	c := s.find(0)
 	c.connectedAt = time.Now()
 	if agrees {
-		c.agree(s.cfg)
+		agree(c)
 	}
 	return &asking{t, s, c}
 }

@@ -19,6 +19,7 @@ type shard struct {
 	// Read-only after construction.
 	cfg    *config
 	limits limits
+	madeAt time.Time
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -39,6 +40,7 @@ type shard struct {
 	// Owned by the goroutine; by mu while no goroutine runs.
 	hooks    *hookQueue // of this run
 	turn     inbox      // the inbox that this turn has taken
+	now      moment     // when it began
 	batch    []*message
 	batches  uint64
 	groups   map[string]*group   // changed under mu, so that wants can read it
@@ -53,6 +55,7 @@ type shard struct {
 	joined   stretch    // the frames of a group's batch
 	drained  []*message // the messages that a drain takes from a backlog
 	scratch  stretch    // the frames of batch
+	probe    []byte     // the frame of the last probe
 	answer   []byte     // the text of a reply; no filter makes it much larger than 12 KiB
 	stopping bool
 	leaving  map[*client]struct{} // clients in their close handshake
@@ -62,6 +65,7 @@ type shard struct {
 func newShard(cfg *config) *shard {
 	s := &shard{
 		cfg:       cfg,
+		madeAt:    time.Now(),
 		limits:    limits{cfg.maxBuffer, cfg.maxBufferBytes, cfg.overflow, true},
 		members:   make(map[ClientID]*client),
 		followers: make(map[string]*following),
@@ -292,6 +296,7 @@ func (s *shard) take() bool {
 	}
 	s.inbox, s.turn = s.turn, s.inbox
 	s.turns++
+	s.clock()
 	s.room.Broadcast()
 	return true
 }

@@ -29,8 +29,9 @@ type Client struct {
 	// hasn't caught up since.
 	Slow bool `json:"slow"`
 
-	// Unacknowledged is how many messages of any kind have been sent to the client and not been acknowledged, if it has
-	// agreed on [Protocol], and 0 otherwise.
+	// Unacknowledged is how many messages of any kind have been sent to the client and not been acknowledged, by
+	// [Protocol] or by its pongs. A client that keeps up acknowledges about once a second. It is 0 for a client that does
+	// neither.
 	Unacknowledged int `json:"unacknowledged"`
 }
 

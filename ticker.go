@@ -120,9 +120,12 @@ func (s *shard) beat(now time.Time) {
 	s.wheel.next = (s.wheel.next + 1) % wheelSlots
 	for i := len(slot) - 1; i >= 0; i-- { // backwards: a later client takes the place of one that is removed
 		c := slot[i]
+		if c.askAgain(); c.phase == phaseGone {
+			continue
+		}
 		c.watchProgress(now)
-		if s.cfg.idleTimeout > 0 && !c.inHook && c.silent(now) {
-			c.remove(link.ErrIdle)
+		if s.cfg.idleTimeout > 0 && !c.inHook && c.phase < phaseClosing && c.silent(now) {
+			c.giveUp()
 			continue
 		}
 		// A ping is sent with the visit that is nearest to its time. That is the fourth visit after the last ping, even
@@ -133,34 +136,45 @@ func (s *shard) beat(now time.Time) {
 				c.askedAt = now // the first ping since its last sign of life
 			}
 			c.pingAt = now.Add(s.cfg.pingInterval)
-			c.ping = wsframe.Ping
+			c.pingDue = true
 			c.drainControl()
 		}
 	}
 }
 
-// silent reports whether the client has given no sign of life for too long, although it was pinged in time. A busy
-// shard pings late, and the client must not pay for that.
+// giveUp ends a client that gives no sign of life. If a frame can still be written, the client is told: it may be frozen
+// and go on one day.
+func (c *client) giveUp() {
+	c.closeCode, c.closeReason = wsframe.CodeAbnormal, link.ErrIdle.Error() // for the hook
+	c.shut(wsframe.CodeTryAgainLater, reasonSilent)
+}
+
+// silent reports whether the client has given no sign of life for too long. If it owes nothing, it must have been pinged
+// in time: a busy shard pings late, and the client must not pay for that.
 func (c *client) silent(now time.Time) bool {
 	s := c.shard
 	silence, asked := c.silence(now), now.Sub(c.askedAt)
+	if c.owing {
+		silence = now.Sub(c.connectedAt) - time.Duration(c.took.Load())
+	}
 	if min(silence, now.Sub(s.awake)) < s.cfg.idleTimeout {
 		return false
 	}
-	return s.cfg.pingInterval == 0 || asked < silence && asked >= s.cfg.idleTimeout-s.cfg.pingInterval
+	return c.owing || s.cfg.pingInterval == 0 || asked < silence && asked >= s.cfg.idleTimeout-s.cfg.pingInterval
 }
 
-// watchProgress counts it as a sign of life if a client that has no room reads some of the data that kernels hold for
-// it. Its pongs come after all of that data. Room in our kernel, or an acknowledgement, is no sign of life: the kernel of
-// a machine whose browser is frozen makes and sends it too.
+// watchProgress looks whether a client that owes something takes some of it. That an acknowledgement reads on is one
+// sign, and that the far end reads what kernels hold is another: the answer comes after all of that data. Room in our
+// kernel, or an acknowledgement of TCP, is no sign of life: the kernel of a machine whose browser is frozen makes and
+// sends it too. Neither are pongs and other bytes, which cost a client nothing that takes nothing.
 func (c *client) watchProgress(now time.Time) {
-	s := c.shard
-	if s.cfg.idleTimeout == 0 || !c.busy {
-		c.watched = false
+	if c.shard.cfg.idleTimeout == 0 || c.acks == acksProbes && !c.owes() {
+		c.owing = false
 		return
 	}
-	if c.link.Progressed() && c.watched {
-		c.Seen(now, true)
+	progressed := c.link.Progressed()
+	owed := c.owing
+	if c.owing = c.owes(); c.owing && (!owed || progressed) {
+		c.took.Store(int64(now.Sub(c.connectedAt)))
 	}
-	c.watched = true
 }

@@ -53,6 +53,7 @@ func TestPingsComeAtTheirIntervalAndNotAllAtOnce(t *testing.T) {
 func TestAClientThatAnswersNoPingIsRemoved(t *testing.T) {
 	for _, buffered := range []bool{false, true} {
 		streamtest.InBubble(t, func(w *streamtest.World) {
+			w.Mute = true
 			const clients = 40 // so that there is one at every moment of the wheel
 			gone := make(chan string, clients)
 			w.Start(mesherstream.WithHooks(mesherstream.Hooks{Disconnect: func(_ mesherstream.Client, code int, reason string) { gone <- reason }}))
@@ -85,8 +86,8 @@ func TestAClientThatAnswersNoPingIsRemoved(t *testing.T) {
 func TestASlowClientThatMakesProgressStays(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		w.Start()
+		w.Mute = true
 		v := w.Connect("shop")
-		v.WS.SetPingHandler(func(string) error { return nil }) // it answers nothing
 		w.Broadcast(0, 30)
 		for range 20 {
 			time.Sleep(30 * time.Second)

@@ -3,7 +3,6 @@ package natsrelay
 import (
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -126,7 +125,11 @@ func (n *node) discard(path string) (end func()) {
 		n.Fatal(err)
 	}
 	n.eventually("the client is known", func() bool { return n.m.Stats().Connects > before })
-	go func() { _, _ = io.CopyBuffer(io.Discard, ws.NetConn(), make([]byte, 64<<10)) }()
+	go func() {
+		for err := error(nil); err == nil; {
+			_, _, err = ws.NextReader() // which answers pings
+		}
+	}()
 	return func() { _ = ws.Close() }
 }
 

@@ -166,8 +166,7 @@ func TestAHandshakeThatClosesItsConnectionIsAStream(t *testing.T) {
 			}
 			s.Eventually("it is in", func() bool { return s.M.Stats().Clients == 1 })
 			s.Publish(mesherstream.Message{Project: "shop", Data: []byte("hello")})
-			var frame [7]byte
-			if _, err := r.Read(frame[:]); err != nil || string(frame[:]) != "\x81\x05hello" {
+			if frame, err := streamtest.ReadFrame(r); err != nil || string(frame) != "\x81\x05hello" {
 				t.Errorf("got %q, %v, want the message", frame, err)
 			}
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fasthttp/websocket"
@@ -49,8 +50,8 @@ func TestAClientWithoutTheProtocolSeesTheApplicationsBytesOnly(t *testing.T) {
 			w.Errorf("subprotocol: got %q, want none", got)
 		}
 		w.Broadcast(0, 300)
-		if c := w.Client(v); c.Dropped == 0 || c.Unacknowledged != 0 {
-			w.Errorf("a stalled client: got %+v, want drops and no window", c)
+		if c := w.Client(v); c.Dropped == 0 {
+			w.Errorf("a stalled client: got %+v, want drops", c)
 		}
 		for last := -1; last < 299; {
 			var n int
@@ -105,7 +106,7 @@ func TestGapsAreExactAndInPosition(t *testing.T) {
 							w.Fatalf("got message %d behind %d and %+v, want a gap for what is missing", n, expected-1, v.Gaps[before:])
 						}
 						expected, told = n+1, told+missed
-						if v.Received%10 == 0 {
+						if v.Received()%10 == 0 {
 							v.Ack()
 						}
 					}
@@ -127,7 +128,7 @@ func TestNothingIsWrittenBeyondTheWindow(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		const window = 10
 		w.Start(mesherstream.WithWindow(window), mesherstream.WithMaxBuffer(5))
-		v := w.ConnectWithProtocol("shop")
+		v := w.ConnectCounting("shop")
 		other := w.Connect("shop").Collect()
 		for _, m := range streamtest.Texts("error", 0, window-1) {
 			w.PublishAll(m)
@@ -139,8 +140,8 @@ func TestNothingIsWrittenBeyondTheWindow(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		c := w.Client(v.Viewer)
-		if c.Sent != window-1 || c.Buffered != 5 || c.Dropped != 86 || c.Unacknowledged != window || !c.Slow {
-			w.Errorf("without an ack: got %+v, want a window with the hello sent, 5 buffered, the rest dropped, and the client slow", c)
+		if c.Sent != window-1 || c.Buffered != 5 || c.Dropped != 86 || c.Unacknowledged != window+1 || !c.Slow {
+			w.Errorf("without an ack: got %+v, want a window with the hello and a mark beyond it sent, 5 buffered, the rest dropped, and the client slow", c)
 		}
 
 		// The reply to a request isn't held back, or a client could never request anything again.
@@ -148,7 +149,6 @@ func TestNothingIsWrittenBeyondTheWindow(t *testing.T) {
 		if got := v.Viewer.Next(); !strings.Contains(got, "filters_updated") {
 			w.Fatalf("got %s, want the answer", got)
 		}
-		v.Received++
 
 		v.Ack()
 		if got := v.Next(); got != "error 95" || len(v.Gaps) != 1 || v.Gaps[0].Dropped != 86 {
@@ -181,7 +181,7 @@ func TestNothingIsWrittenBeyondTheWindow(t *testing.T) {
 func TestAShutdownFlushesBeyondTheWindow(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithWindow(5))
-		v := w.ConnectWithProtocol("shop")
+		v := w.ConnectCounting("shop")
 		w.Stall(v, 5)
 		w.PublishAll(streamtest.Texts("error", 0, 46)...)
 		w.Eventually("46 wait", func() bool { return w.Client(v.Viewer).Buffered == 46 })
@@ -199,12 +199,12 @@ func TestAShutdownFlushesBeyondTheWindow(t *testing.T) {
 func TestWrongAcksAreRefused(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start()
-		v := w.ConnectWithProtocol("shop")
+		v := w.ConnectCounting("shop")
 		w.PublishAll(streamtest.Texts("error", 0, 3)...)
 		for range 3 {
 			v.Next()
 		}
-		v.Send(`{"type":"ack","n":3}`)
+		v.AckTo(3)
 		for text, code := range map[string]string{
 			`{"type":"ack","n":50}`:                   "invalid_ack", // not sent yet
 			`{"type":"ack","n":3}`:                    "invalid_ack", // acknowledged before
@@ -237,7 +237,7 @@ func TestWrongAcksAreRefused(t *testing.T) {
 func TestTheLevelsOfAGapSumUpWhateverTheyAre(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithWindow(20), mesherstream.WithMaxBuffer(1))
-		v := w.ConnectWithProtocol("shop")
+		v := w.ConnectCounting("shop")
 		w.Stall(v, 20)
 		for _, level := range []string{"\uFFFD", "é", "a\tb", "\U0001F600", `"`, "\x00", "\u2028", "<b>", "*", "__proto__", ""} {
 			for range 3 {
@@ -269,13 +269,13 @@ func TestAShutdownTellsTheLastGap(t *testing.T) {
 			streamtest.OverTransports(t, func(w *streamtest.World) {
 				const window = 20
 				w.Start(append(opts, mesherstream.WithWindow(window), mesherstream.WithMaxBuffer(2))...)
-				v := w.ConnectWithProtocol("shop")
+				v := w.ConnectCounting("shop")
 				w.Stall(v, window)
 				w.PublishAll(streamtest.Texts("error", 0, 5)...)
 				w.Eventually("3 are dropped", func() bool { return w.Client(v.Viewer).Dropped == 3 })
 				if opts != nil {
-					v.Received = 2 // room for the waiting messages, and not for a gap after them
-					v.Ack()
+					n := w.Client(v.Viewer).Unacknowledged - window + 2 // room for the waiting messages, and not for a gap after them
+					v.AckTo(uint64(n))
 					v.Expect("error 0", "error 1")
 				} else {
 					v.Send(`{"type":"subscribe","filters":{"level":"fatal"}}`)
@@ -293,4 +293,191 @@ func TestAShutdownTellsTheLastGap(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The stream of a client without the protocol begins with a ping, whatever is published meanwhile.
+func TestThePingAtJoinIsBeforeAllMessages(t *testing.T) {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithHooks(mesherstream.Hooks{Connect: func(c mesherstream.Client) {
+			_ = w.M.BufferMessage(c.ID, []byte("hello"))
+		}}))
+		w.Mute = true
+		var publishing sync.WaitGroup
+		stop := make(chan struct{})
+		publishing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = w.M.Broadcast(mesherstream.Message{Project: "shop", Data: []byte("hello")})
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+		for range 10 {
+			v := w.Connect("shop")
+			var pings []string
+			v.WS.SetPingHandler(func(payload string) error { pings = append(pings, payload); return nil })
+			if got := v.Next(); got != "hello" || len(pings) != 1 || len(pings[0]) != 28 {
+				w.Errorf("the stream begins with the pings %q and the message %q, want one ping of 28 bytes", pings, got)
+			}
+		}
+		close(stop)
+		publishing.Wait()
+	})
+}
+
+// pinged is a client that keeps the payloads of its pings, and answers those that it is told to.
+type pinged struct {
+	*streamtest.Viewer
+	mu    sync.Mutex
+	pings []string
+}
+
+func connectPinged(w *streamtest.World) *pinged {
+	w.Helper()
+	w.Mute = true
+	p := &pinged{Viewer: w.Connect("shop")}
+	p.WS.SetPingHandler(func(payload string) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.pings = append(p.pings, payload)
+		return nil
+	})
+	p.Collect()
+	synctest.Wait()
+	return p
+}
+
+func (p *pinged) got() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.pings)
+}
+
+func (p *pinged) newest() string { list := p.got(); return list[len(list)-1] }
+
+func (p *pinged) pong(payload string) {
+	p.W.Helper()
+	if err := p.WS.WriteControl(websocket.PongMessage, []byte(payload), time.Now().Add(time.Second)); err != nil {
+		p.W.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+// wrong returns pongs that answer none of the pings that are open.
+func (p *pinged) wrong(answered, ofOthers []string) []string {
+	newest := p.newest()
+	list := slices.Concat([]string{"", "p", newest[:27], newest + "x", strings.Repeat("\x00", 28), strings.Repeat("\xFF", 28)}, answered, ofOthers)
+	for i := range newest {
+		forged := []byte(newest)
+		forged[i] ^= 1
+		list = append(list, string(forged))
+	}
+	return list
+}
+
+// publishOne publishes messages so that each is written before the next one.
+func publishOne(w *streamtest.World, first, end int) {
+	w.Helper()
+	for _, m := range streamtest.Texts("error", first, end) {
+		w.PublishAll(m)
+		synctest.Wait()
+	}
+}
+
+// Only an answer to a client's own open pings says how far it has got. Any other pong changes nothing: neither while
+// the number of messages shuts the window, nor while the time does.
+func TestOnlyAnAnswerToTheOpenPingsOfAClientOpensItsWindow(t *testing.T) {
+	for name, tt := range map[string]struct {
+		opts []mesherstream.Option
+		open int // messages that are written without an answer
+		wait time.Duration
+	}{
+		"in messages": {[]mesherstream.Option{mesherstream.WithWindow(4)}, 4, 0},
+		"in time":     {nil, 1, 2 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				w.Start(append(tt.opts, mesherstream.WithMaxBuffer(100))...)
+				v, other := connectPinged(w), connectPinged(w)
+				if len(v.got()) != 1 || len(other.got()) != 1 {
+					w.Fatalf("got the pings %q and %q, want one at join", v.got(), other.got())
+				}
+				v.pong(v.newest())
+				other.pong(other.newest())
+				if len(v.got()) != 1 || len(v.Collected()) != 0 {
+					w.Errorf("after the first pong: got the pings %q and the messages %q, want nothing new", v.got(), v.Collected())
+				}
+				publishOne(w, 0, 1)
+				v.pong(v.newest())
+				answered := v.got()
+				other.pong(other.newest())
+				time.Sleep(2 * time.Second)
+
+				publishOne(w, 1, 2)
+				if got := v.got(); len(got) != len(answered)+1 {
+					w.Fatalf("got %d pings more, want 1", len(got)-len(answered))
+				}
+				time.Sleep(tt.wait)
+				publishOne(w, 2, 10)
+				shut := func(what string) {
+					w.Helper()
+					if c := w.Client(v.Viewer); c.Unacknowledged != tt.open || len(v.Collected()) != 1+tt.open || c.Buffered != 9-tt.open {
+						w.Fatalf("%s: got %d messages and %+v, want a window that is shut after %d", what, len(v.Collected()), c, tt.open)
+					}
+				}
+				shut("without a pong")
+				for range 5 {
+					for _, payload := range v.wrong(answered, other.got()) {
+						v.pong(payload)
+						shut(fmt.Sprintf("after the pong %q", payload))
+					}
+					time.Sleep(700 * time.Millisecond) // in which the ping is repeated
+					shut("after a while")
+				}
+				v.pong(v.newest())
+				w.Eventually("everything arrives", func() bool {
+					v.pong(v.newest())
+					return len(v.Collected()) == 10
+				})
+				if c := w.Client(v.Viewer); c.Dropped != 0 || c.Buffered != 0 {
+					w.Errorf("got %+v, want nothing dropped", c)
+				}
+			})
+		})
+	}
+}
+
+// Pongs that answer nothing don't make the window smaller either, or longer in time.
+func TestPongsThatAnswerNothingHurtNobody(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithMaxBuffer(100))
+		v, other := connectPinged(w), connectPinged(w)
+		v.pong(v.newest())
+		other.pong(other.newest())
+		for range 3 {
+			time.Sleep(20 * time.Second)
+			v.pong(v.newest()) // the periodic one
+			for _, payload := range v.wrong(v.got(), other.got()) {
+				v.pong(payload)
+			}
+			publishOne(w, 0, 1)
+			v.pong(v.newest())
+			for _, payload := range v.wrong(v.got(), other.got()) {
+				v.pong(payload)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		publishOne(w, 0, 1000)
+		if c := w.Client(v.Viewer); c.Dropped != 0 || c.Sent != 1003 {
+			w.Errorf("a burst after pongs that answer nothing: got %+v, want all of it sent", c)
+		}
+		time.Sleep(1100 * time.Millisecond) // and not the time since the pings that were answered again
+		publishOne(w, 0, 1)
+		if c := w.Client(v.Viewer); c.Buffered != 1 {
+			w.Errorf("after more than a second without an answer: got %+v, want the window shut", c)
+		}
+	})
 }

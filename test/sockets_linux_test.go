@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,4 +104,82 @@ func TestATornFrameIsFinishedBeforeAnythingElse(t *testing.T) {
 			w.Errorf("got %d answers and %d pongs, want 1 of each", answers, pongs)
 		}
 	})
+}
+
+// TestAClientThatTakesNothingHoldsNoPlace tries what costs nothing: bytes of a frame that never ends, and pongs that
+// answer nothing.
+func TestAClientThatTakesNothingHoldsNoPlace(t *testing.T) {
+	for _, tr := range streamtest.Transports {
+		for name, says := range map[string][]byte{
+			"empty pongs":         streamtest.Masked(wsframe.FinBit|wsframe.OpPong, ""),
+			"pings":               streamtest.Masked(wsframe.FinBit|wsframe.OpPing, ""),
+			"a byte of a message": {'x'},
+		} {
+			if tr.Bubble {
+				continue
+			}
+			t.Run(tr.Name+", "+name, func(t *testing.T) {
+				t.Parallel()
+				(&streamtest.World{T: t, Transport: tr}).Play(func(w *streamtest.World) {
+					w.Start(mesherstream.WithPingInterval(200*time.Millisecond), mesherstream.WithIdleTimeout(time.Second))
+					v := w.Connect("shop")
+					conn := v.WS.NetConn()
+					if len(says) == 1 {
+						_, _ = conn.Write([]byte{wsframe.FinBit | wsframe.OpText, 0x80 | 126, 0x0F, 0xFF, 0, 0, 0, 0})
+					}
+					w.Eventually("it is removed", func() bool {
+						w.Broadcast(0, 1)
+						_, _ = conn.Write(says)
+						time.Sleep(10 * time.Millisecond)
+						return w.M.Stats().Clients == 0
+					})
+				})
+			})
+		}
+	}
+}
+
+// TestAClientWithoutPongsStaysAsLongAsItReads is about clients that know nothing of pings, and send something of their own.
+func TestAClientWithoutPongsStaysAsLongAsItReads(t *testing.T) {
+	for _, tr := range streamtest.Transports {
+		if tr.Bubble {
+			continue
+		}
+		t.Run(tr.Name, func(t *testing.T) {
+			t.Parallel()
+			(&streamtest.World{T: t, Transport: tr}).Play(func(w *streamtest.World) {
+				w.Start(mesherstream.WithPingInterval(200*time.Millisecond), mesherstream.WithIdleTimeout(time.Second))
+				conn, err := w.Dial("tcp", "")
+				if err != nil {
+					w.Fatal(err)
+				}
+				defer func() { _ = conn.Close() }()
+				if _, err := conn.Write([]byte(streamtest.Handshake("/stream/projects/shop"))); err != nil {
+					w.Fatal(err)
+				}
+				var reads atomic.Bool
+				reads.Store(true)
+				go func() {
+					for buf := make([]byte, 64<<10); reads.Load(); {
+						if _, err := conn.Read(buf); err != nil {
+							return
+						}
+					}
+				}()
+				w.Eventually("it is connected", func() bool { return w.M.Stats().Clients == 1 })
+				turn := func() {
+					w.Broadcast(0, 1)
+					_, _ = conn.Write(streamtest.Masked(wsframe.FinBit|wsframe.OpText, `{"type":"here"}`))
+					time.Sleep(100 * time.Millisecond)
+				}
+				for began := time.Now(); time.Since(began) < 7*time.Second; turn() { // until it counts as one without pongs, and longer
+					if w.M.Stats().Clients != 1 {
+						w.Fatalf("removed after %v", time.Since(began))
+					}
+				}
+				reads.Store(false)
+				w.Eventually("it is removed, since it no longer reads", func() bool { turn(); return w.M.Stats().Clients == 0 })
+			})
+		})
+	}
 }

@@ -5,12 +5,14 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/mesher/mesherstream"
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// TestTheTranscriptOfTheProtocolIsTrue replays the transcript in docs/protocol.md.
+// TestTheTranscriptOfTheProtocolIsTrue replays the transcript in docs/protocol.md. It does so in a bubble: a mark also
+// follows if a second has passed since the last one.
 func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
 	text, err := os.ReadFile("../docs/protocol.md")
 	if err != nil {
@@ -28,11 +30,12 @@ func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
 		regexp.QuoteMeta("$TIME"), `20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z`,
 	)
 
-	streamtest.OverTransports(t, func(w *streamtest.World) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithMaxBuffer(2), mesherstream.WithWindow(4))
 		var v *streamtest.Viewer
 		stream := ""
 		for line := range strings.Lines(transcript) {
+			synctest.Wait() // until the server has handled the line before
 			line = strings.TrimSuffix(line, "\n")
 			kind, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 			switch {

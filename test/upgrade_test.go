@@ -173,8 +173,7 @@ func TestAHandshakeThatOthersSpoilHoldsNoPlace(t *testing.T) {
 					}
 					s.Eventually("it is in", func() bool { return m.Stats().Clients == 1 })
 					s.Publish(mesherstream.Message{Project: "shop", Data: []byte("hello")})
-					frame := make([]byte, 7)
-					if _, err := io.ReadFull(r, frame); err != nil || string(frame) != "\x81\x05hello" {
+					if frame, err := streamtest.ReadFrame(r); err != nil || string(frame) != "\x81\x05hello" {
 						t.Errorf("got %q, %v, want the message", frame, err)
 					}
 				case b.status != 101:
@@ -348,8 +347,7 @@ func TestAHandshakeBehindPipelinedRequestsIsAStream(t *testing.T) {
 		}
 		_, _ = io.Copy(io.Discard, resp.Body)
 	}
-	frame := make([]byte, 60)
-	if _, err := io.ReadFull(r, frame); err != nil || !strings.Contains(string(frame), "unkno") {
+	if frame, err := streamtest.ReadFrame(r); err != nil || !strings.Contains(string(frame), "unknown_type") {
 		t.Errorf("got %q, %v, want the answer to the frame that came with the handshake", frame, err)
 	}
 }

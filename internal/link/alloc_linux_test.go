@@ -24,7 +24,7 @@ func TestWritingToASocketAllocatesNothing(t *testing.T) {
 	l := &polled{fd: ours}
 	frame, buf := make([]byte, 512), make([]byte, 1<<10)
 	if got := testing.AllocsPerRun(100, func() {
-		if sent, _, err := l.Write(frame, nil); sent != len(frame) || err != nil {
+		if sent, _, err := l.Write(frame, nil, nil); sent != len(frame) || err != nil {
 			t.Fatalf("write: got %d of %d bytes, %v", sent, len(frame), err)
 		}
 		_, _ = unix.Read(theirs, buf)
@@ -33,13 +33,13 @@ func TestWritingToASocketAllocatesNothing(t *testing.T) {
 	}
 
 	for { // until no room is left
-		if sent, _, err := l.Write(frame, nil); err != nil {
+		if sent, _, err := l.Write(frame, nil, nil); err != nil {
 			t.Fatal(err)
 		} else if sent < len(frame) {
 			break
 		}
 	}
-	if got := testing.AllocsPerRun(100, func() { _, _, _ = l.Write(frame, nil) }); got != 0 {
+	if got := testing.AllocsPerRun(100, func() { _, _, _ = l.Write(frame, nil, nil) }); got != 0 {
 		t.Errorf("a write that finds no room: got %v allocations, want 0", got)
 	}
 }

@@ -25,9 +25,12 @@ type Link interface {
 	// bytes. The link sends the held bytes after them by itself. These are whole messages, and the link refers to p
 	// until it has sent them.
 	//
-	// If sent and held are less than p, or anything is held, the link accepts no more until its Writable event. That
+	// then is one more message that is to follow p in the same system call, or nil. It is never held, so the link may
+	// leave it out. Bytes of it that were sent count in sent.
+	//
+	// If sent is less than p and then, or anything is held, the link accepts no more until its Writable event. That
 	// event says how many held bytes the kernel has accepted. An error means that the connection is no longer usable.
-	Write(p []byte, lengths []int) (sent, held int, err error)
+	Write(p []byte, lengths []int, then []byte) (sent, held int, err error)
 
 	// Retry acts as if the link had reported Writable, unless trying costs more than a system call.
 	Retry()
@@ -36,6 +39,10 @@ type Link interface {
 	// for a client that something waits for. See room.advance for how that is known and when it isn't; then it
 	// returns false.
 	Progressed() bool
+
+	// Unread reports whether, at the last call of Progressed, much that was sent had not been read by the program at the
+	// other end. It returns false if that can't be known.
+	Unread() bool
 
 	// Resume asks for the next message. After each Received event, the link waits for this call.
 	Resume()

@@ -139,7 +139,7 @@ func TestAConnectionThatWasResetFails(t *testing.T) {
 	_ = theirs.Close()
 	b.until("the connection has failed", func() bool {
 		if !b.failed {
-			_, _, _ = b.link.Write([]byte("closing\n"), nil)
+			_, _, _ = b.link.Write([]byte("closing\n"), nil, nil)
 		}
 		return b.failed
 	})
@@ -173,7 +173,7 @@ func (b *boss) say(p []byte) {
 	b.t.Helper()
 	done := false
 	b.during = func(e Event) { done = done || e.Kind == Writable && e.Err == nil }
-	sent, held, err := b.link.Write(p, nil)
+	sent, held, err := b.link.Write(p, nil, nil)
 	if err != nil || sent+held != len(p) {
 		b.t.Fatalf("write: got %d and %d of %d bytes, %v", sent, held, len(p), err)
 	}

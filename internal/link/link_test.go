@@ -299,7 +299,7 @@ func TestWhatIsSentAndHeldIsWhatTheOtherEndGets(t *testing.T) {
 			if torn > 0 { // the rest of one message
 				now, sizes = rest[:torn], nil
 			}
-			taken, kept, err := b.link.Write(now, sizes)
+			taken, kept, err := b.link.Write(now, sizes, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -355,7 +355,7 @@ func TestAMessageThatIsLargerThanAChunkGoesOutWhole(t *testing.T) {
 				if first := len(large) - gone - second; second > 0 && first > 0 {
 					lengths = []int{first, second}
 				}
-				n, held, err := b.link.Write(large[gone:], lengths)
+				n, held, err := b.link.Write(large[gone:], lengths, nil)
 				if gone += n + held; err != nil {
 					t.Error(err)
 				}
@@ -415,7 +415,7 @@ func TestWhatWasReceivedBeforeAResetIsRead(t *testing.T) {
 		}
 		write := func() {
 			if room {
-				sent, _, err := b.link.Write([]byte("unread\n"), nil)
+				sent, _, err := b.link.Write([]byte("unread\n"), nil, nil)
 				room = sent == 7 && err == nil
 			}
 		}
@@ -468,7 +468,7 @@ func (b *boss) flood() {
 			continue
 		}
 		quiet = time.Now()
-		sent, held, err := b.link.Write(p, nil)
+		sent, held, err := b.link.Write(p, nil, nil)
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -563,6 +563,27 @@ func TestProgressIsThatTheOtherEndReadsWhatHasWaited(t *testing.T) {
 			if !b.takes(far, b.link.Progressed) {
 				t.Fatal("the other end has read everything: got no progress, want some")
 			}
+		}
+	})
+}
+
+func TestUnreadIsThatMuchIsHeldThatNobodyReads(t *testing.T) {
+	onBothLinks(t, func(t *testing.T, b *boss, far *net.TCPConn) {
+		if !knowsProgress {
+			t.Skip("this system doesn't tell")
+		}
+		unread := func() bool {
+			b.link.Progressed()
+			return b.link.Unread()
+		}
+		for range 2 {
+			if unread() {
+				t.Fatal("got Unread, and nothing waits")
+			}
+			b.flood()
+			b.until("much is held", unread)
+			b.takes(far, func() bool { return !unread() })
+			b.until("nothing is held", func() bool { return !unread() })
 		}
 	})
 }

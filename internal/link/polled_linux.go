@@ -112,12 +112,18 @@ func (l *polled) Begin() {
 	}
 }
 
-func (l *polled) Write(p []byte, _ []int) (sent, held int, err error) {
+func (l *polled) Write(p []byte, _ []int, then []byte) (sent, held int, err error) {
 	for {
-		n, err := unix.Write(l.fd, p)
+		var n int
+		var err error
+		if then == nil {
+			n, err = unix.Write(l.fd, p)
+		} else {
+			n, err = l.poller.writev(l.fd, p, then)
+		}
 		switch {
 		case err == nil:
-			l.short = n < len(p)
+			l.short = n < len(p)+len(then)
 			return n, 0, nil
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
@@ -223,6 +229,8 @@ func (l *polled) Progressed() bool {
 	now, known := roomOf(l.fd)
 	return known && l.room.advance(now)
 }
+
+func (l *polled) Unread() bool { return l.room.unread() }
 
 func (l *polled) Resume() {
 	switch l.state {

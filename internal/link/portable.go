@@ -72,6 +72,9 @@ func (l *Portable) Ready() {}
 // Retry does nothing: the writer is still at work.
 func (l *Portable) Retry() {}
 
+// Unread is about the socket underneath.
+func (l *Portable) Unread() bool { return l.room.unread() }
+
 // Progressed also extends the deadline of a write that makes progress: under TLS, a write that reaches its deadline
 // can't be continued.
 func (l *Portable) Progressed() bool {
@@ -88,8 +91,8 @@ func (l *Portable) Progressed() bool {
 	return true
 }
 
-// Write holds as many whole messages as fit into a chunk, and at least one.
-func (l *Portable) Write(p []byte, lengths []int) (sent, held int, err error) {
+// Write holds as many whole messages as fit into a chunk, and at least one. It leaves then out.
+func (l *Portable) Write(p []byte, lengths []int, _ []byte) (sent, held int, err error) {
 	held = len(p)
 	if held > ChunkBytes && lengths != nil {
 		held = 0

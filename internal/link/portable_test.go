@@ -28,13 +28,13 @@ func TestAWriterDoesNotWaitForAReaderThatHasReachedTheEnd(t *testing.T) {
 				l := NewPortable(broken{}, broken{}, b, Options{Reader: &lines{}})
 				var handler sync.WaitGroup
 				if first == "the writer" {
-					_, _, _ = l.Write([]byte("closing\n"), nil)
+					_, _, _ = l.Write([]byte("closing\n"), nil, nil)
 					synctest.Wait()
 				}
 				handler.Go(l.Serve)
 				synctest.Wait()
 				if first == "the reader" {
-					_, _, _ = l.Write([]byte("closing\n"), nil)
+					_, _, _ = l.Write([]byte("closing\n"), nil, nil)
 				}
 				b.until("the write has failed", func() bool { _, over := b.find(Writable); return over })
 				if b.got[0].Kind != Ended {

@@ -12,6 +12,7 @@ type room struct {
 	edge   uint64 // how many it has ever offered room for: the right edge of its window
 	queued uint32 // bytes after the acknowledged ones that our kernel has accepted
 	unsent uint32 // how many of these it has never sent
+	widest uint32 // the largest window that the other end has offered so far
 }
 
 // advance makes it the room of a later moment, and reports whether a program at the other end has read in between. An
@@ -35,11 +36,17 @@ type room struct {
 func (r *room) advance(now room) (read bool) {
 	before := *r
 	*r = now
+	r.widest = max(before.widest, now.widest)
 	r.edge = max(before.edge, now.edge) // a kernel without memory takes an offer back, and renews it later
 	opened := now.edge-now.acked > before.edge-before.acked
 	waited := now.unsent > 0 || now.acked < before.acked+uint64(before.queued)
 	return now.edge > before.edge && (opened || waited)
 }
+
+// unread reports whether the other end's kernel holds much that its program has not read: less than half of its window is
+// open. A program that keeps up leaves it open, and one that has never read anything leaves it open for some 100 KB, while
+// its kernel still offers more than before.
+func (r *room) unread() bool { return r.edge-r.acked < uint64(r.widest)/2 }
 
 // roomUnder is roomOf for the socket under a connection.
 func roomUnder(conn net.Conn) (r room, known bool) {
@@ -65,5 +72,6 @@ func roomOf(fd int) (r room, known bool) {
 		edge:   info.Bytes_acked + uint64(info.Snd_wnd),
 		queued: uint32(queued),
 		unsent: info.Notsent_bytes,
+		widest: info.Snd_wnd,
 	}, true
 }

@@ -9,16 +9,25 @@ import (
 
 	"github.com/fasthttp/websocket"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// Viewer is a client that reads only when it is told to.
+// Viewer is a client that reads only when it is told to. While it reads, it answers pings and marks.
 type Viewer struct {
 	W    *World
 	WS   *websocket.Conn
 	ID   mesherstream.ClientID
 	Done chan struct{} // closed when collect has ended
 
+	stream  string         // the word in its marks, if it has agreed on the protocol
+	counts  bool           // it acknowledges when it is told to, and answers no mark
+	answers sync.WaitGroup // that are being sent
+
+	sending sync.Mutex // held while a message is sent
+	acked   uint64
+
 	mu       sync.Mutex
+	received uint64 // messages of any kind
 	Messages []string
 	Err      error
 }
@@ -32,18 +41,55 @@ func (w *World) Connect(path string, subprotocols ...string) *Viewer {
 	if err != nil {
 		w.Fatalf("connect(%q): %v, response %v", path, err, resp)
 	}
-	v := &Viewer{W: w, WS: ws}
+	v := newViewer(w, ws)
 	w.viewers = append(w.viewers, v)
 	w.Eventually("connected", func() bool { return w.M.Stats().Connects > before })
 	v.ID = newest(w.M)
+	if end, ok := ws.NetConn().(*pipeEnd); ok && !w.Mute {
+		v.answerFirst(end)
+	}
 	return v
+}
+
+func newViewer(w *World, ws *websocket.Conn) *Viewer {
+	v := &Viewer{W: w, WS: ws}
+	if w.Mute {
+		ws.SetPingHandler(func(string) error { return nil })
+		return v
+	}
+	// The answer doesn't keep the viewer from reading. A pipe holds nothing, so two ends that only write would wait for
+	// each other.
+	ws.SetPingHandler(func(payload string) error {
+		v.answers.Go(func() { _ = ws.WriteControl(websocket.PongMessage, []byte(payload), time.Now().Add(20*time.Second)) })
+		return nil
+	})
+	return v
+}
+
+// answerFirst answers the ping with which the stream of a client without the protocol begins. A pipe would otherwise
+// hold it until the viewer reads, and nothing could follow.
+func (v *Viewer) answerFirst(end *pipeEnd) {
+	v.W.Helper()
+	first := end.look()
+	if first == nil || first[0] != wsframe.FinBit|wsframe.OpPing {
+		return // no pings, or the protocol
+	}
+	frame, payload := NextFrame(first)
+	end.ahead = end.ahead[len(frame):]
+	if err := v.WS.WriteControl(websocket.PongMessage, payload, time.Now().Add(20*time.Second)); err != nil {
+		v.W.Fatalf("pong of viewer %d: %v", v.ID, err)
+	}
+	time.Sleep(time.Nanosecond) // in a bubble: until everybody has done what that leads to
 }
 
 // Dial connects without waiting until the manager knows the client.
 func Dial(w *World, path string) (*Viewer, error) {
 	d := websocket.Dialer{NetDial: w.Dial, HandshakeTimeout: 20 * time.Second}
 	ws, _, err := d.Dial("ws://app.test/stream/projects/"+path, nil)
-	return &Viewer{W: w, WS: ws}, err
+	if err != nil {
+		return nil, err
+	}
+	return newViewer(w, ws), nil
 }
 
 // newest returns the ID of the client that connected last.
@@ -58,11 +104,49 @@ func newest(m *mesherstream.Manager) (id mesherstream.ClientID) {
 func (v *Viewer) Next() string {
 	v.W.Helper()
 	_ = v.WS.SetReadDeadline(time.Now().Add(20 * time.Second))
-	_, data, err := v.WS.ReadMessage()
+	text, err := v.read()
 	if err != nil {
 		v.W.Fatalf("read of viewer %d: %v", v.ID, err)
 	}
-	return string(data)
+	return text
+}
+
+// read returns the next message. It answers the marks before it.
+func (v *Viewer) read() (text string, err error) {
+	for {
+		_, data, err := v.WS.ReadMessage()
+		if err != nil {
+			return "", err
+		}
+		v.mu.Lock()
+		v.received++
+		v.mu.Unlock()
+		text = string(data)
+		if v.stream == "" || !strings.HasPrefix(text, `{"type":"mark","stream":"`+v.stream+`",`) {
+			return text, nil
+		}
+		if !v.counts {
+			v.answers.Go(func() { _ = v.ackTo(v.Received()) })
+		}
+	}
+}
+
+// Received is the number of messages of any kind that the viewer has read.
+func (v *Viewer) Received() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.received
+}
+
+// ackTo acknowledges so many messages, unless it has acknowledged them before.
+func (v *Viewer) ackTo(n uint64) error {
+	v.sending.Lock()
+	defer v.sending.Unlock()
+	if n <= v.acked {
+		return nil
+	}
+	v.acked = n
+	return v.WS.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"type":"ack","n":%d}`, n))
 }
 
 // CloseError reads until the connection ends. It returns the messages that it still received, and the error that ended
@@ -70,11 +154,11 @@ func (v *Viewer) Next() string {
 func (v *Viewer) CloseError() (messages []string, err error) {
 	_ = v.WS.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for {
-		_, data, err := v.WS.ReadMessage()
+		text, err := v.read()
 		if err != nil {
 			return messages, err
 		}
-		messages = append(messages, string(data))
+		messages = append(messages, text)
 	}
 }
 
@@ -85,14 +169,14 @@ func (v *Viewer) Collect() *Viewer {
 	go func() {
 		defer close(v.Done)
 		for {
-			_, data, err := v.WS.ReadMessage()
+			text, err := v.read()
 			v.mu.Lock()
 			if err != nil {
 				v.Err = err
 				v.mu.Unlock()
 				return
 			}
-			v.Messages = append(v.Messages, string(data))
+			v.Messages = append(v.Messages, text)
 			v.mu.Unlock()
 		}
 	}()
@@ -121,6 +205,8 @@ func (v *Viewer) Numbers() []int {
 
 func (v *Viewer) Send(text string) {
 	v.W.Helper()
+	v.sending.Lock()
+	defer v.sending.Unlock()
 	if err := v.WS.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
 		v.W.Fatalf("send of viewer %d: %v", v.ID, err)
 	}
@@ -131,6 +217,7 @@ func (v *Viewer) Close() {
 	if v.Done != nil {
 		<-v.Done
 	}
+	v.answers.Wait()
 }
 
 // A Gap is the report of missed messages to a client with the protocol.
@@ -152,21 +239,30 @@ type pactViewer struct {
 		MaxBuffer    int `json:"max_buffer"`
 		Window       int
 	}
-	Received uint64 // messages of any kind
-	Gaps     []Gap
+	Gaps []Gap
 }
 
+// ConnectWithProtocol adds a viewer that acknowledges as mesherstream.js does: hello at once, and from then on marks.
 func (w *World) ConnectWithProtocol(path string) *pactViewer {
+	w.Helper()
+	v := w.ConnectCounting(path)
+	v.counts = false
+	v.Ack()
+	return v
+}
+
+// ConnectCounting adds a viewer that acknowledges only when it is told to, as one that knows no marks.
+func (w *World) ConnectCounting(path string) *pactViewer {
 	w.Helper()
 	v := &pactViewer{Viewer: w.Connect(path, "some.other", mesherstream.Protocol)}
 	if got := v.WS.Subprotocol(); got != mesherstream.Protocol {
 		w.Fatalf("subprotocol: got %q, want %q", got, mesherstream.Protocol)
 	}
 	text := v.Viewer.Next()
-	v.Received++
 	if err := json.Unmarshal([]byte(text), &v.Hello); err != nil || v.Hello.Type != "hello" || len(v.Hello.Stream) < 12 {
 		w.Fatalf("first message: got %s, want hello: %v", text, err)
 	}
+	v.counts, v.stream = true, v.Hello.Stream
 	return v
 }
 
@@ -175,7 +271,6 @@ func (v *pactViewer) Next() (text string) {
 	v.W.Helper()
 	for {
 		text = v.Viewer.Next()
-		v.Received++
 		if !strings.Contains(text, v.Hello.Stream) {
 			return text
 		}
@@ -187,7 +282,19 @@ func (v *pactViewer) Next() (text string) {
 	}
 }
 
-func (v *pactViewer) Ack() { v.Send(fmt.Sprintf(`{"type":"ack","n":%d}`, v.Received)) }
+// Ack acknowledges all that the viewer has read.
+func (v *pactViewer) Ack() {
+	v.W.Helper()
+	v.AckTo(v.Received())
+}
+
+// AckTo acknowledges so many messages.
+func (v *pactViewer) AckTo(n uint64) {
+	v.W.Helper()
+	if err := v.ackTo(n); err != nil {
+		v.W.Fatalf("acknowledgement of viewer %d: %v", v.ID, err)
+	}
+}
 
 func (v *pactViewer) Expect(want ...string) {
 	v.W.Helper()
@@ -198,15 +305,15 @@ func (v *pactViewer) Expect(want ...string) {
 	}
 }
 
-// Stall fills a client's window, so that messages published from now on are buffered.
+// Stall fills the window of a viewer that counts, so that messages published from now on are buffered. Nothing that the
+// viewer has not read is on its way to it.
 func (w *World) Stall(v *pactViewer, window int) {
 	w.Helper()
-	for _, m := range Texts("filling", 0, window-1) {
-		w.PublishAll(m)
+	for i := 0; w.Client(v.Viewer).Unacknowledged < window; i++ { // a mark may be among them
+		w.PublishAll(Texts("filling", i, i+1)...)
 		v.Next() // one by one: a pipe holds nothing
 		w.Eventually("everybody has it", func() bool { return w.M.Stats().Buffered == 0 })
 	}
-	w.Eventually("the window is full", func() bool { return w.Client(v.Viewer).Unacknowledged == window })
 }
 
 // Texts returns messages of a level whose data are the level and a number.

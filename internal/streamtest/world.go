@@ -49,7 +49,8 @@ type World struct {
 	stop    func() // of the current listening; nil if there is none
 	listens atomic.Int64
 	viewers []*Viewer
-	Pace    int // how many messages Broadcast sends before it waits for the healthy viewers; 20 unless set
+	Mute    bool // viewers that connect from now on answer no ping
+	Pace    int  // how many messages Broadcast sends before it waits for the healthy viewers; 20 unless set
 }
 
 func (w *World) Play(scenario func(w *World)) {
