@@ -1,6 +1,7 @@
 package mesherstream
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -24,14 +25,17 @@ type modelShard struct {
 	overflow            Overflow
 	keepLevels          []string
 	window              int
+	freshness           time.Duration
 	interval            time.Duration // of the drain
 	ping, idle          time.Duration
+	madeAt              time.Time
 	clients             []*modelClient
 	events              []func() // they come before the casts
 	casts               []modelCast
 	drain               bool
 	beatAt, awake       time.Time
 	pinged              []*modelClient
+	reached             map[string]int // how often what has happened
 }
 
 // A modelCast is a message for every client that it matches, or something else to do.
@@ -44,6 +48,7 @@ type modelCast struct {
 type modelClient struct {
 	s       *modelShard
 	holds   bool // its link accepts whole frames and sends them by itself
+	local   bool // its link doesn't, and room in the kernel shows that the other end reads
 	project string
 	filter  Filter
 	phase   phase
@@ -67,7 +72,8 @@ type modelClient struct {
 	pieceGone   int
 	pieceBegan  time.Time
 
-	pong, pinging, closing   []byte
+	pong, closing            []byte
+	pingDue                  bool
 	closeSent, closeReceived bool
 	code                     int
 
@@ -76,13 +82,21 @@ type modelClient struct {
 	refused  bool
 	ended    bool
 
-	seen, askedAt, pingBy, waitingSince, cutAt time.Time
-	pinged                                     bool
-	credit                                     time.Duration // for requests, as of creditAt
-	creditAt                                   time.Time
+	seen, took, askedAt, pingBy, waitingSince, cutAt time.Time
+	pinged                                           bool
+	owing                                            bool          // it owed something at the last beat
+	progressed                                       bool          // its other end has read since then
+	unread                                           bool          // its kernel holds bytes that it has not read
+	credit                                           time.Duration // for requests, as of creditAt
+	creditAt                                         time.Time
 
-	stream         string // in each message of the protocol, or "" for a client without it
-	written, acked int    // messages of any kind, for the window
+	stream  string // in each message of the protocol, or "" for a client without it
+	win     modelWindow
+	base    modelAmount // the position at which the shard begins to count
+	sign    func([]byte) uint64
+	probing bool // a probe is in flight
+	through bool // what is written has not waited
+	left    bool // its link has left out the probe that was to follow the last messages
 
 	offeredIDs                        []int
 	filtered, conflated               int
@@ -109,7 +123,11 @@ func (s *modelShard) turn() {
 	if s.drain {
 		s.drain = false
 		for _, c := range s.clients {
+			if c.idle() {
+				continue
+			}
 			c.pump(everything)
+			c.askAgain()
 			if c.messages() > 0 && time.Since(c.waitingSince) >= s.interval {
 				c.markSlow()
 			}
@@ -154,27 +172,48 @@ func (c *modelClient) offer(run []*modelMessage) {
 		}
 	}
 	c.count(run)
-	switch {
-	case !c.idle():
+	if !c.idle() {
 		c.enqueue(run)
 		c.pump(everything)
-	case c.failing && !c.holds && c.windowRoom() > 0:
-		c.enqueue(run)
-		c.remove(wsframe.CodeAbnormal)
-	default:
-		c.writeThrough(run)
+		return
 	}
+	c.writeThrough(run)
 }
 
 // writeThrough: nothing is buffered, so the part of the batch that the window and the link accept is sent as it is.
 // Only the rest is buffered, and only buffered messages can be replaced. A pending pong is sent at the end of the turn.
 func (c *modelClient) writeThrough(run []*modelMessage) {
-	now := min(c.windowRoom(), len(run))
+	now := c.fitting(run)
+	if now > 0 && c.failing && !c.holds {
+		c.enqueue(run)
+		c.remove(wsframe.CodeAbnormal)
+		return
+	}
 	for _, m := range run[:now] {
 		c.queue = append(c.queue, modelItem{message: m})
 	}
-	c.pump(onlyMessages)
+	if now > 0 {
+		c.through = true
+		c.sendRun(now, math.MaxInt)
+		c.through = false
+	}
 	c.enqueue(run[now-len(take(&c.queue)):])
+	if now < len(run) {
+		c.win.held = true
+		c.s.reach("a batch that the window splits")
+	}
+	c.settle()
+}
+
+// fitting is how many messages of a batch the window lets pass.
+func (c *modelClient) fitting(run []*modelMessage) (n int) {
+	messages, bytes := c.windowRoom(len(run[0].frame))
+	for ; n < min(messages, len(run)); n++ {
+		if bytes -= len(run[n].frame); n > 0 && bytes < 0 {
+			break
+		}
+	}
+	return n
 }
 
 func (c *modelClient) count(run []*modelMessage) {
@@ -218,8 +257,8 @@ func (c *modelClient) next() (frame []byte) {
 		frame, c.pong = c.pong, nil
 	case c.closing != nil:
 		frame, c.closing, c.closeSent = c.closing, nil, true
-	case c.pinging != nil:
-		frame, c.pinging = c.pinging, nil
+	case c.pingDue:
+		frame, c.pingDue = c.periodicPing(), false
 	case c.reply != nil:
 		frame, c.reply = c.reply, nil
 		c.waits = false
@@ -233,60 +272,143 @@ type cargo uint8
 const (
 	everything cargo = iota
 	onlyControl
-	onlyMessages
 )
 
-// pump sends everything that is due, as far as the link accepts it.
+// pump sends everything that is due, as far as the link and the window accept it.
 func (c *modelClient) pump(what cargo) {
 	for !c.busy && c.phase != phaseGone {
-		if what != onlyMessages {
-			if frame := c.next(); frame != nil {
-				c.sendControl(frame)
-				continue
+		frame := c.next()
+		if frame == nil {
+			break
+		}
+		c.sendControl(frame)
+	}
+	if what == everything {
+		if !c.busy && c.left {
+			c.left = false
+			c.ask()
+		}
+		for !c.busy && c.phase < phaseClosing && len(c.queue) > 0 {
+			messages, bytes := c.windowRoom(c.oldest())
+			if messages == 0 {
+				c.win.held = true
+				break
 			}
+			c.sendRun(messages, min(bytes, 64<<10))
 		}
-		if what == onlyControl || len(c.queue) == 0 || c.windowRoom() == 0 {
-			break
-		}
-		if !c.holds && c.room == 0 && !c.failing {
-			c.busy = true // no byte of the message has been sent, so it can still be dropped
-			break
-		}
-		c.takeOff()
-		c.send()
+		c.ask()
 	}
 	c.settle()
 }
 
 // sendControl passes the link a frame that is no message. A reply counts for the window all the same.
 func (c *modelClient) sendControl(frame []byte) {
-	c.flight, c.flying, c.noticeBytes = frame, nil, 0
+	c.flight, c.flying, c.noticeBytes, c.probing = frame, nil, 0, false
 	if frame[0]&wsframe.ControlBit == 0 {
-		c.written++
+		c.wrote(frame)
 	}
 	c.send()
 }
 
-// takeOff passes the link the next message, or as many whole ones as a link that holds may accept. A gap is told
-// together with the messages after it, and ends a run of messages before it.
-func (c *modelClient) takeOff() {
-	c.flight, c.flying, c.noticeBytes = nil, nil, 0
-	room := c.windowRoom()
-	if notice := c.takeGap(); notice != nil {
-		c.flight, c.noticeBytes = notice, len(notice)
-		c.written++
-		room--
+// sendRun passes the link the next messages up to a gap: at most so many, and no more bytes after the first. A gap is
+// told together with the messages after it, and counts as one of them. A probe that is due follows the last one in the
+// same write, unless the link holds or has no room left.
+func (c *modelClient) sendRun(messages, bytes int) {
+	notice := c.takeGap
+	if len(c.queue) > 0 && c.queue[0].gap != nil {
+		messages--
+	} else {
+		notice = func() []byte { return nil }
 	}
-	for ; room > 0 && len(c.queue) > 0 && c.queue[0].gap == nil; room-- {
-		m := c.queue[0].message
-		if len(c.flight) > 0 && (!c.holds || len(c.flight)+len(m.frame) > link.ChunkBytes) {
+	var run []*modelMessage
+	for _, item := range c.waiting() {
+		if item.gap != nil || len(run) == messages {
+			break
+		}
+		if bytes -= len(item.message.frame); len(run) > 0 && bytes < 0 {
+			break
+		}
+		run = append(run, item.message)
+	}
+	if !c.holds && c.room == 0 && !c.failing {
+		c.busy = true // no byte has been sent, so everything can still be dropped
+		return
+	}
+	told, all := notice(), run
+	if told != nil {
+		all = append([]*modelMessage{{frame: told}}, run...)
+	}
+	due := c.due(all...)
+	if c.holds {
+		if c.left = due; due {
+			c.s.reach("a probe that was left out")
+		}
+		c.hold(told, run)
+		return
+	}
+	c.flying, c.flight = nil, told
+	if c.noticeBytes = len(c.flight); c.noticeBytes > 0 {
+		c.wrote(c.flight)
+		c.send()
+	}
+	for _, m := range run {
+		if c.busy || c.phase == phaseGone {
+			return
+		}
+		if c.room == 0 && !c.failing {
+			c.busy = true
+			return
+		}
+		c.queue = c.queue[1:]
+		c.flight, c.flying, c.noticeBytes, c.probing = slices.Clone(m.frame), []*modelMessage{m}, 0, false
+		c.wrote(m.frame)
+		c.send()
+	}
+	switch {
+	case c.busy || c.phase == phaseGone || !due:
+	case c.room == 0:
+		c.busy = true
+		c.s.reach("no room for a probe")
+	default:
+		c.s.reach("a probe in the same write")
+		c.sendProbe()
+	}
+}
+
+// waiting is the queue without the gaps before the first message.
+func (c *modelClient) waiting() []modelItem {
+	for i, item := range c.queue {
+		if item.message != nil {
+			return c.queue[i:]
+		}
+	}
+	return nil
+}
+
+// oldest is the size of the first message that waits.
+func (c *modelClient) oldest() int {
+	if w := c.waiting(); len(w) > 0 {
+		return len(w[0].message.frame)
+	}
+	return 0
+}
+
+// hold passes as many whole messages as fit to a link that holds them.
+func (c *modelClient) hold(notice []byte, run []*modelMessage) {
+	c.flight, c.flying, c.noticeBytes, c.probing = notice, nil, len(notice), false
+	if notice != nil {
+		c.wrote(notice)
+	}
+	for _, m := range run {
+		if len(c.flight) > 0 && len(c.flight)+len(m.frame) > link.ChunkBytes {
 			break
 		}
 		c.flight = append(c.flight, m.frame...)
 		c.flying = append(c.flying, m)
 		c.queue = c.queue[1:]
-		c.written++
+		c.wrote(m.frame)
 	}
+	c.send()
 }
 
 // send begins a flight. Over a link that doesn't hold, the bytes for which the kernel has room are sent immediately.
@@ -355,7 +477,7 @@ func (c *modelClient) fly() {
 // signOfLife: the end of a write that had to wait for the client is a sign of life.
 func (c *modelClient) signOfLife() {
 	if now := time.Now(); now.Sub(c.pieceBegan) >= link.BlockedFor {
-		c.seen = now
+		c.seen, c.took = now, now
 	}
 }
 
@@ -389,7 +511,9 @@ func (c *modelClient) fail() {
 // hint reports room, over a link that doesn't hold.
 func (c *modelClient) hint() {
 	if c.phase != phaseGone && c.busy {
-		c.seen = time.Now()
+		if c.local {
+			c.tookSome()
+		}
 		c.writable()
 	}
 }
@@ -397,6 +521,9 @@ func (c *modelClient) hint() {
 // writable continues after the room had ended.
 func (c *modelClient) writable() {
 	if len(c.flight) > 0 && c.failing {
+		if c.probing {
+			c.s.reach("a failure inside a probe")
+		}
 		c.remove(wsframe.CodeAbnormal)
 		return
 	}
@@ -447,6 +574,9 @@ func (c *modelClient) received(a arrival) {
 		c.waits = false
 	case wsframe.OpPong:
 		c.waits = false
+		if c.stream == "" {
+			c.ponged(a.data)
+		}
 	case wsframe.OpClose:
 		c.waits, c.closeReceived = false, true
 		code, reason := wsframe.ParseClose(a.data)
@@ -480,14 +610,14 @@ func (c *modelClient) received(a arrival) {
 	}
 }
 
-// join: the first message to a client with the protocol is hello.
-func (c *modelClient) join(id ClientID) {
+// hello is the first message to a client with the protocol.
+func (c *modelClient) hello(id ClientID) []byte {
 	list := func(values []string) string {
 		text, _ := json.Marshal(append([]string{}, values...)) // strings always encode
 		return string(text)
 	}
-	c.sendControl(c.encode(fmt.Sprintf(`{"type":"hello","id":%d,"project":%q,"filters":{"level":%s,"environment":%s},"max_buffer":%d,"window":%d}`,
-		id, c.project, list(c.filter.Levels), list(c.filter.Environments), c.s.maxBuffer, c.s.window)))
+	return c.encode(fmt.Sprintf(`{"type":"hello","id":%d,"project":%q,"filters":{"level":%s,"environment":%s},"max_buffer":%d,"window":%d}`,
+		id, c.project, list(c.filter.Levels), list(c.filter.Environments), c.s.maxBuffer, c.s.countedWindow()))
 }
 
 // encode makes the frame of a message of the protocol. If the client has agreed on the protocol, the message names the
@@ -501,23 +631,6 @@ func (c *modelClient) encode(text string) []byte {
 
 // modelAck is the beginning of an acknowledgement.
 const modelAck = `{"type":"ack","n":`
-
-// acknowledge: if the window was full, buffered messages are sent.
-func (c *modelClient) acknowledge(count string) {
-	n, err := strconv.Atoi(count)
-	if err != nil || n <= c.acked || n > c.written {
-		c.answer(func() []byte {
-			return c.encode(`{"type":"error","code":"invalid_ack","message":"n is not a number of messages that are to be acknowledged"}`)
-		})
-		return
-	}
-	full := c.windowRoom() == 0
-	c.acked = n
-	c.waits = false
-	if full && !c.busy {
-		c.pump(everything)
-	}
-}
 
 // modelRequest is a message that clients send, together with the expected reply.
 type modelRequest struct {
@@ -662,10 +775,26 @@ func (s *modelShard) beat() {
 }
 
 func (c *modelClient) beat(now time.Time) {
+	if c.phase == phaseGone {
+		return
+	}
+	if c.askAgain(); c.phase == phaseGone {
+		return
+	}
+	owed := c.owing
+	if c.owing = c.s.idle > 0 && c.owes(); c.owing && (!owed || c.progressed) {
+		c.took = now
+		if owed {
+			c.s.reach("a client that owes and reads")
+		}
+	}
+	if c.s.idle > 0 && (c.owing || !c.win.answers) {
+		c.progressed = false // until the next look
+	}
 	switch {
-	case c.phase == phaseGone:
-	case min(now.Sub(c.seen), now.Sub(c.s.awake)) >= c.s.idle && c.askedAt.After(c.seen) && now.Sub(c.askedAt) >= c.s.idle-c.s.ping:
-		c.remove(wsframe.CodeAbnormal)
+	case c.phase < phaseClosing && c.silent(now):
+		c.giveUpOn()
+	case c.s.ping == 0:
 	case !c.pinged && now.Add(c.s.ping/4).Before(c.pingBy): // the next visit will still be in time
 	case c.pinged && now.Add(c.s.ping/8).Before(c.pingBy): // the next visit is nearer
 	default:
@@ -673,9 +802,37 @@ func (c *modelClient) beat(now time.Time) {
 			c.askedAt = now
 		}
 		c.pinged, c.pingBy = true, now.Add(c.s.ping)
-		c.pinging = wsframe.Ping
+		c.pingDue = true
 		c.pump(onlyControl)
 	}
+}
+
+// silent: a client that owes something must have taken some of it in time, and any other must have given a sign of life.
+func (c *modelClient) silent(now time.Time) bool {
+	long := func(since time.Time) bool { return now.Sub(since) >= c.s.idle }
+	switch {
+	case c.s.idle == 0 || !long(c.s.awake):
+		return false
+	case c.owing:
+		if long(c.took) && !long(c.seen) {
+			c.s.reach("removed because it takes nothing")
+		}
+		return long(c.took)
+	default:
+		if long(c.seen) {
+			c.s.reach("removed because it is silent")
+		}
+		return long(c.seen) && (c.s.ping == 0 || c.askedAt.After(c.seen) && now.Sub(c.askedAt) >= c.s.idle-c.s.ping)
+	}
+}
+
+// giveUpOn: the client is told if a frame can be written, and hooks are told why it is gone.
+func (c *modelClient) giveUpOn() {
+	if !c.busy {
+		c.s.reach("told that it was silent")
+	}
+	c.shut(wsframe.CodeTryAgainLater, reasonSilent)
+	c.code = wsframe.CodeAbnormal
 }
 
 // pass handles everything that has become due by now, after some time without a turn. A write without progress has
@@ -685,7 +842,7 @@ func (c *modelClient) pass() {
 	if c.phase == phaseGone {
 		return
 	}
-	for c.holds && len(c.flight) > 0 {
+	for c.holds && len(c.flight) > 0 && c.s.idle > 0 {
 		due := c.pieceBegan.Add(c.s.idle)
 		c.cutBefore(due)
 		switch {
@@ -694,7 +851,7 @@ func (c *modelClient) pass() {
 		case c.pieceGone == 0:
 			c.fail()
 		default:
-			c.seen = due
+			c.seen, c.took = due, due
 			c.startPiece()
 			c.pieceBegan = due
 		}
@@ -765,19 +922,11 @@ func (c *modelClient) fits(run []*modelMessage) bool {
 	return c.messages()+len(run) <= c.s.maxBuffer && bytes <= c.s.maxBytes
 }
 
-// windowRoom is how many more messages the client may have unacknowledged.
-func (c *modelClient) windowRoom() int {
-	if c.stream == "" || c.s.window == 0 || c.phase == phaseFlushing {
-		return math.MaxInt
-	}
-	return max(0, c.s.window-c.unacknowledged())
-}
-
 func (c *modelClient) unacknowledged() int {
-	if c.stream == "" {
-		return 0
+	if w := &c.win; w.made && (c.stream != "" || w.answers) {
+		return w.written.messages - w.acked.messages
 	}
-	return c.written - c.acked
+	return 0
 }
 
 func (c *modelClient) enqueue(run []*modelMessage) {
@@ -910,3 +1059,450 @@ func (c *modelClient) setFilter(f Filter) (filtered int) {
 }
 
 func lets(list []string, v string) bool { return v == "" || len(list) == 0 || slices.Contains(list, v) }
+
+// This part of the model is a client's window: what was written, what was asked about it, and what the answers have
+// shown. It decides everything anew for each message, and knows nothing of the weights and moments with which a shard
+// spares itself that.
+
+type modelWindow struct {
+	made    bool        // with the first message
+	written modelAmount // messages of any kind, and their frames
+	acked   modelAmount
+
+	joinedAt        int
+	pinged          bool                  // it was asked when it joined
+	answers, counts bool                  // it answers probes, or acknowledges by count only; neither until it is known
+	pings           map[string]modelProbe // by their payloads
+	marks           int
+	asked           []modelProbe // those that wait for an answer
+	lastAt          int          // when the last probe was written
+	repeats         int
+
+	limit      modelAmount
+	rtt, rttAt int
+	proven     bool // a probe that followed messages was answered
+	late       bool // an answer was late, and the limit has not been that of a fast client since
+	held       bool // the window has held messages back since the last answer
+}
+
+// A modelAmount is a number of messages and their bytes.
+type modelAmount struct{ messages, bytes int }
+
+// A modelProbe is a mark or a ping: how much was written up to it, how much of that was acknowledged by then, and when
+// that was. Times are in milliseconds.
+type modelProbe struct {
+	to, before modelAmount
+	at         int
+}
+
+const (
+	modelSecond  = 1000
+	modelDefault = 32_768 // the window in messages
+	modelBytes   = 8 << 20
+)
+
+func (s *modelShard) now() int { return int(time.Since(s.madeAt) / time.Millisecond) }
+
+// reach counts how often something has happened.
+func (s *modelShard) reach(what string) { s.reached[what]++ }
+
+func (c *modelClient) wrote(frame []byte) {
+	c.win.written.messages++
+	c.win.written.bytes += len(frame)
+}
+
+// join: the first frame is hello, which asks whether the client answers marks, or a ping that asks whether it answers
+// pings.
+func (c *modelClient) join(id ClientID) {
+	w := &c.win
+	w.joinedAt, w.lastAt = c.s.now(), c.s.now()
+	switch {
+	case c.stream != "":
+		c.makeWindow()
+		w.lastAt = c.s.now()
+		c.sendControl(c.hello(id))
+	case c.s.ping > 0 && c.s.window > 0:
+		w.pinged = true
+		c.sendControl(c.ping())
+	}
+	c.settle()
+}
+
+// makeWindow: everything before the first message counts as handled, and a probe is due with that message.
+func (c *modelClient) makeWindow() {
+	if w := &c.win; !w.made {
+		w.made, w.acked, w.lastAt, w.rttAt, w.limit = true, w.written, c.s.now()-modelSecond, c.s.now(), c.s.caps()
+	}
+}
+
+func (s *modelShard) caps() modelAmount { return modelAmount{s.window, modelBytes} }
+
+// countedWindow is the window of a client that acknowledges by count only.
+func (s *modelShard) countedWindow() int {
+	if s.window == modelDefault {
+		return 1024
+	}
+	return s.window
+}
+
+// ping makes a ping that asks how far the client has got.
+func (c *modelClient) ping() []byte {
+	w, now := &c.win, c.s.now()
+	p := modelProbe{w.written, w.acked, now}
+	if !w.made {
+		p.before = modelAmount{-c.base.messages, -c.base.bytes} // 0, wherever the shard begins to count
+	}
+	var payload []byte
+	for _, v := range []int{p.to.messages + c.base.messages, p.to.bytes + c.base.bytes, p.before.messages + c.base.messages, p.before.bytes + c.base.bytes, now} {
+		payload = binary.BigEndian.AppendUint32(payload, uint32(v))
+	}
+	payload = binary.BigEndian.AppendUint64(payload, c.sign(payload))
+	w.pings[string(payload)] = p
+	return wsframe.Append(nil, wsframe.OpPing, payload)
+}
+
+// mark makes a mark, which says how large the window is.
+func (c *modelClient) mark() []byte {
+	w := &c.win
+	w.marks++
+	size := c.s.countedWindow()
+	switch {
+	case c.s.window == 0:
+		size = 0
+	case w.answers:
+		size = w.limit.messages
+	}
+	return c.encode(fmt.Sprintf(`{"type":"mark","window":%d}`, size))
+}
+
+// periodicPing: to a client without the protocol it is a probe.
+func (c *modelClient) periodicPing() []byte {
+	if c.stream != "" || c.s.window == 0 {
+		return wsframe.Ping
+	}
+	frame := c.ping()
+	c.asks(c.win.written)
+	c.s.reach("periodic ping")
+	return frame
+}
+
+// due reports whether a probe is due after what has been written, and some more messages: a second after the last one, and earlier if more than
+// a quarter of the window is on its way or the round trip is to be measured.
+func (c *modelClient) due(more ...*modelMessage) bool {
+	w := &c.win
+	if !w.made || len(w.asked) > 0 || c.phase != phaseOpen || c.stream == "" && !w.answers {
+		return false
+	}
+	messages, bytes := w.written.messages-w.acked.messages+len(more), w.written.bytes-w.acked.bytes
+	for _, m := range more {
+		bytes += len(m.frame)
+	}
+	switch {
+	case messages == 0:
+		return false
+	case c.s.now()-w.lastAt >= modelSecond:
+		return true
+	case !w.answers || c.s.window == 0:
+		return false
+	}
+	return 4*messages > w.limit.messages || 4*bytes > w.limit.bytes || c.mustDrain()
+}
+
+// ask sends a probe by itself, if one is due.
+func (c *modelClient) ask() {
+	if !c.busy && c.due() {
+		c.s.reach("a probe by itself")
+		c.sendProbe()
+	}
+}
+
+func (c *modelClient) sendProbe() {
+	before := c.win.written
+	if c.stream == "" {
+		c.sendControl(c.ping())
+	} else {
+		c.sendControl(c.mark())
+	}
+	if c.asks(before); c.busy && !c.holds {
+		c.s.reach("a torn probe")
+	}
+	c.probing = c.busy
+}
+
+// asks: a probe was the last thing written, after all the rest.
+func (c *modelClient) asks(before modelAmount) {
+	w := &c.win
+	if !w.made {
+		return
+	}
+	w.lastAt = c.s.now()
+	if len(w.asked) == 0 {
+		w.repeats = 0
+	}
+	mark := modelAmount{w.written.messages - before.messages, w.written.bytes - before.bytes}
+	w.asked = append(w.asked, modelProbe{w.written, modelAmount{w.acked.messages + mark.messages, w.acked.bytes + mark.bytes}, c.s.now()})
+}
+
+// askAgain repeats a ping while the window is shut: after a second, and then after twice as long each time.
+func (c *modelClient) askAgain() {
+	w := &c.win
+	if c.stream != "" || len(w.asked) == 0 || !w.answers || c.busy || c.phase != phaseOpen || c.s.now()-w.lastAt < modelSecond<<w.repeats {
+		return
+	}
+	if n, _ := c.windowRoom(c.oldest()); n == 0 {
+		w.repeats = min(w.repeats+1, 5)
+		c.s.reach("a repeated ping")
+		c.sendProbe()
+		c.settle()
+	}
+}
+
+// patience is how long an answer may take: as long as the shortest round trip and the target. Until the client has proven
+// something, it is a tenth of the target, and no more than a quarter for the round trip.
+func (c *modelClient) patience() int {
+	target := int(c.s.freshness.Milliseconds())
+	if !c.win.proven {
+		return min(c.win.rtt, target/4) + target/10
+	}
+	return c.win.rtt + target
+}
+
+func (c *modelClient) late() bool {
+	return len(c.win.asked) > 0 && c.s.now()-c.win.asked[0].at > c.patience()
+}
+
+// mustDrain: every ten seconds, a client that was late and for which messages wait is measured with a single message on
+// its way.
+func (c *modelClient) mustDrain() bool {
+	return c.win.late && !c.through && c.messages() > 0 && c.s.now()-c.win.rttAt >= 10*modelSecond
+}
+
+// windowRoom is how many more messages may be written, the first of which has so many bytes, and how many bytes of them.
+// One message may always go when nothing is on its way.
+func (c *modelClient) windowRoom(next int) (messages, bytes int) {
+	c.makeWindow()
+	w := &c.win
+	out := modelAmount{w.written.messages - w.acked.messages, w.written.bytes - w.acked.bytes}
+	most, why := modelAmount{math.MaxInt32, math.MaxInt32}, ""
+	switch {
+	case c.s.window == 0:
+	case c.phase == phaseFlushing:
+	case w.answers && c.late():
+		most, why = modelAmount{1, 0}, "shut by time"
+	case w.answers && c.mustDrain():
+		most, why = modelAmount{1, 0}, "drained to a single message"
+	case w.answers:
+		most, why = w.limit, "shut by amount"
+	case c.stream != "":
+		most.messages, why = c.s.countedWindow(), "shut by count"
+	case w.pinged && c.s.now() < w.joinedAt+5*modelSecond:
+		most, why = modelAmount{c.s.window, 64 << 10}, "shut before the first pong"
+	case w.pinged:
+		c.s.reach("served without pongs")
+	}
+	if out.messages >= most.messages || out.messages > 0 && out.bytes+next > most.bytes {
+		c.s.reach(why)
+		if w.limit == c.s.caps() && why == "shut by amount" {
+			c.s.reach("shut by a cap")
+		}
+		if out.messages < most.messages {
+			c.s.reach("shut by bytes")
+		}
+		return 0, 0
+	}
+	return most.messages - out.messages, max(0, most.bytes-out.bytes)
+}
+
+// acknowledge handles the count of a client with the protocol.
+func (c *modelClient) acknowledge(count string) {
+	w := &c.win
+	n, err := strconv.Atoi(count)
+	if err != nil || n <= w.acked.messages || n > w.written.messages {
+		c.answer(func() []byte {
+			return c.encode(`{"type":"error","code":"invalid_ack","message":"n is not a number of messages that are to be acknowledged"}`)
+		})
+		return
+	}
+	c.waits = false
+	if !w.answers && !w.counts {
+		w.answers, w.counts = n == 1, n != 1
+		if w.answers && w.marks == 0 {
+			w.rtt, w.lastAt = max(1, c.s.now()-w.joinedAt), w.joinedAt-modelSecond
+			c.s.reach("hello acknowledged")
+		} else if w.answers {
+			c.s.reach("hello acknowledged after a mark")
+		}
+	}
+	held := w.held
+	switch {
+	case len(w.asked) == 0:
+		w.acked = between(w.acked, w.written, n)
+		c.s.reach("acknowledged without a mark")
+	case n < w.asked[0].to.messages:
+		w.acked = between(w.acked, w.asked[0].to, n)
+		c.s.reach("acknowledged before the mark")
+	default:
+		mark := w.asked[0]
+		if w.answers {
+			c.learn(c.s.now()-mark.at, modelAmount{mark.to.messages - mark.before.messages, mark.to.bytes - mark.before.bytes})
+		}
+		if w.counts {
+			c.s.reach("a mark counted")
+		}
+		if n > mark.to.messages {
+			c.s.reach("acknowledged beyond the mark")
+		}
+		w.asked = nil
+		w.acked = between(mark.to, w.written, n)
+	}
+	c.tookSome()
+	c.handled(held)
+}
+
+// between is how much the first n messages are, if the messages from one amount to another all have the same size.
+func between(from, to modelAmount, n int) modelAmount {
+	if n == to.messages {
+		return to
+	}
+	return modelAmount{n, from.bytes + (to.bytes-from.bytes)*(n-from.messages)/(to.messages-from.messages)}
+}
+
+// ponged handles a pong. It means something if it is the payload of a ping that this client was sent.
+func (c *modelClient) ponged(payload []byte) {
+	w := &c.win
+	ping, ok := w.pings[string(payload)]
+	switch first := !w.answers; {
+	case !ok:
+		if len(payload) == 28 {
+			c.s.reach("a forged pong")
+		}
+	case w.made && len(w.asked) > 0 && ping.at >= w.asked[0].at:
+		w.answers = true
+		c.answered(ping)
+	case first || !w.made: // no message precedes the ping at join
+		w.answers = true
+		if rtt := max(1, c.s.now()-ping.at); w.rtt == 0 || rtt < w.rtt {
+			w.rtt = rtt
+		}
+		switch {
+		case !w.made:
+			c.s.reach("a pong before the first message")
+			return
+		case c.s.now() >= w.joinedAt+5*modelSecond:
+			c.s.reach("a first pong after five seconds")
+		}
+		c.handled(w.held)
+	default:
+		c.s.reach("an old pong")
+	}
+}
+
+// answered: the newest ping is all that waits for an answer after an earlier one was answered.
+func (c *modelClient) answered(ping modelProbe) {
+	w := &c.win
+	held, isNews := w.held, ping.to != w.acked
+	if isNews {
+		c.tookSome()
+	}
+	if isNews || ping.to == ping.before {
+		c.learn(c.s.now()-ping.at, modelAmount{ping.to.messages - ping.before.messages, ping.to.bytes - ping.before.bytes})
+	}
+	newest := w.asked[len(w.asked)-1]
+	switch {
+	case ping.to != newest.to || ping.at != newest.at:
+		w.asked = []modelProbe{newest}
+		c.s.reach("a pong for an earlier ping")
+	case len(w.asked) > 1:
+		c.s.reach("a pong for several pings")
+		fallthrough
+	default:
+		w.asked = nil
+	}
+	w.repeats = 0
+	w.acked = ping.to
+	c.handled(held)
+}
+
+// tookSome: the client has taken something that it owed.
+func (c *modelClient) tookSome() { c.seen, c.took = time.Now(), time.Now() }
+
+// handled: messages that the window has held back may go.
+func (c *modelClient) handled(held bool) {
+	switch {
+	case c.busy:
+	case held:
+		c.pump(everything)
+	default:
+		c.ask()
+		c.settle()
+	}
+}
+
+// learn: an answer came after some time, and shows that the client has handled some messages in it.
+func (c *modelClient) learn(took int, handled modelAmount) {
+	w := &c.win
+	took = max(1, took)
+	first := !w.proven && handled.messages > 0
+	w.proven = w.proven || first
+	if took <= w.rtt {
+		w.rtt, w.rttAt = took, c.s.now()
+	}
+	patience, before := c.patience(), w.limit
+	// able is how much the client handles within its patience, times so much, if it took so long for this.
+	able := func(times, took int) modelAmount {
+		took = max(1, took)
+		return modelAmount{max(1, handled.messages*times*patience/took), max(1, handled.bytes*times*patience/took)}
+	}
+	switch busy := took - w.rtt; {
+	case took > patience:
+		c.s.reach("a late answer")
+		if w.held && handled.messages > 0 {
+			w.limit, w.late = least(w.limit, able(1, took)), true
+		}
+	case first: // one answer shows little, and bursts should pass
+		w.limit = least(able(4, busy), c.s.caps())
+	case w.held && handled.messages < w.limit.messages/4: // it was drained
+	default:
+		if busy > patience/8 { // it is slow, and may have handled some of this before the probe was written
+			busy = took
+		}
+		most := least(able(1, busy), modelAmount{2 * w.limit.messages, 2 * w.limit.bytes})
+		w.limit = least(modelAmount{max(w.limit.messages, most.messages), max(w.limit.bytes, most.bytes)}, c.s.caps())
+		w.late = w.late && w.limit != c.s.caps()
+	}
+	switch {
+	case w.limit == before:
+	case first && took <= patience:
+		c.s.reach("a first answer that limits")
+	case w.limit.messages < before.messages:
+		c.s.reach("a limit that shrinks")
+	case w.limit.messages > before.messages:
+		c.s.reach("a limit that grows")
+	}
+	w.held = false
+	if w.rtt == 0 || handled.messages < 2 && c.s.now()-w.rttAt >= 10*modelSecond { // for the next answer
+		if took > w.rtt && w.rtt > 0 {
+			c.s.reach("a longer round trip")
+		}
+		w.rtt, w.rttAt = took, c.s.now()
+	}
+}
+
+func least(a, b modelAmount) modelAmount {
+	return modelAmount{min(a.messages, b.messages), min(a.bytes, b.bytes)}
+}
+
+// owes reports whether there is something that the client has to take before anything else is a sign of life.
+func (c *modelClient) owes() bool {
+	w := &c.win
+	switch {
+	case c.busy && c.messages()+len(c.flying) > 0:
+		return true
+	case w.answers:
+		return len(w.asked) > 0 && w.written != w.acked
+	case c.stream == "":
+		return c.unread
+	default:
+		return c.messages() > 0 || c.unread
+	}
+}
