@@ -104,6 +104,10 @@ func (s *site) listen() {
 		<-s.hold
 		return c.SendStatus(fiber.StatusNoContent)
 	})
+	s.app.Get("/rest", func(c *fiber.Ctx) error { // a page that asks for it synchronously is blocked, and needs no processor for it
+		time.Sleep(rest)
+		return c.SendStatus(fiber.StatusNoContent)
+	})
 	s.streams(s, s.app)
 	s.app.Use("/", filesystem.New(filesystem.Config{Root: http.FS(testdata), PathPrefix: "testdata"}))
 

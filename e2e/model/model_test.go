@@ -168,11 +168,15 @@ func (m *machine) connect(t *rapid.T) {
 	project, level := projects.Draw(t, "project"), levels.Draw(t, "level")
 	before := m.m.Stats().Connects // and everything that was published before is delivered
 	d := websocket.Dialer{NetDial: m.dial, ReadBufferSize: 1 << 10}
+	agreed := rapid.Bool().Draw(t, "protocol")
+	if agreed {
+		d.Subprotocols = []string{mesherstream.Protocol}
+	}
 	ws, resp, err := d.Dial("ws://app.test/stream/projects/"+project+"?level="+level, nil)
 	if err != nil {
 		t.Fatalf("dial: %v, %v", err, resp)
 	}
-	v := &viewer{ws: ws, project: project, filter: filter(level, ""), open: true, done: make(chan struct{})}
+	v := &viewer{ws: ws, project: project, filter: filter(level, ""), agreed: agreed, open: true, done: make(chan struct{})}
 	v.changed.L = &v.mu
 	m.viewers = append(m.viewers, v)
 	go v.read()
@@ -257,7 +261,7 @@ func (m *machine) subscribe(t *rapid.T) {
 	level, environment := levels.Draw(t, "level"), environments.Draw(t, "environment")
 	before := m.m.Stats().FilterSets // and everything that was published before is delivered
 	text := fmt.Sprintf(`{"type":"subscribe","filters":{"level":%q,"environment":%q}}`, level, environment)
-	if err := v.ws.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
+	if err := v.ask(text); err != nil {
 		t.Fatal(err)
 	}
 	v.asked++
@@ -362,6 +366,17 @@ func (m *machine) shutdown(t *rapid.T) {
 	for _, v := range m.viewers {
 		if <-v.done; v.open && !websocket.IsCloseError(v.err, websocket.CloseGoingAway) {
 			t.Fatalf("client %d at the shutdown: got %v, want close 1001", v.id, v.err)
+		}
+		if v.open && v.agreed {
+			eventually(t, "its end is told", func() bool {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				_, ok := m.ended[v.id]
+				return ok
+			})
+			if c := m.ended[v.id]; v.told != int(c.Dropped) {
+				t.Fatalf("client %d was told of %d messages, and %d were dropped", v.id, v.told, c.Dropped)
+			}
 		}
 	}
 	if s := m.m.Stats(); s.Connects != s.Disconnects || s.Clients+s.Buffered+s.Slow != 0 {

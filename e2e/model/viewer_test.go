@@ -1,6 +1,7 @@
 package model
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -22,12 +23,17 @@ type viewer struct {
 	asked      int   // requests that it has sent
 	open       bool
 	done       chan struct{} // closed when its reader has ended
+	agreed     bool          // on the protocol
+
+	writing sync.Mutex // held while a message is sent
 
 	mu       sync.Mutex
 	changed  sync.Cond
 	stalled  bool
 	messages []int
 	answers  []string
+	received int // messages of any kind
+	told     int // messages that were dropped, as the gaps say
 	err      error
 }
 
@@ -42,10 +48,12 @@ func (v *viewer) read() {
 		v.mu.Unlock()
 		_, data, err := v.ws.ReadMessage()
 		v.mu.Lock()
+		v.received++
 		var number int
 		switch {
 		case err != nil:
 			v.err = err
+		case v.agreed && v.ofTheProtocol(data):
 		case strings.HasPrefix(string(data), "{"):
 			v.answers = append(v.answers, string(data))
 		default:
@@ -59,6 +67,36 @@ func (v *viewer) read() {
 			return
 		}
 	}
+}
+
+// ofTheProtocol handles what only a client that has agreed on the protocol is sent. It acknowledges hello and marks. An
+// application of the model sends no JSON.
+func (v *viewer) ofTheProtocol(data []byte) bool {
+	var m struct {
+		Type    string
+		Dropped int
+	}
+	if json.Unmarshal(data, &m) != nil {
+		return false
+	}
+	switch m.Type {
+	case "hello", "mark":
+		v.writing.Lock()
+		defer v.writing.Unlock()
+		_ = v.ws.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"type":"ack","n":%d}`, v.received)) // if it fails, so does the next read
+	case "gap":
+		v.told += m.Dropped
+	default:
+		return false
+	}
+	return true
+}
+
+// ask sends a request.
+func (v *viewer) ask(text string) error {
+	v.writing.Lock()
+	defer v.writing.Unlock()
+	return v.ws.WriteMessage(websocket.TextMessage, []byte(text))
 }
 
 func (v *viewer) stall(on bool) {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/e2e/internal/pace"
 )
 
 // departure waits for the next client that goes.
@@ -41,7 +42,7 @@ func TestACutClientIsRemovedByTheIdleTimeout(t *testing.T) {
 	})
 
 	begin := time.Now()
-	cutAt := clock()
+	cutAt := pace.Clock()
 	awayLink.Set(Quality{Cut: true})
 	d := s.departure()
 	after := d.at - cutAt
@@ -59,12 +60,12 @@ func TestACutClientIsRemovedByTheIdleTimeout(t *testing.T) {
 	}
 
 	time.Sleep(time.Until(begin.Add(cut)))
-	mended := clock()
+	mended := pace.Clock()
 	awayLink.Set(fair)
 	// Whether its kernel ever hears that the connection is over depends on how long the server's kernel still tries.
 	var last Seen
 	old := 0
-	for deadline := mended + 20*time.Second; last.Ended == "" && clock() < deadline; time.Sleep(10 * time.Millisecond) {
+	for deadline := mended + 20*time.Second; last.Ended == "" && pace.Clock() < deadline; time.Sleep(10 * time.Millisecond) {
 		last = away.take()[0]
 		for _, a := range last.Arrivals {
 			if a.Arrived > mended {
@@ -79,7 +80,7 @@ func TestACutClientIsRemovedByTheIdleTimeout(t *testing.T) {
 	}
 
 	away.close()
-	again := clock()
+	again := pace.Clock()
 	newest := f.newest(again)
 	away.connect(s.at(awayLink))
 	var first Arrival
@@ -125,7 +126,7 @@ func TestAKilledClientIsRemovedAtOnce(t *testing.T) {
 				return c.Dropped > 0 || c.Sent > 400
 			})
 
-			killed := clock()
+			killed := pace.Clock()
 			away.Kill()
 			d := s.departure()
 			t.Logf("removed %v after it was killed, with code %d, %q; %+v", d.at-killed, d.code, d.reason, d.client)

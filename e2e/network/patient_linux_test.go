@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/e2e/internal/pace"
 )
 
 // fair is the network of the clients that get into trouble, before and after it.
@@ -47,7 +48,7 @@ func (p *patient) client() mesherstream.Client {
 // end ends the trouble.
 func (p *patient) end(trouble func(p *patient)) {
 	p.t.Helper()
-	p.sent, p.recovered = p.client().Sent, clock()
+	p.sent, p.recovered = p.client().Sent, pace.Clock()
 	trouble(p)
 }
 

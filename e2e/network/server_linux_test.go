@@ -16,6 +16,7 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/e2e/internal/pace"
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
@@ -61,7 +62,7 @@ func newServer(t *testing.T, opts ...mesherstream.Option) *server {
 		mesherstream.WithShutdownTimeout(time.Second),
 		mesherstream.WithLogger(slog.New(slog.DiscardHandler)),
 		mesherstream.WithHooks(mesherstream.Hooks{Disconnect: func(c mesherstream.Client, code int, reason string) {
-			s.gone <- departure{c, code, reason, clock()}
+			s.gone <- departure{c, code, reason, pace.Clock()}
 		}}),
 	}, opts...)
 	m, err := mesherstream.NewManager(opts...)
@@ -140,6 +141,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 type feed struct {
 	t       *testing.T
 	servers []*server
+	bytes   int // of an event; 0 is eventBytes
 
 	mu        sync.Mutex
 	published []time.Duration // when each event was, by its number
@@ -148,10 +150,10 @@ type feed struct {
 // publish publishes the next event, and returns its number.
 func (f *feed) publish() int {
 	f.mu.Lock()
-	number, now := len(f.published), clock()
+	number, now := len(f.published), pace.Clock()
 	f.published = append(f.published, now)
 	f.mu.Unlock()
-	data := appendEvent(nil, number, now)
+	data := pace.Event(number, now, cmp.Or(f.bytes, eventBytes))
 	for _, s := range f.servers {
 		if err := s.Broadcast(mesherstream.Message{Project: "shop", Data: data, Binary: true}); err != nil {
 			f.t.Errorf("Broadcast(%d): %v", number, err)
@@ -200,12 +202,6 @@ func (f *feed) newest(at time.Duration) int {
 		return cmp.Or(cmp.Compare(published, at), -1)
 	})
 	return after - 1
-}
-
-func appendEvent(p []byte, number int, published time.Duration) []byte {
-	p = binary.BigEndian.AppendUint64(p, uint64(number))
-	p = binary.BigEndian.AppendUint64(p, uint64(published))
-	return append(p, make([]byte, eventBytes-16)...)
 }
 
 func parseEvent(p []byte) (number int, published time.Duration) {

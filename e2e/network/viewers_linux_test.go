@@ -12,8 +12,8 @@ import (
 
 	"github.com/fasthttp/websocket"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/e2e/internal/pace"
 	"github.com/valyala/fasthttp"
-	"golang.org/x/sys/unix"
 )
 
 // viewers is the program of a host that watches streams, as the test tells it to by calls of Viewers.
@@ -33,8 +33,9 @@ type Viewers struct {
 
 // viewer is one connection.
 type viewer struct {
-	ws   *websocket.Conn
-	acks int
+	ws    *websocket.Conn
+	acks  int
+	marks *marks // nil unless it acknowledges by them
 
 	mu   sync.Mutex
 	seen Seen
@@ -52,6 +53,7 @@ type Seen struct {
 type Arrival struct {
 	Number             int
 	Published, Arrived time.Duration
+	Told               int // events that were dropped between this one and the one before it, as a viewer by marks was told
 }
 
 func (a Arrival) age() time.Duration { return a.Arrived - a.Published }
@@ -61,6 +63,7 @@ type Connect struct {
 	Addrs       []string // one connection to each
 	Subprotocol string   // that the viewers offer, or ""
 	AckEvery    int      // messages; 0 is never
+	ByMarks     bool     // acknowledge as mesherstream.js does
 }
 
 // Connect connects viewers, all at the same time, and returns the subprotocol that the server chose.
@@ -83,6 +86,9 @@ func (v *Viewers) Connect(c Connect, subprotocol *string) error {
 			}
 			*subprotocol = ws.Subprotocol()
 			one := &viewer{ws: ws, acks: c.AckEvery}
+			if c.ByMarks {
+				one.marks = new(marks)
+			}
 			go one.watch()
 			v.mu.Lock()
 			defer v.mu.Unlock()
@@ -121,8 +127,13 @@ func (v *Viewers) Close(struct{}, *struct{}) error {
 func (one *viewer) watch() {
 	for count := 1; ; count++ {
 		kind, data, err := one.ws.ReadMessage()
-		now := clock()
-		if err == nil && one.acks > 0 && count%one.acks == 0 {
+		now := pace.Clock()
+		told := 0
+		acknowledges := one.acks > 0 && count%one.acks == 0
+		if one.marks != nil && err == nil {
+			acknowledges, told = one.marks.handle(kind, data, now)
+		}
+		if err == nil && acknowledges {
 			err = one.ws.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"type":"ack","n":%d}`, count))
 		}
 		one.mu.Lock()
@@ -134,17 +145,10 @@ func (one *viewer) watch() {
 		one.seen.Bytes += len(data)
 		if kind == websocket.BinaryMessage {
 			number, published := parseEvent(data)
-			one.seen.Arrivals = append(one.seen.Arrivals, Arrival{number, published, now})
+			one.seen.Arrivals = append(one.seen.Arrivals, Arrival{number, published, now, told})
 		}
 		one.mu.Unlock()
 	}
-}
-
-// clock is the one clock that all processes of a machine share, in whatever namespace.
-func clock() time.Duration {
-	var now unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // which always exists
-	return time.Duration(now.Nano())
 }
 
 // group is a host of viewers, as the test sees it.
@@ -201,7 +205,7 @@ func TestViewersAcknowledgeEveryFewMessages(t *testing.T) {
 			_ = upgrader.Upgrade(ctx, func(conn *websocket.Conn) {
 				_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"filters_updated"}`))
 				for i := range 6 {
-					_ = conn.WriteMessage(websocket.BinaryMessage, appendEvent(nil, i, clock()))
+					_ = conn.WriteMessage(websocket.BinaryMessage, pace.Event(i, pace.Clock(), eventBytes))
 				}
 				for {
 					_, data, err := conn.ReadMessage()

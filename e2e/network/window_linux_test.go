@@ -27,10 +27,7 @@ func eachWindow(t *testing.T) (list []int, options map[int][]mesherstream.Option
 		if err != nil {
 			t.Fatalf("-windows: %v", err)
 		}
-		options[w] = []mesherstream.Option{mesherstream.WithIdleTimeout(time.Hour)}
-		if w > 0 {
-			options[w] = append(options[w], mesherstream.WithWindow(w))
-		}
+		options[w] = []mesherstream.Option{mesherstream.WithIdleTimeout(time.Hour), mesherstream.WithWindow(w)}
 		list = append(list, w)
 	}
 	return list, options

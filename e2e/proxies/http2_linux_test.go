@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 // Frames of HTTP/2 (RFC 9113, 6), and the setting by which a server offers WebSockets over it (RFC 8441, 3).
@@ -83,6 +85,21 @@ func (c *http2Conn) read(kind byte) []byte {
 	}
 }
 
+// http2Data reads the data of a connection.
+type http2Data struct {
+	c    *http2Conn
+	left []byte
+}
+
+func (d *http2Data) Read(p []byte) (int, error) {
+	if len(d.left) == 0 {
+		d.left = d.c.read(frameData)
+	}
+	n := copy(p, d.left)
+	d.left = d.left[n:]
+	return n, nil
+}
+
 // plainHeaders encodes short names and values as HPACK's literals, without its table and Huffman's code.
 func plainHeaders(pairs ...string) (encoded []byte) {
 	for i := 0; i < len(pairs); i += 2 {
@@ -115,8 +132,8 @@ func TestOnlyHAProxyOffersWebSocketsOverHTTP2AndTranslatesThem(t *testing.T) {
 		}
 		s.eventually("the manager knows the stream", func() bool { return s.m.Stats().Clients == 1 })
 		s.broadcast("hello")
-		if got, want := string(c.read(frameData)), "\x81\x05hello"; got != want {
-			t.Errorf("got the frame %q, want %q", got, want)
+		if got, err := streamtest.ReadFrame(&http2Data{c: c}); err != nil || string(got) != "\x81\x05hello" {
+			t.Errorf("got the frame %q, %v, want the message", got, err)
 		}
 	})
 }
