@@ -36,6 +36,10 @@ const MAX_QUEUE = 1000;
 // The first message that arrives after this long with nothing to handle is acknowledged at once.
 const PAUSE = 500;
 
+// What has been handled is acknowledged after this long in any case, so that a page that needs long for each message
+// shows that it goes on.
+const PROGRESS = 2000;
+
 // A timer that is set for longer fires immediately.
 const MAX_TIMER = 2 ** 31 - 1;
 
@@ -109,6 +113,7 @@ export function connect(url, options = {}) {
   let arrived = 0; // messages on this connection, the protocol's own included
   let acked = 0;
   let marks = []; // which of them are acknowledged as soon as they are handled
+  let confirmed = 0; // when the last acknowledgement was sent
   let ahead = 0; // the window: how many may be unacknowledged
   let idle = 0; // since when nothing has been handled
 
@@ -406,20 +411,22 @@ export function connect(url, options = {}) {
   }
 
   // acknowledge tells the server how many messages have been handled, so that it knows how old they were, and sends as
-  // many more. It does so at each mark, at the first message after a pause, and in steps of half the window. It is
-  // called when something has been handled, never by a timer: those of a hidden page hardly run. A loop that awaits
-  // setFilters receives no messages meanwhile, but the reply arrives all the same: the window doesn't hold replies back.
+  // many more. It does so at each mark, at the first message after a pause, in steps of half the window, and every two
+  // seconds. It is called when something has been handled, never by a timer: those of a hidden page hardly run. A loop
+  // that awaits setFilters receives no messages meanwhile, but the reply arrives all the same: the window doesn't hold
+  // replies back.
   function acknowledge() {
     if (!hello) return;
     const n = handled();
     idle = performance.now();
-    let now = ahead && n - acked >= ahead / 2;
+    let now = (ahead && n - acked >= ahead / 2) || (n > acked && idle - confirmed >= PROGRESS);
     while (marks[0] <= n) now = marks.shift();
     if (now) confirm(n);
   }
 
   function confirm(n) {
     acked = n;
+    confirmed = performance.now();
     send({ type: "ack", n });
   }
 

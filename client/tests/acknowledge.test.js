@@ -221,6 +221,18 @@ test("the time that a loop takes is no pause", async (t) => {
   assert.deepEqual(await acked(connection), [5]);
 });
 
+test("a page that needs long for each message acknowledges every two seconds", async (t) => {
+  const { pass, stream, connection } = await open(t, 1024);
+  stream.onmessage = () => pass(700);
+  for (const event of "abcdefgh") connection.ws.send(event); // 2 to 9
+  assert.deepEqual(await acked(connection), [4, 7]);
+  stream.onmessage = () => pass(10_000);
+  for (const event of "abc") connection.ws.send(event); // 10 to 12
+  assert.deepEqual(await acked(connection), [10, 11, 12]);
+  pass(10_000);
+  assert.deepEqual(await acked(connection), []);
+});
+
 test("no time that passes causes an acknowledgement", async (t) => {
   const tick = freeze(t);
   const server = await listen(t);
