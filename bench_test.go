@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,50 @@ func BenchmarkDeliver(b *testing.B) {
 					b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*together*clients), "ns/delivery")
 				})
 			}
+		}
+	}
+}
+
+// BenchmarkBroadcast measures a publisher: of a project that nobody follows, of one with a client on each shard, and of
+// several publishers at once, to one project or each to its own.
+func BenchmarkBroadcast(b *testing.B) {
+	for _, followed := range []bool{false, true} {
+		for _, publishers := range []string{"one", "several to one project", "several to their own"} {
+			b.Run(fmt.Sprintf("followed=%v/publishers=%s", followed, publishers), func(b *testing.B) {
+				m := startManager(b)
+				var next atomic.Int64
+				projects := make([]string, 64)
+				for i := range projects {
+					projects[i] = fmt.Sprint("project ", i)
+					for range m.shards {
+						if followed {
+							connect(b, m, Subscription{Project: projects[i]}, openSink)
+						}
+					}
+				}
+				data := make([]byte, 512)
+				publish := func(project string) {
+					if err := m.Broadcast(Message{Project: project, Level: "error", Data: data}); err != nil {
+						b.Error(err)
+					}
+				}
+				b.ReportAllocs()
+				if publishers == "one" {
+					for b.Loop() {
+						publish(projects[0])
+					}
+					return
+				}
+				b.RunParallel(func(pb *testing.PB) {
+					project := projects[0]
+					if publishers == "several to their own" {
+						project = projects[int(next.Add(1))%len(projects)]
+					}
+					for pb.Next() {
+						publish(project)
+					}
+				})
+			})
 		}
 	}
 }
