@@ -159,7 +159,7 @@ func (m *Manager) reserve(ip string) (*place, error) {
 // roomLocked reports whether there is a place for a client of that network.
 func (m *Manager) roomLocked(network string) error {
 	switch {
-	case m.closed:
+	case m.closed.Load():
 		return ErrClosed
 	case m.cfg.maxClients > 0 && m.clients >= m.cfg.maxClients:
 		return capError{}

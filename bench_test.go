@@ -277,7 +277,7 @@ func TestABroadcastAllocatesTwice(t *testing.T) {
 
 func TestABroadcastToManyClientsAllocatesTwice(t *testing.T) {
 	s := newTestShard(t, 100, sink{})
-	m := &Manager{cfg: *s.cfg, shards: []*shard{s}}
+	m := &Manager{cfg: *s.cfg, history: s.history, shards: []*shard{s}}
 	msg := Message{Project: "shop", Level: "error", Environment: "production", Data: make([]byte, 512)}
 	if got := testing.AllocsPerRun(100, func() {
 		if err := m.Broadcast(msg); err != nil {

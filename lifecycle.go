@@ -42,7 +42,7 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 		defer cancel()
 	}
 	m.mu.Lock()
-	m.closed = true
+	m.closed.Store(true)
 	r := m.current
 	first := r != nil && !r.closing
 	switch {
@@ -172,10 +172,10 @@ func (m *Manager) start(listening bool) error {
 		m.mu.Lock()
 	}
 	if listening {
-		m.closed = false
+		m.closed.Store(false)
 	}
 	switch {
-	case m.closed:
+	case m.closed.Load():
 		return ErrClosed
 	case m.current != nil:
 		return nil
@@ -200,17 +200,11 @@ func (m *Manager) start(listening bool) error {
 	return nil
 }
 
-func (m *Manager) isClosed() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.closed
-}
-
 // enter makes the run wait for a handler. The handler calls leave before it returns.
 func (m *Manager) enter() (leave func(), err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed || m.current == nil || m.current.closing {
+	if m.closed.Load() || m.current == nil || m.current.closing {
 		return nil, ErrClosed
 	}
 	m.current.rest.Add(1)

@@ -39,6 +39,7 @@ type Message struct {
 type Manager struct {
 	// Read-only after construction.
 	cfg      config
+	history  *history
 	shards   []*shard
 	relaying *relaying // nil without WithRelay
 
@@ -52,6 +53,7 @@ type Manager struct {
 	shadowed   atomic.Bool // the log has been told that another manager serves on the path
 	strayApp   atomic.Bool // the log has been told that the app of WithApp isn't the one that listens
 	listened   atomic.Bool // the app of WithApp has listened
+	closed     atomic.Bool // Shutdown has been called, and the app has not listened since; changed under mu
 
 	askedRoutes sync.Map // the routes that checkRoute has seen, by their first handler
 	shadows     sync.Map // the result of shadowsIn, by the app
@@ -59,7 +61,6 @@ type Manager struct {
 	// Guarded by mu.
 	mu      sync.Mutex
 	current *run           // nil while nothing runs
-	closed  bool           // Shutdown has been called, and the app has not listened since
 	clients int            // places that are taken
 	perIP   map[string]int // by networkOf
 	asking  map[string]int // running calls of WithAuthorize, by networkOf, if WithMaxClientsPerIP is set
@@ -76,8 +77,9 @@ func NewManager(opts ...Option) (*Manager, error) {
 	cfg.shards = runtime.GOMAXPROCS(0)
 	cfg.logger = slog.New(survivor{cfg.logger.Handler()})
 	m := &Manager{cfg: cfg, perIP: make(map[string]int), asking: make(map[string]int)}
+	m.history = newHistory(&m.cfg)
 	for range cfg.shards {
-		m.shards = append(m.shards, newShard(&m.cfg))
+		m.shards = append(m.shards, newShard(&m.cfg, m.history))
 	}
 	if cfg.relay != nil {
 		m.relaying = newRelaying(m)
@@ -93,7 +95,8 @@ func NewManager(opts ...Option) (*Manager, error) {
 //
 // Broadcast never waits for a client. If messages arrive faster than the machine can write them, it waits for a shard
 // to catch up. Data and the strings are copied before it returns. Each client receives the messages that one goroutine
-// publishes in that order.
+// publishes in that order. All clients receive the messages of one project in one order, whoever publishes them, and
+// likewise the messages to all projects.
 //
 // With [WithRelay], the message is also queued for the other nodes, and Broadcast never waits for them.
 //
@@ -109,40 +112,65 @@ func (m *Manager) Broadcast(msg Message) error {
 	if err := m.check(msg.Data, msg.Binary); err != nil {
 		return err
 	}
-	shared, err := m.deliver(&msg)
-	switch {
-	case err != nil:
-		return err
-	case m.relaying != nil:
-		if shared == nil {
-			shared = m.newMessage(&msg)
-		}
-		if err := m.relaying.publish(shared); err != nil {
-			return err
-		}
-	case shared == nil && m.isClosed():
+	if m.closed.Load() {
 		return ErrClosed
+	}
+	if err := m.publish(&msg); err != nil {
+		return err
 	}
 	m.broadcasts.Add(1)
 	return nil
 }
 
-// deliver publishes msg to the clients of this manager. It returns the message that they share, or nil if there are
-// none.
-func (m *Manager) deliver(msg *Message) (*message, error) {
-	var shared *message // made when the first shard wants it: most projects have no viewer most of the time
-	for _, s := range m.shards {
-		if !s.hasViewers(msg.Project) {
-			continue
-		}
-		if shared == nil {
-			shared = m.newMessage(msg)
-		}
-		if err := s.publish(shared); err != nil {
-			return shared, err
+// publish publishes a message of this node to its clients and to the other nodes.
+func (m *Manager) publish(msg *Message) error {
+	var shared *message
+	if m.relaying != nil || m.hasViewers(msg.Project) { // most projects have no viewer most of the time
+		shared = m.newMessage(msg) // before the lock, so that publishers encode at the same time
+	}
+	if f := m.history.lock(msg.Project); f != nil {
+		defer f.order.Unlock()
+		if err := m.deliver(f, msg, shared); err != nil {
+			return err
 		}
 	}
-	return shared, nil
+	if m.relaying != nil {
+		return m.relaying.publish(shared)
+	}
+	return nil
+}
+
+// publishRelayed publishes a message of another node to the clients of this one. It reports whether any of them may
+// want the message.
+func (m *Manager) publishRelayed(msg *Message) (wanted bool, err error) {
+	f := m.history.lock(msg.Project)
+	if f == nil {
+		return false, nil
+	}
+	defer f.order.Unlock()
+	// Under the lock: a client that registers, or changes its filter, after this must receive the message.
+	if !m.wants(msg.Project, msg.Level, msg.Environment) {
+		m.history.number(f, nil)
+		return false, nil
+	}
+	return true, m.deliver(f, msg, nil)
+}
+
+// deliver gives msg its number, and casts it to the shards whose clients follow its project. The order of f is locked.
+// shared is nil if nobody seemed to follow the project.
+func (m *Manager) deliver(f *feed, msg *Message, shared *message) error {
+	if shared == nil && m.hasViewers(msg.Project) {
+		shared = m.newMessage(msg)
+	}
+	if m.history.number(f, shared) == 0 || shared == nil {
+		return nil
+	}
+	for _, s := range m.shards {
+		if err := s.publish(shared); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (m *Manager) newMessage(msg *Message) *message {
@@ -339,6 +367,8 @@ type message struct {
 	project, level, environment, key string // views of the bytes after the frame
 
 	frame  []byte // the bytes sent on the wire
+	number uint64 // its number in its feed, set before the message is shared
+	stamp  uint64 // its stamp, likewise
 	at     int64  // when it was published, in Unix nanoseconds
 	keep   bool   // its level is one that WithKeepLevels names
 	notice bool   // a message of the protocol for one client, which is not counted

@@ -24,6 +24,7 @@ type config struct {
 	maxBufferBytes  int
 	overflow        Overflow
 	keepLevels      []string
+	historyAge      time.Duration
 	window          int
 	freshness       time.Duration
 	drainInterval   time.Duration
@@ -48,6 +49,7 @@ func defaultConfig() config {
 		path:            "/stream/projects",
 		maxBuffer:       100,
 		maxBufferBytes:  1 << 20,
+		historyAge:      2 * time.Minute,
 		window:          defaultWindow,
 		freshness:       time.Second,
 		drainInterval:   250 * time.Millisecond,

@@ -193,6 +193,7 @@ func (in *interests) tend() {
 			// A client that arrives from now on creates a new interest, with a subscription of its own. For a moment
 			// both may receive the same message, and only the new one delivers it.
 			i.over.Store(true)
+			in.n.m.history.breakOff(project)
 			delete(in.byProject, project)
 			gone = append(gone, i)
 		}
@@ -224,6 +225,7 @@ func (in *interests) endAll() {
 	in.mu.Unlock()
 	for _, i := range all {
 		i.over.Store(true)
+		in.n.m.history.breakOff(i.project)
 		i.end()
 	}
 }
@@ -240,13 +242,14 @@ func (n *relaying) receive(i *interest, msg RelayMessage) {
 	case msg.Node == n.node || i.over.Load():
 	case checkField("Node", msg.Node, maxNodeBytes) != nil || msg.checkFields() != nil:
 		n.rejected.Add(1) // even if no filter here could match it
-	case !n.m.wants(i.project, msg.Level, msg.Environment):
-		n.unwanted.Add(1)
 	case !i.advance(msg.Node, msg.Seq) || n.m.check(msg.Data, msg.Binary) != nil:
 		n.rejected.Add(1)
 	default:
 		msg.Project = i.project // the subscription decides which clients receive the message, not the message itself
-		if _, err := n.m.deliver(&msg.Message); err == nil {
+		switch wanted, err := n.m.publishRelayed(&msg.Message); {
+		case !wanted:
+			n.unwanted.Add(1)
+		case err == nil:
 			n.received.Add(1)
 		}
 	}

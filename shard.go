@@ -17,9 +17,10 @@ import (
 // One turn of the shard takes the whole inbox at once. The broadcasts in it are sent with one write per client.
 type shard struct {
 	// Read-only after construction.
-	cfg    *config
-	limits limits
-	madeAt time.Time
+	cfg     *config
+	limits  limits
+	madeAt  time.Time
+	history *history // of the manager
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -62,10 +63,11 @@ type shard struct {
 	totals   Stats
 }
 
-func newShard(cfg *config) *shard {
+func newShard(cfg *config, h *history) *shard {
 	s := &shard{
 		cfg:       cfg,
 		madeAt:    time.Now(),
+		history:   h,
 		limits:    limits{cfg.maxBuffer, cfg.maxBufferBytes, cfg.overflow, true},
 		members:   make(map[ClientID]*client),
 		followers: make(map[string]*following),
@@ -214,11 +216,15 @@ func (s *shard) tick(drain, beat bool) {
 	}
 }
 
-// register makes c one of the shard's clients. Messages published after it has returned are offered to c.
+// register makes c one of the shard's clients. Messages published after it has returned are offered to c. It may wait
+// for publishers, which wait for shards, so that no shard may call it.
 func (s *shard) register(c *client) error {
+	unlock := s.history.follow(c.sub.Project)
+	defer unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || !s.running {
+		s.history.leave(c.sub.Project)
 		return ErrClosed
 	}
 	s.regrouping.Add(1) // until add
@@ -246,6 +252,7 @@ func (s *shard) unregister(c *client) {
 	} else {
 		delete(s.followers, c.sub.Project)
 	}
+	s.history.leave(c.sub.Project)
 }
 
 // find returns the client of that ID, or nil.

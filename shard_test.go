@@ -507,7 +507,7 @@ func BenchmarkChangeOfFilterAmongMany(b *testing.B) {
 	for _, groups := range []int{1, 1_000, 100_000} {
 		b.Run(fmt.Sprint("groups=", groups), func(b *testing.B) {
 			cfg := defaultConfig()
-			s := newShard(&cfg)
+			s := newShard(&cfg, newHistory(&cfg))
 			s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), nil)
 			var c *client
 			for i := range groups {
@@ -604,7 +604,7 @@ func TestAShutdownAndAStartAtOnceLeaveOneOfTheTwo(t *testing.T) {
 		both.Go(func() { _ = m.start(true) })
 		both.Wait()
 		m.mu.Lock()
-		running := !m.closed && m.current != nil && !m.current.closing
+		running := !m.closed.Load() && m.current != nil && !m.current.closing
 		m.mu.Unlock()
 		for _, s := range m.shards {
 			s.mu.Lock()
@@ -644,12 +644,13 @@ func (brokenLink) Close() {}
 func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
 	cfg := defaultConfig()
 	cfg.shards, cfg.maxBuffer = 1, 2
-	s := newShard(&cfg)
+	s := newShard(&cfg, newHistory(&cfg))
 	s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), func(ClientID) {})
 	m := &Manager{cfg: cfg}
 	c := &client{id: 1, shard: s, link: brokenLink{}, place: &place{m: m}, sub: Subscription{Project: "p"}}
 	s.members[1] = c
 	s.followers["p"] = &following{clients: 1}
+	s.history.follow("p")()
 	c.add()
 	for i := range 2 {
 		c.buffer(newMessage(&Message{Data: fmt.Append(nil, i)}))
