@@ -290,14 +290,20 @@ func TestABroadcastToManyClientsAllocatesTwice(t *testing.T) {
 	}
 }
 
-func TestABroadcastThatNobodyFollowsAllocatesNothing(t *testing.T) {
-	m, err := NewManager()
-	if err != nil {
-		t.Fatal(err)
-	}
-	data := make([]byte, 512)
-	if got := testing.AllocsPerRun(100, func() { _ = m.Broadcast(Message{Project: "shop", Data: data}) }); got != 0 {
-		t.Errorf("Broadcast without clients: got %v allocations, want 0", got)
+func TestABroadcastThatNobodyFollowsAllocatesTheMessageThatTheHistoryKeeps(t *testing.T) {
+	for history, want := range map[int]float64{0: 0, 1: 2, 1000: 2} {
+		m, err := NewManager(WithHistory(history))
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := make([]byte, 512)
+		publish := func() { _ = m.Broadcast(Message{Project: "shop", Data: data}) }
+		for range 2 * history { // the ring grows
+			publish()
+		}
+		if got := testing.AllocsPerRun(1000, publish); got != want {
+			t.Errorf("Broadcast without clients and a history of %d: got %v allocations, want %v", history, got, want)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mesher/mesherstream/internal/link"
@@ -233,4 +234,491 @@ func TestNothingThatPublishesWaitsForItself(t *testing.T) {
 	if published.Load() < 20*2*300 {
 		t.Errorf("got %d calls of Broadcast, want more", published.Load())
 	}
+}
+
+// pastModel is a naive history: a list of all messages that are kept, in the order of publication.
+type pastModel struct {
+	*testing.T
+	h         *history
+	random    *rand.Rand
+	projects  []string
+	kept      []*message
+	at        map[*message]time.Time // when each message was published
+	ever      map[string]int         // how many messages of each project were published
+	numbers   map[string]uint64      // the newest number of each project
+	following map[string]int
+	lived     map[string]bool // clients have followed the project since its newest number
+	broken    map[string]int  // how often an unknown number of messages was missed
+	marks     []pastMark
+}
+
+// A pastMark is a point that a client might have kept, and the truth about it.
+type pastMark struct {
+	point
+	project  string
+	ever     int
+	broken   int
+	followed bool      // the project had clients then
+	left     time.Time // when the last of them left, or zero
+}
+
+// expire forgets what is too old.
+func (p *pastModel) expire() {
+	now := time.Now()
+	p.kept = slices.DeleteFunc(p.kept, func(m *message) bool { return now.Sub(p.at[m]) >= time.Duration(p.h.age) })
+}
+
+func (p *pastModel) bytes() (sum int64) {
+	projects := map[string]bool{}
+	for _, m := range p.kept {
+		projects[m.project] = true
+		sum += int64(m.size() + historyMessageBytes)
+	}
+	return sum + int64(len(projects))*historyFeedBytes
+}
+
+func (p *pastModel) publish() {
+	project := p.projects[p.random.IntN(len(p.projects))]
+	size := p.random.IntN(200)
+	if p.random.IntN(50) == 0 {
+		size = p.random.IntN(20_000)
+	}
+	m := newMessage(&Message{Project: project, Level: []string{"", "debug", "info", "error"}[p.random.IntN(4)], Data: make([]byte, size)})
+	f := p.h.lock(project)
+	if f == nil {
+		if p.h.isOn() || p.following[project] > 0 {
+			p.Fatalf("%q has no feed", project)
+		}
+		p.ever[project]++
+		return
+	}
+	if clients := p.h.append(f, m); clients != p.following[project] {
+		p.Fatalf("%q: got %d clients, want %d", project, clients, p.following[project])
+	}
+	f.order.Unlock()
+
+	p.ever[project]++
+	p.expire()
+	last, ok := p.numbers[project]
+	switch held := slices.ContainsFunc(p.kept, func(m *message) bool { return m.project == project }); {
+	case m.number <= last:
+		p.Fatalf("%q: number %d after %d", project, m.number, last)
+	case ok && m.number != last+1 && (held || p.lived[project] || project == ""):
+		p.Fatalf("%q: number %d after %d although the feed lives", project, m.number, last)
+	}
+	p.numbers[project], p.lived[project] = m.number, p.following[project] > 0
+	p.at[m] = time.Now()
+	of := func(m *message) bool { return m.project == project }
+	switch n := 0; {
+	case !p.h.isOn():
+	case int64(m.size()+historyMessageBytes+historyFeedBytes) > p.h.bytes:
+		p.kept = slices.DeleteFunc(p.kept, of)
+	default:
+		p.kept = append(p.kept, m)
+		for _, m := range p.kept {
+			if of(m) {
+				n++
+			}
+		}
+		if n > p.h.messages {
+			p.kept = slices.Delete(p.kept, slices.IndexFunc(p.kept, of), slices.IndexFunc(p.kept, of)+1)
+		}
+		for p.bytes() > p.h.bytes {
+			p.kept = p.kept[1:]
+		}
+	}
+	if p.random.IntN(4) == 0 {
+		p.mark(project, point{m.number, m.stamp})
+	}
+}
+
+func (p *pastModel) mark(project string, at point) {
+	p.marks = append(p.marks, pastMark{at, project, p.ever[project], p.broken[project], p.following[project] > 0, time.Time{}})
+	if len(p.marks) > 40 {
+		p.marks = slices.Delete(p.marks, 0, 10)
+	}
+}
+
+// checkMarks asks for every point how many messages were missed since.
+func (p *pastModel) checkMarks() {
+	for _, k := range p.marks {
+		missed, all := p.h.missed(k.project, k.point)
+		truth := p.ever[k.project] - k.ever
+		sure := k.project == "" || k.followed && (k.left.IsZero() || time.Since(k.left) < time.Duration(p.h.age))
+		switch unknown := p.broken[k.project] > k.broken; {
+		case all && unknown:
+			p.Fatalf("%q after %+v: got %d and no more, but there may have been others", k.project, k.point, missed)
+		case all && missed != uint64(truth):
+			p.Fatalf("%q after %+v: got exactly %d, want %d", k.project, k.point, missed, truth)
+		case !all && sure && !unknown:
+			p.Fatalf("%q after %+v: got an unknown number of messages although the feed has lived since", k.project, k.point)
+		case missed > uint64(truth):
+			p.Fatalf("%q after %+v: got %d, want at most %d", k.project, k.point, missed, truth)
+		}
+	}
+}
+
+func (p *pastModel) follow() {
+	project := p.projects[p.random.IntN(len(p.projects))]
+	p.h.follow(project)()
+	p.following[""]++
+	if project != "" {
+		p.following[project]++
+	}
+	p.mark(project, p.h.reached(project))
+}
+
+func (p *pastModel) leave() {
+	project := p.projects[p.random.IntN(len(p.projects))]
+	if project == "" || p.following[project] == 0 {
+		return
+	}
+	p.h.leave(project)
+	p.following[""]--
+	if p.following[project]--; p.following[project] == 0 {
+		p.lived[project] = false
+		for i := range p.marks {
+			if k := &p.marks[i]; k.project == project && k.left.IsZero() {
+				k.left = time.Now()
+			}
+		}
+	}
+}
+
+// check compares the messages that can be read with those of the model.
+func (p *pastModel) check() {
+	p.expire()
+	project := p.projects[p.random.IntN(len(p.projects))]
+	f := Filter{Levels: [][]string{nil, {"error"}, {"debug", "info"}, {"none"}}[p.random.IntN(4)]}
+	var want []*message
+	for _, m := range p.kept {
+		if (m.project == project || m.project == "") && f.matches(m) {
+			want = append(want, m)
+		}
+	}
+	last := 1 + p.random.IntN(60)
+	if p.random.IntN(3) == 0 {
+		last = 2000
+	}
+	end := p.h.end(project)
+	at, missing, more := p.h.lookBack(project, &f, end, last)
+	for more {
+		at, missing, more = p.h.lookBack(project, &f, at, missing)
+	}
+	if want := max(0, last-len(want)); missing != want {
+		p.Fatalf("lookBack(%q, %v, %d): got %d missing, want %d", project, f, last, missing, want)
+	}
+	want = want[max(0, len(want)-last):]
+	if p.random.IntN(3) == 0 { // from the beginning of everything
+		at, want = cursor{}, nil
+		for _, m := range p.kept {
+			if (m.project == project || m.project == "") && f.matches(m) {
+				want = append(want, m)
+			}
+		}
+	}
+	var got []*message
+	for r := (reading{at: at, more: true}); r.more; {
+		n, limit := 1+p.random.IntN(300), 1+p.random.IntN(5000)
+		before := r.at
+		r = p.h.read(project, &f, r.at, end, nil, n, limit)
+		size := 0
+		for _, m := range r.messages {
+			size += len(m.frame)
+		}
+		if len(r.messages) > n || size > limit && len(r.messages) > 1 {
+			p.Fatalf("read: got %d messages and %d bytes, want at most %d and %d", len(r.messages), size, n, limit)
+		}
+		if r.more && r.at == before {
+			p.Fatalf("read(%q): no progress from %+v to %+v", project, before, end)
+		}
+		got = append(got, r.messages...)
+		if !r.more && r.at != end && p.h.lookUp(project) != nil && project != "" {
+			p.Fatalf("read(%q): ended at %+v, want %+v", project, r.at, end)
+		}
+	}
+	if !slices.Equal(got, want) {
+		p.Fatalf("read(%q, %v): got %d messages, want %d", project, f, len(got), len(want))
+	}
+}
+
+// settled checks the totals: nothing is counted that is not there.
+func (p *pastModel) settled() {
+	p.expire()
+	kept, filled, lingering := 0, 0, 0
+	for i := range p.h.parts {
+		part := &p.h.parts[i]
+		kept += part.kept
+		filled += len(part.filled)
+		lingering += len(part.idle)
+		for _, f := range part.feeds {
+			if f.clients == 0 && f.inHeap < 0 && !f.lingers && f != p.h.all {
+				p.Fatalf("%q: nothing keeps the feed, and it has not been forgotten", f.project)
+			}
+			if n := len(f.slots); n > 2 && int(f.next-f.first) < n/4 || n > 2*p.h.messages {
+				p.Fatalf("%q: %d slots for %d messages", f.project, n, f.next-f.first)
+			}
+		}
+	}
+	if kept != len(p.kept) || p.h.keptBytes.Load() != p.bytes() || p.h.keptBytes.Load() > p.h.bytes || p.h.lingering.Load() != int64(lingering) {
+		p.Fatalf("got %d messages with %d bytes, %d linger, want %d with %d, at most %d, and %d", kept, p.h.keptBytes.Load(), p.h.lingering.Load(), len(p.kept), p.bytes(), p.h.bytes, lingering)
+	}
+}
+
+// Random scripts, and after each step the naive model agrees.
+func TestAHistoryHoldsWhatItsBoundsAllow(t *testing.T) {
+	scripts := 200
+	if isLong() {
+		scripts = 5000
+	}
+	begin := rand.Uint64()
+	for i := range scripts {
+		t.Run("", func(t *testing.T) { // names only those that fail
+			synctest.Test(t, func(t *testing.T) {
+				random := rand.New(rand.NewPCG(begin, uint64(i)))
+				defer func() {
+					if t.Failed() {
+						t.Logf("seed %d, script %d", begin, i)
+					}
+				}()
+				cfg := defaultConfig()
+				cfg.history = []int{0, 1, 2, 7, 64, 1000}[random.IntN(6)]
+				cfg.historyBytes = []int{1 << 10, 4 << 10, 64 << 10, 16 << 20}[random.IntN(4)]
+				cfg.historyAge = []time.Duration{time.Second, time.Minute}[random.IntN(2)]
+				p := &pastModel{
+					T: t, h: newHistory(&cfg), random: random, projects: []string{"", "a", "b", "c", "d"}[:2+random.IntN(4)],
+					at: map[*message]time.Time{}, ever: map[string]int{}, numbers: map[string]uint64{},
+					following: map[string]int{}, lived: map[string]bool{}, broken: map[string]int{},
+				}
+				for range 60 {
+					switch random.IntN(10) {
+					case 0, 1, 2, 3:
+						for range 1 << random.IntN(8) {
+							p.publish()
+						}
+					case 4:
+						time.Sleep(time.Duration(random.Int64N(int64(cfg.historyAge))))
+					case 5:
+						time.Sleep(2*cfg.historyAge + 2*time.Second)
+						p.settled()
+					case 6:
+						p.follow()
+					case 7:
+						p.leave()
+					case 8:
+						project := p.projects[random.IntN(len(p.projects))]
+						p.h.breakOff(project)
+						p.broken[project]++
+					case 9:
+						project := p.projects[random.IntN(len(p.projects))]
+						p.mark(project, p.h.reached(project))
+					}
+					p.check()
+					p.checkMarks()
+				}
+				for _, project := range p.projects {
+					for range p.following[project] {
+						if project != "" {
+							p.h.leave(project)
+						}
+					}
+				}
+				time.Sleep(3*cfg.historyAge + 3*time.Second)
+				p.settled()
+				feeds := 0
+				for i := range p.h.parts {
+					feeds += len(p.h.parts[i].feeds)
+				}
+				if feeds != 1 || p.h.sweeping.Load() {
+					t.Fatalf("three ages after everything: got %d feeds, a sweep %v, want the one of all projects, and none", feeds, p.h.sweeping.Load())
+				}
+			})
+		})
+	}
+}
+
+// Publishers, readers and clients that come and go, at once, over bounds that are always exceeded.
+func TestAHistoryIsReadInOrderWhileItIsWritten(t *testing.T) {
+	cfg := defaultConfig()
+	cfg.history, cfg.historyBytes = 300, 64<<10
+	h := newHistory(&cfg)
+	projects := []string{"", "a", "b", "c"}
+	var writers, readers sync.WaitGroup
+	var done atomic.Bool
+	for n := range 4 {
+		writers.Go(func() {
+			for i := range 5000 {
+				project := projects[(n+i)%len(projects)]
+				m := newMessage(&Message{Project: project, Data: make([]byte, i%300)})
+				f := h.lock(project)
+				h.append(f, m)
+				f.order.Unlock()
+			}
+		})
+		readers.Go(func() {
+			project := projects[n]
+			for at := (cursor{}); !done.Load(); {
+				end := h.end(project)
+				r := h.read(project, &Filter{}, at, end, nil, 50, 5000)
+				last := point{}
+				for _, m := range r.messages {
+					if m.stamp <= last.asOf || m.project == project && m.number <= at.project || m.project == "" && m.number <= at.all {
+						t.Errorf("%q: got message %d with stamp %d after %+v and %+v", project, m.number, m.stamp, at, last)
+					}
+					last.asOf = m.stamp
+				}
+				if r.at.project < at.project || r.at.all < at.all || r.at.project > end.project || r.at.all > end.all {
+					t.Errorf("%q: came from %+v to %+v, and was to read up to %+v", project, at, r.at, end)
+				}
+				at = r.at
+				if from, _, _ := h.lookBack(project, &Filter{}, end, 20); from.project > end.project || from.all > end.all {
+					t.Errorf("%q: looked back from %+v to %+v", project, end, from)
+				}
+			}
+		})
+		readers.Go(func() {
+			for i := 0; !done.Load(); i++ {
+				h.follow(projects[i%4])()
+				h.leave(projects[i%4])
+				h.sweepSome(&h.parts[i%historyParts], h.now())
+			}
+		})
+	}
+	writers.Wait()
+	done.Store(true)
+	readers.Wait()
+	if messages, bytes := h.stats(); messages == 0 || bytes > int64(cfg.historyBytes) {
+		t.Errorf("got %d messages with %d bytes, want some, and at most %d bytes", messages, bytes, cfg.historyBytes)
+	}
+}
+
+// heapNow returns the bytes of the heap that are in use.
+func heapNow() int64 {
+	runtime.GC()
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return int64(s.HeapAlloc)
+}
+
+func TestAMillionProjectsCostWhatTheBoundAllowsAndNothingAfterTheAge(t *testing.T) {
+	projects := 100_000
+	if isLong() {
+		projects = 1_000_000
+	}
+	for name, publish := range map[string]func(h *history, project string){
+		"published to": func(h *history, project string) {
+			m := newMessage(&Message{Project: project, Data: []byte("hello")})
+			f := h.lock(project)
+			h.append(f, m)
+			f.order.Unlock()
+		},
+		"followed": func(h *history, project string) {
+			h.follow(project)()
+			h.leave(project)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := defaultConfig()
+				h := newHistory(&cfg)
+				before := heapNow()
+				for i := range projects {
+					publish(h, fmt.Sprint("project ", i))
+				}
+				if got := heapNow() - before; got > 3*16<<20/2 {
+					t.Errorf("right after: got %d bytes of heap, want about %d", got, cfg.historyBytes)
+				}
+				time.Sleep(2*cfg.historyAge + 2*time.Second)
+				synctest.Wait()
+				if got := heapNow() - before; got > 256<<10 {
+					t.Errorf("after the age: got %d bytes of heap, want nearly none", got)
+				}
+				feeds := 0
+				for i := range h.parts {
+					feeds += len(h.parts[i].feeds)
+				}
+				if feeds != 1 || h.sweeping.Load() {
+					t.Errorf("got %d feeds, a sweep %v, want the one of all projects, and none", feeds, h.sweeping.Load())
+				}
+				runtime.KeepAlive(h)
+			})
+		})
+	}
+}
+
+// The bound in bytes is one of memory, whatever the size of the messages is and however many projects there are.
+func TestTheBytesOfAHistoryAreThoseOfTheHeap(t *testing.T) {
+	for _, c := range []struct{ size, projects int }{{0, 1}, {0, 1 << 20}, {100, 1}, {100, 1 << 20}, {512, 100}, {4 << 10, 10}} {
+		cfg := defaultConfig()
+		cfg.history, cfg.historyBytes = 1_000_000, 4<<20
+		h := newHistory(&cfg)
+		before := heapNow()
+		for i := range 60_000 {
+			m := newMessage(&Message{Project: fmt.Sprint("project ", i%c.projects), Data: make([]byte, c.size)})
+			f := h.lock(m.project)
+			h.append(f, m)
+			f.order.Unlock()
+		}
+		got := heapNow() - before
+		if counted := h.keptBytes.Load(); got > counted*5/4 || counted > int64(cfg.historyBytes) || counted < int64(cfg.historyBytes)*9/10 {
+			t.Errorf("%+v: got %d bytes of heap and %d counted, want about %d of both", c, got, counted, cfg.historyBytes)
+		}
+		runtime.KeepAlive(h)
+	}
+}
+
+// Publishers hold no lock of a part while they wait, so a history is read even while every order lock is held.
+func TestAHistoryIsReadWhileItsOrderIsLocked(t *testing.T) {
+	m := startManager(t)
+	for _, project := range []string{"", "p"} {
+		if err := m.Broadcast(Message{Project: project, Data: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer m.history.follow("p")() // locks both
+	within(t, time.Minute, func() {
+		n := 0
+		for range m.History("p", Filter{}, 10) {
+			n++
+		}
+		if s := m.Stats(); n != 2 || s.HistoryMessages != 2 || s.HistoryBytes == 0 {
+			t.Errorf("got %d messages, %+v, want 2", n, s)
+		}
+	})
+}
+
+// A project that this node no longer follows on the other nodes may have had any number of messages.
+func TestWhatIsMissedOfOtherNodesIsNeverTakenForNothing(t *testing.T) {
+	x := newBus()
+	m := startManager(t, WithRelay(x))
+	c := connect(t, m, Subscription{Project: "p"}, openSink)
+	for i := range 3 {
+		x.deliver(RelayMessage{Node: "other", Seq: uint64(i + 1), Message: Message{Project: "p", Data: []byte("x")}})
+	}
+	at := m.history.reached("p")
+	x.deliver(RelayMessage{Node: "other", Seq: 4, Message: Message{Project: "p", Level: "debug", Data: []byte("x")}})
+	if missed, all := m.history.missed("p", at); missed != 1 || !all {
+		t.Errorf("while the project is followed: got %d, %v, want exactly 1", missed, all)
+	}
+	at = m.history.reached("p")
+	if missed, all := m.history.missed("p", at); missed != 0 || !all {
+		t.Errorf("at the newest message: got %d, %v, want exactly 0", missed, all)
+	}
+	leave(c)
+	in := m.relaying.run.Load().interests
+	in.tend()
+	in.age(relayLinger)
+	in.tend()
+	if _, all := m.history.missed("p", at); all {
+		t.Error("the project is no longer followed on other nodes, and nothing is known to be missed")
+	}
+	c = connect(t, m, Subscription{Project: "p"}, openSink)
+	if _, all := m.history.missed("p", at); all {
+		t.Error("the project is followed again, and what was missed is forgotten")
+	}
+	if missed, all := m.history.missed("p", m.history.reached("p")); missed != 0 || !all {
+		t.Errorf("from now on: got %d, %v, want exactly 0", missed, all)
+	}
+	leave(c)
 }

@@ -125,12 +125,15 @@ func (m *Manager) Broadcast(msg Message) error {
 // publish publishes a message of this node to its clients and to the other nodes.
 func (m *Manager) publish(msg *Message) error {
 	var shared *message
-	if m.relaying != nil || m.hasViewers(msg.Project) { // most projects have no viewer most of the time
+	if m.history.isOn() || m.relaying != nil || m.hasViewers(msg.Project) {
 		shared = m.newMessage(msg) // before the lock, so that publishers encode at the same time
 	}
 	if f := m.history.lock(msg.Project); f != nil {
 		defer f.order.Unlock()
-		if err := m.deliver(f, msg, shared); err != nil {
+		if shared == nil && m.hasViewers(msg.Project) {
+			shared = m.newMessage(msg)
+		}
+		if err := m.deliver(f, shared); err != nil {
 			return err
 		}
 	}
@@ -141,28 +144,31 @@ func (m *Manager) publish(msg *Message) error {
 }
 
 // publishRelayed publishes a message of another node to the clients of this one. It reports whether any of them may
-// want the message.
+// want the message. With a history, the message is delivered even if none does: a client that changes its filter may
+// then look back at it, and every number that the clients' shards have not seen yet is one that they will see.
 func (m *Manager) publishRelayed(msg *Message) (wanted bool, err error) {
+	var shared *message
+	if m.history.isOn() {
+		shared = m.newMessage(msg)
+	}
 	f := m.history.lock(msg.Project)
 	if f == nil {
 		return false, nil
 	}
 	defer f.order.Unlock()
 	// Under the lock: a client that registers, or changes its filter, after this must receive the message.
-	if !m.wants(msg.Project, msg.Level, msg.Environment) {
-		m.history.number(f, nil)
-		return false, nil
-	}
-	return true, m.deliver(f, msg, nil)
-}
-
-// deliver gives msg its number, and casts it to the shards whose clients follow its project. The order of f is locked.
-// shared is nil if nobody seemed to follow the project.
-func (m *Manager) deliver(f *feed, msg *Message, shared *message) error {
-	if shared == nil && m.hasViewers(msg.Project) {
+	wanted = m.wants(msg.Project, msg.Level, msg.Environment)
+	if shared == nil && wanted {
 		shared = m.newMessage(msg)
 	}
-	if m.history.number(f, shared) == 0 || shared == nil {
+	return wanted, m.deliver(f, shared)
+}
+
+// deliver puts a message in its place in the history, and casts it to the shards whose clients follow its project. The
+// order of f is locked. shared is nil if the history is off and nobody wants the message, which then only takes a
+// number.
+func (m *Manager) deliver(f *feed, shared *message) error {
+	if m.history.append(f, shared) == 0 || shared == nil {
 		return nil
 	}
 	for _, s := range m.shards {
@@ -293,6 +299,7 @@ func (m *Manager) Stats() Stats {
 		return Stats{}
 	}
 	t := Stats{Broadcasts: m.broadcasts.Load(), HookPanics: m.hookPanics.Load()}
+	t.HistoryMessages, t.HistoryBytes = m.history.stats()
 	if m.relaying != nil {
 		t.RelayStats = m.relaying.stats()
 	}

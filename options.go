@@ -24,7 +24,6 @@ type config struct {
 	maxBufferBytes  int
 	overflow        Overflow
 	keepLevels      []string
-	historyAge      time.Duration
 	window          int
 	freshness       time.Duration
 	drainInterval   time.Duration
@@ -38,6 +37,9 @@ type config struct {
 	pingInterval    time.Duration
 	idleTimeout     time.Duration
 	shutdownTimeout time.Duration
+	history         int
+	historyAge      time.Duration
+	historyBytes    int
 	relay           Relay
 	relaySet        bool
 	hooks           Hooks
@@ -49,7 +51,6 @@ func defaultConfig() config {
 		path:            "/stream/projects",
 		maxBuffer:       100,
 		maxBufferBytes:  1 << 20,
-		historyAge:      2 * time.Minute,
 		window:          defaultWindow,
 		freshness:       time.Second,
 		drainInterval:   250 * time.Millisecond,
@@ -58,6 +59,9 @@ func defaultConfig() config {
 		pingInterval:    25 * time.Second,
 		idleTimeout:     60 * time.Second,
 		shutdownTimeout: 5 * time.Second,
+		history:         1000,
+		historyAge:      2 * time.Minute,
+		historyBytes:    16 << 20,
 		logger:          slog.Default(),
 	}
 }
@@ -256,6 +260,31 @@ func WithShutdownTimeout(d time.Duration) Option {
 	return func(c *config) { c.shutdownTimeout = d }
 }
 
+// WithHistory sets how many of the newest messages of each project are kept for [Manager.History], overriding the
+// default of 1,000. Messages to all projects are kept likewise, beside those of the projects. Messages of other nodes are
+// kept like those of this node, and messages of [Manager.BufferMessage] are not kept. Messages that are older than
+// [WithHistoryAge] leave, and [WithHistoryBytes] bounds the memory. 0 turns the history off; otherwise from 1 to
+// 1,000,000 messages.
+func WithHistory(messages int) Option {
+	return func(c *config) { c.history = messages }
+}
+
+// WithHistoryAge sets how long a message is kept in the history at most, overriding the default of 2 min. A project
+// whose messages have all left takes no memory, unless clients follow it or have left it within that time. From 1 s to
+// 24 h.
+func WithHistoryAge(d time.Duration) Option {
+	return func(c *config) { c.historyAge = d }
+}
+
+// WithHistoryBytes sets how many bytes the histories of all projects take together at most, overriding the default of
+// 16 MiB. Beyond that, the oldest messages leave, whatever their projects are; the bound is passed for a moment at most.
+// A message counts with its data, its frame's header, its fields and 192 bytes, and a project with messages counts with
+// 256 bytes. A message that is larger than the bound is not kept, nor are the messages of its project before it. From 1
+// KiB to 1 GiB.
+func WithHistoryBytes(n int) Option {
+	return func(c *config) { c.historyBytes = n }
+}
+
 // WithHooks sets functions that are called when something happens to a client; see [Hooks]. By default there are none.
 // A later WithHooks replaces an earlier one.
 func WithHooks(hooks Hooks) Option {
@@ -323,6 +352,8 @@ func (c *config) validate() error {
 		{"WithMaxClients", c.maxClients, 1, 1<<31 - 1, true},
 		{"WithMaxClientsPerIP", c.maxClientsPerIP, 1, 1<<31 - 1, true},
 		{"WithReadLimit", c.readLimit, 128, 16 << 20, false},
+		{"WithHistory", c.history, 1, 1_000_000, true},
+		{"WithHistoryBytes", c.historyBytes, 1 << 10, 1 << 30, false},
 	} {
 		if (o.value < o.least || o.value > o.most) && !(o.orZero && o.value == 0) {
 			invalid(o.name, o.value, bounds(o.least, o.most, o.orZero))
@@ -339,6 +370,7 @@ func (c *config) validate() error {
 		{"WithPingInterval", c.pingInterval, 10 * time.Millisecond, 24 * time.Hour, true},
 		{"WithIdleTimeout", c.idleTimeout, 10 * time.Millisecond, 24 * time.Hour, true},
 		{"WithShutdownTimeout", c.shutdownTimeout, time.Millisecond, time.Hour, false},
+		{"WithHistoryAge", c.historyAge, time.Second, 24 * time.Hour, false},
 	} {
 		if (o.value < o.least || o.value > o.most) && !(o.orZero && o.value == 0) {
 			invalid(o.name, o.value, bounds(o.least, o.most, o.orZero))

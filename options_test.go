@@ -149,6 +149,24 @@ var optionRows = []optionRow{
 		bad:  []Option{WithShutdownTimeout(0), WithShutdownTimeout(time.Hour + 1)}, values: []string{"0s", "1h0m0.000000001s"}, bounds: "from 1ms to 1h0m0s",
 	},
 	{
+		name: "WithHistory", typ: "int", def: "1,000", doc: []string{"default of 1,000.", "0 turns the history off", "from 1 to 1,000,000 messages"},
+		is: 1000, get: func(c *config) any { return c.history },
+		good: []Option{WithHistory(0), WithHistory(1), WithHistory(1_000_000)},
+		bad:  []Option{WithHistory(-1), WithHistory(1_000_001)}, values: []string{"-1", "1000001"}, bounds: "0, or from 1 to 1000000",
+	},
+	{
+		name: "WithHistoryAge", typ: "time.Duration", def: "2 min", doc: []string{"default of 2 min.", "From 1 s to 24 h"},
+		is: 2 * time.Minute, get: func(c *config) any { return c.historyAge },
+		good: []Option{WithHistoryAge(time.Second), WithHistoryAge(24 * time.Hour)},
+		bad:  []Option{WithHistoryAge(0), WithHistoryAge(time.Second - 1), WithHistoryAge(24*time.Hour + 1)}, values: []string{"0s", "999.999999ms", "24h0m0.000000001s"}, bounds: "from 1s to 24h0m0s",
+	},
+	{
+		name: "WithHistoryBytes", typ: "int", def: "16 MiB", doc: []string{"default of 16 MiB.", "From 1 KiB to 1 GiB"},
+		is: 16 << 20, get: func(c *config) any { return c.historyBytes },
+		good: []Option{WithHistoryBytes(1 << 10), WithHistoryBytes(1 << 30)},
+		bad:  []Option{WithHistoryBytes(0), WithHistoryBytes(1<<10 - 1), WithHistoryBytes(1<<30 + 1)}, values: []string{"0", "1023", "1073741825"}, bounds: "from 1024 to 1073741824",
+	},
+	{
 		name: "WithRelay", typ: "Relay", def: "none", doc: []string{"By default there is none", "A nil relay is invalid"},
 		is: Relay(nil), get: func(c *config) any { return c.relay },
 		good: []Option{WithRelay(newBus())}, bad: []Option{WithRelay(nil)}, values: []string{"<nil>"}, bounds: "a relay",

@@ -44,6 +44,9 @@ type Stats struct {
 	Buffered      int   `json:"buffered"`       // messages waiting now, over all clients
 	BufferedBytes int64 `json:"buffered_bytes"` // the sum of Client.BufferedBytes, although clients share messages
 
+	HistoryMessages int   `json:"history_messages"` // kept in the history now, over all projects
+	HistoryBytes    int64 `json:"history_bytes"`    // what they count with for WithHistoryBytes
+
 	Broadcasts  uint64 `json:"broadcasts"`  // calls of Broadcast that were accepted
 	Offered     uint64 `json:"offered"`     // messages, each counted once for every client that it was for
 	Sent        uint64 `json:"sent"`        // handed to the kernel completely

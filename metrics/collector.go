@@ -34,6 +34,9 @@ var metrics = []metric{
 	gauge("buffered_messages", "Messages that are buffered for clients now.", func(s *mesherstream.Stats) float64 { return float64(s.Buffered) }),
 	gauge("buffered_bytes", "Bytes that are buffered for clients now. Bytes that several clients share are counted once for each client.",
 		func(s *mesherstream.Stats) float64 { return float64(s.BufferedBytes) }),
+	gauge("history_messages", "Messages that the history keeps now.", func(s *mesherstream.Stats) float64 { return float64(s.HistoryMessages) }),
+	gauge("history_bytes", "Bytes that these messages count with, of those that WithHistoryBytes allows.",
+		func(s *mesherstream.Stats) float64 { return float64(s.HistoryBytes) }),
 
 	counter("broadcasts_total", "Accepted calls of Broadcast.", func(s *mesherstream.Stats) uint64 { return s.Broadcasts }),
 	counter("messages_offered_total", "Messages that were offered to clients, counted once for each client.", func(s *mesherstream.Stats) uint64 { return s.Offered }),

@@ -13,6 +13,7 @@ import (
 // shows maps each field of the Stats to its metric, with the reason if there is one.
 var shows = map[string]string{
 	"Clients": "clients", "Slow": "slow_clients", "Buffered": "buffered_messages", "BufferedBytes": "buffered_bytes",
+	"HistoryMessages": "history_messages", "HistoryBytes": "history_bytes",
 	"Broadcasts": "broadcasts_total", "Offered": "messages_offered_total", "Sent": "messages_sent_total",
 	"Dropped": "messages_dropped_total buffer_full", "Abandoned": "messages_dropped_total client_left",
 	"Filtered": "messages_filtered_total", "Conflated": "messages_conflated_total",

@@ -50,6 +50,10 @@ func TestEveryMethodOfAManagerThatIsNoneReturnsErrNotMounted(t *testing.T) {
 						for c := range got {
 							t.Errorf("got client %v, want none", c)
 						}
+					case iter.Seq[mesherstream.Message]:
+						for msg := range got {
+							t.Errorf("got message %v, want none", msg)
+						}
 					case error:
 						if !errors.Is(got, mesherstream.ErrNotMounted) {
 							t.Errorf("got %v, want ErrNotMounted", got)
