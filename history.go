@@ -423,9 +423,6 @@ func (h *history) quit(project string) {
 	}
 	f.left = h.now()
 	h.lingerLocked(f)
-	if len(p.idle) > historyIdle {
-		h.wakeLocked(p)
-	}
 }
 
 // breakOff notes that messages of a project may be published from now on that this node doesn't receive.
@@ -467,8 +464,16 @@ func (h *history) missed(project string, from point) (messages uint64, all bool)
 	return last - min(max(from.number, f.base), last), from.asOf >= f.since
 }
 
-// lingerLocked keeps a feed for the age of the history: a client that has left may return and ask what it has missed.
+// lingerLocked keeps a feed for the age of the history: a client that has left may return and ask what it has missed. If
+// too many linger, it wakes the one that has lingered longest.
 func (h *history) lingerLocked(f *feed) {
+	h.idleLocked(f)
+	if p := f.part; len(p.idle) > historyIdle {
+		h.wakeLocked(p)
+	}
+}
+
+func (h *history) idleLocked(f *feed) {
 	if f.lingers || f == h.all {
 		return
 	}
@@ -496,7 +501,7 @@ func (h *history) forgetLocked(f *feed) {
 		return
 	}
 	if !f.order.TryLock() { // never waits: somebody is publishing
-		h.lingerLocked(f)
+		h.idleLocked(f)
 		return
 	}
 	f.gone = true

@@ -613,6 +613,12 @@ func TestAMillionProjectsCostWhatTheBoundAllowsAndNothingAfterTheAge(t *testing.
 			h.append(f, m)
 			f.order.Unlock()
 		},
+		"published to, and nothing fits": func(h *history, project string) {
+			m := newMessage(&Message{Project: project, Data: make([]byte, 1<<10)})
+			f := h.lock(project)
+			h.append(f, m)
+			f.order.Unlock()
+		},
 		"followed": func(h *history, project string) {
 			h.follow(project)()
 			h.leave(project)
@@ -621,13 +627,16 @@ func TestAMillionProjectsCostWhatTheBoundAllowsAndNothingAfterTheAge(t *testing.
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := defaultConfig()
+				if strings.HasSuffix(name, "fits") {
+					cfg.historyBytes = 1 << 10
+				}
 				h := newHistory(&cfg)
 				before := heapNow()
 				for i := range projects {
 					publish(h, fmt.Sprint("project ", i))
 				}
 				if got := heapNow() - before; got > 3*16<<20/2 {
-					t.Errorf("right after: got %d bytes of heap, want about %d", got, cfg.historyBytes)
+					t.Errorf("right after: got %d bytes of heap, want about %d at most", got, 16<<20)
 				}
 				time.Sleep(2*cfg.historyAge + 2*time.Second)
 				synctest.Wait()
@@ -690,9 +699,15 @@ func TestAHistoryIsReadWhileItsOrderIsLocked(t *testing.T) {
 
 // A project that this node no longer follows on the other nodes may have had any number of messages.
 func TestWhatIsMissedOfOtherNodesIsNeverTakenForNothing(t *testing.T) {
+	for _, history := range []int{0, 1, 1000} {
+		t.Run(fmt.Sprint("history of ", history), func(t *testing.T) { testMissed(t, history) })
+	}
+}
+
+func testMissed(t *testing.T, history int) {
 	x := newBus()
-	m := startManager(t, WithRelay(x))
-	c := connect(t, m, Subscription{Project: "p"}, openSink)
+	m := startManager(t, WithRelay(x), WithHistory(history))
+	c := connect(t, m, Subscription{Project: "p", Filter: Filter{Levels: []string{"error"}}}, openSink)
 	for i := range 3 {
 		x.deliver(RelayMessage{Node: "other", Seq: uint64(i + 1), Message: Message{Project: "p", Data: []byte("x")}})
 	}

@@ -98,10 +98,12 @@ func NewManager(opts ...Option) (*Manager, error) {
 // publishes in that order. All clients receive the messages of one project in one order, whoever publishes them, and
 // likewise the messages to all projects.
 //
-// With [WithRelay], the message is also queued for the other nodes, and Broadcast never waits for them.
+// With [WithRelay], the message is also queued for the other nodes, and Broadcast never waits for them. The message is
+// also kept for [Manager.History], whether clients follow its project or not; see [WithHistory].
 //
 // On [ErrTooLarge], [ErrInvalidUTF8] and [ErrInvalidMessage], no client received the message. On [ErrClosed], clients
-// whose shard was still open may have. A nil error says nothing about how many clients there were.
+// whose shard was still open may have, and the history may hold it. A nil error says nothing about how many clients
+// there were.
 func (m *Manager) Broadcast(msg Message) error {
 	if !m.isMade() {
 		return ErrNotMounted

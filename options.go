@@ -270,8 +270,7 @@ func WithHistory(messages int) Option {
 }
 
 // WithHistoryAge sets how long a message is kept in the history at most, overriding the default of 2 min. A project
-// whose messages have all left takes no memory, unless clients follow it or have left it within that time. From 1 s to
-// 24 h.
+// whose messages have all left takes no memory, unless clients follow it or have left it not long ago. From 1 s to 24 h.
 func WithHistoryAge(d time.Duration) Option {
 	return func(c *config) { c.historyAge = d }
 }

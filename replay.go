@@ -22,52 +22,45 @@ func (h *history) end(project string) cursor {
 	return at
 }
 
-// A bite is some consecutive messages of a feed, copied while the lock of its part was held.
-type bite struct {
-	messages []*message
-	lost     uint64 // messages that came before these, after the place that was asked for, and are no longer held
-	more     bool   // there are more in that direction
-	space    [historyBite]*message
+// after appends to dst the oldest messages of a project whose numbers are higher than one and at most another, as many
+// as dst has space for. lost counts those before them that are no longer held, and more says that there are others.
+func (h *history) after(dst []*message, project string, number, until uint64) (messages []*message, lost uint64, more bool) {
+	p := h.part(project)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.feeds[project]
+	if f == nil || until <= number {
+		return dst, 0, false
+	}
+	first, next := f.held(h.now(), h.age)
+	next = min(next, until+1)
+	from := min(max(first, number+1), next)
+	to := min(next, from+uint64(cap(dst)-len(dst)))
+	return f.copy(dst, from, to), from - min(from, number+1), to < next
 }
 
-// after takes the oldest messages whose numbers are higher than that of a message, up to another number.
-func (h *history) after(b *bite, project string, number, until uint64) {
-	b.take(h, project, func(first, next uint64) (uint64, uint64) {
-		next = min(next, until+1)
-		from := min(max(first, number+1), next)
-		if next > number {
-			b.lost = from - min(from, number+1)
-		}
-		to := min(next, from+historyBite)
-		b.more = to < next
-		return from, to
-	})
-}
-
-// upTo takes the newest messages whose numbers are at most that.
-func (h *history) upTo(b *bite, project string, number uint64) {
-	b.take(h, project, func(first, next uint64) (uint64, uint64) {
-		to := max(min(next, number+1), first)
-		from := max(first, to-min(to, historyBite))
-		b.more = from > first
-		return from, to
-	})
-}
-
-// take copies the messages that choose selects from those that are held.
-func (b *bite) take(h *history, project string, choose func(first, next uint64) (from, to uint64)) {
-	b.messages, b.lost, b.more = b.space[:0], 0, false
+// upTo appends to dst the newest messages of a project whose numbers are at most that, as many as dst has space for.
+// more says that there are others.
+func (h *history) upTo(dst []*message, project string, number uint64) (messages []*message, more bool) {
 	p := h.part(project)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f := p.feeds[project]
 	if f == nil {
-		return
+		return dst, false
 	}
-	from, to := choose(f.held(h.now(), h.age))
+	first, next := f.held(h.now(), h.age)
+	to := max(min(next, number+1), first)
+	from := max(first, to-min(to, uint64(cap(dst)-len(dst))))
+	return f.copy(dst, from, to), from > first
+}
+
+// copy appends the messages with the numbers from one to another, exclusive.
+func (f *feed) copy(dst []*message, from, to uint64) []*message {
 	for number := from; number < to; number++ {
-		b.messages = append(b.messages, *f.slot(number))
+		dst = append(dst, *f.slot(number))
 	}
+	return dst
 }
 
 // A reading is the result of read.
@@ -82,22 +75,24 @@ type reading struct {
 // messages, and at most limit bytes of frames, but at least one message. It examines a bite of each feed, so that it may
 // find nothing although there is more. It takes the locks of two parts, one after the other, and never waits.
 func (h *history) read(project string, f *Filter, from, to cursor, buf []*message, n, limit int) reading {
-	var own, all bite
-	h.after(&all, "", from.all, to.all)
+	var space [2][historyBite]*message
+	var own, all []*message
+	var ownLost, allLost uint64
+	var ownMore, allMore bool
+	all, allLost, allMore = h.after(space[0][:0], "", from.all, to.all)
 	if project != "" {
-		h.after(&own, project, from.project, to.project)
+		own, ownLost, ownMore = h.after(space[1][:0], project, from.project, to.project)
 	}
-	r := reading{messages: buf, at: cursor{from.project + own.lost, from.all + all.lost}, lost: own.lost + all.lost}
+	r := reading{messages: buf, at: cursor{from.project + ownLost, from.all + allLost}, lost: ownLost + allLost}
 	for len(r.messages) < len(buf)+n {
 		var m *message
-		switch o, a := own.messages, all.messages; {
-		case len(o) > 0 && (len(a) > 0 && o[0].stamp < a[0].stamp || len(a) == 0 && !all.more):
-			m = o[0]
-		case len(a) > 0 && (len(o) > 0 || !own.more):
-			m = a[0]
-		}
-		if m == nil {
-			r.more = own.more || all.more
+		switch {
+		case len(own) > 0 && (len(all) > 0 && own[0].stamp < all[0].stamp || len(all) == 0 && !allMore):
+			m = own[0]
+		case len(all) > 0 && (len(own) > 0 || !ownMore):
+			m = all[0]
+		default: // the next message is not among these
+			r.more = ownMore || allMore
 			return r
 		}
 		if f.matches(m) {
@@ -107,36 +102,38 @@ func (h *history) read(project string, f *Filter, from, to cursor, buf []*messag
 			r.messages = append(r.messages, m)
 		}
 		if m.project != "" {
-			own.messages, r.at.project = own.messages[1:], m.number
+			own, r.at.project = own[1:], m.number
 		} else {
-			all.messages, r.at.all = all.messages[1:], m.number
+			all, r.at.all = all[1:], m.number
 		}
 	}
-	r.more = len(own.messages) > 0 || len(all.messages) > 0 || own.more || all.more
+	r.more = len(own) > 0 || len(all) > 0 || ownMore || allMore
 	return r
 }
 
 // lookBack moves a place back over messages of a project until n that match f are behind it, or until no more are held.
 // It examines a bite of each feed, and returns how many messages it has not found yet, and whether it is worth going on.
 func (h *history) lookBack(project string, f *Filter, from cursor, n int) (at cursor, missing int, more bool) {
-	var own, all bite
-	h.upTo(&all, "", from.all)
+	var space [2][historyBite]*message
+	var own, all []*message
+	var ownMore, allMore bool
+	all, allMore = h.upTo(space[0][:0], "", from.all)
 	if project != "" {
-		h.upTo(&own, project, from.project)
+		own, ownMore = h.upTo(space[1][:0], project, from.project)
 	}
 	at = from
 	for n > 0 {
-		o, a := len(own.messages), len(all.messages)
+		o, a := len(own)-1, len(all)-1
 		var m *message
 		switch {
-		case o > 0 && (a > 0 && own.messages[o-1].stamp > all.messages[a-1].stamp || a == 0 && !all.more):
-			m, own.messages = own.messages[o-1], own.messages[:o-1]
+		case o >= 0 && (a >= 0 && own[o].stamp > all[a].stamp || a < 0 && !allMore):
+			m, own = own[o], own[:o]
 			at.project = m.number - 1
-		case a > 0 && (o > 0 || !own.more):
-			m, all.messages = all.messages[a-1], all.messages[:a-1]
+		case a >= 0 && (o >= 0 || !ownMore):
+			m, all = all[a], all[:a]
 			at.all = m.number - 1
 		default:
-			return at, n, own.more || all.more
+			return at, n, ownMore || allMore
 		}
 		if f.matches(m) {
 			n--
