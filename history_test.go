@@ -2,6 +2,7 @@ package mesherstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -154,6 +155,23 @@ func (h *history) feeds() (n int) {
 		p.mu.Unlock()
 	}
 	return n
+}
+
+func TestAClientThatIsRefusedFollowsNothing(t *testing.T) {
+	m := startManager(t)
+	c := connect(t, m, Subscription{Project: "p"}, openSink)
+	leave(c)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_ = m.Shutdown(ctx)
+	if err := c.shard.register(c); !errors.Is(err, ErrClosed) {
+		t.Fatalf("register after the shutdown: got %v, want ErrClosed", err)
+	}
+	for _, project := range []string{"p", ""} {
+		if f := m.history.lookUp(project); f == nil || f.clients != 0 || !f.order.TryLock() {
+			t.Errorf("%q: got %+v, want a feed without clients, whose order isn't locked", project, f)
+		}
+	}
 }
 
 // lookUp returns the feed of a project, or nil.
@@ -430,7 +448,7 @@ func (p *pastModel) check() {
 	}
 	var got []*message
 	for r := (reading{at: at, more: true}); r.more; {
-		n, limit := 1+p.random.IntN(300), 1+p.random.IntN(5000)
+		n, limit := 1+p.random.IntN(600), 1+p.random.IntN([]int{5000, 200_000}[p.random.IntN(2)])
 		before := r.at
 		r = p.h.read(project, &f, r.at, end, nil, n, limit)
 		size := 0

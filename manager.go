@@ -127,12 +127,12 @@ func (m *Manager) Broadcast(msg Message) error {
 // publish publishes a message of this node to its clients and to the other nodes.
 func (m *Manager) publish(msg *Message) error {
 	var shared *message
-	if m.history.isOn() || m.relaying != nil || m.hasViewers(msg.Project) {
+	if m.history.isOn() || m.relaying != nil {
 		shared = m.newMessage(msg) // before the lock, so that publishers encode at the same time
 	}
 	if f := m.history.lock(msg.Project); f != nil {
 		defer f.order.Unlock()
-		if shared == nil && m.hasViewers(msg.Project) {
+		if shared == nil && m.hasViewers(msg.Project) { // most projects have no viewer most of the time
 			shared = m.newMessage(msg)
 		}
 		if err := m.deliver(f, shared); err != nil {

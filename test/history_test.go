@@ -135,6 +135,28 @@ func TestThereIsNoHistoryOfNothing(t *testing.T) {
 	}
 }
 
+func TestWithoutAHistoryClientsReceiveTheSame(t *testing.T) {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithHistory(0))
+		w.Publish("before")
+		for range 2 { // the project is followed, then by nobody, and again
+			v := w.Connect("shop?level=error")
+			w.PublishAll(mesherstream.Message{Level: "debug", Data: []byte("a")}, mesherstream.Message{Level: "error", Data: []byte("b")})
+			if err := w.M.Broadcast(mesherstream.Message{Data: []byte("c")}); err != nil {
+				w.Fatal(err)
+			}
+			for _, want := range []string{"b", "c"} {
+				if got := v.Next(); got != want {
+					w.Errorf("got %q, want %q", got, want)
+				}
+			}
+			v.Close()
+			w.Eventually("the client has left", func() bool { return w.M.Stats().Clients == 0 })
+			w.Publish("between")
+		}
+	})
+}
+
 func TestTheHistoryOutlivesARestartAndNotItsAge(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithHistoryAge(time.Minute), mesherstream.WithHistory(3))
