@@ -761,3 +761,29 @@ func testMissed(t *testing.T, history int) {
 	}
 	leave(c)
 }
+
+// A bite may end before messages of the other feed that were published later.
+func TestABiteThatEndsEarlyChangesNoOrder(t *testing.T) {
+	for _, swap := range []bool{false, true} {
+		cfg := defaultConfig()
+		h := newHistory(&cfg)
+		var want, got []*message
+		for i := range 3 * historyBite {
+			project := "p"
+			if (i%50 == 0) != swap {
+				project = ""
+			}
+			m := newMessage(&Message{Project: project})
+			f := h.lock(project)
+			h.append(f, m)
+			f.order.Unlock()
+			want = append(want, m)
+		}
+		for r := (reading{more: true}); r.more; got = append(got, r.messages...) {
+			r = h.read("p", &Filter{}, r.at, h.end("p"), nil, 1000, 1<<20)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("swapped %v: got %d messages, not in the order of publication, want %d", swap, len(got), len(want))
+		}
+	}
+}
