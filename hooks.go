@@ -26,7 +26,7 @@ type Hooks struct {
 
 	// Disconnect is called when a client has left, once for each Connect. code is the code of the first close frame,
 	// from the client or from the server. It is 1005 if that frame had none, and 1006 if the connection ended without a
-	// close frame. In the latter case, reason says why, if that is known. A client counts for [WithMaxClients] until
+	// close frame, or if the client gave no sign of life. With 1006, reason says why, if that is known. A client counts for [WithMaxClients] until
 	// Disconnect returns.
 	Disconnect func(c Client, code int, reason string)
 

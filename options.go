@@ -25,6 +25,7 @@ type config struct {
 	overflow        Overflow
 	keepLevels      []string
 	window          int
+	windowSet       bool
 	freshness       time.Duration
 	drainInterval   time.Duration
 	unsentLimit     int
@@ -139,10 +140,11 @@ func WithKeepLevels(levels ...string) Option {
 }
 
 // WithFreshness sets how much longer than its shortest round trip a client may take to acknowledge what it was sent,
-// overriding the default of 1 s. While an answer takes longer, nothing more is written to the client, and messages go
+// overriding the default of 1 s. While an answer takes longer, no more messages are written to the client, and they go
 // to its buffer. After a late answer, no more is on its way than the client handles in such a time, until it answers in
 // time again. So whatever kernels and proxies hold, a slow client reads messages that are little older than this, beside
-// the time that they have waited in its buffer. From 50 ms to 1 min.
+// the time that they have waited in its buffer. A client that turns slow is noticed within about a second more, and
+// first reads what it was sent by then. From 50 ms to 1 min, and in effect at most a quarter of [WithIdleTimeout].
 //
 // A client that has agreed on [Protocol] acknowledges what its page has handled. Any other is sent a ping about once a
 // second while it is sent messages, and its pong acknowledges what the nearest WebSocket endpoint has read: the client's
@@ -153,15 +155,15 @@ func WithFreshness(d time.Duration) Option {
 }
 
 // WithWindow sets how many messages a client may leave unacknowledged, however fast it is, overriding the default of
-// 32,768. Beside that, at most 8 MiB are on their way to it. See [WithFreshness] for the bound that makes a slow
-// client's messages fresh; this one bounds what a fast client has to read after a sudden pause. When it is reached,
-// nothing more is written, and messages go to the client's buffer. A client that has agreed on [Protocol] but doesn't
-// answer marks may leave 1,024 unacknowledged, or as many as this option sets. 0 turns it off, and
-// the bounds of WithFreshness with it; otherwise from 1 to 1,000,000 messages.
+// 32,768. Beside that, at most 8 MiB are on their way to it. [WithFreshness] is the bound that makes a slow client's
+// messages fresh; this one bounds what a fast client has to read after a sudden pause. When it is reached, no more
+// messages are written, and they go to the client's buffer. A client that has agreed on [Protocol] but doesn't answer
+// marks may leave 1,024 unacknowledged, unless this option is set. 0 turns it off, and the bounds of WithFreshness with
+// it; otherwise from 1 to 1,000,000 messages.
 //
 // The window also limits the throughput over a long distance, to less than one window per round trip.
 func WithWindow(messages int) Option {
-	return func(c *config) { c.window = messages }
+	return func(c *config) { c.window, c.windowSet = messages, true }
 }
 
 // WithDrainInterval sets how often the ticker drains the buffers, overriding the default of 250 ms. A slow client that
@@ -247,9 +249,10 @@ func WithPingInterval(d time.Duration) Option {
 
 // WithIdleTimeout sets how long a client may show no sign of life, overriding the default of 60 s. Everything that a
 // client sends is one, pongs included, as long as it has taken what it was sent. While it has yet to take something, only
-// that it takes some of it counts: it acknowledges more, or reads on, however slowly. A client without a sign of life is
-// removed, noticed within a quarter of the ping interval; if a frame can still be written to it, it is closed with code
-// 1013. 0 turns the timeout off; otherwise it must be longer than the ping interval, and from 10 ms to 24 h.
+// that it takes some of it counts: it acknowledges more, or its program reads, as far as the system can tell. A client
+// without a sign of life is removed, noticed within a quarter of the ping interval; if a frame can still be written to
+// it, it is closed with code 1013. 0 turns the timeout off; otherwise it must be longer than the ping interval, and from
+// 10 ms to 24 h.
 func WithIdleTimeout(d time.Duration) Option {
 	return func(c *config) { c.idleTimeout = d }
 }

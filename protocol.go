@@ -194,6 +194,7 @@ func (c *client) received(op byte, payload []byte) {
 			c.link.Resume()
 			return
 		}
+		c.said()
 		c.receivedMessage(op, payload)
 	}
 }

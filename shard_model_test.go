@@ -587,6 +587,10 @@ func (c *modelClient) received(a arrival) {
 			c.waits = false
 			return
 		}
+		if c.mute() && !c.unread {
+			c.tookSome()
+			c.s.reach("a message of a mute client")
+		}
 		if n, ok := strings.CutPrefix(string(a.data), modelAck); ok && c.stream != "" {
 			c.acknowledge(strings.TrimSuffix(n, "}"))
 			return
@@ -782,11 +786,13 @@ func (c *modelClient) beat(now time.Time) {
 		return
 	}
 	owed := c.owing
-	if c.owing = c.s.idle > 0 && c.owes(); c.owing && (!owed || c.progressed) {
+	c.owing = c.s.idle > 0 && c.owes()
+	switch {
+	case owed && c.progressed && (c.owing || !c.win.answers):
+		c.seen, c.took = now, now
+		c.s.reach("a client that owes and reads")
+	case c.owing && !owed:
 		c.took = now
-		if owed {
-			c.s.reach("a client that owes and reads")
-		}
 	}
 	if c.s.idle > 0 && (c.owing || !c.win.answers) {
 		c.progressed = false // until the next look
@@ -1139,7 +1145,7 @@ func (s *modelShard) caps() modelAmount { return modelAmount{s.window, modelByte
 
 // countedWindow is the window of a client that acknowledges by count only.
 func (s *modelShard) countedWindow() int {
-	if s.window == modelDefault {
+	if s.window == modelDefault { // which no script sets itself
 		return 1024
 	}
 	return s.window
@@ -1198,6 +1204,8 @@ func (c *modelClient) due(more ...*modelMessage) bool {
 		bytes += len(m.frame)
 	}
 	switch {
+	case w.answers && c.mustMeasure():
+		return true
 	case messages == 0:
 		return false
 	case c.s.now()-w.lastAt >= modelSecond:
@@ -1205,7 +1213,7 @@ func (c *modelClient) due(more ...*modelMessage) bool {
 	case !w.answers || c.s.window == 0:
 		return false
 	}
-	return 4*messages > w.limit.messages || 4*bytes > w.limit.bytes || c.mustDrain()
+	return 4*messages > w.limit.messages || 4*bytes > w.limit.bytes
 }
 
 // ask sends a probe by itself, if one is due.
@@ -1246,7 +1254,15 @@ func (c *modelClient) asks(before modelAmount) {
 // askAgain repeats a ping while the window is shut: after a second, and then after twice as long each time.
 func (c *modelClient) askAgain() {
 	w := &c.win
-	if c.stream != "" || len(w.asked) == 0 || !w.answers || c.busy || c.phase != phaseOpen || c.s.now()-w.lastAt < modelSecond<<w.repeats {
+	if !w.made || c.stream != "" || c.busy || c.phase != phaseOpen {
+		return
+	}
+	if w.held && c.mute() {
+		w.held = false
+		c.pump(everything)
+		return
+	}
+	if len(w.asked) == 0 || !w.answers || c.s.now()-w.lastAt < modelSecond<<w.repeats {
 		return
 	}
 	if n, _ := c.windowRoom(c.oldest()); n == 0 {
@@ -1257,23 +1273,34 @@ func (c *modelClient) askAgain() {
 	}
 }
 
-// patience is how long an answer may take: as long as the shortest round trip and the target. Until the client has proven
-// something, it is a tenth of the target, and no more than a quarter for the round trip.
-func (c *modelClient) patience() int {
-	target := int(c.s.freshness.Milliseconds())
-	if !c.win.proven {
-		return min(c.win.rtt, target/4) + target/10
+// target is how long an answer may take beside the round trip.
+func (s *modelShard) target() int {
+	target := int(s.freshness.Milliseconds())
+	if s.idle > 0 {
+		target = min(target, int((s.idle / 4).Milliseconds()))
 	}
-	return c.win.rtt + target
+	return target
+}
+
+// patience is how long an answer may take: as long as the shortest round trip and the target, or a tenth of the target
+// until the client has proven something.
+func (c *modelClient) patience() int {
+	if !c.win.proven {
+		return c.win.rtt + c.s.target()/10
+	}
+	return c.win.rtt + c.s.target()
 }
 
 func (c *modelClient) late() bool {
-	return len(c.win.asked) > 0 && c.s.now()-c.win.asked[0].at > c.patience()
+	patience := c.patience()
+	if !c.win.proven {
+		patience = min(patience, c.s.target()/3) // hello may have waited for a page that loads
+	}
+	return len(c.win.asked) > 0 && c.s.now()-c.win.asked[0].at > patience
 }
 
-// mustDrain: every ten seconds, a client that was late and for which messages wait is measured with a single message on
-// its way.
-func (c *modelClient) mustDrain() bool {
+// mustMeasure: every ten seconds, the round trip is measured of a client that was late and for which messages wait.
+func (c *modelClient) mustMeasure() bool {
 	return c.win.late && !c.through && c.messages() > 0 && c.s.now()-c.win.rttAt >= 10*modelSecond
 }
 
@@ -1287,10 +1314,10 @@ func (c *modelClient) windowRoom(next int) (messages, bytes int) {
 	switch {
 	case c.s.window == 0:
 	case c.phase == phaseFlushing:
+	case w.answers && c.mustMeasure():
+		most, why = modelAmount{}, "shut for a measurement"
 	case w.answers && c.late():
 		most, why = modelAmount{1, 0}, "shut by time"
-	case w.answers && c.mustDrain():
-		most, why = modelAmount{1, 0}, "drained to a single message"
 	case w.answers:
 		most, why = w.limit, "shut by amount"
 	case c.stream != "":
@@ -1442,66 +1469,68 @@ func (c *modelClient) handled(held bool) {
 func (c *modelClient) learn(took int, handled modelAmount) {
 	w := &c.win
 	took = max(1, took)
-	first := !w.proven && handled.messages > 0
-	w.proven = w.proven || first
-	if took <= w.rtt {
+	alone := handled.messages == 0
+	if w.rtt == 0 || took <= w.rtt || alone && w.late && c.s.now()-w.rttAt >= 10*modelSecond {
+		if took > w.rtt && w.rtt > 0 {
+			c.s.reach("a longer round trip")
+		}
 		w.rtt, w.rttAt = took, c.s.now()
 	}
+	late := took > c.patience()
+	if !alone {
+		w.proven = true
+	}
 	patience, before := c.patience(), w.limit
-	// able is how much the client handles within its patience, times so much, if it took so long for this.
-	able := func(times, took int) modelAmount {
-		took = max(1, took)
-		return modelAmount{max(1, handled.messages*times*patience/took), max(1, handled.bytes*times*patience/took)}
-	}
-	switch busy := took - w.rtt; {
-	case took > patience:
-		c.s.reach("a late answer")
-		if w.held && handled.messages > 0 {
-			w.limit, w.late = least(w.limit, able(1, took)), true
-		}
-	case first: // one answer shows little, and bursts should pass
-		w.limit = least(able(4, busy), c.s.caps())
-	case w.held && handled.messages < w.limit.messages/4: // it was drained
-	default:
-		if busy > patience/8 { // it is slow, and may have handled some of this before the probe was written
-			busy = took
-		}
-		most := least(able(1, busy), modelAmount{2 * w.limit.messages, 2 * w.limit.bytes})
-		w.limit = least(modelAmount{max(w.limit.messages, most.messages), max(w.limit.bytes, most.bytes)}, c.s.caps())
-		w.late = w.late && w.limit != c.s.caps()
-	}
+	able := modelAmount{max(1, handled.messages*patience/took), max(1, handled.bytes*patience/took)}
+	double := modelAmount{2 * w.limit.messages, 2 * w.limit.bytes}
 	switch {
-	case w.limit == before:
-	case first && took <= patience:
-		c.s.reach("a first answer that limits")
+	case alone:
+	case late:
+		c.s.reach("a late answer")
+		if w.held {
+			if !w.late { // its way may have become longer
+				w.late, w.rttAt = true, c.s.now()-10*modelSecond
+			}
+			w.limit = least(w.limit, able)
+		}
+	case w.limit == c.s.caps():
+	case took-w.rtt <= patience/8: // it was hardly busy
+		w.limit = least(double, c.s.caps())
+	default:
+		more := modelAmount{max(w.limit.messages, able.messages), max(w.limit.bytes, able.bytes)}
+		w.limit = least(least(more, double), c.s.caps())
+	}
+	w.late = w.late && w.limit != c.s.caps()
+	switch {
 	case w.limit.messages < before.messages:
 		c.s.reach("a limit that shrinks")
 	case w.limit.messages > before.messages:
 		c.s.reach("a limit that grows")
 	}
 	w.held = false
-	if w.rtt == 0 || handled.messages < 2 && c.s.now()-w.rttAt >= 10*modelSecond { // for the next answer
-		if took > w.rtt && w.rtt > 0 {
-			c.s.reach("a longer round trip")
-		}
-		w.rtt, w.rttAt = took, c.s.now()
-	}
 }
 
 func least(a, b modelAmount) modelAmount {
 	return modelAmount{min(a.messages, b.messages), min(a.bytes, b.bytes)}
 }
 
+// mute reports whether the client has not answered a ping within five seconds.
+func (c *modelClient) mute() bool {
+	return c.win.pinged && !c.win.answers && c.s.now() >= c.win.joinedAt+5*modelSecond
+}
+
 // owes reports whether there is something that the client has to take before anything else is a sign of life.
 func (c *modelClient) owes() bool {
 	w := &c.win
 	switch {
+	case !w.made:
+		return false
 	case c.busy && c.messages()+len(c.flying) > 0:
 		return true
 	case w.answers:
 		return len(w.asked) > 0 && w.written != w.acked
 	case c.stream == "":
-		return c.unread
+		return c.mute() || c.unread
 	default:
 		return c.messages() > 0 || c.unread
 	}

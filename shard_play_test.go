@@ -109,8 +109,9 @@ func (p *player) play(r rules, steps func()) {
 }
 
 func (p *player) start(r rules) {
-	m, err := NewManager(WithLogger(slog.New(slog.DiscardHandler)), WithMaxBuffer(r.maxBuffer), WithMaxBufferBytes(r.maxBytes),
-		WithOverflow(r.overflow), WithKeepLevels(r.keepLevels...), WithWindow(r.window), WithFreshness(r.freshness),
+	opts := []Option{
+		WithLogger(slog.New(slog.DiscardHandler)), WithMaxBuffer(r.maxBuffer), WithMaxBufferBytes(r.maxBytes),
+		WithOverflow(r.overflow), WithKeepLevels(r.keepLevels...), WithFreshness(r.freshness),
 		WithPingInterval(r.ping), WithIdleTimeout(r.idle),
 		WithHooks(Hooks{
 			Connect: func(c Client) { p.of(c).connects++ },
@@ -120,7 +121,12 @@ func (p *player) start(r rules) {
 				p.of(c).disconnects++
 				p.of(c).code = code
 			},
-		}))
+		}),
+	}
+	if r.window != modelDefault {
+		opts = append(opts, WithWindow(r.window))
+	}
+	m, err := NewManager(opts...)
 	if err != nil {
 		p.Fatal(err)
 	}
@@ -1054,8 +1060,8 @@ var toReach = []string{
 	"a probe in the same write", "no room for a probe", "a probe by itself", "a torn probe", "a failure inside a probe",
 	"a probe that was left out", "a repeated ping", "periodic ping", "a batch that the window splits",
 	"shut by time", "shut by amount", "shut by a cap", "shut by count", "shut by bytes", "shut before the first pong",
-	"drained to a single message", "served without pongs",
-	"a first answer that limits", "a late answer", "a limit that shrinks", "a limit that grows", "a longer round trip",
+	"shut for a measurement", "served without pongs",
+	"a message of a mute client", "a late answer", "a limit that shrinks", "a limit that grows", "a longer round trip",
 	"a pong before the first message", "a first pong after five seconds", "a forged pong", "an old pong",
 	"a pong for several pings", "a pong for an earlier ping",
 	"hello acknowledged", "hello acknowledged after a mark", "a mark counted", "acknowledged without a mark",
@@ -1471,7 +1477,7 @@ func TestTheWindowDoesWhatTheModelSays(t *testing.T) {
 					wait(p, 70*time.Millisecond)
 				}
 			},
-			reached: []string{"a limit that shrinks", "drained to a single message"},
+			reached: []string{"a limit that shrinks", "shut for a measurement"},
 		},
 		"a periodic ping does not hide the one before it": {
 			rules: rules{ping: 500 * time.Millisecond},
@@ -1516,7 +1522,7 @@ func TestTheWindowDoesWhatTheModelSays(t *testing.T) {
 				publish(p, 5, 10)
 				wait(p, time.Millisecond)
 			},
-			reached: []string{"shut by time", "a late answer"},
+			reached: []string{"shut by time"},
 		},
 		"a mark comes once a second if there is no window": {
 			rules: rules{window: -1}, agrees: true,
@@ -1585,7 +1591,7 @@ func TestTheWindowDoesWhatTheModelSays(t *testing.T) {
 				publish(p, 1, 10)
 				for range 12 {
 					wait(p, 12*time.Second)
-					p.arrive(c, wsframe.OpPing, nil)
+					p.arrive(c, wsframe.OpText, []byte(modelRequests[0].text))
 					p.beat()
 					wait(p, 0)
 				}
@@ -1593,6 +1599,23 @@ func TestTheWindowDoesWhatTheModelSays(t *testing.T) {
 					p.Error("the client is gone")
 				}
 			},
+			reached: []string{"a message of a mute client"},
+		},
+		"a client without pongs doesn't live by pings of its own": {
+			manner: manner{mute: true},
+			steps: func(p *player, c *playedClient) {
+				publish(p, 1, 10)
+				for range 12 {
+					wait(p, 12*time.Second)
+					p.arrive(c, wsframe.OpPing, nil)
+					p.beat()
+					wait(p, 0)
+				}
+				if c.phase == phaseOpen {
+					p.Error("the client is still there")
+				}
+			},
+			reached: []string{"removed because it takes nothing"},
 		},
 		"a pong after a reply shows the round trip": {
 			manner: manner{mute: true},

@@ -174,7 +174,11 @@ func (c *client) watchProgress(now time.Time) {
 	}
 	progressed := c.link.Progressed()
 	owed := c.owing
-	if c.owing = c.owes(); c.owing && (!owed || progressed) {
+	c.owing = c.owes()
+	switch {
+	case owed && progressed:
+		c.Seen(now, true)
+	case c.owing && !owed:
 		c.took.Store(int64(now.Sub(c.connectedAt)))
 	}
 }

@@ -88,15 +88,11 @@ const (
 
 	// probePause is the time between two probes for a client that keeps up, and before a ping is repeated.
 	probePause = 1000 // milliseconds
-	mostDelays = 5    // how often the pause before a ping is repeated doubles
+	mostDelays = 5    // how often the pause before a ping is repeated doubles: up to half a minute
 
 	// rttAge is how long the shortest round trip counts for a client that was late. All of its round trips include the
-	// time that it takes for the messages before the probe, so every now and then a probe follows a single message.
+	// time that it takes for the messages before the probe, so every now and then a probe goes by itself.
 	rttAge = 10_000 // milliseconds
-
-	// firstShare is how many times as much as its first answer shows a client may have on its way. One answer to one
-	// message shows little, and bursts should pass.
-	firstShare = 4
 
 	// messageWeight is what a message weighs beside its bytes, so that one number bounds both. It is the relation of
 	// the caps.
@@ -111,7 +107,7 @@ type acks uint8
 const (
 	acksUnknown acks = iota // it has not answered its first probe, which is hello or the ping at join
 	acksProbes              // it answers probes
-	acksCount               // it acknowledges by count only, or not at all
+	acksNoProbe             // it acknowledges by count only, or not at all
 )
 
 // probeSeed makes the payload of a ping something that only this process can have sent.
@@ -150,7 +146,7 @@ func (c *client) greet() (err error) {
 		c.window.probed, c.window.probedAt = c.position(), s.now
 		c.review()
 	case s.cfg.pingInterval == 0 || s.cfg.window == 0:
-		c.acks = acksCount
+		c.acks = acksNoProbe
 	default:
 		c.lookAt = s.now + moment(pongPatience/time.Millisecond)
 		err = c.writeControl(c.appendPing(nil, c.position()))
@@ -193,7 +189,7 @@ func (c *config) windowCap() amount {
 
 // helloWindow is the window of a client that acknowledges by count only.
 func (c *config) helloWindow() int {
-	if c.window == defaultWindow {
+	if !c.windowSet {
 		return countedWindow
 	}
 	return c.window
@@ -217,7 +213,7 @@ func (c *client) bound() (limit amount, ok bool) {
 	case c.acks == acksUnknown && c.lookAt.since(c.shard.now) > 0:
 		return amount{uint32(cfg.window), earlyBytes}, true
 	}
-	c.acks = acksCount
+	c.acks = acksNoProbe
 	return amount{}, false
 }
 
@@ -229,7 +225,11 @@ func (c *client) room(next int) (messages, bytes int) {
 	if !ok || c.phase == phaseFlushing { // no message follows a flush for which the rest should be held back
 		return math.MaxInt, math.MaxInt
 	}
-	if c.acks == acksProbes && (c.isLate() || c.mustDrain()) {
+	switch {
+	case c.acks != acksProbes:
+	case c.mustMeasure():
+		return 0, 0
+	case c.isLate():
 		limit = amount{messages: 1}
 	}
 	out := c.position().minus(w.acked)
@@ -239,25 +239,45 @@ func (c *client) room(next int) (messages, bytes int) {
 	return int(limit.messages - out.messages), int(max(0, int64(limit.bytes)-int64(out.bytes)))
 }
 
+// target is how long a client may take beside its round trip, in milliseconds: with the freshness of a minute, a slow
+// client would be taken for dead before its first answer.
+func (c *config) target() uint32 {
+	target := c.freshness
+	if c.idleTimeout > 0 {
+		target = min(target, c.idleTimeout/4)
+	}
+	return uint32(target / time.Millisecond)
+}
+
 // patience is how long an answer may take, in milliseconds. A client that has not proven anything yet may take a tenth of
 // the target: it may be one that needs a second for each message, and then everything that it is sent until that is
-// known will be old. Nor does its round trip mean much: a page that loads acknowledges hello when it has time.
+// known will be old.
 func (c *client) patience() uint32 {
-	target := uint32(c.shard.cfg.freshness / time.Millisecond)
+	target := c.shard.cfg.target()
 	if !c.proven {
-		return min(c.rtt, target/4) + target/10
+		target /= 10
 	}
 	return c.rtt + target
+}
+
+// tolerance is after how long without an answer the window is shut. The first round trip of a client doesn't mean much
+// yet: a page that loads acknowledges hello when it has time.
+func (c *client) tolerance() uint32 {
+	if !c.proven {
+		return min(c.patience(), c.shard.cfg.target()/3)
+	}
+	return c.patience()
 }
 
 // isLate reports whether an answer takes too long.
 func (c *client) isLate() bool {
 	w := c.window
-	return w.asked && c.shard.now.since(w.askedAt) > int32(c.patience())
+	return w.asked && c.shard.now.since(w.askedAt) > int32(c.tolerance())
 }
 
-// mustDrain reports whether it is time to measure the round trip with a single message on its way.
-func (c *client) mustDrain() bool {
+// mustMeasure reports whether it is time to measure the round trip of a client that was late. Nothing more is written
+// until it has handled everything, and then a probe goes by itself.
+func (c *client) mustMeasure() bool {
 	return c.window.late && c.backlog.len() > 0 && c.shard.now.since(c.window.rttAt) >= rttAge
 }
 
@@ -270,6 +290,8 @@ func (c *client) isDue(more amount) bool {
 	}
 	out := c.position().plus(more).minus(w.acked)
 	switch {
+	case c.acks == acksProbes && c.mustMeasure():
+		return true
 	case out.messages == 0:
 		return false
 	case s.now.since(w.probedAt) >= probePause:
@@ -277,7 +299,8 @@ func (c *client) isDue(more amount) bool {
 	case c.acks != acksProbes || s.cfg.window == 0:
 		return false
 	}
-	return out.messages > w.limit.messages/4 || out.bytes > w.limit.bytes/4 || c.mustDrain()
+	// After a quarter of the window, so that the answer comes before the window is full.
+	return out.messages > w.limit.messages/4 || out.bytes > w.limit.bytes/4
 }
 
 // probe returns the probe that follows some more messages, or nil if none is due. It is valid until the next call.
@@ -328,12 +351,12 @@ func (c *client) review() {
 	c.stop = c.weight + uint32(max(0, free))
 	switch {
 	case c.v1 == nil && c.acks == acksUnknown: // until it counts as one that answers none
-	case c.v1 == nil && c.acks == acksCount:
+	case c.v1 == nil && c.acks == acksNoProbe:
 		c.lookAt = s.now + farAhead
 	case !w.asked:
 		c.lookAt = w.probedAt + probePause
 	case c.acks == acksProbes:
-		c.lookAt = w.askedAt + moment(c.patience()) + 1
+		c.lookAt = w.askedAt + moment(c.tolerance()) + 1
 	default:
 		c.lookAt = s.now + farAhead
 	}
@@ -342,34 +365,28 @@ func (c *client) review() {
 // learn takes the answer to a probe into account: the client has handled so much in a round trip.
 func (c *client) learn(rtt uint32, handled amount) {
 	s, w := c.shard, c.window
-	first := !c.proven && handled.messages > 0
-	c.proven = c.proven || first
-	if rtt = max(1, rtt); rtt <= c.rtt {
+	rtt = max(1, rtt)
+	if c.rtt == 0 || rtt <= c.rtt || handled.messages == 0 && w.late && s.now.since(w.rttAt) >= rttAge {
 		c.rtt, w.rttAt = rtt, s.now
 	}
-	patience, busy := c.patience(), max(1, rtt-c.rtt)
-	switch cap := s.cfg.windowCap(); {
-	case rtt > patience:
-		if w.held && handled.messages > 0 {
-			w.limit, w.late = w.limit.least(handled.scaled(patience, rtt)), true
+	late := rtt > c.patience()
+	c.proven = c.proven || handled.messages > 0
+	most, patience := s.cfg.windowCap(), c.patience()
+	switch {
+	case handled.messages == 0: // the probe has only measured the round trip
+	case late && w.held:
+		if !w.late {
+			w.late, w.rttAt = true, s.now-rttAge // perhaps it is only farther away than before: measure soon
 		}
-	case first:
-		w.limit = handled.scaled(firstShare*patience, busy).least(cap)
-	case w.held && handled.messages < w.limit.messages/4: // while it was drained, little was on its way
+		w.limit = w.limit.least(handled.scaled(patience, rtt))
+	case late || w.limit == most:
+	case rtt-c.rtt <= patience/8: // it was hardly busy, and can do more
+		w.limit = w.limit.plus(w.limit).least(most)
 	default:
-		// A client that is quick is busy for what is beyond its shortest round trip. Otherwise, some of the messages may
-		// have been handled before the probe was written.
-		if busy > patience/8 {
-			busy = rtt
-		}
-		able := handled.scaled(patience, busy).least(w.limit.plus(w.limit))
-		w.limit = w.limit.most(able).least(cap)
-		w.late = w.late && w.limit != cap
+		w.limit = w.limit.most(handled.scaled(patience, rtt)).least(w.limit.plus(w.limit)).least(most)
 	}
+	w.late = w.late && w.limit != most
 	w.held = false
-	if c.rtt == 0 || handled.messages <= 1 && s.now.since(w.rttAt) >= rttAge {
-		c.rtt, w.rttAt = rtt, s.now
-	}
 }
 
 // handled moves the client's acknowledged position and lets the messages go that the window has held back.
@@ -410,26 +427,53 @@ func (c *client) sendProbe() (err error) {
 
 // owes reports whether there is something that the client has to take: messages that its link can't get rid of, messages
 // with a probe after them that it has not answered, or, if it answers none, what its kernel holds and what its window
-// holds back. Until it takes some of that, nothing else is a sign of life.
+// holds back. Until it takes some of that, nothing else is a sign of life, but for one: a client that answers no pings may
+// send messages of its own, as long as it reads.
 func (c *client) owes() bool {
-	w := c.window
-	switch {
+	switch w := c.window; {
+	case w == nil:
+		return false
 	case c.busy && c.buffered() > 0:
 		return true
 	case c.acks == acksProbes:
-		return w != nil && w.asked && c.position() != w.acked
-	case c.v1 == nil:
-		return c.link.Unread() // its buffer is empty, or holds what waits for its first pong
-	default:
+		return w.asked && c.position() != w.acked
+	case c.v1 != nil:
 		return c.backlog.len() > 0 || c.link.Unread()
+	default:
+		return c.isMute() || c.link.Unread()
+	}
+}
+
+// isMute reports whether a client is pinged and counts as one that answers no pings.
+func (c *client) isMute() bool {
+	cfg := c.shard.cfg
+	if c.v1 != nil || c.acks == acksProbes || cfg.pingInterval == 0 || cfg.window == 0 {
+		return false
+	}
+	_, waits := c.bound()
+	return !waits
+}
+
+// said notes that a client has sent a message.
+func (c *client) said() {
+	if c.isMute() && !c.link.Unread() {
+		c.Seen(time.Now(), true)
 	}
 }
 
 // askAgain repeats a ping that has waited for its pong while the window is shut. Some libraries lose a pong if they
-// can't write it at once.
+// can't write it at once. A client that never answered its first one is served without a window.
 func (c *client) askAgain() {
 	s, w := c.shard, c.window
-	if w == nil || !w.asked || c.v1 != nil || c.acks != acksProbes || c.busy || c.phase != phaseOpen {
+	if w == nil || c.v1 != nil || c.busy || c.phase != phaseOpen {
+		return
+	}
+	if w.held && c.isMute() {
+		w.held = false
+		c.drain()
+		return
+	}
+	if !w.asked || c.acks != acksProbes {
 		return
 	}
 	if messages, _ := c.room(c.backlog.oldest()); messages > 0 || s.now.since(w.probedAt) < probePause<<w.repeats {
@@ -511,7 +555,7 @@ func (c *client) acknowledgedTo(n uint64) (ok bool) {
 		return false
 	}
 	if c.acks == acksUnknown {
-		if c.acks = acksCount; n == 1 {
+		if c.acks = acksNoProbe; n == 1 {
 			c.acks = acksProbes
 			if w.probed.messages == 1 { // no mark has followed hello
 				c.rtt = max(1, uint32(s.now-w.probedAt))

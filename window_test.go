@@ -274,7 +274,7 @@ func TestWhatASlowClientReadsIsNew(t *testing.T) {
 		most time.Duration
 	}{
 		"10 ms a message":             {steadily{pace{delay: near, perMessage: 10 * time.Millisecond}, 1000, 350}, 4 * time.Second},
-		"60 ms a message":             {steadily{pace{delay: near, perMessage: 60 * time.Millisecond}, 200, 350}, 4 * time.Second},
+		"60 ms a message":             {steadily{pace{delay: near, perMessage: 60 * time.Millisecond}, 50, 350}, 4 * time.Second},
 		"150 ms a message":            {steadily{pace{delay: near, perMessage: 150 * time.Millisecond}, 50, 350}, 5 * time.Second},
 		"150 ms a message, far away":  {steadily{pace{delay: far, perMessage: 150 * time.Millisecond}, 50, 350}, 5 * time.Second},
 		"500 ms a message":            {steadily{pace{delay: near, perMessage: 500 * time.Millisecond}, 50, 350}, 6 * time.Second},

@@ -234,7 +234,7 @@ func TestASlowClientThatReadsAFewBytesAtATimeStays(t *testing.T) {
 		t.Run(tr.Name, func(t *testing.T) {
 			t.Parallel()
 			(&streamtest.World{T: t, Transport: tr}).Play(func(w *streamtest.World) {
-				w.Start(mesherstream.WithIdleTimeout(2*time.Second), mesherstream.WithPingInterval(100*time.Millisecond))
+				w.Start(mesherstream.WithIdleTimeout(3*time.Second), mesherstream.WithPingInterval(100*time.Millisecond))
 				v := w.Connect("shop")
 				w.Broadcast(0, 200)
 				w.Eventually("it is slow", func() bool { return w.Client(v).Slow })

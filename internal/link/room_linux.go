@@ -30,7 +30,7 @@ type room struct {
 // 64 KiB. At 10 KB/s and with a buffer of 128 KiB, which Linux begins with, the steps were 3 to 13 s apart; at 300 bytes
 // a second, and at 20 with a buffer of 32 KiB, there was none for more than a minute. A program that was fast has a larger
 // buffer, by default of up to 6 MB: once that is full, its window stays shut for 20 to 40 s at 10 KB/s. A program that
-// needs longer for a step than the idle timeout can't be told from a frozen one, unless it sends something.
+// needs longer for a step than the idle timeout can't be told from a frozen one.
 //
 // Before Linux 5.4, the window isn't known. Then an acknowledgement counts if bytes were kept waiting.
 func (r *room) advance(now room) (read bool) {
