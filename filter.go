@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // maxFilterValues bounds a list of a filter. Any client may send a filter.
@@ -24,6 +25,11 @@ type Filter struct {
 type Subscription struct {
 	Project string `json:"project"`
 	Filter
+
+	// Since is how far the client may look back, see [WithHistory]: it receives no message that was published before, and
+	// not by this node while the client was connected. The zero value is no limit, so that whoever is let in may read what
+	// is held from before.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // normalize returns a copy of the filter in the form that [Filter.normalize] describes. It fails if that fails or if
@@ -154,15 +160,54 @@ type group struct {
 	inProject int // index in its list of shard.projects
 	clients   []*client
 	batch     []*message // the messages of this turn that match the group
+	taken     *taken     // of the project
+	looksBack bool       // its clients read the history, and no message is offered to them
+}
+
+// taken is the number of the newest message of a feed that a shard has offered to its clients.
+type taken uint64
+
+// skips takes the next message. It reports whether the message was published before the oldest of the shard's present
+// clients joined: a client's join overtakes such messages, and a replay may hold them too. A message without a number is
+// none of a feed.
+func (t *taken) skips(m *message) bool {
+	if m.number == 0 {
+		return false
+	}
+	if taken(m.number) <= *t {
+		return true
+	}
+	*t = taken(m.number)
+	return false
+}
+
+// taken returns how far the client's shard has offered the messages that the client receives.
+func (c *client) taken() cursor {
+	if c.group == nil { // it is being flushed
+		return c.replay.end
+	}
+	return cursor{uint64(*c.group.taken), uint64(c.shard.takenOfAll)}
 }
 
 func (c *client) enterGroup() {
 	s := c.shard
-	key := c.sub.key()
+	key, looksBack := c.sub.key(), c.replay != nil
+	if looksBack {
+		key += "<"
+	}
 	g := s.groups[key]
 	if g == nil {
 		ofProject := s.projects[c.sub.Project]
-		g = &group{key: key, sub: c.sub, inProject: len(ofProject)}
+		g = &group{key: key, sub: c.sub, inProject: len(ofProject), looksBack: looksBack}
+		if len(ofProject) > 0 {
+			g.taken = ofProject[0].taken
+		} else {
+			first := taken(c.joined.project)
+			g.taken = &first
+		}
+		if len(s.groups) == 0 {
+			s.takenOfAll = taken(c.joined.all)
+		}
 		s.mu.Lock()
 		s.groups[key] = g
 		s.projects[c.sub.Project] = append(ofProject, g)
@@ -174,13 +219,30 @@ func (c *client) enterGroup() {
 
 // leaveGroup takes the client out of its group, so that no more messages are offered to it.
 func (c *client) leaveGroup() {
-	s := c.shard
-	g := c.group
-	if g == nil {
-		return
+	if c.group != nil {
+		c.shard.takeOut(c.group, c.inGroup)
+		c.group = nil
 	}
-	c.group = nil
-	g.clients = swapOut(g.clients, c.inGroup, func(moved *client) { moved.inGroup = c.inGroup })
+}
+
+// changeGroup moves the client to the group in which it belongs by now. It enters that before it leaves the other one:
+// with the last group of a project, its shard forgets how far it has taken the project's messages.
+func (c *client) changeGroup() {
+	s := c.shard
+	s.regrouping.Add(1)
+	g, i := c.group, c.inGroup
+	c.enterGroup()
+	s.takeOut(g, i)
+	s.regrouping.Add(-1)
+}
+
+// takeOut removes a client from a group.
+func (s *shard) takeOut(g *group, i int) {
+	g.clients = swapOut(g.clients, i, func(moved *client) {
+		if moved.group == g { // and not the client itself, which is in another group by now
+			moved.inGroup = i
+		}
+	})
 	if len(g.clients) > 0 {
 		return
 	}

@@ -381,6 +381,7 @@ type message struct {
 	at     int64  // when it was published, in Unix nanoseconds
 	keep   bool   // its level is one that WithKeepLevels names
 	notice bool   // a message of the protocol for one client, which is not counted
+	own    bool   // a message of BufferMessage, which is none of a feed; number and stamp are then its place in a replay
 }
 
 // newMessage copies everything that it needs from msg, in two allocations: the message, and one stretch of bytes for

@@ -129,16 +129,16 @@ func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 		refuse(conn, wsframe.CodeInternalError, "")
 		return err
 	}
-	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter}
+	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter, Since: sub.Since}
 	p, err := m.reserve(m.addressOfConn(conn))
 	if err != nil {
 		return tellRefusal(conn, err)
 	}
-	return m.serve(conn, sub, filter, p)
+	return m.serve(conn, sub, filter, past{}, p)
 }
 
 // serve streams to a client that holds a place, and gives the place back.
-func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p *place) error {
+func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, asked past, p *place) error {
 	// If the server has KeepHijackedConns, fasthttp leaves the closing to the handler. Otherwise this does nothing.
 	defer func() { _ = conn.Close() }()
 	connectedAt := time.Now() // and not after the relay has taken its time: the client may ask for something meanwhile
@@ -170,6 +170,7 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 	if conn.Subprotocol() == Protocol {
 		c.agree()
 	}
+	c.recall(asked)
 	c.markSeen(time.Now()) // messages that it has sent in the meantime were not read
 	if raw := link.Raw(conn); !link.LimitUnsent(raw, m.cfg.unsentLimit) {
 		m.tellOfWrapper(raw)
@@ -262,6 +263,9 @@ func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission,
 		return a, err
 	}
 	asked, err := queryFilter(c)
+	if err == nil {
+		a.past, err = queryPast(c)
+	}
 	if err != nil {
 		return a, fiber.NewError(fiber.StatusBadRequest, err.Error())
 	}
