@@ -403,7 +403,7 @@ func (c *client) replaySomeMore() error {
 		c.window.held = true
 		return nil
 	}
-	got := s.history.read(c.sub.Project, &c.sub.Filter, r.at, to, append(s.drained[:0], nil), room, min(size, joinBytes))
+	got := s.history.read(c.sub.Project, &c.sub.Filter, r.at, to, append(s.drained[:0], nil), min(room, 2*historyBite), min(size, joinBytes))
 	s.drained = got.messages
 	defer clear(s.drained)
 	if r.lose(got.begin); r.slow && s.limits.overflow == Disconnect {
