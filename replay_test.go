@@ -3,6 +3,7 @@ package mesherstream
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -31,6 +32,7 @@ type strait struct {
 	broke   string
 	short   bool
 	closed  bool
+	during  func() // called in the middle of each write
 }
 
 func (l *strait) Close() { l.closed = true }
@@ -39,6 +41,7 @@ func (l *strait) Write(p []byte, lengths []int, then []byte) (sent, held int, er
 	if l.short {
 		l.broke = "written to while it was busy"
 	}
+	l.during()
 	all := slices.Concat(p, then)
 	sent = min(l.room, len(all))
 	l.room -= sent
@@ -115,7 +118,9 @@ type replayPlay struct {
 	age      time.Duration
 	lossless bool
 	keys     bool
+	joins    int
 	closed   bool
+	busy     bool // in the middle of the script
 	steps    []string
 }
 
@@ -129,25 +134,49 @@ func (p *replayPlay) turn() {
 	p.s.wake.Signal()
 	busy := !p.s.inbox.isEmpty() || len(p.s.again) > 0 || len(p.s.replays) > 0
 	p.s.mu.Unlock()
+	taken := len(p.log)
 	if busy && p.s.take() {
 		p.s.takeTurn()
 	}
-	p.taken = len(p.log)
+	p.taken = taken
+	for _, w := range p.watchers {
+		if got := w.snapshot(); got.Offered != got.Sent+got.Dropped+got.Abandoned+got.Filtered+got.Conflated+uint64(got.Buffered) {
+			p.Errorf("client %d: the accounts do not balance: %+v", w.id, got)
+		}
+	}
 }
 
 func (p *replayPlay) pick(list ...string) string { return list[p.rand.IntN(len(list))] }
+
+// makeRoom has the shard take a turn if its inbox is full.
+func (p *replayPlay) makeRoom() {
+	busy := p.busy
+	for p.busy = false; p.waits(); {
+		p.turn()
+	}
+	p.busy = busy
+}
 
 // waits reports whether a message would have to wait for a turn.
 func (p *replayPlay) waits() bool {
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
-	return len(p.s.inbox.casts) >= min(20, p.m.cfg.maxBuffer)
+	return slices.ContainsFunc([]string{"a", "b", ""}, func(project string) bool { return !p.s.hasRoom(project, 200) })
 }
 
 func (p *replayPlay) publish() {
-	if p.waits() {
-		p.turn()
+	p.makeRoom()
+	p.publishNow()
+}
+
+// publishDuring publishes while the shard is in the middle of a turn.
+func (p *replayPlay) publishDuring() {
+	if p.rand.IntN(6) == 0 && !p.waits() && p.busy {
+		p.publishNow()
 	}
+}
+
+func (p *replayPlay) publishNow() {
 	e := published{id: len(p.log), project: p.pick("a", "a", "a", "b", ""), level: p.pick("", "error", "info"), at: time.Now()}
 	if p.keys {
 		e.key = p.pick("", "", "k", "l")
@@ -217,9 +246,10 @@ func (p *replayPlay) join() {
 	if p.rand.IntN(4) == 0 {
 		asked.since = time.Now().Add(-time.Duration(p.rand.IntN(100)) * time.Microsecond)
 	}
+	p.joins++
 	w := &watcher{filters: []Filter{p.someFilter()}}
 	w.client = &client{
-		id: ClientID(len(p.watchers) + 1), shard: p.s, place: pl, connectedAt: time.Now(),
+		id: ClientID(p.joins), shard: p.s, place: pl, connectedAt: time.Now(),
 		sub: Subscription{Project: p.pick("a", "a", "b", ""), Filter: w.filters[0]},
 	}
 	if p.rand.IntN(8) == 0 {
@@ -228,7 +258,7 @@ func (p *replayPlay) join() {
 	if p.rand.IntN(2) == 0 {
 		w.agree()
 	}
-	w.link = &strait{client: w.client, holds: p.rand.IntN(2) == 0, room: p.rand.IntN(400)}
+	w.link = &strait{client: w.client, holds: p.rand.IntN(2) == 0, room: p.rand.IntN(400), during: p.publishDuring}
 	w.client.link = w.link
 	w.recall(asked)
 	w.markSeen(time.Now())
@@ -278,10 +308,18 @@ func (p *replayPlay) change(w *watcher) {
 	w.changes, w.filters = append(w.changes, ch), append(w.filters, f)
 }
 
-func (p *replayPlay) buffer(w *watcher) {
-	if p.waits() {
-		p.turn()
+// leave ends a client at once, while messages that it should have received wait in the inbox.
+func (p *replayPlay) leave(w *watcher) {
+	if w.group == nil {
+		return
 	}
+	p.note("client %d leaves", w.id)
+	w.client.Handle(link.Event{Kind: link.Failed, Err: errors.New("gone")})
+	p.watchers = slices.DeleteFunc(p.watchers, func(o *watcher) bool { return o == w })
+}
+
+func (p *replayPlay) buffer(w *watcher) {
+	p.makeRoom()
 	e := published{id: len(p.log), to: w, at: time.Now()}
 	if err := p.m.BufferMessage(w.id, fmt.Appendf(nil, "m %d", e.id)); err != nil {
 		p.Fatal(err)
@@ -561,6 +599,7 @@ func playReplays(t *testing.T, seed uint64) {
 	p.s.start(newHookQueue(p.m.cfg.hooks, p.m.cfg.logger, p.m.hookPanicked), nil)
 	steps := 50 + random.IntN(400)
 	changing := random.IntN(2) == 0
+	p.busy = true
 	for range steps {
 		switch p.rand.IntN(20) {
 		case 0:
@@ -589,13 +628,17 @@ func playReplays(t *testing.T, seed uint64) {
 			time.Sleep(time.Duration(p.rand.IntN(400)) * time.Millisecond)
 			p.s.tick(true, false)
 		case 11:
-			if p.rand.IntN(10) == 0 {
+			switch p.rand.IntN(10) {
+			case 0:
 				p.settle()
+			case 1, 2, 3:
+				p.leave(p.some())
 			}
 		default:
 			p.publish()
 		}
 	}
+	p.busy = false
 	if p.rand.IntN(3) == 0 {
 		p.turn()
 		p.note("shutdown")
