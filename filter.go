@@ -26,9 +26,10 @@ type Subscription struct {
 	Project string `json:"project"`
 	Filter
 
-	// Since is how far the client may look back, see [WithHistory]: it receives no message that was published before, and
-	// not by this node while the client was connected. The zero value is no limit, so that whoever is let in may read what
-	// is held from before.
+	// Since is how far back the client may look into the history, see [WithHistory]: a look-back begins with the messages
+	// that were published at that time or later. The zero value is no limit: whoever is let in may read what is held from
+	// before. A time to come means none from before. Messages that are published while the client is connected are not
+	// concerned.
 	Since time.Time `json:"since,omitzero"`
 }
 

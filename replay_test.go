@@ -633,6 +633,16 @@ func playReplays(t *testing.T, seed uint64) {
 				p.settle()
 			case 1, 2, 3:
 				p.leave(p.some())
+			case 4, 5, 6: // a project loses its last client and gets another one, while its messages wait in the inbox
+				project := p.some().sub.Project
+				p.publish()
+				for _, w := range slices.Clone(p.watchers) {
+					if w.sub.Project == project || project == "" {
+						p.leave(w)
+					}
+				}
+				p.publish()
+				p.join()
 			}
 		default:
 			p.publish()
