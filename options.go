@@ -280,7 +280,7 @@ func WithHistoryAge(d time.Duration) Option {
 
 // WithHistoryBytes sets how many bytes the histories of all projects take together at most, overriding the default of
 // 16 MiB. Beyond that, the oldest messages leave, whatever their projects are; the bound is passed for a moment at most.
-// A message counts with its data, its frame's header, its fields and 192 bytes, and a project with messages counts with
+// A message counts with its data, its frame's header, its fields and 192 bytes, with 64 more if it has a key, and a project with messages counts with
 // 256 bytes. A message that is larger than the bound is not kept, nor are the messages of its project before it. From 1
 // KiB to 1 GiB.
 func WithHistoryBytes(n int) Option {

@@ -410,10 +410,10 @@ func (c *client) replaySomeMore() error {
 		c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 		return nil
 	}
-	batch, tells := got.messages[1:], false
+	batch, tells := slices.DeleteFunc(got.messages[1:], c.comesAgain), false
 	if r.lost > 0 && c.v1 != nil && (len(batch) > 0 || !got.more) {
 		tells = true
-		batch = got.messages
+		batch = got.messages[:1+len(batch)]
 		batch[0] = c.v1.lostNotice(r, &c.sub.Filter, batch[1:])
 	}
 	all := len(batch) <= room
@@ -451,6 +451,20 @@ func (c *client) replaySomeMore() error {
 		c.replayOn()
 	}
 	return nil
+}
+
+// comesAgain reports whether the replay has yet to send a newer message with the same key, which then stands for both.
+func (c *client) comesAgain(m *message) bool {
+	if m.key == "" {
+		return false
+	}
+	newer := c.shard.history.newer(m)
+	if newer == nil || !c.sub.Filter.matches(newer) {
+		return false
+	}
+	end := c.replay.at // of one that is open, there is none
+	end.pass(newer)
+	return c.phase == phaseOpen || c.replay.end.reaches(end)
 }
 
 // search goes back for a bite, and reports whether it has found where the replay begins.

@@ -386,3 +386,35 @@ func TestAShutdownFinishesAReplay(t *testing.T) {
 		w.Eventually("everything has arrived", func() bool { return len(v.Collected()) == 1000 })
 	})
 }
+
+func TestAReplaySendsTheNewestValueOfAKey(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		say := func(project, level, key, text string) {
+			if err := w.M.Broadcast(mesherstream.Message{Project: project, Level: level, Key: key, Data: []byte(text)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		say("shop", "error", "k", "k1")
+		say("shop", "error", "l", "l1")
+		say("shop", "error", "", "a")
+		say("", "error", "k", "all k1") // the messages to all projects have keys of their own
+		say("shop", "error", "k", "k2")
+		say("shop", "info", "l", "l2")
+		say("shop", "error", "", "b")
+		say("shop", "error", "k", "k3")
+		for path, want := range map[string]string{
+			"shop?last=100":             "a,all k1,l2,b,k3",
+			"shop?last=100&level=error": "l1,a,all k1,b,k3",
+			"shop?last=4&level=error":   "all k1,b,k3",
+			"shop?last=1":               "k3",
+		} {
+			v := w.Connect(path).Collect()
+			time.Sleep(time.Second) // of the bubble
+			if got := strings.Join(v.Collected(), ","); got != want {
+				t.Errorf("%s: got %s, want %s", path, got, want)
+			}
+			v.Close()
+		}
+	})
+}
