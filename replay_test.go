@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,6 +123,17 @@ type replayPlay struct {
 	closed   bool
 	busy     bool // in the middle of the script
 	steps    []string
+}
+
+// start makes a manager with one shard, which the test turns.
+func (p *replayPlay) start(opts ...Option) {
+	m, err := NewManager(append(opts, WithLogger(slog.New(slog.DiscardHandler)))...)
+	if err != nil {
+		p.Fatal(err)
+	}
+	m.shards, m.cfg.shards = m.shards[:1], 1
+	p.m, p.s = m, m.shards[0]
+	p.s.start(newHookQueue(m.cfg.hooks, m.cfg.logger, m.hookPanicked), nil)
 }
 
 func (p *replayPlay) note(format string, args ...any) {
@@ -589,14 +601,7 @@ func playReplays(t *testing.T, seed uint64) {
 			t.Logf("seed %d, history %d, buffer %d, window %d:\n%s", seed, p.history, buffer, window, strings.Join(p.steps, "\n"))
 		}
 	}()
-	var err error
-	p.m, err = NewManager(WithLogger(slog.New(slog.DiscardHandler)), WithHistory(p.history), WithHistoryAge(p.age), WithMaxBuffer(buffer), WithWindow(window))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.m.shards, p.m.cfg.shards = p.m.shards[:1], 1
-	p.s = p.m.shards[0]
-	p.s.start(newHookQueue(p.m.cfg.hooks, p.m.cfg.logger, p.m.hookPanicked), nil)
+	p.start(WithHistory(p.history), WithHistoryAge(p.age), WithMaxBuffer(buffer), WithWindow(window))
 	steps := 50 + random.IntN(400)
 	changing := random.IntN(2) == 0
 	p.busy = true
@@ -684,6 +689,101 @@ func TestAReplayBringsEverythingOnceAndInOrder(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { playReplays(t, seed) })
 		if t.Failed() {
 			return
+		}
+	}
+}
+
+// With WithOverflow(Disconnect), a client receives everything or is closed, also while it looks back.
+func TestAClientThatLooksBackTooSlowlyIsClosedIfNothingMayBeDropped(t *testing.T) {
+	for _, overflow := range []Overflow{DropOldest, Disconnect} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &replayPlay{T: t, rand: rand.New(rand.NewPCG(1, 1)), history: 5, age: time.Hour}
+			p.start(WithHistory(5), WithOverflow(overflow))
+			say := func(n int) {
+				for range n {
+					if err := p.m.Broadcast(Message{Project: "a", Data: make([]byte, 100)}); err != nil {
+						t.Fatal(err)
+					}
+					p.turn()
+				}
+			}
+			say(20) // those that have left before are no loss
+			pl, err := p.m.reserve("192.0.2.1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &client{id: 1, shard: p.s, place: pl, connectedAt: time.Now(), sub: Subscription{Project: "a"}}
+			l := &strait{client: c, room: 200, during: func() {}}
+			c.link = l
+			c.recall(past{last: 10})
+			c.markSeen(time.Now())
+			if err := p.s.register(c); err != nil {
+				t.Fatal(err)
+			}
+			p.turn()
+			say(6)
+			l.grant(1 << 20)
+			p.turn()
+			if got, want := c.phase == phaseClosing, overflow == Disconnect; got != want {
+				t.Errorf("overflow %v: closed: %v, want %v", overflow, got, want)
+			}
+			if c.phase == phaseClosing && (c.closeCode != wsframe.CodeTryAgainLater || c.closeReason != reasonTooSlow) {
+				t.Errorf("closed with %d %q, want %d %q", c.closeCode, c.closeReason, wsframe.CodeTryAgainLater, reasonTooSlow)
+			}
+			c.remove(nil)
+		})
+	}
+}
+
+// Among publishers, and on several shards, what a client looks back for and what follows are one piece of the one order.
+func TestAReplayIsOnePieceOfTheOrder(t *testing.T) {
+	withShards(t, 4)
+	const publishers, each = 4, 400
+	m := startManager(t, WithMaxBuffer(1000), WithHistory(3000))
+	var links []*hearing
+	var clients []*client
+	join := func(last int) {
+		h := &hearing{}
+		p, err := m.reserve("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := ClientID(m.lastID.Add(1))
+		c := &client{id: id, shard: m.shardOf(id), place: p, connectedAt: time.Now(), link: h, sub: Subscription{Project: "p"}}
+		c.recall(past{last: last})
+		c.markSeen(c.connectedAt)
+		if err := c.shard.register(c); err != nil {
+			t.Fatal(err)
+		}
+		links, clients = append(links, h), append(clients, c)
+	}
+	join(0)
+	var all sync.WaitGroup
+	for n := range publishers {
+		all.Go(func() {
+			for i := range each {
+				if err := m.Broadcast(Message{Project: "p", Data: fmt.Appendf(nil, "p %d/%d", n, i)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for n := range 60 {
+		join(1 + 10*n)
+	}
+	all.Wait()
+	want := links[0].of(clients[0], "p")
+	if len(want) != publishers*each {
+		t.Fatalf("the first client has heard %d messages", len(want))
+	}
+	for i, h := range links {
+		var ended bool
+		waitFor(t, m, "the replay has ended", func() bool {
+			clients[i].shard.ask(func() { ended = clients[i].replay == nil })
+			return ended
+		})
+		if got := h.of(clients[i], "p"); len(got) > len(want) || !slices.Equal(got, want[len(want)-len(got):]) {
+			t.Fatalf("client %d has heard %d messages, and they are not the last ones of the order", i, len(got))
 		}
 	}
 }
