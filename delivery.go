@@ -25,17 +25,16 @@ func (s *shard) deliverBatch() {
 	for _, m := range s.batch {
 		if m.project != "" {
 			ofProject := s.projects[m.project]
-			if len(ofProject) == 0 || ofProject[0].taken.skips(m) {
+			if len(ofProject) == 0 {
 				continue
 			}
+			ofProject[0].taken.take(m)
 			for _, g := range ofProject {
 				s.offerGroup(g, m)
 			}
 			continue
 		}
-		if s.takenOfAll.skips(m) {
-			continue
-		}
+		s.takenOfAll.take(m)
 		for _, g := range s.groups {
 			s.offerGroup(g, m)
 		}

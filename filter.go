@@ -165,22 +165,13 @@ type group struct {
 	looksBack bool       // its clients read the history, and no message is offered to them
 }
 
-// taken is the number of the newest message of a feed that a shard has offered to its clients.
+// taken is the number of the newest message of a feed that a shard has offered to its clients, or of the newest one before
+// the first of its present clients joined.
 type taken uint64
 
-// skips takes the next message. It reports whether the message was published before the oldest of the shard's present
-// clients joined: a client's join overtakes such messages, and a replay may hold them too. A message without a number is
-// none of a feed.
-func (t *taken) skips(m *message) bool {
-	if m.number == 0 {
-		return false
-	}
-	if taken(m.number) <= *t {
-		return true
-	}
-	*t = taken(m.number)
-	return false
-}
+// take takes the next message. It may be older than the last one: the join of the first client overtakes messages that
+// were meant for others, who have left. A replay may hold such a message too, but has not ended when it is offered.
+func (t *taken) take(m *message) { *t = max(*t, taken(m.number)) }
 
 // taken returns how far the client's shard has offered the messages that the client receives.
 func (c *client) taken() cursor {
