@@ -263,11 +263,17 @@ func WithShutdownTimeout(d time.Duration) Option {
 	return func(c *config) { c.shutdownTimeout = d }
 }
 
-// WithHistory sets how many of the newest messages of each project are kept for clients that look back, with ?last= or
-// ?since= in the query of their stream, and for [Manager.History], overriding the default of 1,000. Messages to all projects are kept likewise, beside those of the projects. Messages of other nodes are
-// kept like those of this node, and messages of [Manager.BufferMessage] are not kept. Messages that are older than
-// [WithHistoryAge] leave, and [WithHistoryBytes] bounds the memory. 0 turns the history off; otherwise from 1 to
-// 1,000,000 messages.
+// WithHistory sets how many of the newest messages of each project are kept for clients that look back, with last or
+// since in the query of their stream, and for [Manager.History], overriding the default of 1,000. Messages to all
+// projects are kept likewise, beside those of the projects. Messages of other nodes are kept like those of this node, and
+// messages of [Manager.BufferMessage] are not kept. Messages that are older than [WithHistoryAge] leave, and
+// [WithHistoryBytes] bounds the memory.
+//
+// What is published while a client looks back waits for it in the history, and not in its buffer, so that
+// [WithKeepLevels] doesn't apply to it. If it leaves the history before the client has received it, it is lost; with
+// [Disconnect], the client is closed.
+//
+// 0 turns the history off, and then nobody can look back; otherwise from 1 to 1,000,000 messages.
 func WithHistory(messages int) Option {
 	return func(c *config) { c.history = messages }
 }
