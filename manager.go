@@ -189,8 +189,8 @@ func (m *Manager) newMessage(msg *Message) *message {
 
 // BufferMessage puts a text message for one client into its buffer, whatever the client's filter is. The message is
 // sent with the next drain, or before the next broadcast to that client. For a client that looks back, it keeps its place
-// among the broadcasts. If the buffer is full, its oldest message is
-// dropped. BufferMessage waits for a shard as Broadcast does. data is copied.
+// among the broadcasts. If the buffer is full, its oldest message is dropped. BufferMessage waits for a shard as
+// Broadcast does. data is copied.
 //
 // If id names no connected client, it changes nothing and returns [ErrUnknownClient]. It also returns [ErrTooLarge],
 // [ErrInvalidUTF8] and [ErrClosed].
