@@ -17,6 +17,7 @@ import (
 type admission struct {
 	sub   Subscription
 	grant Filter
+	past  past
 	ip    string
 }
 
@@ -220,6 +221,9 @@ func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 		return err
 	}
 	asked, err := queryFilter(c)
+	if err == nil {
+		_, err = queryPast(c)
+	}
 	if err != nil {
 		return fiber.NewError(fiber.StatusBadRequest, err.Error())
 	}

@@ -130,6 +130,14 @@ func (b *backlog) victim(m *message, overflow Overflow) (number uint64, ok bool)
 	return b.first, m.keep && overflow == DropOldest
 }
 
+// head returns the oldest message, or nil if none waits.
+func (b *backlog) head() *message {
+	if b.count == 0 {
+		return nil
+	}
+	return *b.slot(b.first)
+}
+
 // oldest returns the size of the oldest message's frame, or 0 if none waits.
 func (b *backlog) oldest() int {
 	if b.count == 0 {

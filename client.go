@@ -40,6 +40,7 @@ type client struct {
 	place       *place
 	connectedAt time.Time
 	grant       Filter // the grant of WithAuthorize, or of the caller of Serve
+	joined      cursor // the newest messages when it was registered
 
 	// Owned by the shard's goroutine.
 	pong, closing []byte // control frames to send as soon as a frame may start
@@ -49,6 +50,7 @@ type client struct {
 	window        *window // nil until the first message
 	rtt           uint32  // the shortest round trip, in milliseconds; 0 until the first one
 
+	replay  *replay      // nil if it doesn't look back
 	sub     Subscription // its Filter is the one in force, within grant
 	group   *group
 	inGroup int // index in group.clients
@@ -64,7 +66,7 @@ type client struct {
 	waitingSince time.Time     // when the empty backlog received its first message
 	paid         time.Duration // the time that its requests have used up, since connectedAt
 
-	dropped, abandoned, filtered, conflated uint64
+	dropped, abandoned, filtered, conflated, replayed uint64
 
 	// Atomic.
 	seen       atomic.Int64  // when the client last gave a sign of life, in nanoseconds since connectedAt
@@ -90,6 +92,7 @@ type flight struct {
 	done     int  // how many of the bytes the kernel has accepted
 	messages int  // how many of the frames are messages
 	notice   bool // the first frame is a notice, and not one of these messages
+	replayed bool // the messages are of a replay
 }
 
 // landed returns how many messages of the flight the kernel has accepted completely.
@@ -101,10 +104,15 @@ func (f *flight) landed() int {
 	return min(n, f.messages) // a reply is not a message either
 }
 
-func (c *client) buffered() int { return c.backlog.len() + c.flight.messages }
+func (c *client) buffered() int {
+	if c.flight.replayed {
+		return c.backlog.len()
+	}
+	return c.backlog.len() + c.flight.messages
+}
 
 func (c *client) bufferedBytes() int {
-	if c.flight.messages == 0 {
+	if c.flight.messages == 0 || c.flight.replayed {
 		return c.backlog.bytes
 	}
 	return c.backlog.bytes + len(c.flight.bytes) - c.flight.done
@@ -153,6 +161,7 @@ func (c *client) snapshot() Client {
 		Abandoned:     c.abandoned,
 		Filtered:      c.filtered,
 		Conflated:     c.conflated,
+		Replayed:      c.replayed,
 		Buffered:      c.buffered(),
 		BufferedBytes: c.bufferedBytes(),
 		Slow:          c.slow,
@@ -188,6 +197,7 @@ func (c *client) add() {
 		c.remove(err)
 		return
 	}
+	c.joinReplay()
 	c.link.Begin()
 }
 
@@ -199,6 +209,7 @@ func (c *client) shut(code int, reason string) {
 		return
 	}
 	c.withdraw()
+	c.replay = nil
 	c.phase = phaseClosing
 	if c.closeCode == 0 {
 		c.closeCode, c.closeReason = code, reason
@@ -266,6 +277,11 @@ func (c *client) countConflated(n int) {
 	c.shard.totals.Conflated += uint64(n)
 }
 
+func (c *client) countReplayed(n int) {
+	c.replayed += uint64(n)
+	c.shard.totals.Replayed += uint64(n)
+}
+
 // refused closes a client that has violated the protocol, with the code for the violation.
 func (c *client) refused(err error) {
 	if broken, ok := errors.AsType[*wsframe.CloseError](err); ok {
@@ -292,6 +308,7 @@ func (c *client) remove(cause error) {
 		return
 	}
 	c.withdraw()
+	c.replay = nil
 	c.phase = phaseGone
 	delete(s.leaving, c)
 	c.unawait()
@@ -305,7 +322,9 @@ func (c *client) remove(cause error) {
 	c.link.Close()
 
 	c.abandon()
-	c.countAbandoned(c.flight.messages)
+	if !c.flight.replayed {
+		c.countAbandoned(c.flight.messages)
+	}
 	c.flight = flight{}
 	s.totals.Disconnects++
 	if c.closeCode == 0 {

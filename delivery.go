@@ -24,11 +24,17 @@ func (s *shard) deliverBatch() {
 	begin := s.beginBatch()
 	for _, m := range s.batch {
 		if m.project != "" {
-			for _, g := range s.projects[m.project] {
+			ofProject := s.projects[m.project]
+			if len(ofProject) == 0 {
+				continue
+			}
+			ofProject[0].taken.take(m)
+			for _, g := range ofProject {
 				s.offerGroup(g, m)
 			}
 			continue
 		}
+		s.takenOfAll.take(m)
 		for _, g := range s.groups {
 			s.offerGroup(g, m)
 		}
@@ -64,7 +70,7 @@ func (s *shard) endBatch(begin time.Time) {
 }
 
 func (s *shard) offerGroup(g *group, m *message) {
-	if !g.sub.matches(m) {
+	if g.looksBack || !g.sub.matches(m) {
 		return
 	}
 	if len(g.batch) == 0 {
@@ -118,7 +124,9 @@ func (c *client) writeThrough(joined *stretch, batch []*message) {
 	taken := 0
 	var err error
 	if len(now) > 0 {
-		taken, err = c.write(p, now, buf, probe)
+		var landed int
+		taken, landed, err = c.write(p, now, buf, probe)
+		c.countSent(landed)
 	}
 	if taken < len(batch) {
 		c.enqueue(batch[taken:])
@@ -183,7 +191,9 @@ func join(buf *stretch, batch []*message) stretch {
 // write offers p to a client that isn't busy. p is the frames of batch, as join has put them into buf. It returns how
 // many of the frames no longer belong to the shard: they are sent or in flight. If all of them are sent, a probe may
 // follow in the same system call.
-func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte) (taken int, err error) {
+//
+// It also returns how many messages are sent, which the caller counts.
+func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte) (taken, landed int, err error) {
 	sent, held, err := c.link.Write(p.bytes, p.lengths, probe)
 	c.busy = sent < len(p.bytes)+len(probe)
 	c.left = held > 0 && probe != nil
@@ -195,11 +205,10 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 			taken++
 		}
 	}
-	messages := taken
+	landed = taken
 	if taken > 0 && batch[0].notice {
-		messages--
+		landed--
 	}
-	c.countSent(messages)
 	switch {
 	case !c.busy:
 	case held > 0:
@@ -230,7 +239,7 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 	if over := sent - len(p.bytes); over > 0 {
 		c.sentProbe(probe, over)
 	}
-	return taken, err
+	return taken, landed, err
 }
 
 // sentProbe notes that the link has accepted a probe, or the beginning of one.
@@ -287,7 +296,11 @@ func (c *client) writable(n int, err error) {
 // landed counts messages of the flight as sent.
 func (c *client) landed(messages int) {
 	c.flight.messages -= messages
-	c.countSent(messages)
+	if c.flight.replayed {
+		c.countReplayed(messages)
+	} else {
+		c.countSent(messages)
+	}
 }
 
 // makeRoom sends as much as possible before a message would be dropped needlessly. That is messages that BufferMessage
@@ -337,6 +350,9 @@ func (c *client) buffer(m *message) {
 		c.countAbandoned(1)
 		return
 	}
+	if m.own = true; c.replay != nil {
+		m.number, m.stamp = c.taken().project, c.taken().all
+	}
 	s.drained = append(s.drained[:0], m)
 	c.enqueue(s.drained)
 	clear(s.drained)
@@ -345,43 +361,56 @@ func (c *client) buffer(m *message) {
 
 // drain sends the client's buffered messages, in order, until the link or the client's window accepts no more. The
 // client is told of dropped messages at their place, together with the messages after them.
+//
+// A client that looks back receives its buffered messages in their place in the replay, which goes on at the end of the
+// turn.
 func (c *client) drain() {
-	s := c.shard
 	err := c.sendControl()
 	if err == nil && c.left && !c.busy {
 		c.left = false
 		err = c.ask() // now, or a client that never catches up would not be asked before its window is full
 	}
-	for !c.busy && err == nil && c.phase < phaseClosing && !c.idle() {
+	if c.replay != nil {
+		c.replayOn()
+	}
+	for more := c.replay == nil; more && !c.busy && err == nil && c.phase < phaseClosing && !c.idle(); {
 		room, size := c.room(c.backlog.oldest())
 		if room == 0 {
 			c.window.held = true
 			break
 		}
-		s.drained = s.drained[:0]
-		gap := c.backlog.gaps.due(c.backlog.first)
-		if gap != nil {
-			s.drained = append(s.drained, c.v1.notice(gap))
-		}
-		s.drained = c.backlog.peek(s.drained, room-len(s.drained), min(size, joinBytes))
-		if len(s.drained) == 0 {
-			break
-		}
-		p := join(&s.scratch, s.drained)
-		var taken int
-		taken, err = c.write(&p, s.drained, &s.scratch, c.probe(amount{uint32(len(s.drained)), uint32(len(p.bytes))}))
-		if gap != nil && taken > 0 {
-			c.backlog.gaps.told()
-			taken--
-		}
-		c.backlog.discard(taken)
-		clear(s.drained)
+		more, err = c.sendBuffered(room, min(size, joinBytes))
 	}
 	if err == nil {
 		err = c.ask()
 	}
 	c.review()
 	c.settle(err)
+}
+
+// sendBuffered sends the client's oldest buffered messages in one write: at most n messages, and limit bytes of them
+// after the first. It returns false if there are none.
+func (c *client) sendBuffered(n, limit int) (some bool, err error) {
+	s := c.shard
+	s.drained = s.drained[:0]
+	gap := c.backlog.gaps.due(c.backlog.first)
+	if gap != nil {
+		s.drained = append(s.drained, c.v1.notice(gap))
+	}
+	s.drained = c.backlog.peek(s.drained, n-len(s.drained), limit)
+	if len(s.drained) == 0 {
+		return false, nil
+	}
+	p := join(&s.scratch, s.drained)
+	taken, landed, err := c.write(&p, s.drained, &s.scratch, c.probe(amount{uint32(len(s.drained)), uint32(len(p.bytes))}))
+	c.countSent(landed)
+	if gap != nil && taken > 0 {
+		c.backlog.gaps.told()
+		taken--
+	}
+	c.backlog.discard(taken)
+	clear(s.drained)
+	return true, err
 }
 
 // drainControl sends pending control frames and replies, without the messages that BufferMessage has queued for the
@@ -433,7 +462,7 @@ func (c *client) settle(err error) {
 	}
 	c.unawait()
 	switch {
-	case c.phase == phaseFlushing:
+	case c.phase == phaseFlushing && c.replay == nil:
 		c.shut(wsframe.CodeGoingAway, reasonShutdown)
 	case c.closeSent && c.closeReceived:
 		c.remove(nil)
@@ -477,6 +506,9 @@ func (c *client) unawait() {
 
 func (c *client) leaveWaiting() {
 	s := c.shard
+	if c.replay != nil { // its messages wait in the history
+		return
+	}
 	s.waiting = swapOut(s.waiting, int(c.inWaiting), func(moved *client) { moved.inWaiting = c.inWaiting })
 	c.inWaiting = -1
 }

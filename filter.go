@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // maxFilterValues bounds a list of a filter. Any client may send a filter.
@@ -24,6 +25,12 @@ type Filter struct {
 type Subscription struct {
 	Project string `json:"project"`
 	Filter
+
+	// Since is how far back the client may look into the history, see [WithHistory]: a look-back begins with the messages
+	// that were published at that time or later. The zero value is no limit: whoever is let in may read what is held from
+	// before. A time to come means none from before. Messages that are published while the client is connected are not
+	// concerned.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // normalize returns a copy of the filter in the form that [Filter.normalize] describes. It fails if that fails or if
@@ -154,15 +161,45 @@ type group struct {
 	inProject int // index in its list of shard.projects
 	clients   []*client
 	batch     []*message // the messages of this turn that match the group
+	taken     *taken     // of the project
+	looksBack bool       // its clients read the history, and no message is offered to them
+}
+
+// taken is the number of the newest message of a feed that a shard has offered to its clients, or of the newest one before
+// the first of its present clients joined.
+type taken uint64
+
+// take takes the next message. It may be older than the last one: the join of the first client overtakes messages that
+// were meant for others, who have left. A replay may hold such a message too, but has not ended when it is offered.
+func (t *taken) take(m *message) { *t = max(*t, taken(m.number)) }
+
+// taken returns how far the client's shard has offered the messages that the client receives.
+func (c *client) taken() cursor {
+	if c.group == nil { // it is being flushed
+		return c.replay.end
+	}
+	return cursor{uint64(*c.group.taken), uint64(c.shard.takenOfAll)}
 }
 
 func (c *client) enterGroup() {
 	s := c.shard
-	key := c.sub.key()
+	key, looksBack := c.sub.key(), c.replay != nil
+	if looksBack {
+		key += "<"
+	}
 	g := s.groups[key]
 	if g == nil {
 		ofProject := s.projects[c.sub.Project]
-		g = &group{key: key, sub: c.sub, inProject: len(ofProject)}
+		g = &group{key: key, sub: c.sub, inProject: len(ofProject), looksBack: looksBack}
+		if len(ofProject) > 0 {
+			g.taken = ofProject[0].taken
+		} else {
+			first := taken(c.joined.project)
+			g.taken = &first
+		}
+		if len(s.groups) == 0 {
+			s.takenOfAll = taken(c.joined.all)
+		}
 		s.mu.Lock()
 		s.groups[key] = g
 		s.projects[c.sub.Project] = append(ofProject, g)
@@ -174,13 +211,30 @@ func (c *client) enterGroup() {
 
 // leaveGroup takes the client out of its group, so that no more messages are offered to it.
 func (c *client) leaveGroup() {
-	s := c.shard
-	g := c.group
-	if g == nil {
-		return
+	if c.group != nil {
+		c.shard.takeOut(c.group, c.inGroup)
+		c.group = nil
 	}
-	c.group = nil
-	g.clients = swapOut(g.clients, c.inGroup, func(moved *client) { moved.inGroup = c.inGroup })
+}
+
+// changeGroup moves the client to the group in which it belongs by now. It enters that before it leaves the other one:
+// with the last group of a project, its shard forgets how far it has taken the project's messages.
+func (c *client) changeGroup() {
+	s := c.shard
+	s.regrouping.Add(1)
+	g, i := c.group, c.inGroup
+	c.enterGroup()
+	s.takeOut(g, i)
+	s.regrouping.Add(-1)
+}
+
+// takeOut removes a client from a group.
+func (s *shard) takeOut(g *group, i int) {
+	g.clients = swapOut(g.clients, i, func(moved *client) {
+		if moved.group == g { // and not the client itself, which is in another group by now
+			moved.inGroup = i
+		}
+	})
 	if len(g.clients) > 0 {
 		return
 	}

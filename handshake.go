@@ -147,7 +147,7 @@ func (m *Manager) upgrade(c *fiber.Ctx, a admission, o *opening) error {
 			_ = conn.Close() // as in serve
 			return
 		}
-		_ = m.serve(conn, a.sub, a.grant, p) // the client has been told
+		_ = m.serve(conn, a.sub, a.grant, a.past, p) // the client has been told
 	}, websocket.Config{
 		Subprotocols:   []string{Protocol},
 		RecoverHandler: m.recovered, // the default one tells the client what the panic said

@@ -48,6 +48,7 @@ const (
 	// A message counts with its size and what the message and its slot take besides, and a feed with messages counts
 	// too. Otherwise short messages, or projects with one message each, would take many times the bound.
 	historyMessageBytes = 192
+	historyKeyBytes     = 64
 	historyFeedBytes    = 256
 
 	// historyIdle is how many feeds without messages are kept at most in each part for clients that may return. Clients
@@ -93,15 +94,16 @@ type feed struct {
 	gone  bool // guarded by order: the feed is forgotten, and whoever has waited for its lock has to look again
 
 	// Guarded by part.mu.
-	slots   []*message // a ring; the length is a power of two
-	first   uint64     // the kept messages have numbers from first to next-1
-	next    uint64     // the number of the next message
-	bytes   int64      // what they count with, without the feed itself
-	oldest  uint64     // the stamp of the oldest message
-	inHeap  int        // index in part.filled, or -1
-	base    uint64     // the number before the first message of the feed
-	newest  uint64     // the stamp of the newest message
-	since   uint64     // the stamp since which no message of the project is missing here
+	slots   []*message        // a ring; the length is a power of two
+	keys    map[string]uint64 // the numbers of the newest messages with each key; nil if none has one
+	first   uint64            // the kept messages have numbers from first to next-1
+	next    uint64            // the number of the next message
+	bytes   int64             // what they count with, without the feed itself
+	oldest  uint64            // the stamp of the oldest message
+	inHeap  int               // index in part.filled, or -1
+	base    uint64            // the number before the first message of the feed
+	newest  uint64            // the stamp of the newest message
+	since   uint64            // the stamp since which no message of the project is missing here
 	clients int
 	left    uint64 // when the last client left
 	lingers bool   // is in part.idle
@@ -213,6 +215,9 @@ func (h *history) append(f *feed, m *message) (clients int) {
 			h.dropLocked(f)
 		}
 		f.push(m)
+		if m.key != "" {
+			f.remember(m)
+		}
 		f.bytes += bytes
 		p.kept++
 		h.keptBytes.Add(bytes)
@@ -232,6 +237,9 @@ func (h *history) append(f *feed, m *message) (clients int) {
 func (m *message) historyBytes() int64 {
 	if m == nil {
 		return 0
+	}
+	if m.key != "" {
+		return int64(m.size() + historyMessageBytes + historyKeyBytes)
 	}
 	return int64(m.size() + historyMessageBytes)
 }
@@ -276,6 +284,9 @@ func (h *history) evictLocked(p *historyPart) {
 func (h *history) dropLocked(f *feed) {
 	slot := f.slot(f.first)
 	bytes := (*slot).historyBytes()
+	if key := (*slot).key; key != "" && f.keys[key] == f.first {
+		delete(f.keys, key)
+	}
 	*slot = nil
 	f.first++
 	f.bytes -= bytes
@@ -299,7 +310,7 @@ func (h *history) placeLocked(f *feed) {
 	p := f.part
 	switch {
 	case f.first == f.next:
-		f.slots = nil
+		f.slots, f.keys = nil, nil
 		if f.inHeap >= 0 {
 			heap.Remove(&p.filled, f.inHeap)
 			h.keptBytes.Add(-historyFeedBytes)
@@ -326,6 +337,25 @@ func (h *history) placeLocked(f *feed) {
 
 // slot is the place of the message with that number.
 func (f *feed) slot(number uint64) **message { return &f.slots[number&uint64(len(f.slots)-1)] }
+
+// remember makes m the newest message with its key. The key in the map becomes that of m, and keeps no older one alive.
+func (f *feed) remember(m *message) {
+	if f.keys == nil {
+		f.keys = make(map[string]uint64)
+	}
+	f.keys[m.key] = m.number
+}
+
+// newer returns the newest message of the same project and key that is held, or nil if that is m itself.
+func (h *history) newer(m *message) *message {
+	p := h.part(m.project)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f := p.feeds[m.project]; f != nil && f.keys[m.key] > m.number {
+		return *f.slot(f.keys[m.key])
+	}
+	return nil
+}
 
 func (f *feed) push(m *message) {
 	if n := len(f.slots); f.next-f.first == uint64(n) {

@@ -188,8 +188,9 @@ func (m *Manager) newMessage(msg *Message) *message {
 }
 
 // BufferMessage puts a text message for one client into its buffer, whatever the client's filter is. The message is
-// sent with the next drain, or before the next broadcast to that client. If the buffer is full, its oldest message is
-// dropped. BufferMessage waits for a shard as Broadcast does. data is copied.
+// sent with the next drain, or before the next broadcast to that client. For a client that looks back, it keeps its place
+// among the broadcasts. If the buffer is full, its oldest message is dropped. BufferMessage waits for a shard as
+// Broadcast does. data is copied.
 //
 // If id names no connected client, it changes nothing and returns [ErrUnknownClient]. It also returns [ErrTooLarge],
 // [ErrInvalidUTF8] and [ErrClosed].
@@ -381,6 +382,7 @@ type message struct {
 	at     int64  // when it was published, in Unix nanoseconds
 	keep   bool   // its level is one that WithKeepLevels names
 	notice bool   // a message of the protocol for one client, which is not counted
+	own    bool   // a message of BufferMessage, which is none of a feed; number and stamp are then its place in a replay
 }
 
 // newMessage copies everything that it needs from msg, in two allocations: the message, and one stretch of bytes for

@@ -51,6 +51,12 @@ func From(c *fiber.Ctx) *Manager {
 // The query's level and environment, each repeated or with commas, are the first filter. A near miss of these names,
 // such as levels or filter, is answered with 400.
 //
+// With last, from 1 to 1,000,000, the stream begins with so many of the last messages that match the filter. With since,
+// it begins with those that are at most as old as a duration such as 10m, or were published at an RFC 3339 time or
+// later. Both together ask for the last ones of those. They come from the history, as far as it holds them; see
+// [WithHistory] and Since of [Subscription]. Then come those that are published after the handshake. Any other value is
+// answered with 400.
+//
 // A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake would be.
 // This is how mesherstream.js learns why it was refused, which a WebSocket doesn't tell a page. A GET or HEAD for
 // mesherstream.js in place of the project receives the module for browsers. Everything else is passed to the next
@@ -113,7 +119,8 @@ func (m *Manager) handle(c *fiber.Ctx) error {
 // being decompressed.
 //
 // sub is what the client is granted; over the wire, the client can only narrow its filter within the grant. The caller
-// is responsible for checking the origin and the authorization.
+// is responsible for checking the origin and the authorization. Serve doesn't read the query of the request. Such a
+// client looks back with a subscribe request that has last.
 //
 // If Fiber's ProxyHeader is set, it supplies the client's address. If the request has passed a handler of
 // [Manager.Handler] before the route, the address is the one that the stream's path would determine. Otherwise Serve
@@ -129,16 +136,16 @@ func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 		refuse(conn, wsframe.CodeInternalError, "")
 		return err
 	}
-	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter}
+	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter, Since: sub.Since}
 	p, err := m.reserve(m.addressOfConn(conn))
 	if err != nil {
 		return tellRefusal(conn, err)
 	}
-	return m.serve(conn, sub, filter, p)
+	return m.serve(conn, sub, filter, past{}, p)
 }
 
 // serve streams to a client that holds a place, and gives the place back.
-func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p *place) error {
+func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, asked past, p *place) error {
 	// If the server has KeepHijackedConns, fasthttp leaves the closing to the handler. Otherwise this does nothing.
 	defer func() { _ = conn.Close() }()
 	connectedAt := time.Now() // and not after the relay has taken its time: the client may ask for something meanwhile
@@ -170,6 +177,7 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, p 
 	if conn.Subprotocol() == Protocol {
 		c.agree()
 	}
+	c.recall(asked)
 	c.markSeen(time.Now()) // messages that it has sent in the meantime were not read
 	if raw := link.Raw(conn); !link.LimitUnsent(raw, m.cfg.unsentLimit) {
 		m.tellOfWrapper(raw)
@@ -262,6 +270,9 @@ func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission,
 		return a, err
 	}
 	asked, err := queryFilter(c)
+	if err == nil {
+		a.past, err = queryPast(c)
+	}
 	if err != nil {
 		return a, fiber.NewError(fiber.StatusBadRequest, err.Error())
 	}

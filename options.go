@@ -263,11 +263,17 @@ func WithShutdownTimeout(d time.Duration) Option {
 	return func(c *config) { c.shutdownTimeout = d }
 }
 
-// WithHistory sets how many of the newest messages of each project are kept for [Manager.History], overriding the
-// default of 1,000. Messages to all projects are kept likewise, beside those of the projects. Messages of other nodes are
-// kept like those of this node, and messages of [Manager.BufferMessage] are not kept. Messages that are older than
-// [WithHistoryAge] leave, and [WithHistoryBytes] bounds the memory. 0 turns the history off; otherwise from 1 to
-// 1,000,000 messages.
+// WithHistory sets how many of the newest messages of each project are kept for clients that look back, with last or
+// since in the query of their stream, and for [Manager.History], overriding the default of 1,000. Messages to all
+// projects are kept likewise, beside those of the projects. Messages of other nodes are kept like those of this node, and
+// messages of [Manager.BufferMessage] are not kept. Messages that are older than [WithHistoryAge] leave, and
+// [WithHistoryBytes] bounds the memory.
+//
+// What is published while a client looks back waits for it in the history, and not in its buffer, so that
+// [WithKeepLevels] doesn't apply to it. If it leaves the history before the client has received it, it is lost; with
+// [Disconnect], the client is closed.
+//
+// 0 turns the history off, and then nobody can look back; otherwise from 1 to 1,000,000 messages.
 func WithHistory(messages int) Option {
 	return func(c *config) { c.history = messages }
 }
@@ -280,7 +286,7 @@ func WithHistoryAge(d time.Duration) Option {
 
 // WithHistoryBytes sets how many bytes the histories of all projects take together at most, overriding the default of
 // 16 MiB. Beyond that, the oldest messages leave, whatever their projects are; the bound is passed for a moment at most.
-// A message counts with its data, its frame's header, its fields and 192 bytes, and a project with messages counts with
+// A message counts with its data, its frame's header, its fields and 192 bytes, with 64 more if it has a key, and a project with messages counts with
 // 256 bytes. A message that is larger than the bound is not kept, nor are the messages of its project before it. From 1
 // KiB to 1 GiB.
 func WithHistoryBytes(n int) Option {

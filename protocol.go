@@ -44,6 +44,7 @@ type errorAnswer struct {
 type subscribeRequest struct {
 	Type    string
 	Filters *wireFilters
+	Last    int // how many messages to look back for; 0 if the request does not say
 }
 
 type wireFilters struct {
@@ -258,7 +259,11 @@ func (c *client) subscribe(data []byte) []byte {
 	if filter, err = filter.within(c.grant); err != nil {
 		return refusal(c.v1.name(), errorNotGranted, err.Error())
 	}
-	return request.answer(&c.shard.answer, filter, c.v1.name(), c.setFilter(filter))
+	filtered := c.setFilter(filter)
+	if request.Last > 0 {
+		c.lookBack(request.Last)
+	}
+	return request.answer(&c.shard.answer, filter, c.v1.name(), filtered)
 }
 
 // setFilter puts a filter within the grant into force. It removes the buffered messages that do not match the filter,
@@ -268,11 +273,8 @@ func (c *client) setFilter(f Filter) (filtered int) {
 	if c.phase != phaseOpen {
 		return 0
 	}
-	s.regrouping.Add(1)
-	c.leaveGroup()
 	c.sub.Filter = f
-	c.enterGroup()
-	s.regrouping.Add(-1)
+	c.changeGroup()
 	s.totals.FilterSets++
 	filtered = c.backlog.filter(f.matches)
 	c.countFiltered(filtered)
@@ -282,17 +284,52 @@ func (c *client) setFilter(f Filter) (filtered int) {
 type gapNotice struct {
 	Type    string         `json:"type"`
 	Stream  string         `json:"stream"`
-	Dropped int            `json:"dropped"`
-	ByLevel map[string]int `json:"by_level"`
+	Reason  string         `json:"reason"`
+	Dropped int            `json:"dropped,omitempty"`
+	AtMost  uint64         `json:"at_most,omitempty"`
+	ByLevel map[string]int `json:"by_level,omitempty"`
 	Since   time.Time      `json:"since"`
 	Until   time.Time      `json:"until"`
 }
 
+// The reasons of a gap.
+const (
+	reasonSlow = "slow" // the client was connected, and too slow
+	reasonAway = "away" // it was not connected
+)
+
+// message returns the notice as a message, with the times at which the first and the last of the missing messages were
+// published.
+func (n gapNotice) message(since, until int64) *message {
+	moment := func(nanos int64) time.Time { return time.Unix(0, nanos).UTC().Truncate(time.Millisecond) }
+	n.Type, n.Since, n.Until = typeGap, moment(since), moment(until)
+	return &message{frame: encodeAnswer(n), notice: true}
+}
+
 // notice returns the message that tells a client of one of its gaps.
 func (v *v1) notice(g *gap) *message {
-	moment := func(nanos int64) time.Time { return time.Unix(0, nanos).UTC().Truncate(time.Millisecond) }
-	n := gapNotice{typeGap, v.stream, g.dropped, v.gaps.byLevel(g), moment(g.since), moment(g.until)}
-	return &message{frame: encodeAnswer(n), notice: true}
+	n := gapNotice{Stream: v.stream, Reason: reasonSlow, Dropped: g.dropped, ByLevel: v.gaps.byLevel(g)}
+	return n.message(g.since, g.until)
+}
+
+// lostNotice returns the message that tells a client of the messages that have left the history before its replay could
+// send them. They are between the last message that it was sent and those of next. How many of them its filter would have
+// let pass is known only if it lets everything pass.
+func (v *v1) lostNotice(r *replay, f *Filter, next []*message) *message {
+	n := gapNotice{Stream: v.stream, Reason: reasonAway}
+	if r.slow {
+		n.Reason = reasonSlow
+	}
+	if len(f.Levels)+len(f.Environments) == 0 {
+		n.Dropped = int(r.lost)
+	} else {
+		n.AtMost = r.lost
+	}
+	until := time.Now().UnixNano()
+	if len(next) > 0 {
+		until = next[0].at
+	}
+	return n.message(min(r.seen, until), until)
 }
 
 // Protocol is the WebSocket subprotocol with which a client agrees to be told more: its ID and the gaps in its stream.

@@ -3,7 +3,12 @@ package mesherstream
 import (
 	"bytes"
 	"iter"
+	"slices"
+	"sort"
 	"strings"
+	"time"
+
+	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
 // This file reads the history: forwards, from a place to another, and backwards, to find the place at which the last
@@ -66,6 +71,7 @@ func (f *feed) copy(dst []*message, from, to uint64) []*message {
 // A reading is the result of read.
 type reading struct {
 	messages []*message // those that match, in the order in which the node has published them
+	begin    cursor     // the place before them, after those that are no longer held
 	at       cursor     // the place after them
 	lost     uint64     // messages before at that are no longer held, whether they would match or not
 	more     bool       // there is more between at and the place to which to read
@@ -83,7 +89,8 @@ func (h *history) read(project string, f *Filter, from, to cursor, buf []*messag
 	if project != "" {
 		own, ownLost, ownMore = h.after(space[1][:0], project, from.project, to.project)
 	}
-	r := reading{messages: buf, at: cursor{from.project + ownLost, from.all + allLost}, lost: ownLost + allLost}
+	begin := cursor{from.project + ownLost, from.all + allLost}
+	r := reading{messages: buf, begin: begin, at: begin, lost: ownLost + allLost}
 	for len(r.messages) < len(buf)+n {
 		var m *message
 		switch {
@@ -194,5 +201,317 @@ func (m *message) copy() Message {
 		Data:        bytes.Clone(m.payload()),
 		Binary:      m.isBinary(),
 		Key:         strings.Clone(m.key),
+	}
+}
+
+// place returns the number before the oldest message of a project that is held and has a stamp of at least that.
+func (h *history) place(project string, stamp uint64) uint64 {
+	p := h.part(project)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.feeds[project]
+	if f == nil {
+		return 0
+	}
+	first, next := f.held(h.now(), h.age)
+	younger := sort.Search(int(next-first), func(i int) bool { return (*f.slot(first + uint64(i))).stamp >= stamp })
+	return first + uint64(younger) - 1
+}
+
+// since returns the place before the messages of a project that were published at that time or later.
+func (h *history) since(project string, t time.Time) cursor {
+	stamp, age := h.now(), time.Since(t)
+	switch {
+	case age <= 0:
+		stamp += uint64(-age)
+	case uint64(age) < stamp:
+		stamp -= uint64(age)
+	default:
+		stamp = 0
+	}
+	at := cursor{all: h.place("", stamp)}
+	if project != "" {
+		at.project = h.place(project, stamp)
+	}
+	return at
+}
+
+func (a cursor) least(b cursor) cursor { return cursor{min(a.project, b.project), min(a.all, b.all)} }
+
+func (a cursor) most(b cursor) cursor { return cursor{max(a.project, b.project), max(a.all, b.all)} }
+
+// reaches reports whether nothing is between a and b, if a is before b.
+func (a cursor) reaches(b cursor) bool { return a.project >= b.project && a.all >= b.all }
+
+// beyond returns how many messages are between b and a, if b is before a.
+func (a cursor) beyond(b cursor) uint64 {
+	return a.project - min(a.project, b.project) + a.all - min(a.all, b.all)
+}
+
+// pass moves the place past a message.
+func (a *cursor) pass(m *message) {
+	if m.project != "" {
+		a.project = m.number
+	} else {
+		a.all = m.number
+	}
+}
+
+// A replay is the state of a client that looks back: one that asks for messages from before its join, or from before a
+// change of its filter. It receives these from the history. Until it has reached the newest message that its shard has
+// taken, nothing is offered to it, and what is published in the meantime waits for it in the history as well. So a replay
+// drops nothing, however small the client's buffer is, unless the history does. Then the client belongs to its group
+// again, in the same turn, and receives what the shard takes next.
+type replay struct {
+	at    cursor // how far the client has read
+	first cursor // where the replay begins at the latest: what follows is not looked back for, it is due to the client
+	end   cursor // where it ends, if the client is being flushed
+
+	since     time.Time // messages from before are not looked back for
+	missing   int       // how many messages the search for the beginning has not found yet
+	searching bool      // at is how far the search has got
+	begun     bool      // something was read
+	due       bool      // is in shard.replays
+	slow      bool      // some of the lost messages were due to the client
+	lost      uint64    // messages that have left the history before they were read, and that the client is to be told of
+	seen      int64     // when the last message that was sent was published, in Unix nanoseconds
+}
+
+// past is what a client asks for that joins: the last messages, or those since a time, or if both are set, the last ones
+// of those. The zero value is none.
+type past struct {
+	last  int
+	since time.Time
+}
+
+// maxLast bounds how many messages a client may ask for. A history has no more.
+const maxLast = 1_000_000
+
+// later returns the later one of two times.
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// recall makes a client look back from its join. It is called before the client is registered.
+func (c *client) recall(p past) {
+	if p != (past{}) && c.shard.history.isOn() {
+		c.replay = &replay{since: later(p.since, c.sub.Since), missing: p.last, searching: true, seen: c.connectedAt.UnixNano()}
+	}
+}
+
+// joinReplay begins the replay of a client that has joined.
+func (c *client) joinReplay() {
+	if r := c.replay; r != nil {
+		r.first = c.joined
+		if r.missing > 0 {
+			r.at = c.joined
+		}
+		c.await()
+		c.replayOn()
+	}
+}
+
+// lookBack begins a replay with the last messages that match the client's filter. Those in its backlog, and those that a
+// replay before has not sent yet, are among them, whatever their number.
+func (c *client) lookBack(last int) {
+	s := c.shard
+	if c.phase != phaseOpen || !s.history.isOn() {
+		return
+	}
+	at := c.taken()
+	r := &replay{at: at, first: at, since: c.sub.Since, missing: last, searching: true, seen: time.Now().UnixNano()}
+	if before := c.replay; before != nil {
+		r.due, r.slow, r.lost, r.seen = before.due, before.slow, before.lost, before.seen
+		if before.searching {
+			r.first = before.first
+		} else {
+			r.first = before.at
+		}
+	}
+	c.countFiltered(c.backlog.filter(func(m *message) bool {
+		switch {
+		case m.own:
+		case m.project != "":
+			r.first.project = min(r.first.project, m.number-1)
+		default:
+			r.first.all = min(r.first.all, m.number-1)
+		}
+		return m.own
+	}))
+	c.replay = r
+	c.changeGroup()
+	c.await()
+	c.replayOn()
+}
+
+// replayOn gives the client's replay another bite.
+func (c *client) replayOn() {
+	if s := c.shard; !c.replay.due {
+		c.replay.due = true
+		s.replays = append(s.replays, c)
+	}
+}
+
+// replaySome gives a bite to each replay that was due before this turn has ended. It is called after the shard has taken
+// the messages of the turn.
+func (s *shard) replaySome() {
+	n := len(s.replays)
+	for _, c := range s.replays[:n] {
+		if c.replay != nil {
+			c.replay.due = false
+			c.bite()
+		}
+	}
+	s.replays = slices.Delete(s.replays, 0, n)
+}
+
+// bite lets the client's replay go on for one write.
+func (c *client) bite() {
+	err := c.sendControl()
+	if !c.busy && err == nil {
+		err = c.replaySomeMore()
+	}
+	if err == nil {
+		err = c.ask()
+	}
+	c.review()
+	c.settle(err)
+}
+
+func (c *client) replaySomeMore() error {
+	s, r := c.shard, c.replay
+	if r.searching && !r.search(c) {
+		c.replayOn()
+		return nil
+	}
+	to, whole := c.taken(), true
+	if !c.idle() { // by messages of BufferMessage, or a gap from before the replay
+		place := r.at
+		if m := c.backlog.head(); m != nil {
+			place = cursor{m.number, m.stamp}
+		}
+		if r.at.reaches(place) {
+			return c.replayBuffered()
+		}
+		to, whole = place, false
+	}
+	room, size := c.room(0)
+	if room == 0 {
+		c.window.held = true
+		return nil
+	}
+	got := s.history.read(c.sub.Project, &c.sub.Filter, r.at, to, append(s.drained[:0], nil), min(room, 2*historyBite), min(size, joinBytes))
+	s.drained = got.messages
+	defer clear(s.drained)
+	if r.lose(got.begin); r.slow && s.limits.overflow == Disconnect {
+		c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
+		return nil
+	}
+	batch, tells := slices.DeleteFunc(got.messages[1:], c.comesAgain), false
+	if r.lost > 0 && c.v1 != nil && (len(batch) > 0 || !got.more) {
+		tells = true
+		batch = got.messages[:1+len(batch)]
+		batch[0] = c.v1.lostNotice(r, &c.sub.Filter, batch[1:])
+	}
+	all := len(batch) <= room
+	batch = batch[:min(room, len(batch))]
+	if len(batch) > 0 {
+		if room, _ := c.room(len(batch[0].frame)); room == 0 {
+			c.window.held = true
+			return nil
+		}
+		p := join(&s.scratch, batch)
+		taken, landed, err := c.write(&p, batch, &s.scratch, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}))
+		c.flight.replayed = c.busy
+		c.countReplayed(landed)
+		all = all && taken == len(batch)
+		if tells && taken > 0 {
+			r.lost, r.slow = 0, false
+			taken--
+			batch = batch[1:]
+		}
+		for _, m := range batch[:taken] {
+			r.at.pass(m)
+			r.seen = m.at
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if all {
+		r.at = got.at
+	}
+	switch {
+	case all && !got.more && whole:
+		c.endReplay()
+	case !c.busy:
+		c.replayOn()
+	}
+	return nil
+}
+
+// comesAgain reports whether the replay has yet to send a newer message with the same key, which then stands for both.
+func (c *client) comesAgain(m *message) bool {
+	if m.key == "" {
+		return false
+	}
+	newer := c.shard.history.newer(m)
+	if newer == nil || !c.sub.Filter.matches(newer) {
+		return false
+	}
+	end := c.replay.at // of one that is open, there is none
+	end.pass(newer)
+	return c.phase == phaseOpen || c.replay.end.reaches(end)
+}
+
+// search goes back for a bite, and reports whether it has found where the replay begins.
+func (r *replay) search(c *client) (done bool) {
+	h, project := c.shard.history, c.sub.Project
+	if r.missing > 0 {
+		var more bool
+		r.at, r.missing, more = h.lookBack(project, &c.sub.Filter, r.at, r.missing)
+		if more {
+			return false
+		}
+	}
+	r.at = r.at.most(h.since(project, r.since)).least(r.first)
+	r.searching = false
+	return true
+}
+
+// lose moves the place over messages that are no longer held. Those that leave while the beginning is searched are none
+// that the client was promised.
+func (r *replay) lose(to cursor) {
+	due := to.beyond(r.at.most(r.first))
+	if r.begun {
+		r.lost += to.beyond(r.at)
+	} else {
+		r.lost += due
+	}
+	r.slow = r.slow || due > 0
+	r.at, r.begun = to, true
+}
+
+// replayBuffered sends the oldest message of BufferMessage, whose place in the replay is here, or a gap.
+func (c *client) replayBuffered() error {
+	if room, _ := c.room(c.backlog.oldest()); room == 0 {
+		c.window.held = true
+		return nil
+	}
+	_, err := c.sendBuffered(1, 0)
+	if !c.busy {
+		c.replayOn()
+	}
+	return err
+}
+
+// endReplay makes the client one that its shard offers messages to.
+func (c *client) endReplay() {
+	c.replay = nil
+	if c.phase == phaseOpen {
+		c.changeGroup()
 	}
 }

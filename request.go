@@ -361,6 +361,17 @@ func parseSubscribe(data []byte) (subscribeRequest, error) {
 			q.Filters = new(wireFilters)
 			return q.Filters.read(r)
 		}},
+		{name: "last", read: func(r *jsonReader) (err error) {
+			r.next()
+			text, err := r.number()
+			if err != nil {
+				return errNoLast
+			}
+			if q.Last, err = strconv.Atoi(text); err != nil || q.Last < 1 || q.Last > maxLast {
+				return errNoLast
+			}
+			return nil
+		}},
 	}
 	if err := r.document(func(name string) error { return readMember(&r, name, fields[:]) }); err != nil {
 		return q, err
@@ -400,6 +411,7 @@ func parseAck(data []byte) (n uint64, err error) {
 
 var (
 	errNoCount   = errors.New("n must be a whole number")
+	errNoLast    = fmt.Errorf("last must be a whole number from 1 to %d", maxLast)
 	errNoFilters = errors.New("filters must be an object")
 	errNoStrings = errors.New("a filter is a string or a list of strings")
 )

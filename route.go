@@ -7,7 +7,9 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -500,4 +502,47 @@ func queryFilter(c *fiber.Ctx) (Filter, error) {
 		return list
 	}
 	return Filter{Levels: values("level"), Environments: values("environment")}.normalize()
+}
+
+// queryPast reads ?last= and ?since=.
+func queryPast(c *fiber.Ctx) (p past, err error) {
+	value := func(key string) (v string, ok bool, err error) {
+		all := c.Context().QueryArgs().PeekMulti(key)
+		if len(all) > 1 {
+			return "", false, fmt.Errorf("query parameter %s is there twice", key)
+		}
+		if len(all) == 0 {
+			return "", false, nil
+		}
+		return string(all[0]), true, nil
+	}
+	last, ok, err := value("last")
+	if err != nil {
+		return p, err
+	}
+	if ok {
+		if n, err := strconv.ParseUint(last, 10, 32); err != nil || n < 1 || n > maxLast {
+			return p, fmt.Errorf("query parameter last is not a number from 1 to %d", maxLast)
+		} else {
+			p.last = int(n)
+		}
+	}
+	since, ok, err := value("since")
+	if err != nil || !ok {
+		return p, err
+	}
+	if p.since, ok = parseSince(since, time.Now()); !ok {
+		return p, errors.New("query parameter since is neither a time such as 2006-01-02T15:04:05Z nor an age such as 10m")
+	}
+	return p, nil
+}
+
+// parseSince reads a time, or an age that was reached at now.
+func parseSince(s string, now time.Time) (t time.Time, ok bool) {
+	if age, err := time.ParseDuration(s); err == nil {
+		return now.Add(-age), age >= 0
+	}
+	// In a query, the plus before an offset is a space unless it is escaped.
+	t, err := time.Parse(time.RFC3339, strings.ReplaceAll(s, " ", "+"))
+	return t, err == nil
 }

@@ -39,28 +39,30 @@ type shard struct {
 	regrouping atomic.Int64 // clients that move between two groups, or to their first one
 
 	// Owned by the goroutine; by mu while no goroutine runs.
-	hooks    *hookQueue // of this run
-	turn     inbox      // the inbox that this turn has taken
-	now      moment     // when it began
-	batch    []*message
-	batches  uint64
-	groups   map[string]*group   // changed under mu, so that wants can read it
-	projects map[string][]*group // likewise
-	touched  []*group
-	pinged   []*client // they are sent a pong at the end of the turn
-	again    []*client // their links have asked for another turn
-	waiting  []*client // the clients that a drain visits: they are busy, or have something buffered
-	wheel    wheel
-	beatAt   time.Time  // the last beat
-	awake    time.Time  // since when beats have come on time
-	joined   stretch    // the frames of a group's batch
-	drained  []*message // the messages that a drain takes from a backlog
-	scratch  stretch    // the frames of batch
-	probe    []byte     // the frame of the last probe
-	answer   []byte     // the text of a reply; no filter makes it much larger than 12 KiB
-	stopping bool
-	leaving  map[*client]struct{} // clients in their close handshake
-	totals   Stats
+	hooks      *hookQueue // of this run
+	turn       inbox      // the inbox that this turn has taken
+	now        moment     // when it began
+	batch      []*message
+	batches    uint64
+	groups     map[string]*group   // changed under mu, so that wants can read it
+	projects   map[string][]*group // likewise
+	takenOfAll taken               // of the messages to all projects
+	touched    []*group
+	pinged     []*client // they are sent a pong at the end of the turn
+	again      []*client // their links have asked for another turn
+	replays    []*client // their replays go on at the end of the turn
+	waiting    []*client // the clients that a drain visits: they are busy, or have something buffered
+	wheel      wheel
+	beatAt     time.Time  // the last beat
+	awake      time.Time  // since when beats have come on time
+	joined     stretch    // the frames of a group's batch
+	drained    []*message // the messages that a drain takes from a backlog
+	scratch    stretch    // the frames of batch
+	probe      []byte     // the frame of the last probe
+	answer     []byte     // the text of a reply; no filter makes it much larger than 12 KiB
+	stopping   bool
+	leaving    map[*client]struct{} // clients in their close handshake
+	totals     Stats
 }
 
 func newShard(cfg *config, h *history) *shard {
@@ -221,6 +223,7 @@ func (s *shard) tick(drain, beat bool) {
 func (s *shard) register(c *client) error {
 	unlock := s.history.follow(c.sub.Project)
 	defer unlock()
+	c.joined = s.history.end(c.sub.Project)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || !s.running {
@@ -290,7 +293,7 @@ func (s *shard) loop() {
 func (s *shard) take() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.inbox.isEmpty() && len(s.again) == 0 {
+	for s.inbox.isEmpty() && len(s.again) == 0 && len(s.replays) == 0 {
 		if s.stopping && len(s.members) == 0 && len(s.leaving) == 0 {
 			s.running = false
 			if s.poller != nil {
@@ -329,6 +332,7 @@ func (s *shard) takeTurn() {
 	}
 	s.turn.reset()
 	s.goOn()
+	s.replaySome()
 	s.sendPongs()
 }
 
@@ -387,11 +391,14 @@ func (s *shard) goOn() {
 // offered and the gaps that it is to be told of. Otherwise it is closed as soon as a frame may start.
 func (s *shard) shutAll(flush bool) {
 	for _, c := range s.everyone() {
-		if !flush || c.idle() {
+		if !flush || c.idle() && c.replay == nil {
 			c.shut(wsframe.CodeGoingAway, reasonShutdown)
 			continue
 		}
 		if c.phase == phaseOpen {
+			if c.replay != nil {
+				c.replay.end = c.taken()
+			}
 			c.withdraw()
 			c.phase = phaseFlushing
 			c.drain()

@@ -1044,7 +1044,7 @@ func (c *modelClient) takeGap() (notice []byte) {
 	}
 	levels, _ := json.Marshal(all.levels) // a map of numbers
 	moment := func(t time.Time) string { return t.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano) }
-	return wsframe.Append(nil, wsframe.OpText, fmt.Appendf(nil, `{"type":"gap","stream":%q,"dropped":%d,"by_level":%s,"since":%q,"until":%q}`,
+	return wsframe.Append(nil, wsframe.OpText, fmt.Appendf(nil, `{"type":"gap","stream":%q,"reason":"slow","dropped":%d,"by_level":%s,"since":%q,"until":%q}`,
 		c.stream, all.dropped, levels, moment(all.since), moment(all.until)))
 }
 

@@ -22,6 +22,7 @@ type Client struct {
 	Abandoned     uint64 `json:"abandoned"`      // buffered or in flight when the client left, which may have received the latter; 0 until then
 	Filtered      uint64 `json:"filtered"`       // removed from the buffer by a filter change
 	Conflated     uint64 `json:"conflated"`      // replaced in the buffer by newer ones with the same key
+	Replayed      uint64 `json:"replayed"`       // read from the history and handed to the kernel completely; none of the other counts include these
 	Buffered      int    `json:"buffered"`       // waiting now
 	BufferedBytes int    `json:"buffered_bytes"` // the frames and fields of those; of messages being sent, only the unsent bytes of their frames
 
@@ -54,6 +55,7 @@ type Stats struct {
 	Abandoned   uint64 `json:"abandoned"`   // buffered or in flight when their client left
 	Filtered    uint64 `json:"filtered"`    // removed from a buffer by a filter change
 	Conflated   uint64 `json:"conflated"`   // replaced in a buffer by newer ones with the same key
+	Replayed    uint64 `json:"replayed"`    // read from the history and handed to the kernel completely; none of the other counts include these
 	Connects    uint64 `json:"connects"`    // clients that have connected
 	Disconnects uint64 `json:"disconnects"` // clients that have left
 	FilterSets  uint64 `json:"filter_sets"` // filters changed, over the wire or by SetFilter
@@ -77,6 +79,7 @@ func (s *Stats) add(o Stats) {
 	s.Abandoned += o.Abandoned
 	s.Filtered += o.Filtered
 	s.Conflated += o.Conflated
+	s.Replayed += o.Replayed
 	s.Connects += o.Connects
 	s.Disconnects += o.Disconnects
 	s.FilterSets += o.FilterSets

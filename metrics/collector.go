@@ -46,6 +46,7 @@ var metrics = []metric{
 	counter("messages_filtered_total", "Buffered messages that a filter change has removed.",
 		func(s *mesherstream.Stats) uint64 { return s.Filtered }),
 	counter("messages_conflated_total", "Buffered messages that a newer one with the same key has replaced.", func(s *mesherstream.Stats) uint64 { return s.Conflated }),
+	counter("messages_replayed_total", "Messages from the history that the kernel has accepted for a client. No other counter includes them.", func(s *mesherstream.Stats) uint64 { return s.Replayed }),
 	counter("connects_total", "Clients that have connected.", func(s *mesherstream.Stats) uint64 { return s.Connects }),
 	counter("disconnects_total", "Clients that have disconnected.", func(s *mesherstream.Stats) uint64 { return s.Disconnects }),
 	counter("filter_changes_total", "Filter changes.", func(s *mesherstream.Stats) uint64 { return s.FilterSets }),

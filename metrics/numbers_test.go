@@ -16,7 +16,7 @@ var shows = map[string]string{
 	"HistoryMessages": "history_messages", "HistoryBytes": "history_bytes",
 	"Broadcasts": "broadcasts_total", "Offered": "messages_offered_total", "Sent": "messages_sent_total",
 	"Dropped": "messages_dropped_total buffer_full", "Abandoned": "messages_dropped_total client_left",
-	"Filtered": "messages_filtered_total", "Conflated": "messages_conflated_total",
+	"Filtered": "messages_filtered_total", "Conflated": "messages_conflated_total", "Replayed": "messages_replayed_total",
 	"Connects": "connects_total", "Disconnects": "disconnects_total",
 	"FilterSets": "filter_changes_total", "HookPanics": "hook_panics_total",
 	"RelayAway": "relay_away", "RelayProjects": "relay_projects", "RelayQueued": "relay_queued_messages",

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
@@ -221,6 +222,199 @@ func TestMessagesOfOtherNodesAreInTheHistory(t *testing.T) {
 		}
 		if s := nodes[1].M.Stats(); s.RelayUnwanted != 1 || s.RelayReceived != 2 {
 			t.Errorf("got %+v, want 1 unwanted and 2 received", s.RelayStats)
+		}
+	})
+}
+
+func TestAClientLooksBackAndThenReceivesWhatIsPublished(t *testing.T) {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithMaxBuffer(10)) // a replay doesn't pass through the buffer
+		for i := range 300 {
+			w.PublishAll(mesherstream.Message{Project: "shop", Level: []string{"error", "debug"}[i%2], Data: fmt.Append(nil, i)})
+		}
+		for _, c := range []struct {
+			path         string
+			first, step  int
+			subprotocols []string
+		}{
+			{"shop?last=200", 100, 1, nil},
+			{"shop?last=200", 100, 1, []string{mesherstream.Protocol}},
+			{"shop?last=3&level=debug", 295, 2, nil},
+			{"shop?last=1000000", 0, 1, nil},
+			{"shop?since=1h", 0, 1, nil},
+			{"shop?since=1999-01-02T15:04:05%2B07:00", 0, 1, nil},
+			{"shop?since=1999-01-02T15:04:05.999+07:00", 0, 1, nil}, // a plus that should have been escaped
+			{"shop?since=1h&last=2", 298, 1, nil},
+			{"shop?last=7&since=2999-01-01T00:00:00Z", 300, 1, nil},
+			{"shop", 300, 1, nil},
+		} {
+			v := w.Connect(c.path, c.subprotocols...)
+			w.PublishAll(mesherstream.Message{Project: "shop", Data: []byte("live")})
+			next := func() (text string) {
+				for text = v.Next(); strings.HasPrefix(text, `{"type":"hello"`) || strings.HasPrefix(text, `{"type":"mark"`); text = v.Next() {
+				}
+				return text
+			}
+			for want := c.first; want < 300; want += c.step {
+				if got := next(); got != fmt.Sprint(want) {
+					t.Fatalf("%s: got %s, want %d", c.path, got, want)
+				}
+			}
+			for got := next(); got != "live"; got = next() {
+				t.Fatalf("%s: got %s, want live", c.path, got)
+			}
+			v.Close()
+			w.Eventually("the client has left", func() bool { return w.M.Stats().Clients == 0 })
+			w.Stop() // and the history ends with what the next client should find
+			w.M = nil
+			w.Start(mesherstream.WithMaxBuffer(10))
+			for i := range 300 {
+				w.PublishAll(mesherstream.Message{Project: "shop", Level: []string{"error", "debug"}[i%2], Data: fmt.Append(nil, i)})
+			}
+		}
+	})
+}
+
+func TestAWrongLookBackIsRefused(t *testing.T) {
+	app := streamtest.QuietApp()
+	app.Use(streamtest.NewTestManager(t).Handler())
+	for _, query := range []string{
+		"last=", "last=0", "last=-1", "last=1.5", "last=1e3", "last=x", "last=1000001", "last=99999999999999999999", "last=1&last=1", "last=0x10",
+		"since=", "since=x", "since=-10m", "since=10", "since=10m&since=10m", "since=2026-01-02", "since=2026-01-02T15:04:05", "since=2026-13-02T15:04:05Z", "since=NaNs",
+	} {
+		for name, header := range map[string][]string{"upgrade": streamtest.Upgrade, "refusal": {"Accept: application/vnd.mesherstream.v1"}} {
+			if got, body := streamtest.Ask(t, app, "GET", "/stream/projects/shop?"+query, header...); got != 400 || !strings.Contains(body, query[:4]) {
+				t.Errorf("%s with ?%s: got %d %q, want 400", name, query, got, body)
+			}
+		}
+	}
+	for _, query := range []string{"last=1", "last=1000000", "last=007", "since=0s", "since=90s", "since=1h30m", "since=2026-01-02T15:04:05Z", "since=2026-01-02T15:04:05.123456%2B02:00"} {
+		if got, body := streamtest.Ask(t, app, "GET", "/stream/projects/shop?"+query, streamtest.Upgrade...); got != 101 {
+			t.Errorf("?%s: got %d %q, want 101", query, got, body)
+		}
+	}
+}
+
+func TestNobodyLooksBackFurtherThanTheGrant(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		var since time.Time
+		w.Start(mesherstream.WithAuthorize(func(_ *fiber.Ctx, sub *mesherstream.Subscription) error {
+			sub.Since = since
+			return nil
+		}))
+		w.Publish("a")
+		time.Sleep(time.Second)
+		w.Publish("b")
+		time.Sleep(time.Second)
+		since = time.Now().Add(-1500 * time.Millisecond)
+		for _, query := range []string{"last=10", "since=1h", "last=10&since=1h", "since=1999-01-01T00:00:00Z"} {
+			v := w.Connect("shop?" + query)
+			if got := v.Next(); got != "b" {
+				t.Errorf("?%s: got %q, want b", query, got)
+			}
+			v.Send(`{"type":"subscribe","filters":{},"last":10}`)
+			if got := v.Next(); !strings.Contains(got, "filters_updated") {
+				t.Errorf("got %q, want the reply first", got)
+			}
+			if got := v.Next(); got != "b" {
+				t.Errorf("looking back again: got %q, want b", got)
+			}
+			if got := w.Client(v).Since; !got.Equal(since) {
+				t.Errorf("the snapshot says %v, want %v", got, since)
+			}
+			v.Close()
+		}
+	})
+}
+
+func TestAChangedFilterLooksBack(t *testing.T) {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithMaxBuffer(10))
+		v := w.Connect("shop?level=debug")
+		for i := range 100 {
+			w.PublishAll(mesherstream.Message{Project: "shop", Level: "error", Data: fmt.Append(nil, i)})
+		}
+		w.Client(v) // its shard has taken them
+		v.Send(`{"type":"subscribe","filters":{"level":"error"},"last":60}`)
+		if got, want := v.Next(), `{"type":"filters_updated","filters":{"level":"error","environment":""},"filtered":0}`; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		w.PublishAll(mesherstream.Message{Project: "shop", Level: "error", Data: []byte("100")})
+		for i := 40; i <= 100; i++ {
+			if got := v.Next(); got != fmt.Sprint(i) {
+				t.Fatalf("got %s, want %d", got, i)
+			}
+		}
+		for _, last := range []string{"0", "-1", "1.5", `"1"`, "1000001", "null", "[]"} {
+			v.Send(`{"type":"subscribe","filters":{},"last":` + last + `}`)
+			if got := v.Next(); !strings.Contains(got, `"code":"malformed"`) {
+				t.Errorf("last %s: got %s, want malformed", last, got)
+			}
+		}
+		if s := w.M.Stats(); s.Replayed < 60 || s.Replayed+s.Sent != 61 {
+			t.Errorf("got %d replayed and %d sent, want 61 together, of which at least 60 replayed", s.Replayed, s.Sent)
+		}
+	})
+}
+
+func TestWithoutAHistoryThereIsNothingToLookBackAt(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithHistory(0))
+		w.Publish("a")
+		v := w.Connect("shop?last=10&since=1h")
+		w.Publish("b")
+		if got := v.Next(); got != "b" {
+			t.Errorf("got %q, want b", got)
+		}
+		v.Send(`{"type":"subscribe","filters":{},"last":10}`)
+		v.Next()
+		w.Publish("c")
+		if got := v.Next(); got != "c" {
+			t.Errorf("got %q, want c", got)
+		}
+	})
+}
+
+func TestAShutdownFinishesAReplay(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		for i := range 1000 {
+			w.PublishAll(mesherstream.Message{Project: "shop", Data: append(fmt.Append(nil, i), make([]byte, 1000)...)})
+		}
+		v := w.Connect("shop?last=1000").Collect()
+		w.Stop()
+		w.Eventually("everything has arrived", func() bool { return len(v.Collected()) == 1000 })
+	})
+}
+
+func TestAReplaySendsTheNewestValueOfAKey(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		say := func(project, level, key, text string) {
+			if err := w.M.Broadcast(mesherstream.Message{Project: project, Level: level, Key: key, Data: []byte(text)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		say("shop", "error", "k", "k1")
+		say("shop", "error", "l", "l1")
+		say("shop", "error", "", "a")
+		say("", "error", "k", "all k1") // the messages to all projects have keys of their own
+		say("shop", "error", "k", "k2")
+		say("shop", "info", "l", "l2")
+		say("shop", "error", "", "b")
+		say("shop", "error", "k", "k3")
+		for path, want := range map[string]string{
+			"shop?last=100":             "a,all k1,l2,b,k3",
+			"shop?last=100&level=error": "l1,a,all k1,b,k3",
+			"shop?last=4&level=error":   "all k1,b,k3",
+			"shop?last=1":               "k3",
+		} {
+			v := w.Connect(path).Collect()
+			time.Sleep(time.Second) // of the bubble
+			if got := strings.Join(v.Collected(), ","); got != want {
+				t.Errorf("%s: got %s, want %s", path, got, want)
+			}
+			v.Close()
 		}
 	})
 }
