@@ -201,7 +201,8 @@ func (l *polled) feed(p []byte) {
 	if l.state == linkRefused {
 		return
 	}
-	n, err := l.reader.Feed(p, l.emit)
+	l.poller.fed = l
+	n, err := l.reader.Feed(p, l.poller.emit)
 	switch {
 	case l.state == linkClosed:
 	case err != nil && !errors.Is(err, errPaused):

@@ -16,8 +16,10 @@ type Poller struct {
 	wake func(ready []Owner)
 	file *os.File // the epoll descriptor
 	conn syscall.RawConn
-	buf  []byte    // the links read into it; belongs to the owners' goroutine
-	vec  [2][]byte // of writev; likewise
+	buf  []byte                              // the links read into it; belongs to the owners' goroutine
+	vec  [2][]byte                           // of writev; likewise
+	fed  *polled                             // the link that is fed now; likewise
+	emit func(op byte, payload []byte) error // passes a message to it; a method value of each link would be an allocation
 
 	mu     sync.Mutex
 	links  []*polled // by descriptor
@@ -40,6 +42,7 @@ func NewPoller(wake func(ready []Owner), spawn func(func())) (*Poller, error) {
 		_ = p.file.Close()
 		return nil, err
 	}
+	p.emit = func(op byte, payload []byte) error { return p.fed.emit(op, payload) }
 	spawn(p.loop)
 	return p, nil
 }
