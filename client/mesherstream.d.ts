@@ -122,7 +122,15 @@ export interface Waiting extends Closed {
 
 /** Gap reports messages that are missing before the next one, since this client was slow. */
 export interface Gap {
-  dropped: number;
+  /**
+   * Why they are missing: "slow" if the page was connected when they were published, and "away" if it was not. Not set
+   * if the stream itself dropped them, because a loop stood still.
+   */
+  reason?: "slow" | "away";
+  /** How many are missing. Not set if only a bound is known. */
+  dropped?: number;
+  /** How many are missing at most. Set in place of dropped. */
+  atMost?: number;
   /**
    * How many of each level; "" means no level, and "*" all levels beyond the first 16. Messages that the stream itself
    * dropped, because a loop stood still, are only in the total.

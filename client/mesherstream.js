@@ -5,7 +5,7 @@
  *     import { connect } from "/stream/projects/mesherstream.js";
  *     const stream = connect("/stream/projects/shop", { filters: { level: ["error", "fatal"] } });
  *     stream.onmessage = (data) => show(data);
- *     stream.ongap = (gap) => warn(`${gap.dropped} messages were dropped`);
+ *     stream.ongap = (gap) => warn(`${gap.dropped ?? gap.atMost} messages are missing`);
  *
  * It speaks the subprotocol mesherstream.v1. The file mesherstream.d.ts documents its interface.
  */
@@ -377,8 +377,9 @@ export function connect(url, options = {}) {
       push({ type: "message", data });
       call("onmessage", data, event);
     } else if (message.type === "gap") {
-      const { dropped, by_level: byLevel = {}, since, until } = message;
-      const gap = { dropped, byLevel, since: new Date(since), until: new Date(until) };
+      const { reason, dropped, at_most: atMost, by_level: byLevel = {}, since, until } = message;
+      const known = dropped === undefined ? { atMost } : { dropped };
+      const gap = { ...(reason && { reason }), ...known, byLevel, since: new Date(since), until: new Date(until) };
       push({ type: "gap", gap });
       call("ongap", gap);
     } else if (message.type === "mark") {
@@ -549,12 +550,16 @@ function parse(data, token = "") {
   }
 }
 
-// merge returns a gap in place of two entries of a queue. Neither is handled until the loop has handled the gap.
+// merge returns a gap in place of two entries of a queue. Neither is handled until the loop has handled the gap. Only a
+// bound is known of the sum if only a bound is known of a part.
 function merge(a, b) {
   const [x, y] = [a, b].map(({ at, item }) => item.gap ?? { dropped: 1, byLevel: {}, since: at, until: at });
   const byLevel = { ...x.byLevel };
   for (const level in y.byLevel) byLevel[level] = y.byLevel[level] + (Object.hasOwn(byLevel, level) ? byLevel[level] : 0);
-  const gap = { dropped: x.dropped + y.dropped, byLevel, since: x.since, until: y.until };
+  const sum = (x.dropped ?? x.atMost) + (y.dropped ?? y.atMost);
+  const exact = x.atMost === undefined && y.atMost === undefined;
+  const known = exact ? { dropped: sum } : { atMost: sum };
+  const gap = { ...(x.reason && { reason: x.reason }), ...known, byLevel, since: x.since, until: y.until };
   return { n: a.n, item: { type: "gap", gap } };
 }
 

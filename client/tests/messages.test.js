@@ -159,3 +159,28 @@ test("reports what a callback throws, and goes on", async (t) => {
     "from onmessage",
   ]);
 });
+
+test("tells why messages are missing, and that only a bound of their number is known", async (t) => {
+  const server = await listen(t);
+  const { items } = follow(t, server.url);
+  const connection = await server.accept({});
+  const at = { since: 0, until: 1000 };
+  connection.send({ type: "gap", stream: TOKEN, reason: "away", at_most: 12, ...at });
+  assert.deepEqual(await items.take(), { reason: "away", atMost: 12, byLevel: {}, since: new Date(0), until: new Date(1000) });
+});
+
+test("a bound is known of messages that a loop misses together with a gap that is only bounded", async (t) => {
+  const server = await listen(t);
+  const { stream, states } = follow(t, server.url);
+  const connection = await server.accept({ window: 0 });
+  await reach(states, "open");
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  connection.ws.send("taken");
+  await first;
+  connection.send({ type: "gap", stream: TOKEN, reason: "slow", at_most: 7, since: 0, until: 0 });
+  for (let i = 0; i < 1000; i++) connection.ws.send(String(i));
+  await connection.waiting();
+  const { gap } = (await loop.next()).value;
+  assert.deepEqual([gap.reason, gap.dropped, gap.atMost], ["slow", undefined, 8]);
+});

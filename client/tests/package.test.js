@@ -25,10 +25,10 @@ test("is served as it is now: npm run build", async () => {
   assert.equal(await readFile(target, "utf8"), await minify());
 });
 
-test("is under 8,000 bytes as it is served, and its README says how many", async (t) => {
+test("is under 9,000 bytes as it is served, and its README says how many", async (t) => {
   const { length } = await readFile(target);
   t.diagnostic(`${length} bytes`);
-  assert.ok(length < 8000, `${length} bytes`);
+  assert.ok(length < 9000, `${length} bytes`);
   assert.ok((await readFile(root + "README.md", "utf8")).includes(`${(length / 1000).toFixed(1)} KB minified`), `${length} bytes`);
 });
 
@@ -163,5 +163,5 @@ test("the program of its README runs", async (t) => {
   stream.close();
   await end;
   assert.deepEqual(calls.slice(0, 3), ["connecting", "open", 1]);
-  assert.ok(calls.includes("3 messages were dropped"));
+  assert.ok(calls.includes("3 messages are missing"));
 });

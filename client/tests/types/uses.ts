@@ -13,7 +13,7 @@ const options: Options = {
     log(given, event.data);
   },
   ongap(gap) {
-    const count: number = gap.dropped;
+    const count: number = gap.dropped ?? gap.atMost ?? 0;
     log(count, gap.byLevel["debug"], gap.since.getTime(), gap.until.getTime());
   },
   onstate(state, info) {
