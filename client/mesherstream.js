@@ -188,6 +188,7 @@ export function connect(url, options = {}) {
 
   function dial() {
     const target = new URL(address);
+    if (wasOpen) for (const past of ["last", "since"]) target.searchParams.delete(past); // the page has seen it
     for (const field of accepted ? FIELDS : []) {
       const values = accepted[field];
       if (values.length && expressible(values)) target.searchParams.set(field, values.join());

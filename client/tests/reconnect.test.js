@@ -34,6 +34,19 @@ test("connects again after a connection that was lost, and after a handshake tha
   await reach(states, "open");
 });
 
+test("looks back once, and not again with each connection", async (t) => {
+  const server = await listen(t);
+  const { states } = follow(t, server.url + "?last=200&since=10m&level=error", { minDelay: 1 });
+  server.refuse = 503;
+  assert.equal((await reach(states, "waiting")).code, 1006);
+  server.refuse = 0;
+  const first = await server.accept({});
+  assert.equal(first.query, "?last=200&since=10m&level=error");
+  await reach(states, "open");
+  first.lose();
+  assert.equal((await server.accept({})).query, "?level=error");
+});
+
 test("is closed for good after a code that would come again", async (t) => {
   const tick = freeze(t);
   const server = await listen(t);
