@@ -40,7 +40,8 @@ func newServer(t *testing.T) *server {
 	m, err := mesherstream.NewManager(
 		mesherstream.WithApp(s.app),
 		mesherstream.WithLogger(slog.New(logs{s})),
-		mesherstream.WithMaxBuffer(50), // less than a burst
+		mesherstream.WithMaxBuffer(50),           // less than a burst
+		mesherstream.WithHistoryAge(time.Second), // so that it is empty at rest
 		mesherstream.WithShutdownTimeout(15*time.Second),
 		mesherstream.WithPingInterval(500*time.Millisecond),
 		mesherstream.WithIdleTimeout(30*time.Second),

@@ -3,9 +3,8 @@
 //
 //	go run ./tools/test [flags of go test] [packages [flags of their tests]]
 //
-// Without packages, it tests the whole workspace. At least four parallel tests of a package run at once, since most of
-// them wait for something. It never uses cached results: Go doesn't know that a test has looked for a program, so a
-// skipped test would still count as tested after the program has been installed.
+// Without packages, it tests the whole workspace. It never uses cached results: Go doesn't know that a test has looked for a
+// program, so a skipped test would still count as tested after the program has been installed.
 package main
 
 import (
@@ -15,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"slices"
 	"strings"
 )
@@ -30,8 +28,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		// First: what follows -args, or a flag that go test doesn't know, belongs to the tests.
 		args = append([]string{"work"}, args...)
 	}
-	parallel := fmt.Sprint("-parallel=", max(4, runtime.GOMAXPROCS(0)))
-	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1", parallel}, args...)...)
+	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1"}, args...)...)
 	cmd.Stderr = stderr
 	events, err := cmd.StdoutPipe()
 	if err == nil {
