@@ -287,7 +287,7 @@ func TestWhatASlowClientReadsIsNew(t *testing.T) {
 		"nearly fast enough, by 0.2%": {steadily{pace{delay: near, bytes: 74_100}, 211, 350}, 3 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tt.sees(t, 60, func(t *testing.T, v *sight) {
+			tt.sees(t, 45, func(t *testing.T, v *sight) {
 				got := v.ages(25*time.Second, 0.99)
 				t.Logf("handled %d, dropped %d; age %v p50, %v p99, %v at most; %d writes, %d probes", len(v.handled), v.c.dropped,
 					v.ages(25*time.Second, 0.5), got, v.ages(25*time.Second, 1), v.writes, v.probes)
@@ -310,12 +310,12 @@ func TestAFastClientIsSentEverythingAtOnce(t *testing.T) {
 		"over 240 ms":            {pace{delay: 120 * time.Millisecond}, 200, 350},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.sees(t, 20, func(t *testing.T, v *sight) {
+			c.sees(t, 10, func(t *testing.T, v *sight) {
 				if v.c.dropped > 0 || v.ages(0, 1) > c.delay+time.Millisecond {
 					t.Errorf("got %d dropped, and age %v at most", v.c.dropped, v.ages(0, 1))
 				}
-				if v.probes > 25 || v.writes > len(v.handled)+len(v.way)+12 {
-					t.Errorf("got %d probes and %d writes in 20 s for %d messages, want about one a second, and no write for them", v.probes, v.writes, len(v.handled))
+				if v.probes > 15 || v.writes > len(v.handled)+len(v.way)+12 {
+					t.Errorf("got %d probes and %d writes in 10 s for %d messages, want about one a second, and no write for them", v.probes, v.writes, len(v.handled))
 				}
 			})
 		})

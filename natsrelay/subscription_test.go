@@ -120,7 +120,7 @@ func TestAPermissionThatIsWithdrawnIsToldAndComesBack(t *testing.T) {
 		g.reload(func() { g.permit(denySubscribe("mesherstream.project.*")) })
 		a.eventually("it is told", func() bool { return a.m.Stats().RelayAway && a.logs.Count("the relay refuses projects") == episode })
 		g.reload(func() { g.permit(nil) })
-		arrive("again", b, v)
+		arrive(fmt.Sprint("again, episode ", episode), b, v)
 		a.eventually("it is told", func() bool { return !a.m.Stats().RelayAway && a.logs.Count("the relay is back") == episode })
 	}
 	checkNoneTwice(t, v)
