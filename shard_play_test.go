@@ -136,7 +136,7 @@ func (p *player) start(r rules) {
 	p.keyed = make(map[int]bool)
 	if r.wraps {
 		p.s.madeAt = p.s.madeAt.Add(20*time.Second - math.MaxUint32*time.Millisecond)
-		p.base = modelAmount{math.MaxUint32 - 9, math.MaxUint32 - 999}
+		p.base = modelAmount{-10, -1000} // positions wrap around
 	}
 	p.model = &modelShard{
 		maxBuffer: r.maxBuffer, maxBytes: r.maxBytes, overflow: r.overflow, keepLevels: r.keepLevels, window: r.window,
@@ -177,7 +177,7 @@ func (p *player) connect(kind int, agrees bool, m manner, project string, filter
 	if agrees {
 		base.messages = 0 // or the client could not count
 	}
-	c.written, c.weight = uint64(base.messages), uint32(base.bytes+messageWeight*base.messages)
+	c.written, c.weight = uint64(uint32(base.messages)), uint32(base.bytes+messageWeight*base.messages)
 	c.stop = c.weight
 	c.markSeen(now)
 	played := &playedClient{client: c, manner: m}
