@@ -236,7 +236,7 @@ func (c *client) room(next int) (messages, bytes int) {
 	if out.messages >= limit.messages || out.messages > 0 && int64(out.bytes)+int64(next) > int64(limit.bytes) {
 		return 0, 0
 	}
-	return int(limit.messages - out.messages), int(max(0, int64(limit.bytes)-int64(out.bytes)))
+	return int(limit.messages - out.messages), int(min(max(0, int64(limit.bytes)-int64(out.bytes)), math.MaxInt32))
 }
 
 // target is how long a client may take beside its round trip, in milliseconds: with the freshness of a minute, a slow
