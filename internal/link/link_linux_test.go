@@ -47,27 +47,14 @@ func TestAResetOfAConnectionWhoseLinkIsClosedEndsNoOtherLink(t *testing.T) {
 	b.link.Begin()
 	b.until("the first hint is dealt with", func() bool { return !b.turn() })
 	old := b.link.(*polled)
-	p, fd := old.poller, old.fd
-	kept, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	kept, err := unix.FcntlInt(uintptr(old.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Close(kept) }()
 	old.Close()
 
-	again, far := socketConn(t)
-	raw, err := again.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if failed := raw.Control(func(original uintptr) { err = unix.Dup3(int(original), fd, unix.O_CLOEXEC) }); failed != nil || err != nil {
-		t.Fatal(failed, err)
-	}
-	b.got = nil
-	fresh := &polled{owner: b, poller: p, fd: fd, reader: &lines{}}
-	b.link = fresh
-	t.Cleanup(fresh.Close)
-	fresh.Begin()
+	_, far := b.reuse(old)
 	if _, err := far.Write([]byte("hello\n")); err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +73,26 @@ func TestAResetOfAConnectionWhoseLinkIsClosedEndsNoOtherLink(t *testing.T) {
 	b.until("it goes on", func() bool { e, ok := b.find(Received); return ok && string(e.Payload) == "ye" })
 }
 
+// reuse begins a link for another connection, with the descriptor of one that is closed.
+func (b *boss) reuse(closed *polled) (fresh *polled, far *net.TCPConn) {
+	b.t.Helper()
+	again, far := socketConn(b.t)
+	raw, err := again.SyscallConn()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	dup := func(original uintptr) { err = unix.Dup3(int(original), closed.fd, unix.O_CLOEXEC) }
+	if failed := raw.Control(dup); failed != nil || err != nil {
+		b.t.Fatal(failed, err)
+	}
+	b.got = nil
+	fresh = &polled{owner: b, poller: closed.poller, fd: closed.fd, reader: &lines{}}
+	b.link = fresh
+	b.t.Cleanup(fresh.Close)
+	fresh.Begin()
+	return fresh, far
+}
+
 // The number of a descriptor is given to the next connection as soon as it is free, and a hint for the previous one may
 // still be pending.
 func TestAHintForALinkThatIsClosedWakesNobodyElse(t *testing.T) {
@@ -95,24 +102,11 @@ func TestAHintForALinkThatIsClosedWakesNobodyElse(t *testing.T) {
 	b.link.Begin()
 	b.until("the first hint is dealt with", func() bool { return !b.turn() })
 	old := b.link.(*polled)
-	p, fd := old.poller, old.fd
 	old.Close()
 	if _, err := theirs.Write([]byte("late\n")); err != nil {
 		t.Fatal(err)
 	}
-	again, far := socketConn(t)
-	raw, err := again.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if failed := raw.Control(func(original uintptr) { err = unix.Dup3(int(original), fd, unix.O_CLOEXEC) }); failed != nil || err != nil {
-		t.Fatal(failed, err)
-	}
-	b.got = nil
-	fresh := &polled{owner: b, poller: p, fd: fd, reader: &lines{}}
-	b.link = fresh
-	t.Cleanup(fresh.Close)
-	fresh.Begin()
+	fresh, far := b.reuse(old)
 	if fresh.token == old.token {
 		t.Fatal("two links have one token")
 	}
