@@ -95,6 +95,14 @@ type flight struct {
 	replayed bool // the messages are of a replay
 }
 
+// buffered returns how many messages of the flight count as buffered: those of a replay don't.
+func (f *flight) buffered() int {
+	if f.replayed {
+		return 0
+	}
+	return f.messages
+}
+
 // landed returns how many messages of the flight the kernel has accepted completely.
 func (f *flight) landed() int {
 	n := f.whole(f.done)
@@ -104,15 +112,10 @@ func (f *flight) landed() int {
 	return min(n, f.messages) // a reply is not a message either
 }
 
-func (c *client) buffered() int {
-	if c.flight.replayed {
-		return c.backlog.len()
-	}
-	return c.backlog.len() + c.flight.messages
-}
+func (c *client) buffered() int { return c.backlog.len() + c.flight.buffered() }
 
 func (c *client) bufferedBytes() int {
-	if c.flight.messages == 0 || c.flight.replayed {
+	if c.flight.buffered() == 0 {
 		return c.backlog.bytes
 	}
 	return c.backlog.bytes + len(c.flight.bytes) - c.flight.done
@@ -137,9 +140,11 @@ func (c *client) Again() { c.later() }
 func (c *client) Seen(now time.Time, took bool) {
 	c.markSeen(now)
 	if took {
-		c.took.Store(int64(now.Sub(c.connectedAt)))
+		c.markTook(now)
 	}
 }
+
+func (c *client) markTook(now time.Time) { c.took.Store(int64(now.Sub(c.connectedAt))) }
 
 func (c *client) markSeen(now time.Time) { c.seen.Store(int64(now.Sub(c.connectedAt))) }
 
@@ -322,9 +327,7 @@ func (c *client) remove(cause error) {
 	c.link.Close()
 
 	c.abandon()
-	if !c.flight.replayed {
-		c.countAbandoned(c.flight.messages)
-	}
+	c.countAbandoned(c.flight.buffered())
 	c.flight = flight{}
 	s.totals.Disconnects++
 	if c.closeCode == 0 {

@@ -381,6 +381,11 @@ func (c *client) drain() {
 		}
 		more, err = c.sendBuffered(room, min(size, joinBytes))
 	}
+	c.conclude(err)
+}
+
+// conclude is called after messages were drained or replayed. It asks how far the client has got, if that is due.
+func (c *client) conclude(err error) {
 	if err == nil {
 		err = c.ask()
 	}

@@ -51,9 +51,9 @@ func From(c *fiber.Ctx) *Manager {
 // The query's level and environment, each repeated or with commas, are the first filter. A near miss of these names,
 // such as levels or filter, is answered with 400.
 //
-// With last, from 1 to 1,000,000, the stream begins with so many of the last messages that match the filter. With since,
-// it begins with those that are at most as old as a duration such as 10m, or were published at an RFC 3339 time or
-// later. Both together ask for the last ones of those. They come from the history, as far as it holds them; see
+// With last, from 1 to 1,000,000, the stream begins with that many of the newest messages that match the filter. With
+// since, it begins with those that are at most as old as a duration such as 10m, or were published at an RFC 3339 time
+// or later. Both together ask for the last ones of those. They come from the history, as far as it holds them; see
 // [WithHistory] and Since of [Subscription]. Then come those that are published after the handshake. Any other value is
 // answered with 400.
 //

@@ -374,11 +374,7 @@ func (c *client) bite() {
 	if !c.busy && err == nil {
 		err = c.replaySomeMore()
 	}
-	if err == nil {
-		err = c.ask()
-	}
-	c.review()
-	c.settle(err)
+	c.conclude(err)
 }
 
 func (c *client) replaySomeMore() error {

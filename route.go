@@ -521,11 +521,11 @@ func queryPast(c *fiber.Ctx) (p past, err error) {
 		return p, err
 	}
 	if ok {
-		if n, err := strconv.ParseUint(last, 10, 32); err != nil || n < 1 || n > maxLast {
+		n, err := strconv.ParseUint(last, 10, 32)
+		if err != nil || n < 1 || n > maxLast {
 			return p, fmt.Errorf("query parameter last is not a number from 1 to %d", maxLast)
-		} else {
-			p.last = int(n)
 		}
+		p.last = int(n)
 	}
 	since, ok, err := value("since")
 	if err != nil || !ok {

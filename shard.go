@@ -306,12 +306,12 @@ func (s *shard) take() bool {
 	}
 	s.inbox, s.turn = s.turn, s.inbox
 	s.turns++
-	s.clock()
 	s.room.Broadcast()
 	return true
 }
 
 func (s *shard) takeTurn() {
+	s.clock()
 	for i := range s.turn.events {
 		s.handle(&s.turn.events[i])
 	}

@@ -166,7 +166,7 @@ func (c *client) silent(now time.Time) bool {
 // watchProgress looks whether a client that owes something takes some of it. That an acknowledgement reads on is one
 // sign, and that the far end reads what kernels hold is another: the answer comes after all of that data. Room in our
 // kernel, or an acknowledgement of TCP, is no sign of life: the kernel of a machine whose browser is frozen makes and
-// sends it too. Neither are pongs and other bytes, which cost a client nothing that takes nothing.
+// sends it too. Neither are pongs and other bytes, which a client that takes nothing can send for free.
 func (c *client) watchProgress(now time.Time) {
 	if c.shard.cfg.idleTimeout == 0 || c.acks == acksProbes && !c.owes() {
 		c.owing = false
@@ -179,6 +179,6 @@ func (c *client) watchProgress(now time.Time) {
 	case owed && progressed:
 		c.Seen(now, true)
 	case c.owing && !owed:
-		c.took.Store(int64(now.Sub(c.connectedAt)))
+		c.markTook(now)
 	}
 }

@@ -42,7 +42,7 @@ func (a amount) minus(b amount) amount { return amount{a.messages - b.messages, 
 
 func (a amount) plus(b amount) amount { return amount{a.messages + b.messages, a.bytes + b.bytes} }
 
-// share returns the part of the amount that has so many messages, as if all of them had the same size.
+// share returns the part of the amount that has that many messages, as if all of them had the same size.
 func (a amount) share(messages uint32) amount {
 	if messages >= a.messages {
 		return a
@@ -116,6 +116,9 @@ var probeSeed = maphash.MakeSeed()
 // clock sets the time of a turn.
 func (s *shard) clock() { s.now = moment(time.Since(s.madeAt) / time.Millisecond) }
 
+// roundTrip is the time since a probe that is answered now, in milliseconds and at least one.
+func (s *shard) roundTrip(asked moment) uint32 { return max(1, uint32(s.now-asked)) }
+
 // position is how much has been written to the client.
 func (c *client) position() amount {
 	n := uint32(c.written)
@@ -145,7 +148,7 @@ func (c *client) greet() (err error) {
 		err = c.writeControl(c.v1.hello(c))
 		c.window.probed, c.window.probedAt = c.position(), s.now
 		c.review()
-	case s.cfg.pingInterval == 0 || s.cfg.window == 0:
+	case !s.cfg.asksByPings():
 		c.acks = acksNoProbe
 	default:
 		c.lookAt = s.now + moment(pongPatience/time.Millisecond)
@@ -186,6 +189,9 @@ func (c *config) windowCap() amount {
 	}
 	return amount{uint32(c.window), windowBytes}
 }
+
+// asksByPings reports whether a client without the protocol is asked how far it has got.
+func (c *config) asksByPings() bool { return c.pingInterval > 0 && c.window > 0 }
 
 // helloWindow is the window of a client that acknowledges by count only.
 func (c *config) helloWindow() int {
@@ -309,12 +315,16 @@ func (c *client) probe(more amount) []byte {
 		return nil
 	}
 	s := c.shard
-	if c.v1 != nil {
-		s.probe = c.v1.appendMark(s.probe[:0], c)
-	} else {
-		s.probe = c.appendPing(s.probe[:0], c.position().plus(more))
-	}
+	s.probe = c.appendProbe(s.probe[:0], c.position().plus(more))
 	return s.probe
+}
+
+// appendProbe appends a probe at that position: a mark, or a ping.
+func (c *client) appendProbe(dst []byte, at amount) []byte {
+	if c.v1 != nil {
+		return c.v1.appendMark(dst, c)
+	}
+	return c.appendPing(dst, at)
 }
 
 // probed notes that a probe was the last thing written. mark is what it adds to the position.
@@ -365,7 +375,6 @@ func (c *client) review() {
 // learn takes the answer to a probe into account: the client has handled so much in a round trip.
 func (c *client) learn(rtt uint32, handled amount) {
 	s, w := c.shard, c.window
-	rtt = max(1, rtt)
 	if c.rtt == 0 || rtt <= c.rtt || handled.messages == 0 && w.late && s.now.since(w.rttAt) >= rttAge {
 		c.rtt, w.rttAt = rtt, s.now
 	}
@@ -404,7 +413,7 @@ func (c *client) handled(to amount, held bool) {
 
 // ask sends a probe by itself, if one is due.
 func (c *client) ask() error {
-	if c.busy || c.probe(amount{}) == nil {
+	if c.busy || !c.isDue(amount{}) {
 		return nil
 	}
 	return c.sendProbe()
@@ -412,14 +421,8 @@ func (c *client) ask() error {
 
 // sendProbe sends a probe by itself.
 func (c *client) sendProbe() (err error) {
-	var frame []byte
 	before := c.position()
-	if c.v1 != nil {
-		frame = c.v1.appendMark(nil, c)
-	} else {
-		frame = c.appendPing(nil, before)
-	}
-	err = c.writeControl(frame)
+	err = c.writeControl(c.appendProbe(nil, before))
 	c.probed(c.position().minus(before))
 	c.review()
 	return err
@@ -446,8 +449,7 @@ func (c *client) owes() bool {
 
 // isMute reports whether a client is pinged and counts as one that answers no pings.
 func (c *client) isMute() bool {
-	cfg := c.shard.cfg
-	if c.v1 != nil || c.acks == acksProbes || cfg.pingInterval == 0 || cfg.window == 0 {
+	if c.v1 != nil || c.acks == acksProbes || !c.shard.cfg.asksByPings() {
 		return false
 	}
 	_, waits := c.bound()
@@ -509,7 +511,6 @@ func (c *client) sign(payload []byte) uint64 {
 // ponged handles a pong. One that does not answer a ping of this client means nothing, nor does one that answers a ping
 // again. One may answer for earlier pings too (RFC 6455, section 5.5.3).
 func (c *client) ponged(payload []byte) {
-	s := c.shard
 	if len(payload) != pingPayload || c.v1 != nil {
 		return
 	}
@@ -518,7 +519,7 @@ func (c *client) ponged(payload []byte) {
 	}
 	field := func(i int) uint32 { return binary.BigEndian.Uint32(payload[4*i:]) }
 	to, before, at := amount{field(0), field(1)}, amount{field(2), field(3)}, moment(field(4))
-	rtt, first := max(1, uint32(s.now-at)), c.acks != acksProbes
+	rtt, first := c.shard.roundTrip(at), c.acks != acksProbes
 	c.acks = acksProbes
 	w := c.window
 	switch {
@@ -558,7 +559,7 @@ func (c *client) acknowledgedTo(n uint64) (ok bool) {
 		if c.acks = acksNoProbe; n == 1 {
 			c.acks = acksProbes
 			if w.probed.messages == 1 { // no mark has followed hello
-				c.rtt = max(1, uint32(s.now-w.probedAt))
+				c.rtt = s.roundTrip(w.probedAt)
 				w.probedAt -= probePause // a mark is to follow the first message
 			}
 		}
@@ -573,7 +574,7 @@ func (c *client) acknowledgedTo(n uint64) (ok bool) {
 		to = w.acked.plus(toMark.share(forward))
 	default:
 		if c.acks == acksProbes {
-			c.learn(uint32(s.now-w.askedAt), w.probed.minus(w.before))
+			c.learn(s.roundTrip(w.askedAt), w.probed.minus(w.before))
 		}
 		w.asked = false
 		to = w.probed.plus(out.minus(toMark).share(forward - toMark.messages))

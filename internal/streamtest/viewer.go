@@ -138,7 +138,7 @@ func (v *Viewer) Received() uint64 {
 	return v.received
 }
 
-// ackTo acknowledges so many messages, unless it has acknowledged them before.
+// ackTo acknowledges the first n messages, unless it has acknowledged them before.
 func (v *Viewer) ackTo(n uint64) error {
 	v.sending.Lock()
 	defer v.sending.Unlock()
@@ -288,7 +288,7 @@ func (v *pactViewer) Ack() {
 	v.AckTo(v.Received())
 }
 
-// AckTo acknowledges so many messages.
+// AckTo acknowledges the first n messages.
 func (v *pactViewer) AckTo(n uint64) {
 	v.W.Helper()
 	if err := v.ackTo(n); err != nil {
