@@ -158,7 +158,7 @@ func (s *Site) Connect(target string, header ...string) (*fws.Conn, mesherstream
 // HasRoom reports whether there are places for n more clients, by letting them in for a moment.
 func (s *Site) HasRoom(target string, n int, header ...string) bool {
 	s.Helper()
-	gone := s.M.Stats().Disconnects
+	before := s.M.Stats()
 	var in []*fws.Conn
 	for range n {
 		if ws, _, err := s.Dial(target, header...); err == nil {
@@ -168,7 +168,11 @@ func (s *Site) HasRoom(target string, n int, header ...string) bool {
 	for _, ws := range in {
 		_ = ws.Close()
 	}
-	s.Eventually("those have left", func() bool { return s.M.Stats().Disconnects >= gone+uint64(len(in)) })
+	// Another client may leave too, and a stream may begin after its client has gone.
+	s.Eventually("those have come and left", func() bool {
+		st, n := s.M.Stats(), uint64(len(in))
+		return st.Connects >= before.Connects+n && st.Disconnects >= before.Disconnects+n
+	})
 	return len(in) == n
 }
 
