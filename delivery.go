@@ -25,16 +25,17 @@ func (s *shard) deliverBatch() {
 	for _, m := range s.batch {
 		if m.project != "" {
 			ofProject := s.projects[m.project]
-			if len(ofProject) == 0 {
+			if len(ofProject) == 0 || !ofProject[0].taken.take(m) {
 				continue
 			}
-			ofProject[0].taken.take(m)
 			for _, g := range ofProject {
 				s.offerGroup(g, m)
 			}
 			continue
 		}
-		s.takenOfAll.take(m)
+		if !s.takenOfAll.take(m) {
+			continue
+		}
 		for _, g := range s.groups {
 			s.offerGroup(g, m)
 		}

@@ -30,7 +30,7 @@
 //
 // Each client receives the messages that one goroutine publishes in the order of its calls, whether they were buffered
 // or not. All clients of a manager receive the messages of one project in one order, whoever publishes them, other nodes
-// included. Messages to all projects have an order of their own. Every message after the reply to a filter change matches
+// included. Messages to all projects have their place in it. Every message after the reply to a filter change matches
 // the new filter.
 //
 // # Slow clients

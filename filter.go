@@ -169,9 +169,17 @@ type group struct {
 // the first of its present clients joined.
 type taken uint64
 
-// take takes the next message. It may be older than the last one: the join of the first client overtakes messages that
-// were meant for others, who have left. A replay may hold such a message too, but has not ended when it is offered.
-func (t *taken) take(m *message) { *t = max(*t, taken(m.number)) }
+// take takes the next message. It returns false if that is older than the last one: the join of the first client overtakes
+// messages that were meant for others, who have left. No client of today is due such a message, and one that looks back
+// reads it from the history.
+func (t *taken) take(m *message) (ok bool) {
+	n := taken(m.number)
+	if n > 0 && n <= *t { // it has no number if it is none of a feed
+		return false
+	}
+	*t = max(*t, n)
+	return true
+}
 
 // taken returns how far the client's shard has offered the messages that the client receives.
 func (c *client) taken() cursor {

@@ -29,6 +29,10 @@ type history struct {
 	seed     maphash.Seed
 	all      *feed // of the messages to all projects; never forgotten
 
+	// allOrder puts the messages to all projects into the order of every project. Their publisher holds it alone, and
+	// every other publisher shares it.
+	allOrder sync.RWMutex
+
 	// Atomic.
 	clock     atomic.Uint64 // the newest stamp
 	forgotten atomic.Uint64 // the newest stamp of a message whose feed is forgotten, or that had none
@@ -89,7 +93,8 @@ type feed struct {
 	part    *historyPart
 
 	// order covers a message's number, its place in the history, its casts to the shards and to the relay's queue, and
-	// the registration of a client. Without it, two publishers could reach two shards in different orders.
+	// the registration of a client. Without it, two publishers could reach two shards in different orders. It is taken
+	// after history.allOrder, which covers the same for the messages to all projects.
 	order sync.Mutex
 	gone  bool // guarded by order: the feed is forgotten, and whoever has waited for its lock has to look again
 
@@ -166,10 +171,15 @@ func (h *history) feedLocked(p *historyPart, project string) *feed {
 	return f
 }
 
-// lock locks the order of a project's messages and returns the project's feed. If the history is off, a project that
-// nobody follows has no feed, and there is no order to keep: lock only notes that a message was published, and returns
-// nil.
+// lock locks the order of a project's messages, until unlock is called, and returns the project's feed. If the history
+// is off, a project that nobody follows has no feed, and there is no order to keep: lock only notes that a message was
+// published, and returns nil.
 func (h *history) lock(project string) *feed {
+	if project == "" {
+		h.allOrder.Lock()
+		return h.all
+	}
+	h.allOrder.RLock()
 	p := h.part(project)
 	for {
 		p.mu.Lock()
@@ -179,6 +189,7 @@ func (h *history) lock(project string) *feed {
 		case !h.isOn():
 			h.forget(h.tick())
 			p.mu.Unlock()
+			h.allOrder.RUnlock()
 			return nil
 		default:
 			f = h.feedLocked(p, project)
@@ -190,6 +201,16 @@ func (h *history) lock(project string) *feed {
 		}
 		f.order.Unlock()
 	}
+}
+
+// unlock ends what lock has begun.
+func (h *history) unlock(f *feed) {
+	if f == h.all {
+		h.allOrder.Unlock()
+		return
+	}
+	f.order.Unlock()
+	h.allOrder.RUnlock()
 }
 
 // append gives a message the next number of a feed whose order is locked, and keeps the message. m is nil if the history
@@ -413,16 +434,12 @@ func (l *feedHeap) Pop() any {
 // follow counts a client of the project, and locks the order of everything that the client receives, until unlock is
 // called. The client receives the messages that are published after that.
 func (h *history) follow(project string) (unlock func()) {
-	all, f := h.join(""), h.all
+	f := h.join("")
 	if project != "" {
-		f = h.join(project)
+		f = h.join(project) // and so it is not forgotten while lock looks for it
 	}
-	all.order.Lock() // always first
-	if f == all {
-		return all.order.Unlock
-	}
-	f.order.Lock()
-	return func() { f.order.Unlock(); all.order.Unlock() }
+	h.lock(project)
+	return func() { h.unlock(f) }
 }
 
 // join counts a client of one feed, which is not forgotten while it has any.

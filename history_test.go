@@ -110,18 +110,69 @@ func TestAllClientsReceiveTheMessagesOfAProjectInOneOrder(t *testing.T) {
 	}
 }
 
+// The messages to all projects have one place among those of each project, for every client and in the history.
+func TestAMessageToAllProjectsHasOnePlaceInTheOrderOfEach(t *testing.T) {
+	withShards(t, 4)
+	const publishers, each = 6, 300
+	m := startManager(t, WithMaxBuffer(5000), WithHistory(5000))
+	projects := []string{"p", "q", ""}
+	hear := make(map[string][]*hearing)
+	clients := make(map[*hearing]*client)
+	for i := range 12 {
+		h := &hearing{}
+		project := projects[i/4]
+		hear[project] = append(hear[project], h)
+		clients[h] = connect(t, m, Subscription{Project: project}, func(*client) link.Link { return h })
+	}
+	var all sync.WaitGroup
+	for n := range publishers {
+		all.Go(func() {
+			for i := range each {
+				project := projects[n%3]
+				if err := m.Broadcast(Message{Project: project, Data: fmt.Appendf(nil, "%s %d/%d", project, n, i)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	for _, project := range projects {
+		var want []string
+		for msg := range m.History(project, Filter{}, 5000) {
+			want = append(want, string(msg.Data))
+		}
+		if project != "" && len(want) != 2*publishers*each/3 {
+			t.Fatalf("%q: %d messages are kept", project, len(want))
+		}
+		for i, h := range hear[project] {
+			got := slices.DeleteFunc(h.of(clients[h], ""), func(text string) bool { return !strings.Contains(text, "/") }) // and not the ping
+			if !slices.Equal(got, want) {
+				t.Fatalf("%q: client %d has heard %d messages in another order than that of the history, which has %d", project, i, len(got), len(want))
+			}
+		}
+	}
+}
+
 // A registration has its place in the order, too: no message is numbered, or cast, while it goes on.
 func TestAClientIsRegisteredInTheOrderOfItsMessages(t *testing.T) {
 	for _, project := range []string{"p", ""} {
 		m := startManager(t)
 		s := m.shards[0]
 		locked := func(project string) bool {
-			f := m.history.lookUp(project)
-			if f != nil && f.order.TryLock() {
-				f.order.Unlock()
-				return false
+			order := interface{ TryLock() bool }(&m.history.allOrder)
+			unlock := m.history.allOrder.Unlock
+			if project != "" {
+				f := m.history.lookUp(project)
+				if f == nil {
+					return false
+				}
+				order, unlock = &f.order, f.order.Unlock
 			}
-			return f != nil
+			if !order.TryLock() {
+				return true
+			}
+			unlock()
+			return false
 		}
 		s.mu.Lock() // the registration has got as far as the shard
 		p, _ := m.reserve("")
@@ -324,7 +375,7 @@ func (p *pastModel) publish() {
 	if clients := p.h.append(f, m); clients != p.following[project] {
 		p.Fatalf("%q: got %d clients, want %d", project, clients, p.following[project])
 	}
-	f.order.Unlock()
+	p.h.unlock(f)
 
 	p.ever[project]++
 	p.expire()
@@ -579,7 +630,7 @@ func TestAHistoryIsReadInOrderWhileItIsWritten(t *testing.T) {
 				m := newMessage(&Message{Project: project, Data: make([]byte, i%300)})
 				f := h.lock(project)
 				h.append(f, m)
-				f.order.Unlock()
+				h.unlock(f)
 			}
 		})
 		readers.Go(func() {
@@ -639,13 +690,13 @@ func TestAMillionProjectsCostWhatTheBoundAllowsAndNothingAfterTheAge(t *testing.
 			m := newMessage(&Message{Project: project, Data: []byte("hello")})
 			f := h.lock(project)
 			h.append(f, m)
-			f.order.Unlock()
+			h.unlock(f)
 		},
 		"published to, and nothing fits": func(h *history, project string) {
 			m := newMessage(&Message{Project: project, Data: make([]byte, 1<<10)})
 			f := h.lock(project)
 			h.append(f, m)
-			f.order.Unlock()
+			h.unlock(f)
 		},
 		"followed": func(h *history, project string) {
 			h.follow(project)()
@@ -691,7 +742,7 @@ func TestTheBytesOfAHistoryAreThoseOfTheHeap(t *testing.T) {
 			m := newMessage(&Message{Project: fmt.Sprint("project ", i%c.projects), Data: make([]byte, c.size)})
 			f := h.lock(m.project)
 			h.append(f, m)
-			f.order.Unlock()
+			h.unlock(f)
 		}
 		got := heapNow() - before
 		if counted := h.keptBytes.Load(); got > counted*5/4 || counted > int64(cfg.historyBytes) || counted < int64(cfg.historyBytes)*9/10 {
@@ -709,7 +760,7 @@ func TestAHistoryIsReadWhileItsOrderIsLocked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	defer m.history.follow("p")() // locks both
+	defer m.history.follow("p")() // holds both orders
 	within(t, time.Minute, func() {
 		n := 0
 		for range m.History("p", Filter{}, 10) {
@@ -776,7 +827,7 @@ func TestABiteThatEndsEarlyChangesNoOrder(t *testing.T) {
 			m := newMessage(&Message{Project: project})
 			f := h.lock(project)
 			h.append(f, m)
-			f.order.Unlock()
+			h.unlock(f)
 			want = append(want, m)
 		}
 		for r := (reading{more: true}); r.more; got = append(got, r.messages...) {

@@ -96,7 +96,7 @@ func NewManager(opts ...Option) (*Manager, error) {
 // Broadcast never waits for a client. If messages arrive faster than the machine can write them, it waits for a shard
 // to catch up. Data and the strings are copied before it returns. Each client receives the messages that one goroutine
 // publishes in that order. All clients receive the messages of one project in one order, whoever publishes them, and
-// likewise the messages to all projects.
+// those to all projects have their place in it.
 //
 // With [WithRelay], the message is also queued for the other nodes, and Broadcast never waits for them. The message is
 // also kept for [Manager.History], whether clients follow its project or not; see [WithHistory].
@@ -131,7 +131,7 @@ func (m *Manager) publish(msg *Message) error {
 		shared = m.newMessage(msg) // before the lock, so that publishers encode at the same time
 	}
 	if f := m.history.lock(msg.Project); f != nil {
-		defer f.order.Unlock()
+		defer m.history.unlock(f)
 		if shared == nil && m.hasViewers(msg.Project) { // most projects have no viewer most of the time
 			shared = m.newMessage(msg)
 		}
@@ -157,7 +157,7 @@ func (m *Manager) publishRelayed(msg *Message) (wanted bool, err error) {
 	if f == nil {
 		return false, nil
 	}
-	defer f.order.Unlock()
+	defer m.history.unlock(f)
 	// Under the lock: a client that registers, or changes its filter, after this must receive the message.
 	wanted = m.wants(msg.Project, msg.Level, msg.Environment)
 	if shared == nil && wanted {

@@ -36,6 +36,7 @@ type modelShard struct {
 	beatAt, awake       time.Time
 	pinged              []*modelClient
 	reached             map[string]int // how often what has happened
+	from                map[string]int // the newest message when the first of the project's present clients joined; "" is any project
 }
 
 // A modelCast is a message for every client that it matches, or something else to do.
@@ -53,6 +54,8 @@ type modelClient struct {
 	filter  Filter
 	phase   phase
 	member  bool // the application can name it
+	newest  int  // the number of the newest message when it was registered
+	joined  bool // and it is in its group
 
 	room    int // how much the kernel accepts now
 	failing bool
@@ -148,7 +151,7 @@ func (s *modelShard) deliver(run []modelCast) {
 	for _, c := range s.clients {
 		var matching []*modelMessage
 		for _, m := range run {
-			if c.phase == phaseOpen && c.member && m.sub(c) {
+			if c.phase == phaseOpen && c.member && m.sub(c) && m.message.id > s.from[m.message.project] {
 				matching = append(matching, m.message)
 			}
 		}
@@ -1122,6 +1125,15 @@ func (c *modelClient) wrote(frame []byte) {
 func (c *modelClient) join(id ClientID) {
 	w := &c.win
 	w.joinedAt, w.lastAt = c.s.now(), c.s.now()
+	for _, project := range []string{"", c.project} {
+		follows := func(o *modelClient) bool {
+			return o.joined && o.phase == phaseOpen && (project == "" || o.project == project)
+		}
+		if !slices.ContainsFunc(c.s.clients, follows) {
+			c.s.from[project] = c.newest
+		}
+	}
+	c.joined = true
 	switch {
 	case c.stream != "":
 		c.makeWindow()

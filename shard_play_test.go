@@ -141,7 +141,7 @@ func (p *player) start(r rules) {
 	p.model = &modelShard{
 		maxBuffer: r.maxBuffer, maxBytes: r.maxBytes, overflow: r.overflow, keepLevels: r.keepLevels, window: r.window,
 		interval: m.cfg.drainInterval, ping: m.cfg.pingInterval, idle: m.cfg.idleTimeout,
-		freshness: r.freshness, madeAt: p.s.madeAt, reached: make(map[string]int),
+		freshness: r.freshness, madeAt: p.s.madeAt, reached: make(map[string]int), from: make(map[string]int),
 	}
 }
 
@@ -201,7 +201,7 @@ func (p *player) connect(kind int, agrees bool, m manner, project string, filter
 		go stay()
 	}
 	played.twin = &modelClient{
-		s: p.model, holds: holds, local: kind == linkLocal, project: project, filter: filter, member: true,
+		s: p.model, holds: holds, local: kind == linkLocal, project: project, filter: filter, member: true, newest: p.lastID,
 		seen: now, took: now, askedAt: now, pingBy: now.Add(p.model.ping), credit: time.Second, creditAt: now,
 		stream: c.v1.name(), win: modelWindow{pings: make(map[string]modelProbe)}, base: base, sign: c.sign,
 	}
