@@ -37,6 +37,10 @@ type backlog struct {
 	first uint64     // the number of the oldest message; the waiting messages have numbers from first to next-1
 	next  uint64     // the number of the next message
 
+	// A newer message has been put in the place of an older one with the same key while others waited, and the backlog has
+	// not been empty since: the waiting messages are not in the order of their publication.
+	reordered bool
+
 	kept uint64            // every message before this number has a level that WithKeepLevels names
 	keys map[string]uint64 // the numbers of the messages with a key
 }
@@ -79,10 +83,10 @@ func (b *backlog) push(m *message, most limits) (dropped int, replaced bool) {
 		number, ok := b.victim(m, most.overflow)
 		dropped++
 		if !ok {
-			b.gaps.note(b.next, b.next, m)
+			b.gaps.note(b.next, b.next, m, b.reordered)
 			return dropped, replaced
 		}
-		b.gaps.note(number, number+1, *b.slot(number))
+		b.gaps.note(number, number+1, *b.slot(number), b.reordered)
 		b.take(number)
 		b.gaps.due(b.first) // otherwise the gaps of a client that makes no progress would add up
 	}
@@ -108,6 +112,7 @@ func (b *backlog) replace(number uint64, m *message, mostBytes int) (done bool) 
 	}
 	b.bytes += m.size() - (*slot).size()
 	*slot = m
+	b.reordered = b.reordered || b.count > 1
 	b.remember(m, number) // the key in the map must also be the newer message's, or it would keep the older message alive
 	if !m.keep {
 		b.kept = min(b.kept, number)
@@ -199,7 +204,9 @@ func (b *backlog) giveBack() {
 func (b *backlog) take(number uint64) {
 	slot := b.slot(number)
 	b.bytes -= (*slot).size()
-	b.count--
+	if b.count--; b.count == 0 {
+		b.reordered = false
+	}
 	if key := (*slot).key; key != "" {
 		delete(b.keys, key)
 	}
@@ -274,6 +281,7 @@ const otherLevels = "*"
 type gaps struct {
 	list   []gap
 	levels []string // those that the gaps count separately; forgotten with the last gap
+	filter *Filter  // the one in force
 }
 
 // A gap is a run of dropped messages between two others.
@@ -282,11 +290,19 @@ type gap struct {
 	dropped      int
 	byLevel      [maxGapLevels]uint32 // in the order of gaps.levels; the rest of dropped is of other levels
 	since, until int64                // when the oldest and the newest dropped message were published, in Unix nanoseconds
+
+	// The dropped messages are those that match the filter and have numbers after the first place and up to the second one,
+	// unless others may have, too. A place without a number is of a feed of which none is dropped.
+	after, last cursor
+	first       uint64 // the stamp of the oldest dropped message of a feed, or 0
+	filter      *Filter
+	loose       bool
 }
 
 // note adds a message with that number to the gap before another number. If there was a gap before the message itself,
-// that gap moves there too and is joined with the one that is there already.
-func (g *gaps) note(number, before uint64, m *message) {
+// that gap moves there too and is joined with the one that is there already. loose says that a message with a number
+// between those of the gap may have another place in the stream.
+func (g *gaps) note(number, before uint64, m *message, loose bool) {
 	if g == nil {
 		return
 	}
@@ -297,15 +313,37 @@ func (g *gaps) note(number, before uint64, m *message) {
 		g.remove(i)
 	case !found && (i == len(g.list) || g.list[i].before != before):
 		g.makeRoom()
-		g.list = slices.Insert(g.list, i, gap{since: m.at, until: m.at})
+		g.list = slices.Insert(g.list, i, gap{since: m.at, until: m.at, filter: g.filter})
 	}
 	at := &g.list[i]
 	at.before = before
 	at.dropped++
 	at.since, at.until = min(at.since, m.at), max(at.until, m.at)
+	at.span(m)
+	at.loose = at.loose || loose || at.filter != g.filter
 	if level := g.level(m.level); level >= 0 {
 		at.count(level, 1)
 	}
+}
+
+// span adds a message to the places between which those of the gap are.
+func (g *gap) span(m *message) {
+	if m.own {
+		g.loose = true
+		return
+	}
+	after, last := &g.after.all, &g.last.all
+	if m.project != "" {
+		after, last = &g.after.project, &g.last.project
+	}
+	if *last == 0 {
+		*after = m.number - 1
+	}
+	*after, *last = min(*after, m.number-1), max(*last, m.number)
+	if g.first == 0 {
+		g.first = m.stamp
+	}
+	g.first = min(g.first, m.stamp)
 }
 
 // makeRoom grows a full list by a quarter. append would double it, and clients may hold it for long.
@@ -358,6 +396,14 @@ func (g *gaps) after(number uint64) uint64 {
 	return math.MaxUint64
 }
 
+// untold returns the gaps but for the oldest ones, that many.
+func (g *gaps) untold(told int) []gap {
+	if g == nil {
+		return nil
+	}
+	return g.list[told:]
+}
+
 // any reports whether there is something to tell.
 func (g *gaps) any() bool { return g != nil && len(g.list) > 0 }
 
@@ -377,7 +423,7 @@ func (g *gaps) due(first uint64) *gap {
 // clear is for a client that receives nothing more.
 func (g *gaps) clear() {
 	if g != nil {
-		*g = gaps{}
+		*g = gaps{filter: g.filter}
 	}
 }
 
@@ -393,17 +439,34 @@ func (g *gaps) remove(i int) {
 	}
 	g.list[0] = gap{}
 	if g.list = g.list[1:]; len(g.list) == 0 {
-		*g = gaps{} // together with the memory that it has grown to
+		*g = gaps{filter: g.filter} // together with the memory that it has grown to
 	}
 }
 
 // join adds the contents of another gap.
 func (g *gap) join(o *gap) {
 	g.dropped += o.dropped
+	g.loose = g.loose || o.loose || g.filter != o.filter
+	g.after.project, g.last.project = joinSpans(g.after.project, g.last.project, o.after.project, o.last.project)
+	g.after.all, g.last.all = joinSpans(g.after.all, g.last.all, o.after.all, o.last.all)
+	if g.first == 0 || o.first > 0 && o.first < g.first {
+		g.first = o.first
+	}
 	g.since, g.until = min(g.since, o.since), max(g.until, o.until)
 	for level, n := range &o.byLevel {
 		g.count(level, n)
 	}
+}
+
+// joinSpans joins what two gaps span of one feed.
+func joinSpans(after, last, otherAfter, otherLast uint64) (uint64, uint64) {
+	switch {
+	case otherLast == 0:
+		return after, last
+	case last == 0:
+		return otherAfter, otherLast
+	}
+	return min(after, otherAfter), max(last, otherLast)
 }
 
 // renumber returns a function. It is called with each number in turn and with the number's replacement.

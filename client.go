@@ -41,6 +41,7 @@ type client struct {
 	connectedAt time.Time
 	grant       Filter // the grant of WithAuthorize, or of the caller of Serve
 	joined      cursor // the newest messages when it was registered
+	joinedAt    uint64 // the newest stamp at that time
 
 	// Owned by the shard's goroutine.
 	pong, closing []byte // control frames to send as soon as a frame may start
@@ -90,8 +91,8 @@ const (
 type flight struct {
 	stretch
 	done     int  // how many of the bytes the kernel has accepted
+	notices  int  // how many of the frames come before the messages
 	messages int  // how many of the frames are messages
-	notice   bool // the first frame is a notice, and not one of these messages
 	replayed bool // the messages are of a replay
 }
 
@@ -105,11 +106,7 @@ func (f *flight) buffered() int {
 
 // landed returns how many messages of the flight the kernel has accepted completely.
 func (f *flight) landed() int {
-	n := f.whole(f.done)
-	if f.notice && n > 0 {
-		n--
-	}
-	return min(n, f.messages) // a reply is not a message either
+	return min(max(0, f.whole(f.done)-f.notices), f.messages) // a reply is not a message either
 }
 
 func (c *client) buffered() int { return c.backlog.len() + c.flight.buffered() }

@@ -120,7 +120,7 @@ func (c *client) writeThrough(joined *stretch, batch []*message) {
 			p = &part
 			c.window.held = true
 		}
-		probe = c.probe(amount{uint32(n), uint32(size)})
+		probe = c.probe(amount{uint32(n), uint32(size)}, 0, 0, batch[n:])
 	}
 	taken := 0
 	var err error
@@ -193,7 +193,8 @@ func join(buf *stretch, batch []*message) stretch {
 // many of the frames no longer belong to the shard: they are sent or in flight. If all of them are sent, a probe may
 // follow in the same system call.
 //
-// It also returns how many messages are sent, which the caller counts.
+// It also returns how many messages are sent, which the caller counts. The notices in a batch are at its beginning or at
+// its end.
 func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte) (taken, landed int, err error) {
 	sent, held, err := c.link.Write(p.bytes, p.lengths, probe)
 	c.busy = sent < len(p.bytes)+len(probe)
@@ -206,15 +207,13 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 			taken++
 		}
 	}
-	landed = taken
-	if taken > 0 && batch[0].notice {
-		landed--
-	}
+	notices := noticesOf(batch)
+	landed = min(taken, notices.end) - min(taken, notices.begin)
 	switch {
 	case !c.busy:
 	case held > 0:
 		first := taken
-		c.flight = flight{notice: taken == 0 && batch[0].notice}
+		c.flight = flight{notices: max(0, notices.begin-first)}
 		for taken < len(batch) && end+len(batch[taken].frame) <= sent+held {
 			end += len(batch[taken].frame)
 			if !batch[taken].notice {
@@ -229,18 +228,34 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 		}
 	case end < sent && taken < len(batch):
 		// A frame is torn. Its own bytes replace the rest of p, so that p need not be kept.
-		c.flight = flight{stretch: stretch{bytes: batch[taken].frame}, done: sent - end, messages: 1}
-		if batch[taken].notice {
-			c.flight.messages = 0
+		c.flight = flight{stretch: stretch{bytes: batch[taken].frame}, done: sent - end}
+		if !batch[taken].notice {
+			c.flight.messages = 1
 		}
 		end += len(batch[taken].frame)
 		taken++
 	}
-	c.count(taken, end)
+	extra := 0
+	for _, m := range batch[:taken] {
+		extra += m.extra
+	}
+	c.count(taken+extra, end)
 	if over := sent - len(p.bytes); over > 0 {
 		c.sentProbe(probe, over)
 	}
 	return taken, landed, err
+}
+
+// noticesOf returns between which indexes the messages of a batch are that are no notices.
+func noticesOf(batch []*message) (within struct{ begin, end int }) {
+	within.end = len(batch)
+	for within.begin < within.end && batch[within.begin].notice {
+		within.begin++
+	}
+	for within.end > within.begin && batch[within.end-1].notice {
+		within.end--
+	}
+	return within
 }
 
 // sentProbe notes that the link has accepted a probe, or the beginning of one.
@@ -354,6 +369,9 @@ func (c *client) buffer(m *message) {
 	if m.own = true; c.replay != nil {
 		m.number, m.stamp = c.taken().project, c.taken().all
 	}
+	if c.v1 != nil {
+		c.v1.direct(m)
+	}
 	s.drained = append(s.drained[:0], m)
 	c.enqueue(s.drained)
 	clear(s.drained)
@@ -399,16 +417,20 @@ func (c *client) conclude(err error) {
 func (c *client) sendBuffered(n, limit int) (some bool, err error) {
 	s := c.shard
 	s.drained = s.drained[:0]
-	gap := c.backlog.gaps.due(c.backlog.first)
+	gap, notices := c.backlog.gaps.due(c.backlog.first), 0
 	if gap != nil {
-		s.drained = append(s.drained, c.v1.notice(gap))
+		s.drained, notices = append(s.drained, c.gapNotice(gap)), 1
 	}
 	s.drained = c.backlog.peek(s.drained, n-len(s.drained), limit)
 	if len(s.drained) == 0 {
 		return false, nil
 	}
 	p := join(&s.scratch, s.drained)
-	taken, landed, err := c.write(&p, s.drained, &s.scratch, c.probe(amount{uint32(len(s.drained)), uint32(len(p.bytes))}))
+	more := amount{uint32(len(s.drained)), uint32(len(p.bytes))}
+	for _, m := range s.drained {
+		more.messages += uint32(m.extra)
+	}
+	taken, landed, err := c.write(&p, s.drained, &s.scratch, c.probe(more, len(s.drained)-notices, notices, nil))
 	c.countSent(landed)
 	if gap != nil && taken > 0 {
 		c.backlog.gaps.told()

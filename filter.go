@@ -162,22 +162,22 @@ type group struct {
 	clients   []*client
 	batch     []*message // the messages of this turn that match the group
 	taken     *taken     // of the project
+	digest    uint64     // of the filter
 	looksBack bool       // its clients read the history, and no message is offered to them
 }
 
-// taken is the number of the newest message of a feed that a shard has offered to its clients, or of the newest one before
-// the first of its present clients joined.
-type taken uint64
+// taken is the number and the stamp of the newest message of a feed that a shard has offered to its clients, or of the
+// newest one before the first of its present clients joined.
+type taken struct{ number, stamp uint64 }
 
 // take takes the next message. It returns false if that is older than the last one: the join of the first client overtakes
 // messages that were meant for others, who have left. No client of today is due such a message, and one that looks back
 // reads it from the history.
 func (t *taken) take(m *message) (ok bool) {
-	n := taken(m.number)
-	if n > 0 && n <= *t { // it has no number if it is none of a feed
+	if m.number > 0 && m.number <= t.number { // it has no number if it is none of a feed
 		return false
 	}
-	*t = max(*t, n)
+	t.number, t.stamp = max(t.number, m.number), max(t.stamp, m.stamp)
 	return true
 }
 
@@ -186,7 +186,7 @@ func (c *client) taken() cursor {
 	if c.group == nil { // it is being flushed
 		return c.replay.end
 	}
-	return cursor{uint64(*c.group.taken), uint64(c.shard.takenOfAll)}
+	return cursor{c.group.taken.number, c.shard.takenOfAll.number}
 }
 
 func (c *client) enterGroup() {
@@ -198,15 +198,17 @@ func (c *client) enterGroup() {
 	g := s.groups[key]
 	if g == nil {
 		ofProject := s.projects[c.sub.Project]
-		g = &group{key: key, sub: c.sub, inProject: len(ofProject), looksBack: looksBack}
+		g = &group{key: key, sub: c.sub, inProject: len(ofProject), looksBack: looksBack, digest: s.history.digest(&c.sub)}
+		if len(s.groups) == 0 {
+			s.takenOfAll = taken{c.joined.all, c.joinedAt}
+		}
 		if len(ofProject) > 0 {
 			g.taken = ofProject[0].taken
 		} else {
-			first := taken(c.joined.project)
-			g.taken = &first
-		}
-		if len(s.groups) == 0 {
-			s.takenOfAll = taken(c.joined.all)
+			g.taken = &taken{c.joined.project, c.joinedAt}
+			if s.takenOfAll.number < c.joined.all { // older messages to all projects are still in the inbox
+				g.taken.stamp = s.takenOfAll.stamp
+			}
 		}
 		s.mu.Lock()
 		s.groups[key] = g
@@ -215,6 +217,9 @@ func (c *client) enterGroup() {
 	}
 	c.group, c.inGroup = g, len(g.clients)
 	g.clients = append(g.clients, c)
+	if c.v1 != nil {
+		c.v1.gaps.filter = &g.sub.Filter
+	}
 }
 
 // leaveGroup takes the client out of its group, so that no more messages are offered to it.

@@ -27,6 +27,7 @@ type history struct {
 	bytes    int64
 	age      uint64 // in nanoseconds
 	seed     maphash.Seed
+	seal     seal  // to be copied by whoever appends
 	all      *feed // of the messages to all projects; never forgotten
 
 	// allOrder puts the messages to all projects into the order of every project. Their publisher holds it alone, and
@@ -108,6 +109,7 @@ type feed struct {
 	inHeap  int               // index in part.filled, or -1
 	base    uint64            // the number before the first message of the feed
 	newest  uint64            // the stamp of the newest message
+	keyed   uint64            // the stamp of the newest message with a key
 	since   uint64            // the stamp since which no message of the project is missing here
 	clients int
 	left    uint64 // when the last client left
@@ -125,6 +127,7 @@ func newHistory(cfg *config) *history {
 		bytes:    int64(cfg.historyBytes),
 		age:      uint64(cfg.historyAge),
 		seed:     maphash.MakeSeed(),
+		seal:     newSeal(),
 	}
 	for i := range h.parts {
 		h.parts[i].feeds = make(map[string]*feed)
@@ -221,6 +224,9 @@ func (h *history) append(f *feed, m *message) (clients int) {
 	f.newest = h.tick()
 	if m != nil {
 		m.number, m.stamp = f.next, f.newest
+		if m.key != "" {
+			f.keyed = f.newest
+		}
 	}
 	switch bytes := m.historyBytes(); {
 	case !h.isOn():
@@ -495,6 +501,29 @@ func (h *history) reached(project string) point {
 		return point{f.next - 1, now}
 	}
 	return point{now, now}
+}
+
+// hasKeys reports whether a message of a project with a key was published after a stamp.
+func (h *history) hasKeys(project string, stamp uint64) bool {
+	newest := func(project string) uint64 {
+		p := h.part(project)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if f := p.feeds[project]; f != nil {
+			return f.keyed
+		}
+		return 0
+	}
+	return newest(project) > stamp || newest("") > stamp
+}
+
+// quietSince returns the newest stamp if a place is that of the newest messages of a project, and otherwise 0.
+func (h *history) quietSince(project string, at cursor) uint64 {
+	all := h.reached("")
+	if all.number != at.all || project != "" && h.reached(project).number != at.project {
+		return 0
+	}
+	return all.asOf
 }
 
 // missed returns how many messages of a project were published after a point, and whether that is all of them. If it is

@@ -383,6 +383,7 @@ type message struct {
 	keep   bool   // its level is one that WithKeepLevels names
 	notice bool   // a message of the protocol for one client, which is not counted
 	own    bool   // a message of BufferMessage, which is none of a feed; number and stamp are then its place in a replay
+	extra  int    // how many messages its frame has besides
 }
 
 // newMessage copies everything that it needs from msg, in two allocations: the message, and one stretch of bytes for

@@ -23,6 +23,10 @@ const (
 	typeGap            = "gap"
 	typeAck            = "ack"
 	typeMark           = "mark"
+	typeReplay         = "replay"
+	typeReplayed       = "replayed"
+	typePast           = "past"
+	typeDirect         = "direct"
 )
 
 // The codes of an error reply.
@@ -136,7 +140,7 @@ func (r *subscribeRequest) filter() (Filter, error) {
 
 // answer reports the filter that is now in force, written in the form of the request, and the number of messages that
 // it has removed from the client's buffer. The reply is written in buf, which is reused, before it becomes a frame.
-func (r *subscribeRequest) answer(buf *[]byte, f Filter, stream string, filtered int) []byte {
+func (r *subscribeRequest) answer(buf *[]byte, f Filter, stream, position string, filtered int) []byte {
 	r.Filters.Level.values = f.Levels
 	r.Filters.Environment.values = f.Environments
 	text := append((*buf)[:0], `{"type":"`+typeFiltersUpdated+`",`...)
@@ -146,6 +150,9 @@ func (r *subscribeRequest) answer(buf *[]byte, f Filter, stream string, filtered
 	text = r.Filters.Level.append(append(text, `"filters":{"level":`...))
 	text = r.Filters.Environment.append(append(text, `,"environment":`...))
 	text = strconv.AppendInt(append(text, `},"filtered":`...), int64(filtered), 10)
+	if position != "" {
+		text = append(append(append(text, `,"position":"`...), position...), '"')
+	}
 	*buf = append(text, '}')
 	return wsframe.Append(nil, wsframe.OpText, *buf)
 }
@@ -259,11 +266,14 @@ func (c *client) subscribe(data []byte) []byte {
 	if filter, err = filter.within(c.grant); err != nil {
 		return refusal(c.v1.name(), errorNotGranted, err.Error())
 	}
-	filtered := c.setFilter(filter)
+	filtered, position := c.setFilter(filter), ""
+	if c.v1 != nil {
+		position = c.positionText(c.reached(0, 0, nil))
+	}
 	if request.Last > 0 {
 		c.lookBack(request.Last)
 	}
-	return request.answer(&c.shard.answer, filter, c.v1.name(), filtered)
+	return request.answer(&c.shard.answer, filter, c.v1.name(), position, filtered)
 }
 
 // setFilter puts a filter within the grant into force. It removes the buffered messages that do not match the filter,
@@ -282,14 +292,17 @@ func (c *client) setFilter(f Filter) (filtered int) {
 }
 
 type gapNotice struct {
-	Type    string         `json:"type"`
-	Stream  string         `json:"stream"`
-	Reason  string         `json:"reason"`
-	Dropped int            `json:"dropped,omitempty"`
-	AtMost  uint64         `json:"at_most,omitempty"`
-	ByLevel map[string]int `json:"by_level,omitempty"`
-	Since   time.Time      `json:"since"`
-	Until   time.Time      `json:"until"`
+	Type     string         `json:"type"`
+	Stream   string         `json:"stream"`
+	ID       string         `json:"id,omitempty"`
+	Reason   string         `json:"reason"`
+	Dropped  int            `json:"dropped,omitempty"`
+	AtMost   uint64         `json:"at_most,omitempty"`
+	Held     int            `json:"held"`
+	ByLevel  map[string]int `json:"by_level,omitempty"`
+	Since    time.Time      `json:"since"`
+	Until    time.Time      `json:"until"`
+	Position string         `json:"position,omitempty"`
 }
 
 // The reasons of a gap.
@@ -303,33 +316,108 @@ const (
 func (n gapNotice) message(since, until int64) *message {
 	moment := func(nanos int64) time.Time { return time.Unix(0, nanos).UTC().Truncate(time.Millisecond) }
 	n.Type, n.Since, n.Until = typeGap, moment(since), moment(until)
-	return &message{frame: encodeAnswer(n), notice: true}
+	return newNotice(n)
 }
 
-// notice returns the message that tells a client of one of its gaps.
-func (v *v1) notice(g *gap) *message {
-	n := gapNotice{Stream: v.stream, Reason: reasonSlow, Dropped: g.dropped, ByLevel: v.gaps.byLevel(g)}
+// newNotice returns a message of the protocol.
+func newNotice(v any) *message { return &message{frame: encodeAnswer(v), notice: true} }
+
+// gapNotice returns the message that tells a client of the oldest of its gaps.
+func (c *client) gapNotice(g *gap) *message {
+	n := gapNotice{Stream: c.v1.stream, Reason: reasonSlow, Dropped: g.dropped, ByLevel: c.v1.gaps.byLevel(g)}
+	n.Position = c.positionText(c.reached(0, 1, nil))
+	if !g.loose && c.shard.history.isOn() {
+		of := &hole{g.after, g.last, *g.filter}
+		n.ID, n.Held = c.holeText(of), c.held(of, g.dropped)
+	}
 	return n.message(g.since, g.until)
 }
 
-// lostNotice returns the message that tells a client of the messages that have left the history before its replay could
-// send them. They are between the last message that it was sent and those of next. How many of them its filter would have
+// lossNotice returns the message that tells a client of the messages that have left the history before its replay could
+// send them. They are between the last message that it was sent and the next ones. How many of them its filter would have
 // let pass is known only if it lets everything pass.
-func (v *v1) lostNotice(r *replay, f *Filter, next []*message) *message {
-	n := gapNotice{Stream: v.stream, Reason: reasonAway}
-	if r.slow {
+func (c *client) lossNotice(next []*message) *message {
+	r, f := c.replay, &c.sub.Filter
+	l := &r.loss
+	n := gapNotice{Stream: c.v1.stream, Reason: reasonAway}
+	if l.slow {
 		n.Reason = reasonSlow
 	}
-	if len(f.Levels)+len(f.Environments) == 0 {
-		n.Dropped = int(r.lost)
-	} else {
-		n.AtMost = r.lost
+	switch {
+	case l.unknown:
+	case l.atMost || len(f.Levels)+len(f.Environments) > 0:
+		n.AtMost = l.messages
+	default:
+		n.Dropped = int(l.messages)
 	}
+	if c.shard.history.isOn() {
+		of := &hole{l.after, r.at, *f}
+		n.ID, n.Held = c.holeText(of), c.held(of, 0)
+	}
+	n.Position = c.positionText(c.before(next))
 	until := time.Now().UnixNano()
 	if len(next) > 0 {
 		until = next[0].at
 	}
 	return n.message(min(r.seen, until), until)
+}
+
+type replayNotice struct {
+	Type     string `json:"type"`
+	Stream   string `json:"stream"`
+	Of       string `json:"of"`
+	Gap      string `json:"gap,omitempty"`
+	Messages int    `json:"messages,omitempty"`
+	More     bool   `json:"more,omitempty"`
+	Position string `json:"position,omitempty"`
+}
+
+// replayNotice returns the message that precedes those of a replay.
+func (c *client) replayNotice(next []*message) *message {
+	n := replayNotice{Type: typeReplay, Stream: c.v1.stream, Of: c.replay.of}
+	if c.replay.back == nil && len(next) > 0 {
+		n.Position = c.positionText(c.before(next))
+	}
+	return newNotice(n)
+}
+
+// replayedNotice returns the message that follows those of a replay.
+func (c *client) replayedNotice() *message {
+	n := replayNotice{Type: typeReplayed, Stream: c.v1.stream, Of: c.replay.of}
+	if c.group != nil {
+		n.Position = c.positionText(c.reachedLive(0, 0, nil))
+	}
+	return newNotice(n)
+}
+
+// direct puts a notice before a message of BufferMessage, in one piece with it. So the client knows that the message is in
+// no replay.
+func (v *v1) direct(m *message) {
+	notice := encodeAnswer(struct {
+		Type   string `json:"type"`
+		Stream string `json:"stream"`
+	}{typeDirect, v.stream})
+	m.frame = append(notice, m.frame...)
+	m.extra = 1
+}
+
+type pastMessage struct {
+	Type   string  `json:"type"`
+	Stream string  `json:"stream"`
+	Data   *string `json:"data,omitempty"`
+	Binary []byte  `json:"binary,omitempty"`
+}
+
+// past returns the message that stands for an old value of a key in the replay of a client that may have received it.
+func (v *v1) past(m *message) *message {
+	p := pastMessage{Type: typePast, Stream: v.stream, Binary: m.payload()}
+	if !m.isBinary() {
+		text := string(m.payload())
+		p.Data, p.Binary = &text, nil
+	}
+	old := *m
+	old.frame = encodeAnswer(p)
+	return &old
 }
 
 // Protocol is the WebSocket subprotocol with which a client agrees to be told more: its ID and the gaps in its stream.
@@ -368,10 +456,31 @@ type helloMessage struct {
 	Filters   wireFilters `json:"filters"`
 	MaxBuffer int         `json:"max_buffer"`
 	Window    int         `json:"window"`
+	Position  string      `json:"position,omitempty"`
+	Returned  *returned   `json:"returned,omitempty"`
 }
 
-// hello is the first message of the stream.
+// returned tells a client that has returned what has happened since its position.
+type returned struct {
+	Complete bool    `json:"complete"`
+	AtMost   *uint64 `json:"at_most,omitempty"` // not set if nobody knows
+}
+
+// hello is the first message of the stream. A client that returns is as far as it has said, until it is told of a gap. One
+// that looks back has no position before that is found.
 func (v *v1) hello(c *client) []byte {
+	var position string
+	var back *returned
+	switch r := c.replay; {
+	case r == nil:
+		position = c.positionText(c.reached(0, 0, nil))
+	case r.back != nil:
+		position = r.back.position
+		back = &returned{Complete: r.back.complete}
+		if r.back.known {
+			back.AtMost = &r.back.atMost
+		}
+	}
 	list := func(values []string) wireValues { return wireValues{values: values, isList: true} }
 	return encodeAnswer(helloMessage{
 		Type:      typeHello,
@@ -381,16 +490,22 @@ func (v *v1) hello(c *client) []byte {
 		Filters:   wireFilters{Level: list(c.sub.Levels), Environment: list(c.sub.Environments)},
 		MaxBuffer: c.shard.cfg.maxBuffer,
 		Window:    c.shard.cfg.helloWindow(),
+		Position:  position,
+		Returned:  back,
 	})
 }
 
-// appendMark appends the message that asks a client of the protocol how far it has got.
-func (v *v1) appendMark(dst []byte, c *client) []byte {
-	var text [96]byte
-	mark := append(text[:0], `{"type":"`+typeMark+`","stream":"`...)
-	mark = append(append(mark, v.stream...), `","window":`...)
-	mark = append(strconv.AppendInt(mark, int64(c.windowSize()), 10), '}')
-	return wsframe.Append(dst, wsframe.OpText, mark)
+// appendMark appends the message that asks a client of the protocol how far it has got. As to the parameters, see reached.
+func (c *client) appendMark(dst []byte, sent, told int, rest []*message) []byte {
+	s := c.shard
+	mark := append(s.answer[:0], `{"type":"`+typeMark+`","stream":"`...)
+	mark = append(append(mark, c.v1.stream...), `","window":`...)
+	mark = strconv.AppendInt(mark, int64(c.windowSize()), 10)
+	if p, ok := c.reached(sent, told, rest); ok {
+		mark = append(s.seal.appendPosition(append(mark, `,"position":"`...), c.sub.Project, p), '"')
+	}
+	s.answer = append(mark, '}')
+	return wsframe.Append(dst, wsframe.OpText, s.answer)
 }
 
 // windowSize is how many messages a client of the protocol may leave unacknowledged, and 0 if it has no window.

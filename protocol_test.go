@@ -90,7 +90,7 @@ func TestASubscribeMessageIsReadStrictly(t *testing.T) {
 				t.Errorf("filter of %s: got %+v, want %+v", tt.in, got, tt.want)
 			}
 			want := string(wsframe.Append(nil, wsframe.OpText, []byte(`{"type":"filters_updated","filters":`+tt.answer+`,"filtered":0}`)))
-			if got := string(r.answer(new([]byte), got, "", 0)); got != want {
+			if got := string(r.answer(new([]byte), got, "", "", 0)); got != want {
 				t.Errorf("answer to %s: got %q, want %q", tt.in, got, want)
 			}
 		})
@@ -217,7 +217,7 @@ func FuzzSubscribe(f *testing.F) {
 		}
 
 		// The reply reports the same filter, in a form that could be sent back.
-		frame := r.answer(new([]byte), filter, "", 3)
+		frame := r.answer(new([]byte), filter, "", "", 3)
 		answer, err := parseSubscribe(bytes.Replace(frame[headerOf(frame):], []byte(`,"filtered":3}`), []byte("}"), 1))
 		if err != nil || answer.Type != typeFiltersUpdated {
 			t.Fatalf("answer to %q: got %q: %v", in, frame, err)

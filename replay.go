@@ -3,6 +3,7 @@ package mesherstream
 import (
 	"bytes"
 	"iter"
+	"math"
 	"slices"
 	"sort"
 	"strings"
@@ -149,6 +150,26 @@ func (h *history) lookBack(project string, f *Filter, from cursor, n int) (at cu
 	return at, 0, false
 }
 
+// count returns how many messages of a hole are held. It looks at so many that most histories have no more, and counts no
+// others.
+func (h *history) count(project string, of *hole) (n int) {
+	var buf [64]*message
+	r := reading{at: of.after, more: true}
+	for looks := 0; r.more && looks < historyLooks; looks++ {
+		r = h.read(project, &of.filter, r.at, of.until, buf[:0], len(buf), math.MaxInt)
+		n += len(r.messages)
+	}
+	return n
+}
+
+// holds reports whether all messages of a hole are held.
+func (h *history) holds(project string, of *hole) bool {
+	return (of.until.all == 0 || h.place("", 0) <= of.after.all) && (of.until.project == 0 || h.place(project, 0) <= of.after.project)
+}
+
+// historyLooks is how many stretches of a history are counted for one gap.
+const historyLooks = 32
+
 // historyReads bounds what History takes from the history at a time.
 const (
 	historyReads     = 64
@@ -248,6 +269,14 @@ func (a cursor) beyond(b cursor) uint64 {
 	return a.project - min(a.project, b.project) + a.all - min(a.all, b.all)
 }
 
+// covers reports whether a message is before the place.
+func (a cursor) covers(m *message) bool {
+	if m.project != "" {
+		return m.number <= a.project
+	}
+	return m.number <= a.all
+}
+
 // pass moves the place past a message.
 func (a *cursor) pass(m *message) {
 	if m.project != "" {
@@ -258,30 +287,72 @@ func (a *cursor) pass(m *message) {
 }
 
 // A replay is the state of a client that looks back: one that asks for messages from before its join, or from before a
-// change of its filter. It receives these from the history. Until it has reached the newest message that its shard has
-// taken, nothing is offered to it, and what is published in the meantime waits for it in the history as well. So a replay
-// drops nothing, however small the client's buffer is, unless the history does. Then the client belongs to its group
-// again, in the same turn, and receives what the shard takes next.
+// change of its filter, or for those since a position. It receives these from the history. Until it has reached the
+// newest message that its shard has taken, nothing is offered to it, and what is published in the meantime waits for it
+// in the history as well. So a replay drops nothing, however small the client's buffer is, unless the history does. Then
+// the client belongs to its group again, in the same turn, and receives what the shard takes next.
 type replay struct {
+	of    string // what it is, as the client is told
 	at    cursor // how far the client has read
 	first cursor // where the replay begins at the latest: what follows is not looked back for, it is due to the client
 	end   cursor // where it ends, if the client is being flushed
+
+	then cursor // how far it has read when what is being written has arrived
+	asOf uint64 // every message after that has a higher stamp
 
 	since     time.Time // messages from before are not looked back for
 	missing   int       // how many messages the search for the beginning has not found yet
 	searching bool      // at is how far the search has got
 	begun     bool      // something was read
+	told      bool      // the client is told that the replay has begun
 	due       bool      // is in shard.replays
-	slow      bool      // some of the lost messages were due to the client
-	lost      uint64    // messages that have left the history before they were read, and that the client is to be told of
+	loss      loss      // what the client is to be told of next
 	seen      int64     // when the last message that was sent was published, in Unix nanoseconds
+
+	back *comeback // nil if it isn't a return
 }
 
+// The kinds of replays.
+const (
+	ofJoin      = "join"
+	ofReturn    = "return"
+	ofSubscribe = "subscribe"
+	ofGap       = "gap"
+)
+
+// A loss is the messages that have left the history before a replay has read them.
+type loss struct {
+	messages uint64 // whether they would match or not
+	after    cursor // they are between this place and that of the replay
+	slow     bool   // the client was connected when some of them were due
+	atMost   bool   // fewer may be missing
+	unknown  bool   // nobody knows how many are missing
+}
+
+func (l *loss) any() bool { return l.messages > 0 || l.unknown }
+
+// A comeback is what a client says that returns, and what that means. The tail of a client is what it has received since
+// its position. It takes that out of the replay itself, if the replay has all of it.
+type comeback struct {
+	position string
+	received int           // the messages in its tail, or uncounted
+	ago      time.Duration // since it received the newest of these
+
+	complete bool   // the replay has everything since the position
+	known    bool   // how many messages there were since the position
+	atMost   uint64 // that many, of any filter
+	tail     cursor // up to where the tail may reach
+}
+
+// uncounted is what a client has received that has lost count.
+const uncounted = -1
+
 // past is what a client asks for that joins: the last messages, or those since a time, or if both are set, the last ones
-// of those. The zero value is none.
+// of those. Or it returns. The zero value is nothing of that.
 type past struct {
 	last  int
 	since time.Time
+	back  *comeback
 }
 
 // maxLast bounds how many messages a client may ask for. A history has no more.
@@ -297,17 +368,90 @@ func later(a, b time.Time) time.Time {
 
 // recall makes a client look back from its join. It is called before the client is registered.
 func (c *client) recall(p past) {
-	if p != (past{}) && c.shard.history.isOn() {
-		c.replay = &replay{since: later(p.since, c.sub.Since), missing: p.last, searching: true, seen: c.connectedAt.UnixNano()}
+	switch {
+	case p == past{}:
+	case p.back != nil && (c.v1 != nil || c.shard.history.isOn()): // without a history, there is still something to tell
+		c.replay = &replay{of: ofReturn, back: p.back, since: c.sub.Since}
+	case c.shard.history.isOn():
+		c.replay = &replay{
+			of: ofJoin, since: later(p.since, c.sub.Since), missing: p.last, searching: true, seen: c.connectedAt.UnixNano(),
+		}
+	}
+}
+
+// comeBack finds out what has happened since the position of a client that returns. The order of the project is locked.
+func (c *client) comeBack() {
+	h, r, project := c.shard.history, c.replay, c.sub.Project
+	b, now := r.back, time.Now()
+	held := cursor{all: h.place("", 0)}
+	if project != "" {
+		held.project = h.place(project, 0)
+	}
+	var tail cursor
+	if b.received != 0 {
+		tail = h.since(project, now.Add(-b.ago))
+	}
+	pos, madeAt, ok := h.seal.openPosition(project, b.position)
+	if r.seen = min(madeAt.UnixNano(), now.UnixNano()); !ok {
+		// The server has restarted since, and the client has received nothing that this process holds. Or it has been
+		// with another node, and both have published what they have received of each other.
+		r.loss.unknown = true
+		r.at = held.most(h.since(project, madeAt)).most(tail)
+		r.loss.after = r.at
+	} else {
+		missed, known := h.missed("", point{pos.all, pos.asOf})
+		if project != "" {
+			ofProject, knownOfProject := h.missed(project, point{pos.project, pos.asOf})
+			missed, known = missed+ofProject, known && knownOfProject
+		}
+		b.known, b.atMost = known, missed
+		c.resume(pos, held, tail)
+	}
+	if granted := r.at.most(h.since(project, c.sub.Since)); granted != r.at {
+		r.loss.messages += granted.beyond(r.at)
+		r.loss.atMost = true
+		r.at = granted
+	}
+	b.complete = !r.loss.any()
+	b.tail = tail
+	r.first, r.then, r.begun = r.at, r.at, true
+}
+
+// resume finds the place from which a client is sent what it has missed since a position. held is the place before the
+// oldest messages that are held, and tail that up to which the client may have received some.
+func (c *client) resume(pos position, held, tail cursor) {
+	r := c.replay
+	b, l := r.back, &r.loss
+	r.at, r.asOf, l.after = pos.cursor, pos.asOf, pos.cursor
+	left := held.beyond(pos.cursor)
+	switch sameFilter := pos.filter == c.shard.history.digest(&c.sub); {
+	case !b.known:
+		l.unknown = true
+		r.at = pos.most(held).most(tail)
+	case b.received == 0 || b.received > 0 && left == 0 && sameFilter:
+		r.at = pos.most(held)
+		l.messages = left
+	case b.received > 0 && held.reaches(tail):
+		// All that it has received has left the history.
+		r.at = pos.most(held)
+		l.messages = left - min(left, uint64(b.received))
+		l.atMost = c.shard.history.hasKeys(c.sub.Project, pos.asOf) // a replaced message is neither received nor missing
+	default:
+		// Which of the messages it has received is not known, so it is sent what was published after that.
+		r.at = pos.most(held).most(tail)
+		l.messages = r.at.beyond(pos.cursor)
+		l.atMost = true
 	}
 }
 
 // joinReplay begins the replay of a client that has joined.
 func (c *client) joinReplay() {
 	if r := c.replay; r != nil {
-		r.first = c.joined
-		if r.missing > 0 {
-			r.at = c.joined
+		if r.back == nil {
+			r.first = c.joined
+			if r.missing > 0 {
+				r.at = c.joined
+			}
 		}
 		c.await()
 		c.replayOn()
@@ -322,9 +466,9 @@ func (c *client) lookBack(last int) {
 		return
 	}
 	at := c.taken()
-	r := &replay{at: at, first: at, since: c.sub.Since, missing: last, searching: true, seen: time.Now().UnixNano()}
+	r := &replay{of: ofSubscribe, at: at, first: at, since: c.sub.Since, missing: last, searching: true, seen: time.Now().UnixNano()}
 	if before := c.replay; before != nil {
-		r.due, r.slow, r.lost, r.seen = before.due, before.slow, before.lost, before.seen
+		r.due, r.loss, r.seen = before.due, before.loss, before.seen
 		if before.searching {
 			r.first = before.first
 		} else {
@@ -399,18 +543,34 @@ func (c *client) replaySomeMore() error {
 		c.window.held = true
 		return nil
 	}
-	got := s.history.read(c.sub.Project, &c.sub.Filter, r.at, to, append(s.drained[:0], nil), min(room, 2*historyBite), min(size, joinBytes))
+	const before = 2 // notices
+	got := s.history.read(c.sub.Project, &c.sub.Filter, r.at, to, append(s.drained[:0], nil, nil), min(room, 2*historyBite), min(size, joinBytes))
 	s.drained = got.messages
-	defer clear(s.drained)
-	if r.lose(got.begin); r.slow && s.limits.overflow == Disconnect {
+	defer func() { clear(s.drained) }()
+	if !r.lose(got.begin) {
+		c.replayOn()
+		return nil
+	}
+	if r.loss.slow && s.limits.overflow == Disconnect {
 		c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 		return nil
 	}
-	batch, tells := slices.DeleteFunc(got.messages[1:], c.comesAgain), false
-	if r.lost > 0 && c.v1 != nil && (len(batch) > 0 || !got.more) {
-		tells = true
-		batch = got.messages[:1+len(batch)]
-		batch[0] = c.v1.lostNotice(r, &c.sub.Filter, batch[1:])
+	rest := c.withoutOld(got.messages[before:])
+	batch := s.drained[:before+len(rest)]
+	ends := whole && !got.more
+	if r.loss.any() && c.v1 != nil && (len(rest) > 0 || ends) {
+		batch[1] = c.lossNotice(rest)
+	} else {
+		batch = batch[1:]
+	}
+	if c.v1 != nil && !r.told {
+		batch[0] = c.replayNotice(rest)
+	} else {
+		batch = batch[1:]
+	}
+	if ends && c.v1 != nil {
+		batch = append(batch, c.replayedNotice())
+		s.drained = batch
 	}
 	all := len(batch) <= room
 	batch = batch[:min(room, len(batch))]
@@ -419,20 +579,20 @@ func (c *client) replaySomeMore() error {
 			c.window.held = true
 			return nil
 		}
+		asOf := r.asOf
+		if r.passing(batch); all {
+			r.then = got.at
+		}
 		p := join(&s.scratch, batch)
-		taken, landed, err := c.write(&p, batch, &s.scratch, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}))
+		taken, landed, err := c.write(&p, batch, &s.scratch, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, 0, nil))
 		c.flight.replayed = c.busy
 		c.countReplayed(landed)
-		all = all && taken == len(batch)
-		if tells && taken > 0 {
-			r.lost, r.slow = 0, false
-			taken--
-			batch = batch[1:]
+		if taken < len(batch) {
+			all = false
+			r.asOf = asOf
+			r.passing(batch[:taken])
 		}
-		for _, m := range batch[:taken] {
-			r.at.pass(m)
-			r.seen = m.at
-		}
+		r.passed(batch[:taken])
 		if err != nil {
 			return err
 		}
@@ -440,13 +600,55 @@ func (c *client) replaySomeMore() error {
 	if all {
 		r.at = got.at
 	}
+	r.then = r.at
 	switch {
-	case all && !got.more && whole:
+	case all && ends:
 		c.endReplay()
 	case !c.busy:
 		c.replayOn()
 	}
 	return nil
+}
+
+// passing computes how far the client has read when some messages have arrived.
+func (r *replay) passing(batch []*message) {
+	r.then = r.at
+	for _, m := range batch {
+		if !m.notice {
+			r.then.pass(m)
+			r.asOf = m.stamp
+		}
+	}
+}
+
+// passed moves the place past messages that the link has taken.
+func (r *replay) passed(batch []*message) {
+	for _, m := range batch {
+		switch {
+		case !m.notice:
+			r.at.pass(m)
+			r.seen = m.at
+		case !r.told:
+			r.told = true
+		default:
+			r.loss = loss{}
+		}
+	}
+}
+
+// withoutOld leaves out the messages whose keys have newer values in the replay. In the place of one that the client may
+// have received before, there is a message that says so.
+func (c *client) withoutOld(messages []*message) []*message {
+	rest := messages[:0]
+	for _, m := range messages {
+		switch b := c.replay.back; {
+		case !c.comesAgain(m):
+			rest = append(rest, m)
+		case c.v1 != nil && b != nil && b.received > 0 && b.tail.covers(m):
+			rest = append(rest, c.v1.past(m))
+		}
+	}
+	return rest
 }
 
 // comesAgain reports whether the replay has yet to send a newer message with the same key, which then stands for both.
@@ -479,16 +681,32 @@ func (r *replay) search(c *client) (done bool) {
 }
 
 // lose moves the place over messages that are no longer held. Those that leave while the beginning is searched are none
-// that the client was promised.
-func (r *replay) lose(to cursor) {
+// that the client was promised. It returns false if the place has moved beyond what was read: the client may have received
+// some of those that have left, and of those that follow, and it is not known which.
+func (r *replay) lose(to cursor) (ok bool) {
 	due := to.beyond(r.at.most(r.first))
+	lost := due
 	if r.begun {
-		r.lost += to.beyond(r.at)
-	} else {
-		r.lost += due
+		lost = to.beyond(r.at)
 	}
-	r.slow = r.slow || due > 0
+	if lost > 0 && !r.loss.any() {
+		r.loss.after = to.least(r.at.most(r.first))
+		if r.begun {
+			r.loss.after = r.at
+		}
+	}
+	r.loss.messages += lost
+	r.loss.slow = r.loss.slow || due > 0
 	r.at, r.begun = to, true
+	b := r.back
+	if lost == 0 || b == nil || b.received == 0 || to.reaches(b.tail) {
+		return true
+	}
+	r.at = to.most(b.tail)
+	r.loss.messages += r.at.beyond(to)
+	r.loss.atMost = true
+	b.received = 0
+	return false
 }
 
 // replayBuffered sends the oldest message of BufferMessage, whose place in the replay is here, or a gap.

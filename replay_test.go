@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -386,6 +387,8 @@ func (w *watcher) frames() (list [][]byte) {
 	return list
 }
 
+var isNotice = regexp.MustCompile(`^\{"type":"(hello|mark|replay|replayed|direct)",`)
+
 // received reads what a client has received.
 func (p *replayPlay) received(w *watcher) (list []seen) {
 	for _, f := range w.frames() {
@@ -408,7 +411,7 @@ func (p *replayPlay) received(w *watcher) (list []seen) {
 				p.Errorf("client %d got the gap %s", w.id, text)
 			}
 			list = append(list, seen{id: -1, gap: n.Dropped + int(n.AtMost)})
-		case strings.Contains(text, `"type":"hello"`), strings.Contains(text, `"type":"mark"`):
+		case isNotice.MatchString(text):
 		default:
 			p.Errorf("client %d got %q", w.id, text)
 		}

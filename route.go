@@ -531,10 +531,44 @@ func queryPast(c *fiber.Ctx) (p past, err error) {
 	if err != nil || !ok {
 		return p, err
 	}
+	if _, ok := unseal(sealsPosition, since); ok {
+		p.back, err = queryReturn(since, value)
+		return p, err
+	}
 	if p.since, ok = parseSince(since, time.Now()); !ok {
-		return p, errors.New("query parameter since is neither a time such as 2006-01-02T15:04:05Z nor an age such as 10m")
+		return p, errors.New("query parameter since is neither a time such as 2006-01-02T15:04:05Z, nor an age such as 10m, nor a position")
 	}
 	return p, nil
+}
+
+// queryReturn reads what a client says that returns with a position: ?received= and ?ago=.
+func queryReturn(position string, value func(string) (string, bool, error)) (*comeback, error) {
+	b := &comeback{position: position}
+	received, ok, err := value("received")
+	switch {
+	case err != nil:
+		return nil, err
+	case received == "unknown":
+		b.received = uncounted
+	case ok:
+		n, err := strconv.ParseUint(received, 10, 31)
+		if err != nil {
+			return nil, errors.New("query parameter received is neither a number of messages nor unknown")
+		}
+		b.received = int(n)
+	}
+	ago, ok, err := value("ago")
+	switch {
+	case err != nil:
+		return nil, err
+	case ok:
+		ms, err := strconv.ParseUint(ago, 10, 40)
+		if err != nil {
+			return nil, errors.New("query parameter ago is not a number of milliseconds")
+		}
+		b.ago = time.Duration(ms) * time.Millisecond
+	}
+	return b, nil
 }
 
 // parseSince reads a time, or an age that was reached at now.

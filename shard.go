@@ -21,6 +21,7 @@ type shard struct {
 	limits  limits
 	madeAt  time.Time
 	history *history // of the manager
+	seal    seal     // its own copy
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -70,6 +71,7 @@ func newShard(cfg *config, h *history) *shard {
 		cfg:       cfg,
 		madeAt:    time.Now(),
 		history:   h,
+		seal:      h.seal,
 		limits:    limits{cfg.maxBuffer, cfg.maxBufferBytes, cfg.overflow, true},
 		members:   make(map[ClientID]*client),
 		followers: make(map[string]*following),
@@ -223,7 +225,10 @@ func (s *shard) tick(drain, beat bool) {
 func (s *shard) register(c *client) error {
 	unlock := s.history.follow(c.sub.Project)
 	defer unlock()
-	c.joined = s.history.end(c.sub.Project)
+	c.joinedAt, c.joined = s.history.clock.Load(), s.history.end(c.sub.Project)
+	if c.replay != nil && c.replay.of == ofReturn {
+		c.comeBack()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || !s.running {

@@ -61,6 +61,9 @@ type modelClient struct {
 	failing bool
 	wire    []byte
 	queue   []modelItem
+
+	reordered bool // a newer message has been put before an older one, and the queue has not been empty since
+
 	reply   []byte // the pending reply
 	busy    bool
 	slow    bool
@@ -610,7 +613,11 @@ func (c *modelClient) received(a arrival) {
 		c.answer(func() []byte {
 			answer := request.answer
 			if request.filter != nil {
-				answer = fmt.Sprintf(answer, c.setFilter(*request.filter))
+				filtered, position := c.setFilter(*request.filter), ""
+				if c.stream != "" {
+					position = c.position()
+				}
+				answer = fmt.Sprintf(answer, filtered, position)
 			}
 			return c.encode(answer)
 		})
@@ -623,8 +630,8 @@ func (c *modelClient) hello(id ClientID) []byte {
 		text, _ := json.Marshal(append([]string{}, values...)) // strings always encode
 		return string(text)
 	}
-	return c.encode(fmt.Sprintf(`{"type":"hello","id":%d,"project":%q,"filters":{"level":%s,"environment":%s},"max_buffer":%d,"window":%d}`,
-		id, c.project, list(c.filter.Levels), list(c.filter.Environments), c.s.maxBuffer, c.s.countedWindow()))
+	return c.encode(fmt.Sprintf(`{"type":"hello","id":%d,"project":%q,"filters":{"level":%s,"environment":%s},"max_buffer":%d,"window":%d,%s}`,
+		id, c.project, list(c.filter.Levels), list(c.filter.Environments), c.s.maxBuffer, c.s.countedWindow(), modelPosition))
 }
 
 // encode makes the frame of a message of the protocol. If the client has agreed on the protocol, the message names the
@@ -633,7 +640,16 @@ func (c *modelClient) encode(text string) []byte {
 	if c.stream != "" {
 		text = strings.Replace(text, `",`, `","stream":"`+c.stream+`",`, 1)
 	}
-	return wsframe.Append(nil, wsframe.OpText, []byte(text))
+	return wsframe.Append(nil, wsframe.OpText, []byte(strings.Replace(text, ",}", "}", 1)))
+}
+
+// position: there is none if a message waits that is older than one that may have been sent.
+func (c *modelClient) position() string {
+	if c.phase != phaseOpen || c.reordered && c.messages() > 0 {
+		c.s.reach("no position")
+		return ""
+	}
+	return "," + string(modelPosition)
 }
 
 // modelAck is the beginning of an acknowledgement.
@@ -648,17 +664,17 @@ type modelRequest struct {
 var modelRequests = []modelRequest{
 	{
 		`{"type":"subscribe","filters":{"level":"error"}}`,
-		`{"type":"filters_updated","filters":{"level":"error","environment":""},"filtered":%d}`,
+		`{"type":"filters_updated","filters":{"level":"error","environment":""},"filtered":%d%s}`,
 		&Filter{Levels: []string{"error"}},
 	},
 	{
 		`{"type":"subscribe","filters":{"level":["info","error"],"environment":"live"}}`,
-		`{"type":"filters_updated","filters":{"level":["error","info"],"environment":"live"},"filtered":%d}`,
+		`{"type":"filters_updated","filters":{"level":["error","info"],"environment":"live"},"filtered":%d%s}`,
 		&Filter{Levels: []string{"error", "info"}, Environments: []string{"live"}},
 	},
 	{
 		`{"type":"subscribe","filters":{}}`,
-		`{"type":"filters_updated","filters":{"level":"","environment":""},"filtered":%d}`,
+		`{"type":"filters_updated","filters":{"level":"","environment":""},"filtered":%d%s}`,
 		&Filter{},
 	},
 	{
@@ -941,6 +957,7 @@ func (c *modelClient) unacknowledged() int {
 func (c *modelClient) enqueue(run []*modelMessage) {
 	if c.messages() == 0 {
 		c.waitingSince = time.Now()
+		c.reordered = false
 	}
 	for i, m := range run {
 		if c.s.overflow == Disconnect && !c.takes(m) {
@@ -960,6 +977,7 @@ func (c *modelClient) enqueue(run []*modelMessage) {
 				break
 			}
 			c.drop(victim)
+			c.reordered = c.reordered && c.messages() > 0
 		}
 		if m != nil {
 			c.queue = append(c.queue, modelItem{message: m})
@@ -992,9 +1010,11 @@ func (c *modelClient) replaces(m *modelMessage) bool {
 	c.conflated++
 	if c.messageBytes()-c.queue[i].message.size()+m.size() > c.s.maxBytes {
 		c.queue = slices.Delete(c.queue, i, i+1)
+		c.reordered = c.reordered && c.messages() > 0
 		return false
 	}
 	c.queue[i].message = m
+	c.reordered = c.reordered || c.messages() > 1
 	return true
 }
 
@@ -1047,8 +1067,8 @@ func (c *modelClient) takeGap() (notice []byte) {
 	}
 	levels, _ := json.Marshal(all.levels) // a map of numbers
 	moment := func(t time.Time) string { return t.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano) }
-	return wsframe.Append(nil, wsframe.OpText, fmt.Appendf(nil, `{"type":"gap","stream":%q,"reason":"slow","dropped":%d,"by_level":%s,"since":%q,"until":%q}`,
-		c.stream, all.dropped, levels, moment(all.since), moment(all.until)))
+	return wsframe.Append(nil, wsframe.OpText, fmt.Appendf(nil, `{"type":"gap","stream":%q,"reason":"slow","dropped":%d,"held":0,"by_level":%s,"since":%q,"until":%q%s}`,
+		c.stream, all.dropped, levels, moment(all.since), moment(all.until), c.position()))
 }
 
 // setFilter: the new filter applies to the messages offered from now on, and to the waiting ones.
@@ -1116,8 +1136,19 @@ func (s *modelShard) now() int { return int(time.Since(s.madeAt) / time.Millisec
 func (s *modelShard) reach(what string) { s.reached[what]++ }
 
 func (c *modelClient) wrote(frame []byte) {
-	c.win.written.messages++
+	c.win.written.messages += framesIn(frame)
 	c.win.written.bytes += len(frame)
+}
+
+// framesIn is 2 for a message of BufferMessage to a client of the protocol: a notice that it is in no replay comes before
+// it.
+func framesIn(text []byte) (n int) {
+	for len(text) > 0 {
+		frame, _ := firstFrame(text)
+		text = text[len(frame):]
+		n++
+	}
+	return n
 }
 
 // join: the first frame is hello, which asks whether the client answers marks, or a ping that asks whether it answers
@@ -1190,7 +1221,7 @@ func (c *modelClient) mark() []byte {
 	case w.answers:
 		size = w.limit.messages
 	}
-	return c.encode(fmt.Sprintf(`{"type":"mark","window":%d}`, size))
+	return c.encode(fmt.Sprintf(`{"type":"mark","window":%d%s}`, size, c.position()))
 }
 
 // periodicPing: to a client without the protocol it is a probe.
@@ -1211,8 +1242,9 @@ func (c *modelClient) due(more ...*modelMessage) bool {
 	if !w.made || len(w.asked) > 0 || c.phase != phaseOpen || c.stream == "" && !w.answers {
 		return false
 	}
-	messages, bytes := w.written.messages-w.acked.messages+len(more), w.written.bytes-w.acked.bytes
+	messages, bytes := w.written.messages-w.acked.messages, w.written.bytes-w.acked.bytes
 	for _, m := range more {
+		messages += framesIn(m.frame)
 		bytes += len(m.frame)
 	}
 	switch {

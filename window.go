@@ -275,6 +275,14 @@ func (c *client) tolerance() uint32 {
 	return c.patience()
 }
 
+// handles returns how many messages a second a client handles that was late, and 0 for any other one.
+func (c *client) handles() uint32 {
+	if w := c.window; w != nil && w.late {
+		return max(1, uint32(uint64(w.limit.messages)*1000/uint64(max(1, c.patience()))))
+	}
+	return 0
+}
+
 // isLate reports whether an answer takes too long.
 func (c *client) isLate() bool {
 	w := c.window
@@ -309,22 +317,23 @@ func (c *client) isDue(more amount) bool {
 	return out.messages > w.limit.messages/4 || out.bytes > w.limit.bytes/4
 }
 
-// probe returns the probe that follows some more messages, or nil if none is due. It is valid until the next call.
-func (c *client) probe(more amount) []byte {
+// probe returns the probe that follows some more messages, or nil if none is due. It is valid until the next call. As to
+// the other parameters, see reached.
+func (c *client) probe(more amount, sent, told int, rest []*message) []byte {
 	if !c.isDue(more) {
 		return nil
 	}
 	s := c.shard
-	s.probe = c.appendProbe(s.probe[:0], c.position().plus(more))
+	s.probe = c.appendProbe(s.probe[:0], c.position().plus(more), sent, told, rest)
 	return s.probe
 }
 
 // appendProbe appends a probe at that position: a mark, or a ping.
-func (c *client) appendProbe(dst []byte, at amount) []byte {
-	if c.v1 != nil {
-		return c.v1.appendMark(dst, c)
+func (c *client) appendProbe(dst []byte, at amount, sent, told int, rest []*message) []byte {
+	if c.v1 == nil {
+		return c.appendPing(dst, at)
 	}
-	return c.appendPing(dst, at)
+	return c.appendMark(dst, sent, told, rest)
 }
 
 // probed notes that a probe was the last thing written. mark is what it adds to the position.
@@ -422,7 +431,7 @@ func (c *client) ask() error {
 // sendProbe sends a probe by itself.
 func (c *client) sendProbe() (err error) {
 	before := c.position()
-	err = c.writeControl(c.appendProbe(nil, before))
+	err = c.writeControl(c.appendProbe(nil, before, 0, 0, nil))
 	c.probed(c.position().minus(before))
 	c.review()
 	return err

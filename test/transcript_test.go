@@ -27,6 +27,8 @@ func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
 	pattern := strings.NewReplacer(
 		regexp.QuoteMeta("$STREAM"), `([A-Z2-7]{12})`,
 		regexp.QuoteMeta("$ID"), `\d+`,
+		regexp.QuoteMeta("$POSITION"), `p[\w-]{20,800}`,
+		regexp.QuoteMeta("$GAP"), `g[\w-]{20,800}`,
 		regexp.QuoteMeta("$TIME"), `20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z`,
 	)
 
