@@ -20,8 +20,6 @@ type position struct {
 	rate   uint32 // how many messages a second the client handles; 0 if it has never been late
 }
 
-const positionBytes = 4*8 + 4
-
 // The kinds of sealed texts. The kind is the first character of the text, with which no time and no age begins.
 const (
 	sealsPosition = 'p'

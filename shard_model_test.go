@@ -64,9 +64,9 @@ type modelClient struct {
 
 	reordered bool // a newer message has been put before an older one, and the queue has not been empty since
 
-	reply   []byte // the pending reply
-	busy    bool
-	slow    bool
+	reply []byte // the pending reply
+	busy  bool
+	slow  bool
 
 	// The bytes that can't be taken back. A link that holds sends them in pieces, each with a deadline.
 	flight      []byte

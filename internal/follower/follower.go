@@ -1,4 +1,5 @@
-package streamtest
+// Package follower plays the rules of a client that returns, for the tests of this module.
+package follower
 
 import (
 	"encoding/base64"
