@@ -22,6 +22,7 @@ type client struct {
 	closeSent     bool // the close frame has been handed to the link
 	closeReceived bool
 	again         bool // is in shard.again
+	biting        bool // is in shard.biting
 	left          bool // its link has left out a probe that was to follow messages
 	inHook        bool // its message is with the Message hook, and nothing more is read until the hook returns
 	acks          acks

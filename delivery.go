@@ -389,8 +389,11 @@ func (c *client) drain() {
 		c.left = false
 		err = c.ask() // now, or a client that never catches up would not be asked before its window is full
 	}
-	if c.replay != nil {
-		c.replayOn()
+	for err == nil && !c.busy && c.v1 != nil && len(c.v1.rest) > 0 && c.phase < phaseClosing {
+		err = c.sendRest()
+	}
+	if c.replay != nil || c.v1.fetches() {
+		c.biteSoon()
 	}
 	for more := c.replay == nil; more && !c.busy && err == nil && c.phase < phaseClosing && !c.idle(); {
 		room, size := c.room(c.backlog.oldest())

@@ -27,6 +27,8 @@ const (
 	typeReplayed       = "replayed"
 	typePast           = "past"
 	typeDirect         = "direct"
+	typeFetch          = "fetch"
+	typeFetching       = "fetching"
 )
 
 // The codes of an error reply.
@@ -36,6 +38,8 @@ const (
 	errorInvalidFilter = "invalid_filter"
 	errorNotGranted    = "not_granted"
 	errorInvalidAck    = "invalid_ack"
+	errorInvalidGap    = "invalid_gap"
+	errorBusy          = "busy"
 )
 
 type errorAnswer struct {
@@ -229,6 +233,8 @@ func (c *client) receivedMessage(op byte, payload []byte) {
 		c.answer(func() []byte { return c.subscribe(payload) })
 	case kind == typeAck && malformed == nil && c.v1 != nil:
 		c.acknowledged(payload)
+	case kind == typeFetch && malformed == nil && c.v1 != nil:
+		c.answer(func() []byte { return c.fetch(payload) })
 	case s.hooks.message(c, op == wsframe.OpBinary, payload):
 		c.inHook = true // the link resumes when the hook has returned
 	case op == wsframe.OpBinary:
@@ -345,7 +351,7 @@ func (c *client) lossNotice(next []*message) *message {
 	}
 	switch {
 	case l.unknown:
-	case l.atMost || len(f.Levels)+len(f.Environments) > 0:
+	case l.atMost || !l.counted && len(f.Levels)+len(f.Environments) > 0:
 		n.AtMost = l.messages
 	default:
 		n.Dropped = int(l.messages)
@@ -365,7 +371,7 @@ func (c *client) lossNotice(next []*message) *message {
 type replayNotice struct {
 	Type     string `json:"type"`
 	Stream   string `json:"stream"`
-	Of       string `json:"of"`
+	Of       string `json:"of,omitempty"`
 	Gap      string `json:"gap,omitempty"`
 	Messages int    `json:"messages,omitempty"`
 	More     bool   `json:"more,omitempty"`
@@ -433,7 +439,11 @@ type v1 struct {
 	stream string // a random word in each of the protocol's messages, so that no message of the application is mistaken for one
 	window window
 	gaps   gaps
+	fetch  *fetch     // nil if it fetches nothing
+	rest   []*message // of a bite of a fetch of which the beginning is on its way: nothing else may come between
 }
+
+func (v *v1) fetches() bool { return v != nil && v.fetch != nil }
 
 // agree marks c as a client that has agreed on the protocol. It is called before the client is registered.
 func (c *client) agree() {

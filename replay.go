@@ -305,7 +305,6 @@ type replay struct {
 	searching bool      // at is how far the search has got
 	begun     bool      // something was read
 	told      bool      // the client is told that the replay has begun
-	due       bool      // is in shard.replays
 	loss      loss      // what the client is to be told of next
 	seen      int64     // when the last message that was sent was published, in Unix nanoseconds
 
@@ -325,27 +324,12 @@ type loss struct {
 	messages uint64 // whether they would match or not
 	after    cursor // they are between this place and that of the replay
 	slow     bool   // the client was connected when some of them were due
+	counted  bool   // only those that match
 	atMost   bool   // fewer may be missing
 	unknown  bool   // nobody knows how many are missing
 }
 
 func (l *loss) any() bool { return l.messages > 0 || l.unknown }
-
-// A comeback is what a client says that returns, and what that means. The tail of a client is what it has received since
-// its position. It takes that out of the replay itself, if the replay has all of it.
-type comeback struct {
-	position string
-	received int           // the messages in its tail, or uncounted
-	ago      time.Duration // since it received the newest of these
-
-	complete bool   // the replay has everything since the position
-	known    bool   // how many messages there were since the position
-	atMost   uint64 // that many, of any filter
-	tail     cursor // up to where the tail may reach
-}
-
-// uncounted is what a client has received that has lost count.
-const uncounted = -1
 
 // past is what a client asks for that joins: the last messages, or those since a time, or if both are set, the last ones
 // of those. Or it returns. The zero value is nothing of that.
@@ -379,71 +363,6 @@ func (c *client) recall(p past) {
 	}
 }
 
-// comeBack finds out what has happened since the position of a client that returns. The order of the project is locked.
-func (c *client) comeBack() {
-	h, r, project := c.shard.history, c.replay, c.sub.Project
-	b, now := r.back, time.Now()
-	held := cursor{all: h.place("", 0)}
-	if project != "" {
-		held.project = h.place(project, 0)
-	}
-	var tail cursor
-	if b.received != 0 {
-		tail = h.since(project, now.Add(-b.ago))
-	}
-	pos, madeAt, ok := h.seal.openPosition(project, b.position)
-	if r.seen = min(madeAt.UnixNano(), now.UnixNano()); !ok {
-		// The server has restarted since, and the client has received nothing that this process holds. Or it has been
-		// with another node, and both have published what they have received of each other.
-		r.loss.unknown = true
-		r.at = held.most(h.since(project, madeAt)).most(tail)
-		r.loss.after = r.at
-	} else {
-		missed, known := h.missed("", point{pos.all, pos.asOf})
-		if project != "" {
-			ofProject, knownOfProject := h.missed(project, point{pos.project, pos.asOf})
-			missed, known = missed+ofProject, known && knownOfProject
-		}
-		b.known, b.atMost = known, missed
-		c.resume(pos, held, tail)
-	}
-	if granted := r.at.most(h.since(project, c.sub.Since)); granted != r.at {
-		r.loss.messages += granted.beyond(r.at)
-		r.loss.atMost = true
-		r.at = granted
-	}
-	b.complete = !r.loss.any()
-	b.tail = tail
-	r.first, r.then, r.begun = r.at, r.at, true
-}
-
-// resume finds the place from which a client is sent what it has missed since a position. held is the place before the
-// oldest messages that are held, and tail that up to which the client may have received some.
-func (c *client) resume(pos position, held, tail cursor) {
-	r := c.replay
-	b, l := r.back, &r.loss
-	r.at, r.asOf, l.after = pos.cursor, pos.asOf, pos.cursor
-	left := held.beyond(pos.cursor)
-	switch sameFilter := pos.filter == c.shard.history.digest(&c.sub); {
-	case !b.known:
-		l.unknown = true
-		r.at = pos.most(held).most(tail)
-	case b.received == 0 || b.received > 0 && left == 0 && sameFilter:
-		r.at = pos.most(held)
-		l.messages = left
-	case b.received > 0 && held.reaches(tail):
-		// All that it has received has left the history.
-		r.at = pos.most(held)
-		l.messages = left - min(left, uint64(b.received))
-		l.atMost = c.shard.history.hasKeys(c.sub.Project, pos.asOf) // a replaced message is neither received nor missing
-	default:
-		// Which of the messages it has received is not known, so it is sent what was published after that.
-		r.at = pos.most(held).most(tail)
-		l.messages = r.at.beyond(pos.cursor)
-		l.atMost = true
-	}
-}
-
 // joinReplay begins the replay of a client that has joined.
 func (c *client) joinReplay() {
 	if r := c.replay; r != nil {
@@ -452,9 +371,11 @@ func (c *client) joinReplay() {
 			if r.missing > 0 {
 				r.at = c.joined
 			}
+		} else {
+			r.back.since = c.shard.now
 		}
 		c.await()
-		c.replayOn()
+		c.biteSoon()
 	}
 }
 
@@ -468,7 +389,7 @@ func (c *client) lookBack(last int) {
 	at := c.taken()
 	r := &replay{of: ofSubscribe, at: at, first: at, since: c.sub.Since, missing: last, searching: true, seen: time.Now().UnixNano()}
 	if before := c.replay; before != nil {
-		r.due, r.loss, r.seen = before.due, before.loss, before.seen
+		r.loss, r.seen = before.loss, before.seen
 		if before.searching {
 			r.first = before.first
 		} else {
@@ -488,35 +409,38 @@ func (c *client) lookBack(last int) {
 	c.replay = r
 	c.changeGroup()
 	c.await()
-	c.replayOn()
+	c.biteSoon()
 }
 
-// replayOn gives the client's replay another bite.
-func (c *client) replayOn() {
-	if s := c.shard; !c.replay.due {
-		c.replay.due = true
-		s.replays = append(s.replays, c)
+// biteSoon gives the client's replay, or its fetch, another bite.
+func (c *client) biteSoon() {
+	if s := c.shard; !c.biting {
+		c.biting = true
+		s.biting = append(s.biting, c)
 	}
 }
 
-// replaySome gives a bite to each replay that was due before this turn has ended. It is called after the shard has taken
-// the messages of the turn.
-func (s *shard) replaySome() {
-	n := len(s.replays)
-	for _, c := range s.replays[:n] {
-		if c.replay != nil {
-			c.replay.due = false
+// biteAll gives a bite to each client that was due before this turn has ended. It is called after the shard has taken the
+// messages of the turn.
+func (s *shard) biteAll() {
+	n := len(s.biting)
+	for _, c := range s.biting[:n] {
+		if c.biting = false; c.replay != nil || c.v1.fetches() {
 			c.bite()
 		}
 	}
-	s.replays = slices.Delete(s.replays, 0, n)
+	s.biting = slices.Delete(s.biting, 0, n)
 }
 
-// bite lets the client's replay go on for one write.
+// bite lets the client's replay, or its fetch, go on for one write.
 func (c *client) bite() {
 	err := c.sendControl()
-	if !c.busy && err == nil {
+	switch {
+	case c.busy || err != nil || c.phase >= phaseClosing:
+	case c.replay != nil:
 		err = c.replaySomeMore()
+	default:
+		err = c.fetchSome()
 	}
 	c.conclude(err)
 }
@@ -524,7 +448,11 @@ func (c *client) bite() {
 func (c *client) replaySomeMore() error {
 	s, r := c.shard, c.replay
 	if r.searching && !r.search(c) {
-		c.replayOn()
+		c.biteSoon()
+		return nil
+	}
+	if !c.catchUp() {
+		c.biteSoon()
 		return nil
 	}
 	to, whole := c.taken(), true
@@ -548,7 +476,7 @@ func (c *client) replaySomeMore() error {
 	s.drained = got.messages
 	defer func() { clear(s.drained) }()
 	if !r.lose(got.begin) {
-		c.replayOn()
+		c.biteSoon()
 		return nil
 	}
 	if r.loss.slow && s.limits.overflow == Disconnect {
@@ -587,6 +515,9 @@ func (c *client) replaySomeMore() error {
 		taken, landed, err := c.write(&p, batch, &s.scratch, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, 0, nil))
 		c.flight.replayed = c.busy
 		c.countReplayed(landed)
+		if r.back != nil {
+			r.back.sent += uint32(taken)
+		}
 		if taken < len(batch) {
 			all = false
 			r.asOf = asOf
@@ -605,7 +536,7 @@ func (c *client) replaySomeMore() error {
 	case all && ends:
 		c.endReplay()
 	case !c.busy:
-		c.replayOn()
+		c.biteSoon()
 	}
 	return nil
 }
@@ -696,6 +627,7 @@ func (r *replay) lose(to cursor) (ok bool) {
 		}
 	}
 	r.loss.messages += lost
+	r.loss.counted = r.loss.counted && lost == 0
 	r.loss.slow = r.loss.slow || due > 0
 	r.at, r.begun = to, true
 	b := r.back
@@ -717,7 +649,7 @@ func (c *client) replayBuffered() error {
 	}
 	_, err := c.sendBuffered(1, 0)
 	if !c.busy {
-		c.replayOn()
+		c.biteSoon()
 	}
 	return err
 }
@@ -727,5 +659,8 @@ func (c *client) endReplay() {
 	c.replay = nil
 	if c.phase == phaseOpen {
 		c.changeGroup()
+	}
+	if c.v1.fetches() {
+		c.biteSoon()
 	}
 }

@@ -145,7 +145,7 @@ func (p *replayPlay) turn() {
 	p.s.tick(false, false)
 	p.s.mu.Lock()
 	p.s.wake.Signal()
-	busy := !p.s.inbox.isEmpty() || len(p.s.again) > 0 || len(p.s.replays) > 0
+	busy := !p.s.inbox.isEmpty() || len(p.s.again) > 0 || len(p.s.biting) > 0
 	p.s.mu.Unlock()
 	taken := len(p.log)
 	if busy && p.s.take() {
@@ -435,7 +435,7 @@ func (p *replayPlay) settle() {
 			}
 			done = done && w.phase != phaseFlushing
 		}
-		if done && p.s.stopping == p.closed && len(p.s.replays) == 0 && p.s.inbox.isEmpty() {
+		if done && p.s.stopping == p.closed && len(p.s.biting) == 0 && p.s.inbox.isEmpty() {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

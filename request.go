@@ -300,7 +300,7 @@ func requestType(data []byte) (string, error) {
 				return r.skip(1) // null
 			}
 			var err error
-			if kind, err = r.string(); kind == typeSubscribe || kind == typeAck {
+			if kind, err = r.string(); kind == typeSubscribe || kind == typeAck || kind == typeFetch {
 				return errEnough
 			}
 			return err
@@ -382,6 +382,29 @@ func parseSubscribe(data []byte) (subscribeRequest, error) {
 	return q, nil
 }
 
+// parseFetch reads a fetch message, and returns the ID of the gap.
+func parseFetch(data []byte) (gap string, err error) {
+	r := jsonReader{text: string(data)}
+	var kind string
+	fields := [...]field{
+		{name: "type", read: readText(&kind)},
+		{name: "gap", read: func(r *jsonReader) (err error) {
+			if r.next() != '"' {
+				return errNoGap
+			}
+			gap, err = r.string()
+			return err
+		}},
+	}
+	if err := r.document(func(name string) error { return readMember(&r, name, fields[:]) }); err != nil {
+		return "", err
+	}
+	if !fields[1].seen {
+		return "", errors.New("gap is missing")
+	}
+	return gap, nil
+}
+
 // parseAck reads an ack.
 func parseAck(data []byte) (n uint64, err error) {
 	r := jsonReader{text: string(data)}
@@ -411,6 +434,7 @@ func parseAck(data []byte) (n uint64, err error) {
 
 var (
 	errNoCount   = errors.New("n must be a whole number")
+	errNoGap     = errors.New("gap must be a string")
 	errNoLast    = fmt.Errorf("last must be a whole number from 1 to %d", maxLast)
 	errNoFilters = errors.New("filters must be an object")
 	errNoStrings = errors.New("a filter is a string or a list of strings")

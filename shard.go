@@ -51,7 +51,7 @@ type shard struct {
 	touched    []*group
 	pinged     []*client // they are sent a pong at the end of the turn
 	again      []*client // their links have asked for another turn
-	replays    []*client // their replays go on at the end of the turn
+	biting     []*client // their replays and fetches go on at the end of the turn
 	waiting    []*client // the clients that a drain visits: they are busy, or have something buffered
 	wheel      wheel
 	beatAt     time.Time  // the last beat
@@ -298,7 +298,7 @@ func (s *shard) loop() {
 func (s *shard) take() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.inbox.isEmpty() && len(s.again) == 0 && len(s.replays) == 0 {
+	for s.inbox.isEmpty() && len(s.again) == 0 && len(s.biting) == 0 {
 		if s.stopping && len(s.members) == 0 && len(s.leaving) == 0 {
 			s.running = false
 			if s.poller != nil {
@@ -337,7 +337,7 @@ func (s *shard) takeTurn() {
 	}
 	s.turn.reset()
 	s.goOn()
-	s.replaySome()
+	s.biteAll()
 	s.sendPongs()
 }
 

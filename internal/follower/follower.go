@@ -28,6 +28,9 @@ type Follower struct {
 	direct    bool      // the next message is in no replay
 	fetched   map[string][]string
 	fetching  string // the gap whose messages arrive now
+
+	FetchesDone int    // how many have ended
+	Refused     string // the code of the last refusal
 }
 
 // Shown is a message of the application, or a gap.
@@ -45,7 +48,7 @@ type Notice struct {
 	Gap          string
 	Messages     int
 	More         bool
-	ID           json.RawMessage
+	ID           any // a text for a gap, a number for hello
 	Reason       string
 	Dropped      int
 	AtMost       *int `json:"at_most"`
@@ -123,6 +126,9 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 	case "replayed":
 		if n.Of == "gap" {
 			f.fetching = ""
+			if !n.More {
+				f.FetchesDone++
+			}
 			break
 		}
 		if f.replaying == "return" {
@@ -133,6 +139,8 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 		}
 		f.replaying = ""
 		f.reach(n.Position, false)
+	case "error":
+		f.Refused = n.Code
 	case "direct":
 		f.direct = true
 	case "past":

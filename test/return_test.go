@@ -1,0 +1,426 @@
+package test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/follower"
+	"github.com/mesher/mesherstream/internal/streamtest"
+)
+
+// A page is a follower with a connection. In a bubble, a handshake takes no time.
+type page struct {
+	follower.Follower
+	*streamtest.World
+	path string
+	v    *streamtest.Viewer
+}
+
+func newPage(w *streamtest.World, path string) *page {
+	p := &page{World: w, path: path}
+	p.open()
+	return p
+}
+
+// open connects, and reads hello.
+func (p *page) open() {
+	p.Helper()
+	target, query := p.path, p.Follower.Dial()
+	if query != "" {
+		target += "?&"[strings.Count(target, "?"):][:1] + query
+	}
+	p.v = p.Connect(target, mesherstream.Protocol)
+	p.read()
+	if p.Hello.Type != "hello" {
+		p.Fatal("no hello")
+	}
+}
+
+// read reads one message of any kind.
+func (p *page) read() {
+	p.Helper()
+	_ = p.v.WS.SetReadDeadline(time.Now().Add(20 * time.Second))
+	kind, data, err := p.v.WS.ReadMessage()
+	if err != nil {
+		p.Fatalf("read: %v; shown so far: %s", err, p.all())
+	}
+	if answer := p.Receive(byte(kind), data); answer != "" {
+		p.send(answer)
+	}
+}
+
+func (p *page) send(text string) {
+	p.Helper()
+	if err := p.v.WS.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
+		p.Fatal(err)
+	}
+}
+
+// until reads until so many messages and gaps have been shown, over all connections.
+func (p *page) until(n int) {
+	p.Helper()
+	for len(p.Shown) < n {
+		p.read()
+	}
+}
+
+// leave ends the connection, and waits until the server knows.
+func (p *page) leave() {
+	p.Helper()
+	_ = p.v.WS.Close()
+	p.Eventually("the page has left", func() bool { return p.M.Stats().Clients == 0 })
+	time.Sleep(time.Second)
+}
+
+// all returns what was shown: texts, and gaps as the reason and what is known of them.
+func (p *page) all() (list []string) {
+	for _, s := range p.Shown {
+		text := s.Text
+		if g := s.Gap; g != nil {
+			text = "gap " + g.Reason
+			if g.Dropped > 0 {
+				text += fmt.Sprint(" ", g.Dropped)
+			}
+			if g.AtMost != nil {
+				text += fmt.Sprint(" <=", *g.AtMost)
+			}
+			text += fmt.Sprint(" held ", g.Held)
+		}
+		list = append(list, text)
+	}
+	return list
+}
+
+func (p *page) expect(want ...string) {
+	p.Helper()
+	p.until(len(want))
+	if got := p.all(); !slices.Equal(got, want) {
+		p.Fatalf("got  %s\nwant %s", strings.Join(got, ", "), strings.Join(want, ", "))
+	}
+}
+
+// fetch asks for the messages of a gap, and returns them.
+func (p *page) fetch(gap *follower.Notice) []string {
+	p.Helper()
+	before := p.FetchesDone
+	p.send(fmt.Sprintf(`{"type":"fetch","gap":%q}`, gap.ID))
+	for p.FetchesDone == before {
+		p.read()
+	}
+	return p.Fetched(gap.ID.(string))
+}
+
+func numbers(prefix string, first, end int) (list []string) {
+	for i := first; i < end; i++ {
+		list = append(list, fmt.Sprint(prefix, i))
+	}
+	return list
+}
+
+func publish(w *streamtest.World, texts ...string) {
+	for _, text := range texts {
+		w.PublishAll(mesherstream.Message{Project: "shop", Level: "error", Data: []byte(text)})
+	}
+}
+
+func TestAReturningClientReceivesWhatItHasMissed(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		p := newPage(w, "shop")
+		publish(w, numbers("a", 0, 5)...)
+		p.until(5)
+		p.leave()
+		publish(w, numbers("b", 0, 7)...)
+		p.open()
+		if r := p.Hello.Returned; r == nil || !r.Complete || r.AtMost == nil || *r.AtMost < 7 {
+			t.Errorf("hello says %+v, want a complete return after at least 7 messages", r)
+		}
+		publish(w, "c0")
+		p.expect(slices.Concat(numbers("a", 0, 5), numbers("b", 0, 7), []string{"c0"})...)
+	})
+}
+
+// Whatever a client has received since its position, what it is shown and what it is told add up to what was published.
+func TestAReturningClientIsToldOfWhatHasLeftTheHistory(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		opts []mesherstream.Option
+		path string
+		want []string
+	}{
+		{"some", []mesherstream.Option{mesherstream.WithHistory(5)}, "shop", append([]string{"gap away 5 held 0"}, numbers("b", 5, 10)...)},
+		{"all", []mesherstream.Option{mesherstream.WithHistory(0)}, "shop", []string{"gap away 10 held 0"}},
+		{"some, of a filter", []mesherstream.Option{mesherstream.WithHistory(5)}, "shop?level=error", append([]string{"gap away <=5 held 0"}, numbers("b", 5, 10)...)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				w.Start(c.opts...)
+				p := newPage(w, c.path)
+				publish(w, numbers("a", 0, 5)...)
+				p.until(5)
+				p.leave()
+				publish(w, numbers("b", 0, 10)...)
+				p.open()
+				if r := p.Hello.Returned; r == nil || r.Complete {
+					t.Errorf("hello says %+v, want an incomplete return", r)
+				}
+				publish(w, "c0")
+				p.expect(slices.Concat(numbers("a", 0, 5), c.want, []string{"c0"})...)
+			})
+		})
+	}
+}
+
+func TestARestartOfTheServerIsAGapOfUnknownSize(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		p := newPage(w, "shop")
+		publish(w, numbers("a", 0, 5)...)
+		p.until(5)
+		p.leave()
+		publish(w, numbers("b", 0, 5)...)
+		w.Stop()
+		w.Start()
+		publish(w, numbers("c", 0, 5)...)
+		p.open()
+		if r := p.Hello.Returned; r == nil || r.Complete || r.AtMost != nil {
+			t.Errorf("hello says %+v, want an incomplete return of unknown size", r)
+		}
+		publish(w, "d0")
+		p.expect(slices.Concat(numbers("a", 0, 5), []string{"gap away held 0"}, numbers("c", 0, 5), []string{"d0"})...)
+	})
+}
+
+func TestAPositionOfAnotherProjectIsWorthless(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		p := newPage(w, "shop")
+		publish(w, numbers("a", 0, 3)...)
+		p.until(3)
+		p.leave()
+		publish(w, numbers("b", 0, 3)...)
+		p.path = "other"
+		p.open()
+		if err := w.M.Broadcast(mesherstream.Message{Project: "other", Data: []byte("c0")}); err != nil {
+			t.Fatal(err)
+		}
+		p.expect(append(numbers("a", 0, 3), "gap away held 0", "c0")...)
+	})
+}
+
+// The value that a page shows last is the newest, however often it has been there before.
+func TestAnOldValueOfAKeyIsNeitherShownNorTakenForTheNewest(t *testing.T) {
+	for _, c := range []struct{ before, missed, want string }{
+		{"5 7", "5", "5 7 5"},
+		{"5 7 5", "7 5", "5 7 5 5"},
+		{"5", "7 5 7", "5 7"},
+		{"5 5", "5", "5 5 5"},
+		{"1 2 3", "", "1 2 3"},
+	} {
+		t.Run(c.before+", then "+c.missed, func(t *testing.T) {
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				w.Start()
+				p := newPage(w, "shop")
+				publish(w, "first") // with a mark
+				p.until(1)
+				say := func(values string) {
+					for _, v := range strings.Fields(values) {
+						w.PublishAll(mesherstream.Message{Project: "shop", Key: "gauge", Data: []byte(v)})
+					}
+				}
+				for i, v := range strings.Fields(c.before) {
+					say(v)
+					p.until(2 + i)
+				}
+				p.leave()
+				say(c.missed)
+				p.open()
+				publish(w, "last")
+				for p.all()[len(p.Shown)-1] != "last" {
+					p.read()
+				}
+				p.expect(strings.Fields("first " + c.want + " last")...)
+			})
+		})
+	}
+}
+
+// A message of BufferMessage is in no replay, and doesn't stand for a broadcast with the same bytes.
+func TestAMessageForOneClientIsNotTakenForABroadcast(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		p := newPage(w, "shop")
+		for c := range w.M.Clients() {
+			if err := w.M.BufferMessage(c.ID, []byte("same")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.until(1)
+		p.leave()
+		publish(w, "same", "other")
+		p.open()
+		p.expect("same", "same", "other")
+	})
+}
+
+// stall makes a page miss messages because it is slow: its window is four messages, and its buffer two.
+func stall(w *streamtest.World, opts ...mesherstream.Option) *page {
+	w.Start(append([]mesherstream.Option{mesherstream.WithWindow(4), mesherstream.WithMaxBuffer(2)}, opts...)...)
+	p := newPage(w, "shop")
+	publish(w, numbers("a", 0, 20)...)
+	for len(p.Shown) == 0 || p.Shown[len(p.Shown)-1].Text != "a19" {
+		p.read()
+	}
+	return p
+}
+
+// gaps returns the gaps that a page was told of, and checks that the messages which it was not shown are theirs.
+func (p *page) gaps() (gaps []*follower.Notice, missing []string) {
+	p.Helper()
+	told := 0
+	for _, s := range p.Shown {
+		if s.Gap != nil {
+			gaps = append(gaps, s.Gap)
+			told += s.Gap.Dropped
+		}
+	}
+	for _, text := range numbers("a", 0, 20) {
+		if !slices.Contains(p.all(), text) {
+			missing = append(missing, text)
+		}
+	}
+	if told == 0 || told != len(missing) {
+		p.Fatalf("told of %d, and %d are missing: %s", told, len(missing), p.all())
+	}
+	return gaps, missing
+}
+
+func (p *page) fetchAll(gaps []*follower.Notice) (got []string) {
+	p.Helper()
+	for _, gap := range gaps {
+		id := gap.ID.(string)
+		before := len(p.Fetched(id))
+		got = append(got, p.fetch(gap)[before:]...)
+	}
+	return got
+}
+
+func TestTheMessagesOfAGapCanBeFetched(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		p := stall(w)
+		gaps, missing := p.gaps()
+		for _, gap := range gaps {
+			if gap.Reason != "slow" || gap.Held != gap.Dropped {
+				t.Errorf("got %+v, want a gap of a slow client whose messages are all held", gap)
+			}
+		}
+		if got := p.fetchAll(gaps); !slices.Equal(got, missing) {
+			t.Errorf("got %s, want %s", got, missing)
+		}
+		// On a later connection, too, and what is published meanwhile is shown as ever.
+		shown := len(p.Shown)
+		p.leave()
+		p.open()
+		publish(w, "b0")
+		if got := p.fetchAll(gaps); !slices.Equal(got, missing) {
+			t.Errorf("got %s, want %s", got, missing)
+		}
+		p.until(shown + 1)
+		if got := p.all()[shown:]; len(got) != 1 || got[0] != "b0" {
+			t.Errorf("got %s, want b0", got)
+		}
+	})
+}
+
+func TestARequestForAGapThatIsNoneIsRefused(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		p := stall(w)
+		gaps, _ := p.gaps()
+		gap := gaps[0]
+		other := newPage(w, "other")
+		for name, c := range map[string]struct {
+			p             *page
+			request, code string
+		}{
+			"of another project": {other, fmt.Sprintf(`{"type":"fetch","gap":%q}`, gap.ID), "invalid_gap"},
+			"forged":             {p, `{"type":"fetch","gap":"gAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`, "invalid_gap"},
+			"empty":              {p, `{"type":"fetch","gap":""}`, "invalid_gap"},
+			"a position":         {p, fmt.Sprintf(`{"type":"fetch","gap":%q}`, p.Position), "invalid_gap"},
+			"no gap":             {p, `{"type":"fetch"}`, "malformed"},
+			"a number":           {p, `{"type":"fetch","gap":1}`, "malformed"},
+			"a list":             {p, `{"type":"fetch","gap":["x"]}`, "malformed"},
+			"another member":     {p, fmt.Sprintf(`{"type":"fetch","gap":%q,"last":1}`, gap.ID), "malformed"},
+		} {
+			c.p.send(c.request)
+			for c.p.Refused == "" {
+				c.p.read()
+			}
+			if c.p.Refused != c.code {
+				t.Errorf("%s: got %q, want %q", name, c.p.Refused, c.code)
+			}
+			c.p.Refused = ""
+		}
+	})
+}
+
+// A fetch brings only what is granted at its time.
+func TestAFetchBringsNothingThatIsNoLongerGranted(t *testing.T) {
+	var granted mesherstream.Subscription
+	authorize := mesherstream.WithAuthorize(func(_ *fiber.Ctx, sub *mesherstream.Subscription) error {
+		sub.Filter, sub.Since = granted.Filter, granted.Since
+		return nil
+	})
+	for name, grant := range map[string]mesherstream.Subscription{
+		"a level":      {Filter: mesherstream.Filter{Levels: []string{"debug"}}},
+		"until lately": {Since: time.Now().Add(time.Hour)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			granted = mesherstream.Subscription{}
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				p := stall(w, authorize)
+				gaps, _ := p.gaps()
+				p.leave()
+				granted = grant
+				p.open()
+				if got := p.fetchAll(gaps); len(got) != 0 {
+					t.Errorf("got %s, want nothing", got)
+				}
+			})
+		})
+	}
+}
+
+func TestAQueryOfAReturnThatIsMalformedIsRefused(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		p := newPage(w, "shop")
+		for query, want := range map[string]int{
+			"since=" + p.Position:                                 101,
+			"since=" + p.Position + "&received=3&ago=100":         101,
+			"since=" + p.Position + "&received=unknown":           101,
+			"since=" + p.Position[:len(p.Position)-4]:             101, // forged, and worthless
+			"since=" + p.Position + "&received=-1":                400,
+			"since=" + p.Position + "&received=many":              400,
+			"since=" + p.Position + "&received=1&received=2":      400,
+			"since=" + p.Position + "&ago=-1":                     400,
+			"since=" + p.Position + "&ago=soon":                   400,
+			"since=p":                                             400,
+			"since=position":                                      400,
+			"since=p" + strings.Repeat("A", 2048):                 400,
+			"since=" + p.Position + "%20":                         400,
+			"since=" + p.Position + "&since=" + p.Position:        400,
+			"since=" + strings.Replace(p.Position, "p", "P", 1):   400,
+			"since=" + strings.ReplaceAll(p.Position, "p", "%70"): 101,
+		} {
+			if got, text := streamtest.AskRaw(w.App, streamtest.Handshake("/stream/projects/shop?"+query)); got != want {
+				t.Errorf("%.60s: got %d %s, want %d", query, got, text, want)
+			}
+		}
+	})
+}
