@@ -174,6 +174,7 @@ func (tb *tab) pictures(name string) {
 }
 
 func TestTheExampleShowsEventsAndItsFiltersBite(t *testing.T) {
+	t.Parallel()
 	p := newExample(t)
 	tb := p.visit("/?project=shop")
 	tb.wait(`!document.getElementById('empty').hidden`)
@@ -257,6 +258,7 @@ func TestOfTwoTabsTheSlowOneIsToldWhatItMissedAndTheOtherMissesNothing(t *testin
 }
 
 func TestTheExamplePageComesBackAfterARestart(t *testing.T) {
+	t.Parallel()
 	p := newExample(t)
 	tb := p.visit("/?project=shop&level=error")
 	p.post("error", 5)

@@ -93,7 +93,8 @@ func TestWhatASlowPageInABrowserHandlesIsFresh(t *testing.T) {
 				}
 			}
 			end := time.Duration(time.Now().UnixNano())
-			// A page that is far behind answers when it has handled all that it had been sent.
+			// A page that is far behind answers when it has handled all that it had been sent. It may now hurry.
+			close(s.haste)
 			ctx, stop := context.WithTimeout(tb.ctx, 5*time.Minute)
 			defer stop()
 			sights, err := chromedp.Run(ctx, chromedp.Evaluate[[]pace.Sight](`page.sights`))

@@ -35,6 +35,7 @@ type site struct {
 	peers chan *peer            // where a test says what is sent
 	m     *mesherstream.Manager // where mesherstream does
 	hold  chan struct{}         // closed to answer GET /hold
+	haste chan struct{}         // closed to answer GET /rest at once
 
 	mu    sync.Mutex
 	conns []net.Conn // all that were accepted
@@ -81,7 +82,7 @@ func serve(t *testing.T, streams func(*site, *fiber.App)) *site {
 
 func serveWithoutBrowser(t *testing.T, streams func(*site, *fiber.App)) *site {
 	t.Helper()
-	s := &site{T: t, streams: streams, addr: "127.0.0.1:0", peers: make(chan *peer, 100), hold: make(chan struct{})}
+	s := &site{T: t, streams: streams, addr: "127.0.0.1:0", peers: make(chan *peer, 100), hold: make(chan struct{}), haste: make(chan struct{})}
 	s.listen()
 	t.Cleanup(func() {
 		if s.serving != nil {
@@ -105,7 +106,10 @@ func (s *site) listen() {
 		return c.SendStatus(fiber.StatusNoContent)
 	})
 	s.app.Get("/rest", func(c *fiber.Ctx) error { // a page that asks for it synchronously is blocked, and needs no processor for it
-		time.Sleep(rest)
+		select {
+		case <-time.After(rest):
+		case <-s.haste:
+		}
 		return c.SendStatus(fiber.StatusNoContent)
 	})
 	s.streams(s, s.app)
