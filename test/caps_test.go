@@ -126,6 +126,7 @@ func resetHandshake(s *streamtest.Site, request string) {
 
 // A client that is closed may take two seconds for its answer, and holds its place no longer than that.
 func TestClientsThatNeverAnswerACloseFrameHoldTheirPlacesForAMomentOnly(t *testing.T) {
+	t.Parallel()
 	for _, tr := range streamtest.Sockets() {
 		t.Run(tr.Name, func(t *testing.T) {
 			t.Parallel()

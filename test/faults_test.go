@@ -41,6 +41,7 @@ func (h *stuckHandler) Handle(context.Context, slog.Record) error {
 // TestALogHandlerThatBlocksKeepsNobodyFromAnything has the handler block at the first line, while the first client
 // waits for its upgrade, and then at each line about a client.
 func TestALogHandlerThatBlocksKeepsNobodyFromAnything(t *testing.T) {
+	t.Parallel()
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		h := &stuckHandler{level: slog.LevelDebug, until: make(chan struct{})}
 		defer close(h.until)

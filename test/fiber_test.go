@@ -203,6 +203,7 @@ func TestAuthorizeReadsEverythingBeforeTheUpgrade(t *testing.T) {
 
 // Fiber's timeouts, body limit and concurrency end at the upgrade. The manager has its own.
 func TestFibersLimitsDoNotApplyAndOurOwnDo(t *testing.T) {
+	t.Parallel()
 	for _, tr := range streamtest.Sockets() {
 		t.Run(tr.Name, func(t *testing.T) {
 			t.Parallel()

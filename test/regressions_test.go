@@ -173,6 +173,7 @@ func stormUntilStopped(w *streamtest.World) {
 
 // TestACapHoldsBeforeTheUpgradeWhenAuthorizeTakesItsTime lets many clients ask while none has been admitted yet.
 func TestACapHoldsBeforeTheUpgradeWhenAuthorizeTakesItsTime(t *testing.T) {
+	t.Parallel()
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		const most, asking = 3, 20
 		w.Start(mesherstream.WithMaxClients(most), mesherstream.WithAuthorize(func(*fiber.Ctx, *mesherstream.Subscription) error {
@@ -227,6 +228,7 @@ func TestASlowClientThatReadsAFewBytesAtATimeStays(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells what the other end has acknowledged")
 	}
+	t.Parallel()
 	for _, tr := range streamtest.Transports {
 		if tr.Bubble {
 			continue

@@ -109,6 +109,7 @@ func TestATornFrameIsFinishedBeforeAnythingElse(t *testing.T) {
 // TestAClientThatTakesNothingHoldsNoPlace tries what costs nothing: bytes of a frame that never ends, and pongs that
 // answer nothing.
 func TestAClientThatTakesNothingHoldsNoPlace(t *testing.T) {
+	t.Parallel()
 	for _, tr := range streamtest.Transports {
 		for name, says := range map[string][]byte{
 			"empty pongs":         streamtest.Masked(wsframe.FinBit|wsframe.OpPong, ""),
@@ -141,6 +142,7 @@ func TestAClientThatTakesNothingHoldsNoPlace(t *testing.T) {
 
 // TestAClientWithoutPongsStaysAsLongAsItReads is about clients that know nothing of pings, and send something of their own.
 func TestAClientWithoutPongsStaysAsLongAsItReads(t *testing.T) {
+	t.Parallel()
 	for _, tr := range streamtest.Transports {
 		if tr.Bubble {
 			continue
