@@ -799,6 +799,11 @@ func testMissed(t *testing.T, history int) {
 	}
 	leave(c)
 	in := m.relaying.run.Load().interests
+	waitFor(t, m, "the first attempt to subscribe has ended", func() bool {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		return in.byProject["p"].joining == 0
+	})
 	in.tend()
 	in.age(relayLinger)
 	in.tend()
