@@ -196,11 +196,14 @@ func (c *client) add() {
 	s.regrouping.Add(-1)
 	s.wheel.add(c)
 	s.hooks.connect(c)
-	if err := c.greet(); err != nil {
+	err := c.greet()
+	if err == nil && c.replay != nil {
+		err = c.joinReplay()
+	}
+	if err != nil {
 		c.remove(err)
 		return
 	}
-	c.joinReplay()
 	c.link.Begin()
 }
 

@@ -191,7 +191,7 @@ func (c *client) taken() cursor {
 
 func (c *client) enterGroup() {
 	s := c.shard
-	key, looksBack := c.sub.key(), c.replay != nil
+	key, looksBack := c.sub.key(), c.replay != nil && s.history.isOn()
 	if looksBack {
 		key += "<"
 	}

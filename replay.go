@@ -364,19 +364,22 @@ func (c *client) recall(p past) {
 }
 
 // joinReplay begins the replay of a client that has joined.
-func (c *client) joinReplay() {
-	if r := c.replay; r != nil {
-		if r.back == nil {
-			r.first = c.joined
-			if r.missing > 0 {
-				r.at = c.joined
-			}
-		} else {
-			r.back.since = c.shard.now
+func (c *client) joinReplay() error {
+	r := c.replay
+	switch {
+	case !c.shard.history.isOn():
+		return c.tellReturn()
+	case r.back != nil:
+		r.back.since = c.shard.now
+	default:
+		r.first = c.joined
+		if r.missing > 0 {
+			r.at = c.joined
 		}
-		c.await()
-		c.biteSoon()
 	}
+	c.await()
+	c.biteSoon()
+	return nil
 }
 
 // lookBack begins a replay with the last messages that match the client's filter. Those in its backlog, and those that a
@@ -485,7 +488,7 @@ func (c *client) replaySomeMore() error {
 	}
 	rest := c.withoutOld(got.messages[before:])
 	batch := s.drained[:before+len(rest)]
-	ends := whole && !got.more
+	ends := whole && !got.more && to.reaches(got.at) // the shard may have to take messages that have left the history
 	if r.loss.any() && c.v1 != nil && (len(rest) > 0 || ends) {
 		batch[1] = c.lossNotice(rest)
 	} else {

@@ -77,8 +77,10 @@ func (c *client) resume(pos position, held cursor) {
 	b, l := r.back, &r.loss
 	b.rate = pos.rate
 	b.atMost, b.known = h.missed("", point{pos.all, pos.asOf})
+	pos.all = c.joined.all - b.atMost // no message has a number between that and the first one of today's feed
 	if project != "" {
 		missed, known := h.missed(project, point{pos.project, pos.asOf})
+		pos.project = c.joined.project - missed
 		b.atMost, b.known = b.atMost+missed, b.known && known
 	}
 	r.at, r.asOf, l.after = pos.cursor, pos.asOf, pos.cursor
@@ -101,6 +103,22 @@ func (c *client) resume(pos position, held cursor) {
 		l.messages = r.at.beyond(pos.cursor)
 		l.atMost = true
 	}
+}
+
+// tellReturn tells a client that returns what it has missed, if there is no history from which it could receive that.
+func (c *client) tellReturn() error {
+	r := c.replay
+	r.loss.messages -= min(r.loss.messages, c.joined.beyond(c.taken())) // these are yet to be offered
+	r.then = c.taken()
+	batch := []*message{c.replayNotice(nil)}
+	if r.loss.any() {
+		batch = append(batch, c.lossNotice(nil))
+	}
+	c.v1.rest = append(batch, c.replayedNotice())
+	if c.replay = nil; c.busy {
+		return nil
+	}
+	return c.sendRest()
 }
 
 // A skip is what a client that returns is about to leave out. First the place is searched to which it skips, backwards
