@@ -451,10 +451,15 @@ func (c *client) drainControl() { c.settle(c.sendControl()) }
 func (c *client) sendControl() (err error) {
 	for !c.busy && err == nil && c.phase != phaseGone {
 		frame := c.nextControl()
-		if frame == nil {
-			break
+		switch {
+		case frame != nil:
+			err = c.writeControl(frame)
+		case c.pingDue && !c.closeSent: // after a reply: the place that a mark names is one of the new filter
+			c.pingDue = false
+			err = c.keepalive()
+		default:
+			return nil
 		}
-		err = c.writeControl(frame)
 	}
 	return err
 }
@@ -469,8 +474,6 @@ func (c *client) nextControl() (frame []byte) {
 		frame, c.pong = c.pong, nil
 	case c.closing != nil:
 		frame, c.closing, c.closeSent = c.closing, nil, true
-	case c.pingDue:
-		frame, c.pingDue = c.keepalive(), false
 	case c.reply != nil:
 		frame, c.reply = c.reply, nil
 		c.link.Resume()

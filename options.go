@@ -243,13 +243,18 @@ func WithReadLimit(bytes int) Option {
 // are spread over the interval. The first ping of each client is sent within the interval too, after at least three
 // quarters of it. 0 turns pings off. Browsers then give no sign of life by themselves: turn the idle timeout off too,
 // or have pages send something. Otherwise from 10 ms to 24 h.
+//
+// A client that has agreed on [Protocol] and acknowledges marks is sent a mark instead, a quarter of the interval earlier,
+// and only if there was none in the meantime. Its page then knows that it misses nothing, and takes a connection for
+// dead on which nothing arrives in the interval. While it has yet to acknowledge a mark, it is pinged.
 func WithPingInterval(d time.Duration) Option {
 	return func(c *config) { c.pingInterval = d }
 }
 
 // WithIdleTimeout sets how long a client may show no sign of life, overriding the default of 60 s. Everything that a
 // client sends is one, pongs included, as long as it has taken what it was sent. While it has yet to take something, only
-// that it takes some of it counts: it acknowledges more, or its program reads, as far as the system can tell. A client
+// that it takes some of it counts: it acknowledges more, or its program reads, as far as the system can tell. A mark in
+// silence (see [WithPingInterval]) is such a thing, so a page that hangs in a living browser is removed as well. A client
 // without a sign of life is removed, noticed within a quarter of the ping interval; if a frame can still be written to
 // it, it is closed with code 1013. 0 turns the timeout off; otherwise it must be longer than the ping interval, and from
 // 10 ms to 24 h.

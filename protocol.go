@@ -441,6 +441,7 @@ type v1 struct {
 	gaps   gaps
 	fetch  *fetch     // nil if it fetches nothing
 	rest   []*message // of a bite of a fetch of which the beginning is on its way: nothing else may come between
+	quiet  bool       // the newest mark is one in silence
 }
 
 func (v *v1) fetches() bool { return v != nil && v.fetch != nil }
@@ -466,6 +467,7 @@ type helloMessage struct {
 	Filters   wireFilters `json:"filters"`
 	MaxBuffer int         `json:"max_buffer"`
 	Window    int         `json:"window"`
+	MarkMS    int64       `json:"mark_ms,omitempty"`
 	Position  string      `json:"position,omitempty"`
 	Returned  *returned   `json:"returned,omitempty"`
 }
@@ -500,6 +502,7 @@ func (v *v1) hello(c *client) []byte {
 		Filters:   wireFilters{Level: list(c.sub.Levels), Environment: list(c.sub.Environments)},
 		MaxBuffer: c.shard.cfg.maxBuffer,
 		Window:    c.shard.cfg.helloWindow(),
+		MarkMS:    c.shard.cfg.pingInterval.Milliseconds(),
 		Position:  position,
 		Returned:  back,
 	})

@@ -263,8 +263,6 @@ func (c *modelClient) next() (frame []byte) {
 		frame, c.pong = c.pong, nil
 	case c.closing != nil:
 		frame, c.closing, c.closeSent = c.closing, nil, true
-	case c.pingDue:
-		frame, c.pingDue = c.periodicPing(), false
 	case c.reply != nil:
 		frame, c.reply = c.reply, nil
 		c.waits = false
@@ -284,6 +282,11 @@ const (
 func (c *modelClient) pump(what cargo) {
 	for !c.busy && c.phase != phaseGone {
 		frame := c.next()
+		if frame == nil && c.pingDue && !c.closeSent {
+			c.pingDue = false
+			c.periodic()
+			continue
+		}
 		if frame == nil {
 			break
 		}
@@ -630,8 +633,12 @@ func (c *modelClient) hello(id ClientID) []byte {
 		text, _ := json.Marshal(append([]string{}, values...)) // strings always encode
 		return string(text)
 	}
-	return c.encode(fmt.Sprintf(`{"type":"hello","id":%d,"project":%q,"filters":{"level":%s,"environment":%s},"max_buffer":%d,"window":%d,%s}`,
-		id, c.project, list(c.filter.Levels), list(c.filter.Environments), c.s.maxBuffer, c.s.countedWindow(), modelPosition))
+	promise := ""
+	if c.s.ping > 0 {
+		promise = fmt.Sprintf(`,"mark_ms":%d`, c.s.ping.Milliseconds())
+	}
+	return c.encode(fmt.Sprintf(`{"type":"hello","id":%d,"project":%q,"filters":{"level":%s,"environment":%s},"max_buffer":%d,"window":%d%s,%s}`,
+		id, c.project, list(c.filter.Levels), list(c.filter.Environments), c.s.maxBuffer, c.s.countedWindow(), promise, modelPosition))
 }
 
 // encode makes the frame of a message of the protocol. If the client has agreed on the protocol, the message names the
@@ -820,35 +827,51 @@ func (c *modelClient) beat(now time.Time) {
 	case c.phase < phaseClosing && c.silent(now):
 		c.giveUpOn()
 	case c.s.ping == 0:
+	case c.takesMark() && time.Duration(c.s.now()-c.win.lastAt)*time.Millisecond < c.s.ping*5/8: // the next visit will be in time, even if it is late
+	case c.takesMark():
+		c.duePing(now)
 	case !c.pinged && now.Add(c.s.ping/4).Before(c.pingBy): // the next visit will still be in time
 	case c.pinged && now.Add(c.s.ping/8).Before(c.pingBy): // the next visit is nearer
 	default:
-		if !c.askedAt.After(c.seen) {
-			c.askedAt = now
-		}
-		c.pinged, c.pingBy = true, now.Add(c.s.ping)
-		c.pingDue = true
-		c.pump(onlyControl)
+		c.duePing(now)
 	}
 }
 
+func (c *modelClient) duePing(now time.Time) {
+	if !c.askedAt.After(c.seen) {
+		c.askedAt = now
+	}
+	c.pinged, c.pingBy = true, now.Add(c.s.ping)
+	c.pingDue = true
+	c.pump(onlyControl)
+}
+
 // silent: a client that owes something must have taken some of it in time, and any other must have given a sign of life.
+// Both holds for one that owes nothing but the answer to a mark.
 func (c *modelClient) silent(now time.Time) bool {
 	long := func(since time.Time) bool { return now.Sub(since) >= c.s.idle }
 	switch {
 	case c.s.idle == 0 || !long(c.s.awake):
 		return false
-	case c.owing:
-		if long(c.took) && !long(c.seen) {
+	case c.owing && long(c.took):
+		if !long(c.seen) {
 			c.s.reach("removed because it takes nothing")
 		}
-		return long(c.took)
+		return true
+	case c.owing && !c.owesMark():
+		return false
 	default:
 		if long(c.seen) {
 			c.s.reach("removed because it is silent")
 		}
 		return long(c.seen) && (c.s.ping == 0 || c.askedAt.After(c.seen) && now.Sub(c.askedAt) >= c.s.idle-c.s.ping)
 	}
+}
+
+// owesMark: nothing but a mark is on its way to the client.
+func (c *modelClient) owesMark() bool {
+	w := &c.win
+	return c.stream != "" && w.answers && !c.busy && len(w.asked) > 0 && w.asked[0].handled() == modelAmount{} && w.asked[0].to == w.written
 }
 
 // giveUpOn: the client is told if a frame can be written, and hooks are told why it is gone.
@@ -1122,6 +1145,11 @@ type modelAmount struct{ messages, bytes int }
 type modelProbe struct {
 	to, before modelAmount
 	at         int
+	quiet      bool // it is a mark in silence
+}
+
+func (p modelProbe) handled() modelAmount {
+	return modelAmount{p.to.messages - p.before.messages, p.to.bytes - p.before.bytes}
 }
 
 const (
@@ -1197,7 +1225,7 @@ func (s *modelShard) countedWindow() int {
 // ping makes a ping that asks how far the client has got.
 func (c *modelClient) ping() []byte {
 	w, now := &c.win, c.s.now()
-	p := modelProbe{w.written, w.acked, now}
+	p := modelProbe{to: w.written, before: w.acked, at: now}
 	if !w.made {
 		p.before = modelAmount{-c.base.messages, -c.base.bytes} // 0, wherever the shard begins to count
 	}
@@ -1224,15 +1252,24 @@ func (c *modelClient) mark() []byte {
 	return c.encode(fmt.Sprintf(`{"type":"mark","window":%d%s}`, size, c.position()))
 }
 
-// periodicPing: to a client without the protocol it is a probe.
-func (c *modelClient) periodicPing() []byte {
-	if c.stream != "" || c.s.window == 0 {
-		return wsframe.Ping
+// takesMark reports whether a client is sent a mark in the place of a ping: it answers marks, and all were answered.
+func (c *modelClient) takesMark() bool {
+	return c.stream != "" && c.win.answers && len(c.win.asked) == 0 && c.phase == phaseOpen
+}
+
+// periodic sends a ping, which is a probe if the client is without the protocol, or a mark.
+func (c *modelClient) periodic() {
+	switch {
+	case c.takesMark():
+		c.sendProbe()
+		c.win.asked[0].quiet = true
+		c.s.reach("a mark in silence")
+	case c.stream != "" || c.s.window == 0:
+		c.sendControl(wsframe.Ping)
+	default:
+		c.sendProbe()
+		c.s.reach("periodic ping")
 	}
-	frame := c.ping()
-	c.asks(c.win.written)
-	c.s.reach("periodic ping")
-	return frame
 }
 
 // due reports whether a probe is due after what has been written, and some more messages: a second after the last one, and earlier if more than
@@ -1292,7 +1329,7 @@ func (c *modelClient) asks(before modelAmount) {
 		w.repeats = 0
 	}
 	mark := modelAmount{w.written.messages - before.messages, w.written.bytes - before.bytes}
-	w.asked = append(w.asked, modelProbe{w.written, modelAmount{w.acked.messages + mark.messages, w.acked.bytes + mark.bytes}, c.s.now()})
+	w.asked = append(w.asked, modelProbe{to: w.written, before: modelAmount{w.acked.messages + mark.messages, w.acked.bytes + mark.bytes}, at: c.s.now()})
 }
 
 // askAgain repeats a ping while the window is shut: after a second, and then after twice as long each time.
@@ -1414,8 +1451,11 @@ func (c *modelClient) acknowledge(count string) {
 		c.s.reach("acknowledged before the mark")
 	default:
 		mark := w.asked[0]
+		if mark.quiet && c.late() {
+			c.s.reach("a late answer to a mark in silence")
+		}
 		if w.answers {
-			c.learn(c.s.now()-mark.at, modelAmount{mark.to.messages - mark.before.messages, mark.to.bytes - mark.before.bytes})
+			c.learn(c.s.now()-mark.at, mark.handled(), mark.quiet)
 		}
 		if w.counts {
 			c.s.reach("a mark counted")
@@ -1476,7 +1516,7 @@ func (c *modelClient) answered(ping modelProbe) {
 		c.tookSome()
 	}
 	if isNews || ping.to == ping.before {
-		c.learn(c.s.now()-ping.at, modelAmount{ping.to.messages - ping.before.messages, ping.to.bytes - ping.before.bytes})
+		c.learn(c.s.now()-ping.at, ping.handled(), false)
 	}
 	newest := w.asked[len(w.asked)-1]
 	switch {
@@ -1509,12 +1549,13 @@ func (c *modelClient) handled(held bool) {
 	}
 }
 
-// learn: an answer came after some time, and shows that the client has handled some messages in it.
-func (c *modelClient) learn(took int, handled modelAmount) {
+// learn: an answer came after some time, and shows that the client has handled some messages in it. That a page answers
+// a mark in silence late says nothing about its way.
+func (c *modelClient) learn(took int, handled modelAmount, quiet bool) {
 	w := &c.win
 	took = max(1, took)
 	alone := handled.messages == 0
-	if w.rtt == 0 || took <= w.rtt || alone && w.late && c.s.now()-w.rttAt >= 10*modelSecond {
+	if w.rtt == 0 || took <= w.rtt || alone && !quiet && w.late && c.s.now()-w.rttAt >= 10*modelSecond {
 		if took > w.rtt && w.rtt > 0 {
 			c.s.reach("a longer round trip")
 		}

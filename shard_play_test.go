@@ -1090,6 +1090,7 @@ var toReach = []string{
 	"a pong for several pings", "a pong for an earlier ping",
 	"hello acknowledged", "hello acknowledged after a mark", "a mark counted", "acknowledged without a mark",
 	"acknowledged before the mark", "acknowledged beyond the mark",
+	"a mark in silence", "a late answer to a mark in silence",
 	"a client that owes and reads", "removed because it takes nothing", "removed because it is silent", "told that it was silent",
 }
 

@@ -128,10 +128,7 @@ func (s *shard) beat(now time.Time) {
 			c.giveUp()
 			continue
 		}
-		// A ping is sent with the visit that is nearest to its time. That is the fourth visit after the last ping, even
-		// if a turn is a little shorter than a quarter of the interval, and however late a busy machine makes a visit.
-		// One visit later would be late.
-		if s.cfg.pingInterval > 0 && now.Sub(c.pingAt) >= -s.cfg.turnInterval()/2 {
+		if c.isPingDue(now) {
 			if now.Sub(c.askedAt) >= c.silence(now) {
 				c.askedAt = now // the first ping since its last sign of life
 			}
@@ -140,6 +137,28 @@ func (s *shard) beat(now time.Time) {
 			c.drainControl()
 		}
 	}
+}
+
+// isPingDue reports whether the client is to be pinged, or sent a mark in silence, with this visit.
+//
+// A ping is sent with the visit that is nearest to its time. That is the fourth visit after the last ping, even if a turn
+// is a little shorter than a quarter of the interval, and however late a busy machine makes a visit. One visit later
+// would be late.
+//
+// A client that answers marks has been promised one in each interval, and takes the connection for dead if none arrives.
+// The mark is therefore sent a visit earlier, so that even a visit that is late keeps the promise. While it owes an
+// answer, it is pinged instead: its page has yet to handle what it was sent, and proxies want to see bytes.
+func (c *client) isPingDue(now time.Time) bool {
+	cfg := c.shard.cfg
+	if cfg.pingInterval == 0 {
+		return false
+	}
+	turn := cfg.turnInterval()
+	if c.takesMark() {
+		silence := time.Duration(c.shard.now.since(c.window.probedAt)) * time.Millisecond
+		return silence >= cfg.pingInterval-turn-turn/2
+	}
+	return now.Sub(c.pingAt) >= -turn/2
 }
 
 // giveUp ends a client that gives no sign of life. If a frame can still be written, the client is told: it may be frozen
@@ -151,16 +170,22 @@ func (c *client) giveUp() {
 
 // silent reports whether the client has given no sign of life for too long. If it owes nothing, it must have been pinged
 // in time: a busy shard pings late, and the client must not pay for that.
+//
+// A client that owes nothing but the answer to a mark is silent in either sense: if it sends nothing, as if it owed
+// nothing and had been pinged; and if it sends pongs, as the browser of a dead page does, as soon as it has owed the
+// answer for too long.
 func (c *client) silent(now time.Time) bool {
 	s := c.shard
-	silence, asked := c.silence(now), now.Sub(c.askedAt)
-	if c.owing {
-		silence = now.Sub(c.connectedAt) - time.Duration(c.took.Load())
-	}
-	if min(silence, now.Sub(s.awake)) < s.cfg.idleTimeout {
+	silence, asked, owed := c.silence(now), now.Sub(c.askedAt), now.Sub(c.connectedAt)-time.Duration(c.took.Load())
+	switch {
+	case now.Sub(s.awake) < s.cfg.idleTimeout:
+		return false
+	case c.owing && owed >= s.cfg.idleTimeout:
+		return true
+	case c.owing && !c.owesMark(), silence < s.cfg.idleTimeout:
 		return false
 	}
-	return c.owing || s.cfg.pingInterval == 0 || asked < silence && asked >= s.cfg.idleTimeout-s.cfg.pingInterval
+	return s.cfg.pingInterval == 0 || asked < silence && asked >= s.cfg.idleTimeout-s.cfg.pingInterval
 }
 
 // watchProgress looks whether a client that owes something takes some of it. That an acknowledgement reads on is one

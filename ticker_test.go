@@ -3,6 +3,7 @@ package mesherstream_test
 import (
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -172,4 +173,97 @@ func TestEveryPingComesWithinTheInterval(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A page that has heard nothing for the time that hello promises takes its connection for dead.
+func TestAClientThatAnswersMarksHearsOneWithinTheInterval(t *testing.T) {
+	for _, interval := range []time.Duration{
+		10 * time.Millisecond, 33_333_333 * time.Nanosecond, 25 * time.Second, 24 * time.Hour,
+	} {
+		for name, opts := range map[string][]mesherstream.Option{"": nil, "no window": {mesherstream.WithWindow(0)}} {
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				idle := 3 * interval / 2
+				if idle > 24*time.Hour {
+					idle = 0
+				}
+				w.Start(append(opts, mesherstream.WithPingInterval(interval), mesherstream.WithIdleTimeout(idle), mesherstream.WithDrainInterval(time.Hour))...)
+				type heard struct {
+					most         time.Duration
+					began        time.Time
+					marks, pings int
+				}
+				viewers := make([]*heard, 40)
+				for i := range viewers {
+					v, h := w.ConnectWithProtocol("shop"), new(heard)
+					if got, want := v.Hello.MarkMS, interval.Milliseconds(); got != want {
+						t.Errorf("%v: hello promises a mark within %d ms, want %d", interval, got, want)
+					}
+					viewers[i] = h
+					v.WS.SetPingHandler(func(string) error { h.pings++; return nil })
+					last := w.Client(v.Viewer).ConnectedAt
+					h.began = last
+					_ = v.WS.SetReadDeadline(time.Time{})
+					go func() {
+						for {
+							_, text, err := v.WS.ReadMessage()
+							if err != nil {
+								return
+							}
+							if strings.HasPrefix(string(text), `{"type":"mark",`) {
+								h.marks++
+							}
+							h.most = max(h.most, time.Since(last))
+							last = time.Now()
+							v.AckTo(uint64(1 + h.marks))
+						}
+					}()
+					time.Sleep(interval / 97)
+				}
+				time.Sleep(10 * interval)
+				synctest.Wait()
+				for i, h := range viewers {
+					intervals := float64(time.Since(h.began)) / float64(interval)
+					if h.most > interval || h.marks < 10 || float64(h.marks) > intervals/0.7+1 || h.pings > 0 {
+						t.Errorf("%v %s, client %d: got %d marks and %d pings in %.2f intervals, and %v without a mark at most", interval, name, i, h.marks, h.pings, intervals, h.most)
+					}
+				}
+				if got := w.M.Stats().Clients; got != len(viewers) {
+					t.Errorf("%v %s: got %d clients that stay, want all %d", interval, name, got, len(viewers))
+				}
+			})
+		}
+	}
+}
+
+// Such a client may be one of an earlier version, which counts marks and does not answer them.
+func TestAClientThatDoesNotAcknowledgeHelloIsPinged(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		v, pings := w.ConnectCounting("shop"), 0
+		v.WS.SetPingHandler(func(string) error {
+			pings++
+			return v.WS.WriteControl(10, nil, time.Now().Add(time.Second))
+		})
+		v.Collect()
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if got := v.Collected(); pings < 11 || len(got) > 0 {
+			w.Errorf("in 5 minutes: got %d pings and %q, want 11 or 12 and no message", pings, got)
+		}
+		if !w.M.IsStreamClient(v.ID) {
+			w.Error("it was removed")
+		}
+	})
+}
+
+func TestHelloPromisesNothingWithoutPings(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithPingInterval(0), mesherstream.WithIdleTimeout(0))
+		v := w.ConnectWithProtocol("shop")
+		v.Collect()
+		time.Sleep(24 * time.Hour)
+		if got := v.Received(); v.Hello.MarkMS != 0 || got != 1 {
+			w.Errorf("got a promise of %d ms and %d messages, want only hello, and no promise in it", v.Hello.MarkMS, got)
+		}
+	})
 }

@@ -157,16 +157,25 @@ func (c *client) greet() (err error) {
 	return err
 }
 
-// keepalive returns the ping that is due. It asks a client without the protocol how far it has got.
-func (c *client) keepalive() (frame []byte) {
-	if c.v1 != nil || c.shard.cfg.window == 0 {
-		return wsframe.Ping
+// keepalive sends the ping that is due, or a mark in its place. It asks a client without the protocol how far it has got.
+func (c *client) keepalive() error {
+	switch {
+	case c.takesMark():
+		err := c.sendProbe()
+		c.v1.quiet = true
+		return err
+	case c.v1 != nil || c.shard.cfg.window == 0:
+		return c.writeControl(wsframe.Ping)
+	default:
+		return c.sendProbe()
 	}
-	frame = c.appendPing(nil, c.position())
-	c.probed(amount{})
-	c.review()
-	return frame
 }
+
+// takesMark reports whether a mark keeps the client alive. It takes the place of a ping: the page itself hears it and
+// answers it, and not only a browser that goes on without its page.
+func (c *client) takesMark() bool { return c.answersMarks() && !c.window.asked && c.phase == phaseOpen }
+
+func (c *client) answersMarks() bool { return c.v1 != nil && c.acks == acksProbes }
 
 // openWindow makes the client's window, with the first message.
 func (c *client) openWindow() *window {
@@ -342,6 +351,9 @@ func (c *client) probed(mark amount) {
 	if w == nil {
 		return
 	}
+	if c.v1 != nil {
+		c.v1.quiet = false
+	}
 	w.probed, w.before, w.probedAt = c.position(), w.acked.plus(mark), s.now
 	if !w.asked {
 		w.asked, w.askedAt, w.repeats = true, s.now, 0
@@ -381,10 +393,14 @@ func (c *client) review() {
 	}
 }
 
+// isQuiet reports whether the newest probe is a mark in silence. A page that sleeps may be hours late to answer it, and
+// this is not the length of its way.
+func (c *client) isQuiet() bool { return c.v1 != nil && c.v1.quiet }
+
 // learn takes the answer to a probe into account: the client has handled so much in a round trip.
 func (c *client) learn(rtt uint32, handled amount) {
 	s, w := c.shard, c.window
-	if c.rtt == 0 || rtt <= c.rtt || handled.messages == 0 && w.late && s.now.since(w.rttAt) >= rttAge {
+	if c.rtt == 0 || rtt <= c.rtt || handled.messages == 0 && w.late && s.now.since(w.rttAt) >= rttAge && !c.isQuiet() {
 		c.rtt, w.rttAt = rtt, s.now
 	}
 	late := rtt > c.patience()
@@ -454,6 +470,12 @@ func (c *client) owes() bool {
 	default:
 		return c.isMute() || c.link.Unread()
 	}
+}
+
+// owesMark reports whether an answer is all that the client owes: to a mark that nothing precedes or follows.
+func (c *client) owesMark() bool {
+	w := c.window
+	return c.answersMarks() && w.asked && !c.busy && w.probed == w.before && w.probed == c.position()
 }
 
 // isMute reports whether a client is pinged and counts as one that answers no pings.

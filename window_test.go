@@ -504,6 +504,142 @@ func TestAPageThatHandlesOneMessageInTenSecondsStays(t *testing.T) {
 	})
 }
 
+// A visit of the wheel may be late on a busy machine, and the promise of hello holds all the same.
+func TestAMarkInSilenceIsInTimeAlthoughTheVisitIsLate(t *testing.T) {
+	for late := range 5 {
+		synctest.Test(t, func(t *testing.T) {
+			v := newSight(t, true, pace{delay: time.Millisecond})
+			v.run(10*time.Millisecond, func(time.Duration) {})
+			turn, interval, last := v.s.cfg.turnInterval(), v.s.cfg.pingInterval, v.last
+			for visit := range 40 {
+				at := time.Duration(visit) * turn
+				if visit%5 == late {
+					at += turn - 100*time.Millisecond
+				}
+				time.Sleep(at - v.now())
+				v.s.tell(func() { v.s.beatAll(time.Now()) })
+				v.run(10*time.Millisecond, func(time.Duration) {})
+				if v.last-last > interval {
+					t.Fatalf("visit %d, if each fifth from number %d on is late: got %v of silence, promised %v", visit, late, v.last-last, interval)
+				}
+				last = v.last
+			}
+			if v.now()-last > interval {
+				t.Errorf("got nothing for %v", v.now()-last)
+			}
+		})
+	}
+}
+
+// A browser answers pings for a page that hangs.
+func TestAPageThatDoesNotAnswerInSilenceIsRemoved(t *testing.T) {
+	const dies = 40 * time.Second
+	for name, tt := range map[string]struct {
+		pongs       bool // its browser lives
+		least, most time.Duration
+	}{
+		"a dead path": {false, 58 * time.Second, 60*time.Second + 25*time.Second/4},
+		"a dead page": {true, 75 * time.Second, 60*time.Second + 25*time.Second + 25*time.Second/4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := newSight(t, true, pace{delay: time.Millisecond, frozen: func(at time.Duration) bool { return at > dies }})
+				v.run(2*time.Second, v.every(10, 350))
+				gone := time.Duration(0)
+				heard := v.last
+				v.run(4*time.Minute, func(at time.Duration) {
+					if at <= dies {
+						heard = v.last
+					}
+					if tt.pongs && at%(5*time.Second) == 0 && v.c.phase == phaseOpen {
+						v.c.Seen(time.Now(), false)
+						v.c.Post(link.Event{Kind: link.Received, Op: wsframe.OpPong})
+					}
+					if v.c.phase > phaseOpen && gone == 0 {
+						gone = at
+					}
+				})
+				if after := gone - heard; gone == 0 || after < tt.least || after > tt.most {
+					t.Errorf("removed %v after its last answer, want %v to %v", after, tt.least, tt.most)
+				}
+				last := v.way[len(v.way)-1]
+				if code, reason := wsframe.ParseClose(last.data); last.op != wsframe.OpClose || code != wsframe.CodeTryAgainLater || reason != reasonSilent {
+					t.Errorf("got %#x %q last, want a close frame that says why", last.op, last.data)
+				}
+				pings := 0
+				for _, f := range v.way {
+					if f.op == wsframe.OpPing {
+						pings++
+					}
+				}
+				if pings == 0 {
+					t.Error("got no ping while the mark was not answered, want those that proxies wait for")
+				}
+			})
+		})
+	}
+}
+
+// A page that sleeps answers the mark when it wakes. Nothing was held back for it, and its way is no longer than before.
+func TestAPageThatSleepsInSilenceIsNotLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asleep := false
+		v := newSight(t, true, pace{delay: time.Millisecond, frozen: func(time.Duration) bool { return asleep }})
+		v.bytes = 10_000
+		v.run(20*time.Second, v.every(211, 350)) // it was late once, and its window is small since then
+		v.bytes = 0
+		v.run(3*time.Second, func(time.Duration) {})
+		if v.c.backlog.len() > 0 || !v.c.window.late {
+			t.Fatalf("got %d messages that wait, late: %v", v.c.backlog.len(), v.c.window.late)
+		}
+		limit, rtt := v.c.window.limit, v.c.rtt
+		for range 4 {
+			for !v.c.window.asked {
+				v.run(time.Millisecond, func(time.Duration) {})
+			}
+			asleep = true
+			v.run(40*time.Second, func(time.Duration) {})
+			asleep = false
+			v.run(10*time.Millisecond, func(time.Duration) {})
+			if v.c.window.asked || v.c.phase != phaseOpen {
+				t.Fatalf("after it woke: got phase %d and %+v", v.c.phase, *v.c.window)
+			}
+			if v.c.window.limit != limit || v.c.rtt != rtt {
+				t.Errorf("after it woke: got limit %+v and a round trip of %d ms, want %+v and %d as before", v.c.window.limit, v.c.rtt, limit, rtt)
+			}
+		}
+		v.publish(100_000, 350)
+		v.run(10*time.Millisecond, func(time.Duration) {})
+		if age := v.handled[len(v.handled)-1]; v.numbers[len(v.numbers)-1] != 100_000 || age > 2*time.Millisecond {
+			t.Errorf("the next message: got number %d, %v old", v.numbers[len(v.numbers)-1], age)
+		}
+	})
+}
+
+// What is published while a page sleeps waits in the buffer, in which the newest displace the oldest.
+func TestNothingIsSentAheadToAPageThatOwesAMarkInSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asleep := false
+		v := newSight(t, true, pace{delay: time.Millisecond, frozen: func(time.Duration) bool { return asleep }})
+		v.run(2*time.Second, v.every(10, 350))
+		for !v.c.window.asked {
+			v.run(time.Millisecond, func(time.Duration) {})
+		}
+		asleep = true
+		v.run(5*time.Second, func(time.Duration) {})
+		n := len(v.handled)
+		v.run(5*time.Second, v.every(50, 350))
+		if got, want := v.c.backlog.len(), v.s.cfg.maxBuffer; got != want {
+			t.Errorf("got %d messages that wait, want %d", got, want)
+		}
+		asleep = false
+		v.run(100*time.Millisecond, func(time.Duration) {})
+		if got := len(v.handled) - n; got != v.s.cfg.maxBuffer {
+			t.Errorf("after it woke: got %d messages, want the %d that waited", got, v.s.cfg.maxBuffer)
+		}
+	})
+}
+
 func TestPongsThatAnswerNothingMeanNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newSight(t, false, pace{delay: time.Millisecond, frozen: func(at time.Duration) bool { return at > 5*time.Second }})

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/mesher/mesherstream"
 	"github.com/mesher/mesherstream/internal/streamtest"
@@ -63,6 +64,12 @@ func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
 				level, data, _ := strings.Cut(rest, " ")
 				w.PublishAll(mesherstream.Message{Level: level, Data: []byte(data)})
 				w.Client(v) // and so it is done
+			case kind == "nothing":
+				d, err := time.ParseDuration(strings.ReplaceAll(strings.TrimPrefix(rest, "for "), " ", ""))
+				if err != nil {
+					w.Fatal(err)
+				}
+				time.Sleep(d)
 			default:
 				w.Fatalf("docs/protocol.md: no such line: %q", line)
 			}

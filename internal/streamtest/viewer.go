@@ -244,6 +244,7 @@ type pactViewer struct {
 		Filters      struct{ Level, Environment []string }
 		MaxBuffer    int `json:"max_buffer"`
 		Window       int
+		MarkMS       int64 `json:"mark_ms"`
 	}
 	Gaps []Gap
 }
