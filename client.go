@@ -170,6 +170,7 @@ func (c *client) snapshot() Client {
 		Slow:          c.slow,
 
 		Unacknowledged: int(c.unacknowledged().messages),
+		Age:            c.age(),
 	}
 }
 

@@ -240,6 +240,9 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 		extra += m.extra
 	}
 	c.count(taken+extra, end)
+	if probe != nil {
+		c.willMark(batch[:taken])
+	}
 	if over := sent - len(p.bytes); over > 0 {
 		c.sentProbe(probe, over)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -862,6 +863,119 @@ func TestKeptLevelsAreDroppedLast(t *testing.T) {
 		v.Expect("debug 11")
 		if len(v.Gaps) != 2 || v.Gaps[0].ByLevel["debug"] != 10 || v.Gaps[1].ByLevel["debug"] != 1 {
 			w.Errorf("gaps: got %+v, want 10 in front of the error and 1 behind it", v.Gaps)
+		}
+	})
+}
+
+// A page that opens with old messages, or asks for them, is not late.
+func TestAgeOfOldMessagesCountsFromWhenTheyWereAskedFor(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithWindow(10)) // so that marks follow the messages of a replay
+		for i := range 50 {
+			if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Data: fmt.Append(nil, i)}); err != nil {
+				w.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		joined, asks := w.ConnectWithProtocol("shop?last=50"), w.ConnectWithProtocol("shop")
+		joined.Collect()
+		asks.Collect()
+		asks.Send(`{"type":"subscribe","filters":{},"last":50}`)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		for _, v := range []*streamtest.Viewer{joined.Viewer, asks.Viewer} {
+			if c := w.Client(v); c.Replayed != 50 || c.Age <= 0 || c.Age > time.Second {
+				w.Errorf("got %+v, want 50 messages replayed, and no age of a minute", c)
+			}
+		}
+		ages := w.M.Stats().Ages
+		if n := ages.Counts[0]; n < 4 || ages.Sum > time.Second {
+			w.Errorf("got ages %+v, want many, and none of a minute", ages)
+		}
+	})
+}
+
+func TestAgeIncludesTheTimeInTheBuffer(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithDrainInterval(10 * time.Second))
+		v := w.ConnectWithProtocol("shop")
+		v.Collect()
+		time.Sleep(2 * time.Second)
+		if err := w.M.BufferMessage(v.ID, []byte("hello")); err != nil {
+			w.Fatal(err)
+		}
+		published := time.Now()
+		w.Eventually("it is sent", func() bool { return w.Client(v.Viewer).Sent == 1 })
+		synctest.Wait()
+		waited := time.Since(published)
+		if c := w.Client(v.Viewer); waited < time.Second || (c.Age-waited).Abs() > 10*time.Millisecond {
+			w.Errorf("got age %v of a message that has waited for %v", c.Age, waited)
+		}
+	})
+}
+
+func TestAgeIsOfClientsThatAcknowledgeMarks(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		plain, counting := w.Connect("shop"), w.ConnectCounting("shop")
+		plain.Collect()
+		counting.Collect()
+		for range 10 {
+			w.PublishAll(mesherstream.Message{Project: "shop", Data: []byte("x")})
+			time.Sleep(2 * time.Second)
+			counting.Ack()
+		}
+		synctest.Wait()
+		for _, v := range []*streamtest.Viewer{plain, counting.Viewer} {
+			if c := w.Client(v); c.Age != 0 || c.Unacknowledged > 1 {
+				w.Errorf("got age %v and %d unacknowledged, want 0 and none", c.Age, c.Unacknowledged)
+			}
+		}
+		if got := w.M.Stats().Ages; got != (mesherstream.AgeHistogram{}) {
+			w.Errorf("Stats: got ages %+v, want none", got)
+		}
+	})
+}
+
+func TestAgesAreCountedByTheirSize(t *testing.T) {
+	var h mesherstream.AgeHistogram
+	for i := range h.Counts[1:] {
+		if h.Bound(i+1) <= h.Bound(i) {
+			t.Errorf("Bound(%d): got %v after %v", i+1, h.Bound(i+1), h.Bound(i))
+		}
+	}
+	if first, last := h.Bound(0), h.Bound(len(h.Counts)-2); first != 10*time.Millisecond || last != 5*time.Minute || h.Bound(len(h.Counts)-1) != math.MaxInt64 {
+		t.Errorf("got bounds from %v to %v, want 10ms to 5m, and no end", first, last)
+	}
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		v := w.ConnectCounting("shop")
+		v.Ack() // of hello
+		for i, age := range []time.Duration{10 * time.Millisecond, 10*time.Millisecond + 1, 700 * time.Millisecond, 50 * time.Second} {
+			synctest.Wait()
+			before := w.M.Stats().Ages
+			w.PublishAll(mesherstream.Message{Project: "shop", Data: []byte("x")})
+			v.Expect("x")
+			if _, _, err := v.WS.ReadMessage(); err != nil { // the mark
+				w.Fatal(err)
+			}
+			time.Sleep(age)
+			v.AckTo(uint64(1 + 2*(i+1)))
+			synctest.Wait()
+			got := w.M.Stats().Ages
+			for j := range got.Counts {
+				want := before.Counts[j]
+				if age <= h.Bound(j) && (j == 0 || age > h.Bound(j-1)) {
+					want++
+				}
+				if got.Counts[j] != want {
+					w.Errorf("after an age of %v: got counts %v after %v", age, got.Counts, before.Counts)
+				}
+			}
+			if got.Sum != before.Sum+age || w.Client(v.Viewer).Age != age {
+				w.Errorf("got sum %v after %v, and age %v, want %v more", got.Sum, before.Sum, w.Client(v.Viewer).Age, age)
+			}
+			time.Sleep(2 * time.Second)
 		}
 	})
 }

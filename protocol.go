@@ -442,6 +442,7 @@ type v1 struct {
 	fetch  *fetch     // nil if it fetches nothing
 	rest   []*message // of a bite of a fetch of which the beginning is on its way: nothing else may come between
 	quiet  bool       // the newest mark is one in silence
+	fresh  freshness
 }
 
 func (v *v1) fetches() bool { return v != nil && v.fetch != nil }
@@ -514,6 +515,9 @@ func (c *client) appendMark(dst []byte, sent, told int, rest []*message) []byte 
 	mark := append(s.answer[:0], `{"type":"`+typeMark+`","stream":"`...)
 	mark = append(append(mark, c.v1.stream...), `","window":`...)
 	mark = strconv.AppendInt(mark, int64(c.windowSize()), 10)
+	if age := c.v1.fresh.age; age > 0 {
+		mark = strconv.AppendInt(append(mark, `,"age_ms":`...), age.Milliseconds(), 10)
+	}
 	if p, ok := c.reached(sent, told, rest); ok {
 		mark = append(s.seal.appendPosition(append(mark, `,"position":"`...), c.sub.Project, p), '"')
 	}

@@ -307,6 +307,7 @@ type replay struct {
 	told      bool      // the client is told that the replay has begun
 	loss      loss      // what the client is to be told of next
 	seen      int64     // when the last message that was sent was published, in Unix nanoseconds
+	asked     int64     // when the client asked for it, likewise
 
 	back *comeback // nil if it isn't a return
 }
@@ -355,10 +356,10 @@ func (c *client) recall(p past) {
 	switch {
 	case p == past{}:
 	case p.back != nil && (c.v1 != nil || c.shard.history.isOn()): // without a history, there is still something to tell
-		c.replay = &replay{of: ofReturn, back: p.back, since: c.sub.Since}
+		c.replay = &replay{of: ofReturn, back: p.back, since: c.sub.Since, asked: c.connectedAt.UnixNano()}
 	case c.shard.history.isOn():
 		c.replay = &replay{
-			of: ofJoin, since: later(p.since, c.sub.Since), missing: p.last, searching: true, seen: c.connectedAt.UnixNano(),
+			of: ofJoin, since: later(p.since, c.sub.Since), missing: p.last, searching: true, seen: c.connectedAt.UnixNano(), asked: c.connectedAt.UnixNano(),
 		}
 	}
 }
@@ -389,8 +390,8 @@ func (c *client) lookBack(last int) {
 	if c.phase != phaseOpen || !s.history.isOn() {
 		return
 	}
-	at := c.taken()
-	r := &replay{of: ofSubscribe, at: at, first: at, since: c.sub.Since, missing: last, searching: true, seen: time.Now().UnixNano()}
+	at, now := c.taken(), time.Now().UnixNano()
+	r := &replay{of: ofSubscribe, at: at, first: at, since: c.sub.Since, missing: last, searching: true, seen: now, asked: now}
 	if before := c.replay; before != nil {
 		r.loss, r.seen = before.loss, before.seen
 		if before.searching {

@@ -35,8 +35,9 @@ type modelShard struct {
 	drain               bool
 	beatAt, awake       time.Time
 	pinged              []*modelClient
-	reached             map[string]int // how often what has happened
-	from                map[string]int // the newest message when the first of the project's present clients joined; "" is any project
+	reached             map[string]int        // how often what has happened
+	from                map[string]int        // the newest message when the first of the project's present clients joined; "" is any project
+	ages                map[time.Duration]int // how often what age was shown
 }
 
 // A modelCast is a message for every client that it matches, or something else to do.
@@ -370,7 +371,7 @@ func (c *modelClient) sendRun(messages, bytes int) {
 		}
 		c.queue = c.queue[1:]
 		c.flight, c.flying, c.noticeBytes, c.probing = slices.Clone(m.frame), []*modelMessage{m}, 0, false
-		c.wrote(m.frame)
+		c.wroteMessage(m, due)
 		c.send()
 	}
 	switch {
@@ -415,7 +416,7 @@ func (c *modelClient) hold(notice []byte, run []*modelMessage) {
 		c.flight = append(c.flight, m.frame...)
 		c.flying = append(c.flying, m)
 		c.queue = c.queue[1:]
-		c.wrote(m.frame)
+		c.wroteMessage(m, c.left)
 	}
 	c.send()
 }
@@ -1135,6 +1136,9 @@ type modelWindow struct {
 	proven     bool // a probe that followed messages was answered
 	late       bool // an answer was late, and the limit has not been that of a fast client since
 	held       bool // the window has held messages back since the last answer
+
+	age    time.Duration // as the last answer showed
+	newest time.Time     // when the newest message was published after which a mark is to follow
 }
 
 // A modelAmount is a number of messages and their bytes.
@@ -1145,7 +1149,8 @@ type modelAmount struct{ messages, bytes int }
 type modelProbe struct {
 	to, before modelAmount
 	at         int
-	quiet      bool // it is a mark in silence
+	quiet      bool      // it is a mark in silence
+	from       time.Time // since when the age runs that the answer shows
 }
 
 func (p modelProbe) handled() modelAmount {
@@ -1249,7 +1254,11 @@ func (c *modelClient) mark() []byte {
 	case w.answers:
 		size = w.limit.messages
 	}
-	return c.encode(fmt.Sprintf(`{"type":"mark","window":%d%s}`, size, c.position()))
+	age := ""
+	if w.age > 0 {
+		age = fmt.Sprintf(`,"age_ms":%d`, w.age/time.Millisecond)
+	}
+	return c.encode(fmt.Sprintf(`{"type":"mark","window":%d%s%s}`, size, age, c.position()))
 }
 
 // takesMark reports whether a client is sent a mark in the place of a ping: it answers marks, and all were answered.
@@ -1329,7 +1338,39 @@ func (c *modelClient) asks(before modelAmount) {
 		w.repeats = 0
 	}
 	mark := modelAmount{w.written.messages - before.messages, w.written.bytes - before.bytes}
-	w.asked = append(w.asked, modelProbe{to: w.written, before: modelAmount{w.acked.messages + mark.messages, w.acked.bytes + mark.bytes}, at: c.s.now()})
+	w.asked = append(w.asked, modelProbe{to: w.written, before: modelAmount{w.acked.messages + mark.messages, w.acked.bytes + mark.bytes}, at: c.s.now(), from: c.ages()})
+}
+
+// ages is since when the age runs that the answer to a mark shows which is written now: since the newest message was
+// published that it follows directly. Without one, it shows the round trip, unless something waits.
+func (c *modelClient) ages() time.Time {
+	newest := c.win.newest
+	c.win.newest = time.Time{}
+	switch {
+	case !newest.IsZero():
+		return newest
+	case c.messages() > 0:
+		return time.Time{}
+	default:
+		return time.Now()
+	}
+}
+
+func (c *modelClient) aged(mark modelProbe) {
+	if mark.from.IsZero() {
+		c.s.reach("an answer that shows no age")
+		return
+	}
+	c.win.age = max(1, time.Since(mark.from))
+	c.s.ages[c.win.age]++
+}
+
+// wroteMessage notes when a message was published after which a mark is due.
+func (c *modelClient) wroteMessage(m *modelMessage, due bool) {
+	c.wrote(m.frame)
+	if due && m.at.After(c.win.newest) {
+		c.win.newest = m.at
+	}
 }
 
 // askAgain repeats a ping while the window is shut: after a second, and then after twice as long each time.
@@ -1456,6 +1497,7 @@ func (c *modelClient) acknowledge(count string) {
 		}
 		if w.answers {
 			c.learn(c.s.now()-mark.at, mark.handled(), mark.quiet)
+			c.aged(mark)
 		}
 		if w.counts {
 			c.s.reach("a mark counted")

@@ -142,7 +142,7 @@ func (p *player) start(r rules) {
 	p.model = &modelShard{
 		maxBuffer: r.maxBuffer, maxBytes: r.maxBytes, overflow: r.overflow, keepLevels: r.keepLevels, window: r.window,
 		interval: m.cfg.drainInterval, ping: m.cfg.pingInterval, idle: m.cfg.idleTimeout,
-		freshness: r.freshness, madeAt: p.s.madeAt, reached: make(map[string]int), from: make(map[string]int),
+		freshness: r.freshness, madeAt: p.s.madeAt, reached: make(map[string]int), from: make(map[string]int), ages: make(map[time.Duration]int),
 	}
 }
 
@@ -468,9 +468,9 @@ func (p *player) compare() {
 			bufferedBytes += t.flightBytes
 		}
 		if int(got.Offered) != t.offered || int(got.Sent) != t.sent || int(got.Dropped) != t.dropped || int(got.Abandoned) != t.abandoned || int(got.Filtered) != t.filtered || int(got.Conflated) != t.conflated ||
-			got.Buffered != buffered || got.BufferedBytes != bufferedBytes || got.Slow != t.slow || c.phase != t.phase || t.phase != phaseGone && got.Unacknowledged != t.unacknowledged() {
-			p.Fatalf("client %d: got %+v in phase %d, want %d offered, %d sent, %d dropped, %d abandoned, %d filtered, %d conflated, %d buffered of %d bytes, slow: %v, phase %d, %d unacknowledged",
-				c.id, got, c.phase, t.offered, t.sent, t.dropped, t.abandoned, t.filtered, t.conflated, buffered, bufferedBytes, t.slow, t.phase, t.unacknowledged())
+			got.Buffered != buffered || got.BufferedBytes != bufferedBytes || got.Slow != t.slow || c.phase != t.phase || t.phase != phaseGone && got.Unacknowledged != t.unacknowledged() || got.Age != t.win.age {
+			p.Fatalf("client %d: got %+v in phase %d, want %d offered, %d sent, %d dropped, %d abandoned, %d filtered, %d conflated, %d buffered of %d bytes, slow: %v, phase %d, %d unacknowledged, age %v",
+				c.id, got, c.phase, t.offered, t.sent, t.dropped, t.abandoned, t.filtered, t.conflated, buffered, bufferedBytes, t.slow, t.phase, t.unacknowledged(), t.win.age)
 		}
 		if t.offered != t.sent+t.dropped+t.abandoned+t.filtered+t.conflated+buffered {
 			p.Errorf("the accounts of client %d: got %+v", c.id, got)
@@ -489,6 +489,11 @@ func (p *player) compare() {
 		}
 		if t.slow {
 			want.Slow++
+		}
+	}
+	for age, n := range p.model.ages {
+		for range n {
+			want.Ages.observe(age)
 		}
 	}
 	got := p.s.stats()
@@ -1090,7 +1095,7 @@ var toReach = []string{
 	"a pong for several pings", "a pong for an earlier ping",
 	"hello acknowledged", "hello acknowledged after a mark", "a mark counted", "acknowledged without a mark",
 	"acknowledged before the mark", "acknowledged beyond the mark",
-	"a mark in silence", "a late answer to a mark in silence",
+	"a mark in silence", "a late answer to a mark in silence", "an answer that shows no age",
 	"a client that owes and reads", "removed because it takes nothing", "removed because it is silent", "told that it was silent",
 }
 

@@ -1,6 +1,7 @@
 package mesherstream
 
 import (
+	"math"
 	"math/bits"
 	"time"
 )
@@ -34,6 +35,20 @@ type Client struct {
 	// [Protocol] or by its pongs. A client that keeps up acknowledges about once a second. It is 0 for a client that does
 	// neither.
 	Unacknowledged int `json:"unacknowledged"`
+
+	// Age is how old what the client had handled was when it last acknowledged a mark. If the mark directly followed
+	// messages, that is the time from the publication of the newest of these to the arrival of the acknowledgement. The
+	// time that the message has waited in the client's buffer is part of it, also if it is one of
+	// [Manager.BufferMessage]. Messages from before that a client asks for count as if they had been published when it
+	// asked. A message of another node counts from its arrival at this one.
+	//
+	// If the mark followed no message directly, as in silence, and nothing waited for the client, Age is the round trip of
+	// the mark. If something waited, such a mark changes nothing.
+	//
+	// A client that keeps up acknowledges a mark about once a second while it is sent messages, and in silence at least
+	// once in each ping interval (see [WithPingInterval]). While it owes an acknowledgement, Age stays as it was. It is 0
+	// until the first one, and for a client without [Protocol] or one that acknowledges no marks.
+	Age time.Duration `json:"age_ns"`
 }
 
 // Stats is a snapshot of a [Manager], an immutable value. Its counters start at construction and continue over all
@@ -64,6 +79,8 @@ type Stats struct {
 	Deliveries Histogram `json:"deliveries"` // how long a shard takes to deliver the broadcasts of one turn, measured for one turn in 64
 	Drains     Histogram `json:"drains"`     // how long a shard takes for a tick's drain, if anything is buffered
 
+	Ages AgeHistogram `json:"ages"` // each Age that a client has had: how old what its page had handled was
+
 	RelayStats
 }
 
@@ -86,6 +103,7 @@ func (s *Stats) add(o Stats) {
 	s.HookPanics += o.HookPanics
 	s.Deliveries.add(o.Deliveries)
 	s.Drains.add(o.Drains)
+	s.Ages.add(o.Ages)
 }
 
 // RelayStats is the part of [Stats] that is about the [Relay]. Without a relay, it is all zero.
@@ -129,4 +147,96 @@ func (h *Histogram) add(o Histogram) {
 		h.Counts[i] += o.Counts[i]
 	}
 	h.Sum += o.Sum
+}
+
+// AgeHistogram counts ages (see [Client]) by their size. It is a value; counting goes on in the [Manager].
+type AgeHistogram struct {
+	// Counts[i] counts the ages of at most Bound(i) and more than Bound(i-1). The last element counts those longer than
+	// every other bound.
+	Counts [14]uint64    `json:"counts"`
+	Sum    time.Duration `json:"sum_ns"`
+}
+
+// ageBounds are from what nobody sees to what nobody waits for.
+var ageBounds = [len(AgeHistogram{}.Counts)]time.Duration{
+	10 * time.Millisecond, 20 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond,
+	time.Second, 2 * time.Second, 5 * time.Second,
+	10 * time.Second, 30 * time.Second, time.Minute, 5 * time.Minute,
+	math.MaxInt64,
+}
+
+// Bound returns the bound of Counts[i]: 10, 20, 50, 100, 200 and 500 ms, 1, 2, 5, 10 and 30 s, 1 and 5 min, and for the
+// last element the longest duration.
+func (h AgeHistogram) Bound(i int) time.Duration { return ageBounds[i] }
+
+func (h *AgeHistogram) observe(d time.Duration) {
+	i := 0
+	for d > ageBounds[i] {
+		i++
+	}
+	h.Counts[i]++
+	h.Sum += d
+}
+
+func (h *AgeHistogram) add(o AgeHistogram) {
+	for i := range h.Counts {
+		h.Counts[i] += o.Counts[i]
+	}
+	h.Sum += o.Sum
+}
+
+// A freshness is how old what a client of the protocol has handled was. It is measured when a mark is written and when it
+// is acknowledged, and costs nothing for a message that passes.
+type freshness struct {
+	age    time.Duration // as the last acknowledgement of a mark showed; 0 until the first
+	newest int64         // when the newest message was published after which a mark is to follow, in Unix nanoseconds; 0 if there is none
+	from   int64         // since when the age runs that the next acknowledgement shows, likewise; 0 if it shows none
+}
+
+func (c *client) age() time.Duration {
+	if c.v1 == nil {
+		return 0
+	}
+	return c.v1.fresh.age
+}
+
+// willMark is called when messages were written that a probe is to follow, now or as soon as the link has room for it.
+func (c *client) willMark(batch []*message) {
+	if c.v1 == nil {
+		return
+	}
+	f, asked := &c.v1.fresh, int64(0)
+	if c.replay != nil {
+		asked = c.replay.asked
+	}
+	for _, m := range batch { // the last one need not be the newest: a message may have taken the place of one with its key
+		if !m.notice {
+			f.newest = max(f.newest, m.at, asked)
+		}
+	}
+}
+
+// marked notes what the acknowledgement of the mark will show that was just written. One that follows no message
+// directly shows only the round trip: how long the messages before it have waited there is unknown, and in silence they
+// were handled long ago.
+func (c *client) marked() {
+	switch f := &c.v1.fresh; {
+	case f.newest != 0:
+		f.from, f.newest = f.newest, 0
+	case c.backlog.len() > 0 || c.replay != nil:
+		f.from = 0
+	default:
+		f.from = time.Now().UnixNano()
+	}
+}
+
+// aged notes the age that the acknowledgement of a mark shows. If the wall clock was set back, it shows little.
+func (c *client) aged(now time.Time) {
+	f := &c.v1.fresh
+	if f.from == 0 {
+		return
+	}
+	f.age = max(1, time.Duration(now.UnixNano()-f.from))
+	c.shard.totals.Ages.observe(f.age)
 }

@@ -351,12 +351,13 @@ func (c *client) probed(mark amount) {
 	if w == nil {
 		return
 	}
-	if c.v1 != nil {
-		c.v1.quiet = false
-	}
 	w.probed, w.before, w.probedAt = c.position(), w.acked.plus(mark), s.now
 	if !w.asked {
 		w.asked, w.askedAt, w.repeats = true, s.now, 0
+	}
+	if c.v1 != nil {
+		c.v1.quiet = false
+		c.marked()
 	}
 }
 
@@ -596,7 +597,7 @@ func (c *client) acknowledgedTo(n uint64) (ok bool) {
 		}
 	}
 	forward, toMark := uint32(n-acked), w.probed.minus(w.acked)
-	held := w.held
+	held, now := w.held, time.Now()
 	var to amount
 	switch {
 	case !w.asked:
@@ -606,11 +607,12 @@ func (c *client) acknowledgedTo(n uint64) (ok bool) {
 	default:
 		if c.acks == acksProbes {
 			c.learn(s.roundTrip(w.askedAt), w.probed.minus(w.before))
+			c.aged(now)
 		}
 		w.asked = false
 		to = w.probed.plus(out.minus(toMark).share(forward - toMark.messages))
 	}
-	c.Seen(time.Now(), true)
+	c.Seen(now, true)
 	c.handled(to, held)
 	return true
 }

@@ -48,6 +48,9 @@ type sight struct {
 	told    int
 	writes  int
 	probes  int
+	newest  time.Duration   // when the last message was published, if no mark has followed it; otherwise 0
+	shown   []time.Duration // the ages that its acknowledgements of marks after messages show, when they arrive
+	stated  []time.Duration // the ages in marks
 }
 
 type travelling struct {
@@ -142,6 +145,7 @@ func (v *sight) handle() {
 			Type    string
 			Window  int
 			Dropped int
+			AgeMS   *int64 `json:"age_ms"`
 		}
 		if err := json.Unmarshal(f.data, &m); err != nil {
 			v.Fatalf("got %q", f.data)
@@ -155,6 +159,13 @@ func (v *sight) handle() {
 			v.window = m.Window
 			v.probes++
 			v.acknowledge()
+			if v.newest > 0 {
+				v.shown = append(v.shown, max(v.free, v.now())+v.delay-v.newest)
+				v.newest = 0
+			}
+			if m.AgeMS != nil {
+				v.stated = append(v.stated, time.Duration(*m.AgeMS)*time.Millisecond)
+			}
 		case "gap":
 			v.gap += m.Dropped
 		default:
@@ -163,7 +174,8 @@ func (v *sight) handle() {
 			var at, n int
 			fmt.Sscan(sent, &at)
 			fmt.Sscan(number, &n)
-			age := max(v.free, v.now()) - time.Duration(at)*time.Millisecond
+			v.newest = time.Duration(at) * time.Millisecond
+			age := max(v.free, v.now()) - v.newest
 			v.handled = append(v.handled, age)
 			v.numbers = append(v.numbers, n)
 			v.told, v.gap = v.told+v.gap, 0
@@ -638,6 +650,73 @@ func TestNothingIsSentAheadToAPageThatOwesAMarkInSilence(t *testing.T) {
 			t.Errorf("after it woke: got %d messages, want the %d that waited", got, v.s.cfg.maxBuffer)
 		}
 	})
+}
+
+// near reports whether two times are the same for a client that looks at its socket once a millisecond.
+func near(a, b time.Duration) bool { return (a - b).Abs() <= 2*time.Millisecond }
+
+func TestAgeIsThatOfTheNewestMessageBeforeAMark(t *testing.T) {
+	for name, tt := range map[string]struct {
+		steadily
+		opts []Option
+	}{
+		"fast":                {steadily{pace{delay: 50 * time.Millisecond}, 200, 350}, nil},
+		"fast, no window":     {steadily{pace{delay: 50 * time.Millisecond}, 200, 350}, []Option{WithWindow(0)}},
+		"now and then":        {steadily{pace{delay: 20 * time.Millisecond}, 0.3, 350}, nil},
+		"a long way":          {steadily{pace{delay: 900 * time.Millisecond}, 50, 350}, nil},
+		"10 ms a message":     {steadily{pace{delay: time.Millisecond, perMessage: 10 * time.Millisecond}, 1000, 350}, nil},
+		"10 KB/s of 74":       {steadily{pace{delay: time.Millisecond, bytes: 10_000}, 211, 350}, nil},
+		"slow, and no window": {steadily{pace{delay: time.Millisecond, bytes: 10_000}, 40, 350}, []Option{WithWindow(0)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := newSight(t, true, tt.pace, tt.opts...)
+				v.run(2*time.Second, func(time.Duration) {})
+				if got := v.c.snapshot().Age; got != 0 {
+					t.Fatalf("before the first mark: got age %v, want 0", got)
+				}
+				flow, seen := v.every(tt.rate, tt.size), []time.Duration(nil)
+				v.run(30*time.Second, func(at time.Duration) {
+					flow(at)
+					if age := v.c.snapshot().Age; age > 0 && (len(seen) == 0 || age != seen[len(seen)-1]) {
+						seen = append(seen, age)
+					}
+				})
+				if len(v.shown) < 6 || len(v.stated) < 5 {
+					t.Fatalf("got %d marks after messages, and %d that state an age", len(v.shown), len(v.stated))
+				}
+				between := time.Duration(float64(time.Second) / tt.rate)
+				for _, age := range seen { // each is one that the client has shown; a mark that goes by itself is younger than the message
+					if !slices.ContainsFunc(v.shown, func(shown time.Duration) bool { return near(age, shown) || age < shown && age > shown-between }) {
+						t.Errorf("got age %v, want one of %v", age, v.shown)
+					}
+				}
+				if n := v.s.stats().Ages; n.Sum < seen[0] || len(v.stated) > 0 && !slices.ContainsFunc(seen, func(age time.Duration) bool { return near(age, v.stated[len(v.stated)-1]) }) {
+					t.Errorf("got ages %v, %+v in Stats, and marks state %v", seen, n, v.stated)
+				}
+			})
+		})
+	}
+}
+
+func TestAgeInSilenceIsTheRoundTrip(t *testing.T) {
+	for _, opts := range [][]Option{nil, {WithWindow(0)}} {
+		synctest.Test(t, func(t *testing.T) {
+			v := newSight(t, true, pace{delay: 30 * time.Millisecond}, opts...)
+			v.run(2*time.Second, func(time.Duration) {})
+			v.publish(0, 350)
+			v.delay = 5 * time.Second // the message is old when it is handled
+			v.run(12*time.Second, func(time.Duration) {})
+			if got := v.c.age(); !near(got, 10*time.Second) {
+				t.Fatalf("after the message: got age %v, want 10s", got)
+			}
+			v.delay = 30 * time.Millisecond
+			v.run(40*time.Second, func(time.Duration) {})
+			if got := v.c.age(); !near(got, 60*time.Millisecond) {
+				t.Errorf("in silence: got age %v, want 60ms", got)
+			}
+		})
+	}
 }
 
 func TestPongsThatAnswerNothingMeanNothing(t *testing.T) {

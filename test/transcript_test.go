@@ -30,6 +30,7 @@ func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
 		regexp.QuoteMeta("$ID"), `\d+`,
 		regexp.QuoteMeta("$POSITION"), `p[\w-]{20,800}`,
 		regexp.QuoteMeta("$GAP"), `g[\w-]{20,800}`,
+		regexp.QuoteMeta("$AGE"), `\d+`,
 		regexp.QuoteMeta("$TIME"), `20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z`,
 	)
 
