@@ -67,4 +67,6 @@
 // [Manager.Stats] and [Manager.Client] return numbers that agree:
 //
 //	Offered == Sent + Dropped + Abandoned + Filtered + Conflated + Buffered
+//
+// Age of a [Client] and Ages of the [Stats] say how old messages were when clients of [Protocol] had handled them.
 package mesherstream

@@ -83,6 +83,7 @@ var (
 
 	deliveries = describe("delivery_duration_seconds", "Time a shard takes to hand a batch of messages to its clients. One batch in 64 is measured.")
 	drains     = describe("drain_duration_seconds", "Time a shard takes to drain its buffers at a tick, if any message is buffered.")
+	ages       = describe("message_age_seconds", "How old what clients have handled was, counted each time that a client acknowledges a mark.")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -111,6 +112,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 	ch <- deliveries
 	ch <- drains
+	ch <- ages
 }
 
 // Collect implements prometheus.Collector.
@@ -119,19 +121,21 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, m := range metrics {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&s), m.reason...)
 	}
-	ch <- histogram(deliveries, &s.Deliveries)
-	ch <- histogram(drains, &s.Drains)
+	ch <- histogram(deliveries, s.Deliveries.Counts[:], s.Deliveries.Bound, s.Deliveries.Sum)
+	ch <- histogram(drains, s.Drains.Counts[:], s.Drains.Bound, s.Drains.Sum)
+	ch <- histogram(ages, s.Ages.Counts[:], s.Ages.Bound, s.Ages.Sum)
 }
 
-// histogram converts h to the form of Prometheus, in which each bucket includes the ones before it.
-func histogram(desc *prometheus.Desc, h *mesherstream.Histogram) prometheus.Metric {
-	buckets := make(map[float64]uint64, len(h.Counts)-1)
+// histogram converts a histogram to the form of Prometheus, in which each bucket includes the ones before it, and the
+// last one needs no bound.
+func histogram(desc *prometheus.Desc, counts []uint64, bound func(int) time.Duration, sum time.Duration) prometheus.Metric {
+	buckets := make(map[float64]uint64, len(counts)-1)
 	var total uint64
-	for i, n := range h.Counts {
+	for i, n := range counts {
 		total += n
-		if i < len(h.Counts)-1 {
-			buckets[h.Bound(i).Seconds()] = total
+		if i < len(counts)-1 {
+			buckets[bound(i).Seconds()] = total
 		}
 	}
-	return prometheus.MustNewConstHistogram(desc, total, float64(h.Sum)/float64(time.Second), buckets)
+	return prometheus.MustNewConstHistogram(desc, total, sum.Seconds(), buckets)
 }

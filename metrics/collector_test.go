@@ -2,6 +2,7 @@ package metrics_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -68,6 +69,28 @@ func watch(t *testing.T, m *mesherstream.Manager, addr string, read bool) {
 	}
 }
 
+// watchWithProtocol connects a client that has acknowledged hello. acknowledge does so for the first n messages.
+func watchWithProtocol(t *testing.T, addr string) (read func() error, acknowledge func(n int) error) {
+	t.Helper()
+	dialer := websocket.Dialer{Subprotocols: []string{mesherstream.Protocol}}
+	ws, _, err := dialer.Dial("ws://"+addr+"/stream/projects/shop", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ws.Close() })
+	read = func() error {
+		_, _, err := ws.ReadMessage()
+		return err
+	}
+	acknowledge = func(n int) error {
+		return ws.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"type":"ack","n":%d}`, n))
+	}
+	if err := errors.Join(read(), acknowledge(1)); err != nil {
+		t.Fatal(err)
+	}
+	return read, acknowledge
+}
+
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
@@ -123,6 +146,46 @@ func TestTheNumbersOfStatsAreShown(t *testing.T) {
 	}
 	if !strings.Contains(text, `mesherstream_delivery_duration_seconds_bucket{le="+Inf"}`) || s.Dropped == 0 {
 		t.Errorf("want a histogram, and some dropped:\n%s", text)
+	}
+}
+
+func TestTheAgesOfWhatClientsHaveHandledAreShown(t *testing.T) {
+	m, addr := startApp(t)
+	read, acknowledge := watchWithProtocol(t, addr)
+	eventually(t, "hello is acknowledged", func() bool {
+		for c := range m.Clients() {
+			return c.Unacknowledged == 0
+		}
+		return false
+	})
+	begin := time.Now()
+	if err := m.Broadcast(mesherstream.Message{Project: "shop", Data: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(read(), read()); err != nil { // the message and the mark after it
+		t.Fatal(err)
+	}
+	const least = 50 * time.Millisecond
+	time.Sleep(least - time.Since(begin)) // this is how long the client handles the message
+	if err := acknowledge(3); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an age is shown", func() bool { return m.Stats().Ages.Sum > 0 })
+	text := scrape(t, addr)
+	for _, line := range []string{
+		"# TYPE mesherstream_message_age_seconds histogram",
+		`mesherstream_message_age_seconds_bucket{le="0.02"} 0`,
+		`mesherstream_message_age_seconds_bucket{le="300"} 1`,
+		`mesherstream_message_age_seconds_bucket{le="+Inf"} 1`,
+		fmt.Sprintf("mesherstream_message_age_seconds_sum %v", m.Stats().Ages.Sum.Seconds()),
+		"mesherstream_message_age_seconds_count 1",
+	} {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("got no line %q in\n%s", line, text)
+		}
+	}
+	if got := m.Stats().Ages.Sum; got < least {
+		t.Errorf("got an age of %v, want at least %v", got, least)
 	}
 }
 

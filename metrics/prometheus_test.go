@@ -66,6 +66,11 @@ func TestEveryQueryOfTheDashboardHasAnAnswer(t *testing.T) {
 	m, addr := startApp(t, mesherstream.WithRelay(away{}), mesherstream.WithMaxBuffer(10), mesherstream.WithDrainInterval(10*time.Millisecond))
 	watch(t, m, addr, true)
 	watch(t, m, addr, false) // it reads nothing, so that there are drops and drains
+	read, acknowledge := watchWithProtocol(t, addr)
+	go func() {
+		for n := 2; read() == nil && acknowledge(n) == nil; n++ { // until the end of the test
+		}
+	}()
 	stop := make(chan struct{})
 	defer close(stop)
 	go func() {
