@@ -90,6 +90,35 @@ func testStateText(t *testing.T, browser *chromium) {
 	}
 }
 
+// testFreshness draws the state of streams as they may be.
+func testFreshness(t *testing.T, browser *chromium) {
+	url, _ := serve(t)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	for _, c := range []struct{ stream, want, kind string }{
+		{`{state: 'open', info: {}, age: undefined}`, "Live", "open"},
+		{`{state: 'open', info: {}, age: 0}`, "Live · 0.0 s", "open"},
+		{`{state: 'open', info: {}, age: 180}`, "Live · 0.2 s", "open"},
+		{`{state: 'open', info: {}, age: 9949}`, "Live · 9.9 s", "open"},
+		{`{state: 'open', info: {}, age: 9950}`, "Live · 10 s", "open"},
+		{`{state: 'open', info: {}, age: 59_600}`, "Live · 1 min 0 s", "open"},
+		{`{state: 'open', info: {}, age: 180, slow: true}`, "Reading slowly", "slow"},
+		{`{state: 'open', info: {}, age: 180, lag: 5000}`, "5 s behind", "slow"},
+		{`{state: 'connecting', info: {}, age: 180}`, "Connecting", "connecting"},
+		{`{state: 'closed', info: {code: 4000, reason: 'bye'}, age: 180}`, "Disconnected: bye", "closed"},
+	} {
+		var got struct{ Text, Kind string }
+		p.eval(fmt.Sprintf(`import('/assets/state.js').then(m => {
+			const pill = document.createElement('span');
+			m.drawState(pill, %s);
+			return {Text: pill.textContent, Kind: pill.classList[1]};
+		})`, c.stream), &got)
+		if got.Text != c.want || got.Kind != c.kind {
+			t.Errorf("%s: got %+v, want %q, %s", c.stream, got, c.want, c.kind)
+		}
+	}
+}
+
 // outside lists the controls and the texts of the head that are cut, hidden behind others, or not in the window.
 const outside = `[...document.querySelectorAll('.top :is(#project, #state, #again, nav a, #theme, dd), .bar :is(#text, .actions button)')].filter(el => {
 	if (!el.checkVisibility() || el.closest('[hidden]')) return false;

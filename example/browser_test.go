@@ -14,7 +14,7 @@ import (
 
 var long = flag.Bool("long", false, "run TestFrames")
 
-const isLive = `document.getElementById('state')?.textContent === 'Live'`
+const isLive = `/^Live( · [\d.]+ s)?$/.test(document.getElementById('state')?.textContent)`
 
 // isAtEnd says whether the list shows the newest item.
 const isAtEnd = `(l => l.scrollTop + l.clientHeight >= l.scrollHeight - 2)(document.getElementById('list'))`
@@ -50,6 +50,7 @@ func TestPagesInABrowser(t *testing.T) {
 		"everything is legible":                         testLegible,
 		"a reader connects at once, and keeps the list": testConnectNow,
 		"the state says why in words":                   testStateText,
+		"the state says how fresh the page is":          testFreshness,
 		"the head has room for long reasons and names":  testHead,
 		"a narrow screen is for the list":               testNarrow,
 		"a question mark opens the shortcuts":           testShortcuts,

@@ -20,6 +20,12 @@ export class Connection {
 		return this.#stream.hello;
 	}
 
+	// age is how old what this page had handled was, in milliseconds, as the server has measured it; undefined while that
+	// is unknown.
+	get age() {
+		return this.#stream.age;
+	}
+
 	// setFilters changes what the server sends, on this connection and on the next ones. While the page is disconnected for
 	// good, it rejects with the code "closed", and the filters hold for the next connection.
 	async setFilters(filters) {

@@ -1,5 +1,5 @@
 // The state of the connection in words, and the button that connects again.
-import { age } from './format.js';
+import { age as span } from './format.js';
 
 const BEHIND = 1500; // ms of lag from which it is worth saying
 const LONG = 40;     // characters that have room beside the name of the project
@@ -21,15 +21,23 @@ export function stateText(state, {code, reason = '', status} = {}) {
 	return code > 1001 ? `Disconnected (code ${code})` : 'Disconnected';
 }
 
-// drawState shows the state of a stream: that of its connection, and whether the page keeps up.
-export function drawState(pill, {state, info, lag = 0, slow = false}) {
+// freshness writes how old what a page shows is, "0.2 s".
+export function freshness(ms) {
+	return ms < 9950 ? `${(ms / 1000).toFixed(1)} s` : span(Math.round(ms / 1000));
+}
+
+// drawState shows the state of a stream: that of its connection, how fresh it is, and whether the page keeps up.
+export function drawState(pill, {state, info, age, lag = 0, slow = false}) {
 	let text = stateText(state, info), kind = ['connecting', 'open', 'waiting'].includes(state) ? state : 'closed';
-	if (state === 'open' && lag > BEHIND) [text, kind] = [`${age(lag / 1000)} behind`, 'slow'];
+	if (state === 'open' && lag > BEHIND) [text, kind] = [`${span(lag / 1000)} behind`, 'slow'];
 	else if (state === 'open' && slow) [text, kind] = ['Reading slowly', 'slow'];
+	else if (state === 'open' && age !== undefined) text += ` · ${freshness(age)}`;
 	else if (state === 'waiting' && navigator.onLine && info.retryAt < Infinity) text = `Reconnecting in ${Math.max(0, Math.ceil((info.retryAt - Date.now()) / 1000))} s`;
 	if (pill.textContent !== text) pill.textContent = text;
 	pill.className = `pill ${kind} ${text.length > LONG ? 'long' : ''}`;
-	pill.title = info.code ? `Close code ${info.code}${info.reason ? `: ${info.reason}` : ''}` : '';
+	const measured = state === 'open' && age !== undefined;
+	pill.title = info.code ? `Close code ${info.code}${info.reason ? `: ${info.reason}` : ''}`
+		: measured ? 'The time from the publication of an event until this page had handled it and the server knew' : '';
 }
 
 // drawAgain offers to connect at once, unless the page is connected or makes its very first attempt. A reader who has

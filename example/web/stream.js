@@ -33,6 +33,7 @@ class Follower {
 
 	get state() { return this.#connection.state; }
 	get info() { return this.#connection.info; }
+	get age() { return this.#connection.age; }
 
 	setFilters(filters) {
 		return this.#connection.setFilters(filters);
