@@ -480,6 +480,9 @@ func (c *client) nextControl() (frame []byte) {
 	case c.reply != nil:
 		frame, c.reply = c.reply, nil
 		c.link.Resume()
+	case c.v1 != nil && c.v1.moved && c.phase == phaseOpen:
+		c.v1.moved = false
+		frame = c.appendMark(nil, 0, 0, nil)
 	}
 	return frame
 }

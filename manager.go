@@ -225,7 +225,7 @@ func (m *Manager) SetFilter(id ClientID, f Filter) error {
 		}
 	}
 	s.regrouping.Add(1) // from now on, not only from when the shard handles the cast
-	err = s.cast(id, 0, func(c *client) { c.setFilter(f); s.regrouping.Add(-1); c.settle(nil) })
+	err = s.cast(id, 0, func(c *client) { c.setFilter(f); s.regrouping.Add(-1); c.setPlace() })
 	if err != nil {
 		s.regrouping.Add(-1)
 	}

@@ -227,6 +227,15 @@ func (p *position) precede(m *message) {
 	p.asOf = min(p.asOf, m.stamp-1)
 }
 
+// setPlace tells a client of the protocol its position, after the application has changed its filter. What it receives
+// from now on is another part of the stream than what it has received since its last position.
+func (c *client) setPlace() {
+	if c.v1 != nil {
+		c.v1.moved = true
+	}
+	c.drainControl()
+}
+
 // before returns the position before messages of a replay that are read and not sent, or at its end if there are none.
 func (c *client) before(next []*message) (p position, ok bool) {
 	r := c.replay

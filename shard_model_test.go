@@ -66,6 +66,7 @@ type modelClient struct {
 	reordered bool // a newer message has been put before an older one, and the queue has not been empty since
 
 	reply []byte // the pending reply
+	moved bool   // it is to be told its position
 	busy  bool
 	slow  bool
 
@@ -267,6 +268,9 @@ func (c *modelClient) next() (frame []byte) {
 	case c.reply != nil:
 		frame, c.reply = c.reply, nil
 		c.waits = false
+	case c.moved && c.phase == phaseOpen:
+		c.moved = false
+		frame = c.markText()
 	}
 	return frame
 }
@@ -1245,8 +1249,12 @@ func (c *modelClient) ping() []byte {
 
 // mark makes a mark, which says how large the window is.
 func (c *modelClient) mark() []byte {
+	c.win.marks++
+	return c.markText()
+}
+
+func (c *modelClient) markText() []byte {
 	w := &c.win
-	w.marks++
 	size := c.s.countedWindow()
 	switch {
 	case c.s.window == 0:
@@ -1259,6 +1267,12 @@ func (c *modelClient) mark() []byte {
 		age = fmt.Sprintf(`,"age_ms":%d`, w.age/time.Millisecond)
 	}
 	return c.encode(fmt.Sprintf(`{"type":"mark","window":%d%s%s}`, size, age, c.position()))
+}
+
+// setPlace: a client of the protocol is told its position after the application has changed its filter.
+func (c *modelClient) setPlace() {
+	c.moved = c.stream != ""
+	c.pump(onlyControl)
 }
 
 // takesMark reports whether a client is sent a mark in the place of a ping: it answers marks, and all were answered.

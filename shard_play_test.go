@@ -299,7 +299,7 @@ func (p *player) setFilter(c *playedClient, filter Filter) {
 	p.makeRoom(c.sub.Project, 0)
 	p.logf("filter %v for %d", filter, c.id)
 	if err := p.m.SetFilter(c.id, filter); !p.closed && p.names(c, err) {
-		p.model.casts = append(p.model.casts, modelCast{do: func() { c.twin.setFilter(filter); c.twin.settle() }})
+		p.model.casts = append(p.model.casts, modelCast{do: func() { c.twin.setFilter(filter); c.twin.setPlace() }})
 	}
 }
 
