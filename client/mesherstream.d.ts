@@ -1,9 +1,10 @@
 /**
  * connect follows a stream. It returns immediately, before the connection is made. The stream reconnects by itself
- * until it is closed.
+ * until it is closed, and is given what was published meanwhile, or a gap that reports it.
  *
  * @param url The stream's address with ws, wss, http or https, or relative to the page. Its query is kept, except that
- * the filters of the options replace its level and environment.
+ * the filters of the options replace its level and environment. Its last or since makes the stream begin with earlier
+ * messages; a return replaces both.
  * @throws {TypeError} if the url is not a URL, if an option or a filter is unknown or of a wrong type, and in Node
  * before 22 if no WebSocket is given.
  * @throws {RangeError} if the delays are out of their bounds.
@@ -76,8 +77,10 @@ export interface Callbacks {
    * Called when the state changes, and once for the first state, a moment after connect has returned.
    *
    * - "connecting": an attempt is in progress.
-   * - "open": the server's hello has arrived. From now on, published messages arrive or a gap reports them. Messages
-   *   published while there was no connection are not reported: a page that shows a state loads it again here.
+   * - "open": the server's hello has arrived. From now on, published messages arrive or a gap reports them. For a return
+   *   to a server that keeps positions, info says what it brings: see Returned. The messages themselves come through
+   *   onmessage, after this. A server without positions does not report what was published meanwhile, and info is
+   *   undefined: a page that shows a state then loads it again.
    * - "waiting": the connection was lost, or the attempt failed. info says why, and when the next attempt is made. Or
    *   the page was put away: frozen, or kept by the browser after its user has left it. Then the connection is closed,
    *   info has the code 1001 and an infinite delay, and the next attempt is made when the page is back.
@@ -94,9 +97,24 @@ export type State = "connecting" | "open" | "waiting" | "closed";
 
 /** StateChange is the arguments of onstate. Comparing its first element narrows the type of the second. */
 export type StateChange =
-  | [state: "connecting" | "open", info: undefined]
+  | [state: "connecting", info: undefined]
+  | [state: "open", info: Returned | undefined]
   | [state: "waiting", info: Waiting]
   | [state: "closed", info: Closed];
+
+/**
+ * Returned says what a return has brought. It is undefined for the first connection of a stream, and for a server
+ * without positions.
+ */
+export interface Returned {
+  /**
+   * Everything that was published meanwhile, and matches the filters, follows. If it is false, something may be missing:
+   * a gap with the reason "away" says how much, if that is known, before the first message.
+   */
+  complete: boolean;
+  /** How many messages were published meanwhile at most, with any filter. Not set if nobody knows. */
+  atMost?: number;
+}
 
 export interface Closed {
   /** The close code; 1006 if there was none, as after a failed handshake. */
@@ -120,17 +138,22 @@ export interface Waiting extends Closed {
   delay: number;
 }
 
-/** Gap reports messages that are missing before the next one, since this client was slow. */
+/** Gap reports messages that are missing before the next one. */
 export interface Gap {
   /**
-   * Why they are missing: "slow" if the page was connected when they were published, and "away" if it was not. Not set
-   * if the stream itself dropped them, because a loop stood still.
+   * Why they are missing: "slow" if this page was connected and too slow, "away" if it was not connected, and "relay" if
+   * they were lost between nodes of the server. Not set if the stream itself dropped them, because a loop stood still.
    */
-  reason?: "slow" | "away";
-  /** How many are missing. Not set if only a bound is known. */
+  reason?: "slow" | "away" | "relay";
+  /** How many are missing. Not set if only a bound is known, or nothing. */
   dropped?: number;
-  /** How many are missing at most. Set in place of dropped. */
+  /** How many are missing at most. Set in place of dropped, if that is known. */
   atMost?: number;
+  /**
+   * How many of them fetch can bring, as of when the gap was told. 0 if the server does not have them, or does not know
+   * which they are, and for a gap of a part of which the stream itself dropped.
+   */
+  held: number;
   /**
    * How many of each level; "" means no level, and "*" all levels beyond the first 16. Messages that the stream itself
    * dropped, because a loop stood still, are only in the total.
@@ -140,6 +163,18 @@ export interface Gap {
   since: Date;
   /** The same for the newest of them. */
   until: Date;
+  /**
+   * fetch asks the server for the missing messages, and resolves with those that it still has, in their order: text as a
+   * string, binary as an ArrayBuffer. They are not passed to onmessage, nor to a loop. If held is 0, it resolves with
+   * none and does not ask.
+   *
+   * One fetch runs at a time, and the others wait for it. The newest messages arrive meanwhile. It may be called on any
+   * later connection, and waits for one. If the connection is lost before it is complete, it is made again from the
+   * start.
+   *
+   * It rejects with a FetchError. The property is not enumerable, so that a gap can be compared, and sent to a worker.
+   */
+  fetch(): Promise<(string | ArrayBuffer)[]>;
 }
 
 /** Hello is the server's first message on a connection. */
@@ -158,6 +193,12 @@ export interface Hello {
    * this later, and also holds messages back while the last handled one was old.
    */
   window: number;
+  /** The name of this place in the stream, for a return. Not set by a server without positions. */
+  position?: string;
+  /** Something arrives at least once in this time, in milliseconds. Not set, or 0, if the server does not promise it. */
+  mark_ms?: number;
+  /** What a return has brought, as onstate receives it. */
+  returned?: { complete: boolean; at_most?: number };
 }
 
 export type Item = { type: "message"; data: string | ArrayBuffer } | { type: "gap"; gap: Gap };
@@ -184,6 +225,13 @@ export interface Stream extends Callbacks, AsyncIterable<Item> {
   /** The server's first message on this connection; null while there is none. */
   readonly hello: Hello | null;
   /**
+   * The replay that the message belongs to which onmessage receives now; null if it is live. "join" is what the last or
+   * since of the URL asked for, "return" what was missed without a connection, and "subscribe" what a change of filters
+   * looked back at. Messages of a "subscribe" may have been shown before; those of a "return" have not. A loop receives
+   * its items later, when this may say something else.
+   */
+  readonly replaying: "join" | "return" | "subscribe" | null;
+  /**
    * setFilters changes the filters of the stream, on this connection and on all later ones. A change is sent
    * immediately, but at most ten are sent in a second. If the next call is made while a change is waiting, it replaces
    * that change, and both calls receive the reply to the later one. If the connection is lost before the reply, the
@@ -208,6 +256,12 @@ export interface FilterError extends Error {
    * server was not asked.
    */
   code: "malformed" | "unknown_type" | "invalid_filter" | "not_granted" | "closed";
+}
+
+/** FetchError says why the messages of a gap could not be fetched. */
+export interface FetchError extends Error {
+  /** "closed" if the stream is closed; otherwise the server's: "invalid_gap" if it does not know the gap. */
+  code: "invalid_gap" | "closed";
 }
 
 // The rest declares the used parts of types that are not part of the language, so that a program may have the types of

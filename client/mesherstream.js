@@ -1,11 +1,12 @@
 /*
  * mesherstream.js follows a stream of a mesherstream server, from a page or from Node. It reconnects when the connection
- * is lost, reports messages that were dropped for this client, and can change the filters of an open stream.
+ * is lost and is given what it missed, reports messages that are missing and fetches them, and can change the filters of
+ * an open stream.
  *
  *     import { connect } from "/stream/projects/mesherstream.js";
  *     const stream = connect("/stream/projects/shop", { filters: { level: ["error", "fatal"] } });
  *     stream.onmessage = (data) => show(data);
- *     stream.ongap = (gap) => warn(`${gap.dropped ?? gap.atMost} messages are missing`);
+ *     stream.ongap = (gap) => warn(`${gap.dropped ?? gap.atMost ?? "some"} messages are missing`);
  *
  * It speaks the subprotocol mesherstream.v1. The file mesherstream.d.ts documents its interface.
  */
@@ -33,6 +34,15 @@ const REQUEST_SPACING = 100;
 // no window, or if the stream reconnects while the loop stands still: each connection has a window of its own.
 const MAX_QUEUE = 1000;
 
+// What has arrived since the newest position is kept, to be taken out of the replay of a return. The server names a new
+// position about once a second, so that this is seldom reached. Beyond it, the stream only says that it has lost count.
+const MAX_TAIL = 4096;
+const MAX_TAIL_SIZE = 2 ** 20; // characters
+
+// The parameters of the query that say where a stream begins.
+const START = ["last", "since"];
+const RETURN = [...START, "received", "ago"];
+
 // The first message that arrives after this long with nothing to handle is acknowledged at once.
 const PAUSE = 500;
 
@@ -50,6 +60,9 @@ const FINAL = /^(100[23789]|4...)$/;
 const PASSING = [407, 408, 409, 421, 423, 424, 425, 426, 429];
 
 const FIELDS = ["level", "environment"];
+
+// The codes of errors that are about a fetch, whatever else is asked.
+const FETCH_ERRORS = ["invalid_gap", "busy"];
 
 const CALLBACKS = { onmessage: "function", ongap: "function", onstate: "function" };
 
@@ -91,6 +104,9 @@ export function connect(url, options = {}) {
     get hello() {
       return hello;
     },
+    get replaying() {
+      return replaying;
+    },
     setFilters,
     close,
     [Symbol.asyncIterator]: loop,
@@ -116,12 +132,27 @@ export function connect(url, options = {}) {
   let confirmed = 0; // when the last acknowledgement was sent
   let ahead = 0; // the window: how many may be unacknowledged
   let idle = 0; // since when nothing has been handled
+  let replaying = null; // the kind of replay that what arrives belongs to
+  let direct = false; // the next message is for this client alone
+
+  // The position, and the tail: the messages since. The position is the server's name for a place in the stream.
+  // Everything before it has arrived, or a gap has told of it. A return gives the position, and takes what is in the
+  // tail out of the replay. Messages have no numbers, so equal ones can stand for each other.
+  let place = null; // { position, tail, size, unknown, newest }; null if the server has no positions
+  let expected = []; // the entries of the tail that the replay of a return has not brought yet
+  let returning = false; // that replay is not over
 
   // The filters. One request is in flight at a time, and one waits for it. A new request replaces the waiting one.
   let accepted = options.filters && normalize(options.filters); // undefined leaves the filters to the URL
   let sent = null;
   let next = null;
+  let restore = false; // the accepted filters are not in force on this connection, and are requested first
   let spacing = null; // the timer that keeps requests apart
+
+  // The gaps to fetch. One fetch runs at a time, the first, and the others wait.
+  let fetches = [];
+  let fetching = null; // the fetch that runs on this connection
+  let bite = false; // what arrives belongs to it
 
   // The loop over the stream. All are null when there is none.
   let queue = null;
@@ -151,10 +182,14 @@ export function connect(url, options = {}) {
 
   function setFilters(filters) {
     return new Promise((resolve, reject) => {
-      if (state === "closed") throw failure("closed", "the stream is closed");
+      open();
       ask({ filters: normalize(filters), waiters: [{ resolve, reject }] });
       flush();
     });
+  }
+
+  function open() {
+    if (state === "closed") throw failure("closed", "the stream is closed");
   }
 
   function close(code = 1000, reason = "") {
@@ -188,11 +223,23 @@ export function connect(url, options = {}) {
 
   function dial() {
     const target = new URL(address);
-    if (wasOpen) for (const past of ["last", "since"]) target.searchParams.delete(past); // the page has seen it
+    const { searchParams: query } = target;
+    returning = Boolean(place);
+    if (place) {
+      for (const name of RETURN) query.delete(name);
+      query.set("since", place.position);
+      const { tail, unknown, newest } = place;
+      if (unknown || tail.length) {
+        query.set("received", unknown ? "unknown" : tail.length);
+        query.set("ago", Math.floor(performance.now() - newest));
+      }
+    } else if (wasOpen) {
+      for (const name of START) query.delete(name); // the page has seen it
+    }
     for (const field of accepted ? FIELDS : []) {
       const values = accepted[field];
-      if (values.length && expressible(values)) target.searchParams.set(field, values.join());
-      else target.searchParams.delete(field);
+      if (values.length && expressible(values)) query.set(field, values.join());
+      else query.delete(field);
     }
     const dialed = new WebSocket(target.href, [PROTOCOL].concat(protocols));
     const current = (handle) => (event) => dialed === socket && handle(event);
@@ -227,11 +274,23 @@ export function connect(url, options = {}) {
     openedAt = performance.now(); // not Date.now(): that clock may be set
     wasOpen = true;
     // The query can't express every value, and a route of the application's own need not read it.
-    if (accepted && !FIELDS.every((field) => within(hello.filters?.[field], accepted[field]))) {
-      subscribe({ filters: accepted, waiters: [] });
-    }
-    enter("open");
+    restore = accepted && !FIELDS.every((field) => within(hello.filters?.[field], accepted[field]));
+    enter("open", arrive(hello));
     flush();
+  }
+
+  // arrive takes the position of a hello. It returns what the return has brought, and nothing for a first connection. The
+  // server says so explicitly if the replay is complete: anything else leaves a gap.
+  function arrive({ position, returned }) {
+    const complete = returned?.complete === true;
+    const atMost = returned?.at_most;
+    const info = returning ? { complete, ...(atMost !== undefined && { atMost }) } : undefined;
+    if (!position) place = null;
+    else if (place && complete) move(position, place.tail, place.unknown); // the same place, named anew
+    else move(position, []);
+    expected = place ? [...place.tail] : [];
+    returning = Boolean(returned);
+    return info;
   }
 
   // drop abandons a connection that the other side has not closed.
@@ -301,25 +360,29 @@ export function connect(url, options = {}) {
     if (state === "closed") return;
     leave();
     listening.abort();
-    const waiters = next?.waiters ?? [];
+    const waiters = [...(next?.waiters ?? []), ...fetches];
     next = null;
+    fetches = [];
     enter("closed", { code, reason, ...known });
     for (const { reject } of waiters) reject(failure("closed", `closed (${code} ${reason})`));
     wake?.();
   }
 
   // leave forgets the connection. A request without a reply is sent again on the next connection: it may not have
-  // arrived, and it may arrive twice without harm.
+  // arrived, and it may arrive twice without harm. A fetch is made again from the start: nobody knows how far it got.
   function leave() {
     if (hello && performance.now() - openedAt >= STABLE) attempts = 0;
     asking?.abort();
     const later = next;
     next = null;
-    if (sent?.waiters.length) ask(sent);
+    if (sent?.waiters?.length) ask(sent);
     if (later) ask(later);
+    if (fetching) fetching.messages = [];
     clearTimeout(timer);
     clearTimeout(spacing);
-    socket = asking = hello = sent = spacing = null;
+    socket = asking = hello = sent = spacing = fetching = replaying = null;
+    bite = direct = restore = returning = false;
+    expected = [];
   }
 
   // pause closes the connection when the page is put away: frozen, or kept by the browser to go back to. Such a page
@@ -374,21 +437,105 @@ export function connect(url, options = {}) {
     if (!hello) {
       if (message) begin(message);
       else drop("no hello");
-    } else if (!message) {
-      push({ type: "message", data });
-      call("onmessage", data, event);
-    } else if (message.type === "gap") {
-      const { reason, dropped, at_most: atMost, by_level: byLevel = {}, since, until } = message;
-      const known = dropped === undefined ? { atMost } : { dropped };
-      const gap = { ...(reason && { reason }), ...known, byLevel, since: new Date(since), until: new Date(until) };
+    } else if (message) {
+      heed(message);
+    } else {
+      take(data, event);
+    }
+    acknowledge();
+  }
+
+  // take takes a message of the application.
+  function take(data, event) {
+    if (bite) {
+      fetching.messages.push(data);
+      return;
+    }
+    const alone = direct;
+    direct = false;
+    if (place && !alone) {
+      const key = keyOf(data); // now: a callback may transfer the data
+      if (found(key)) return;
+      remember(key);
+    }
+    push({ type: "message", data });
+    call("onmessage", data, event);
+  }
+
+  // heed takes a message of the protocol.
+  function heed(message) {
+    const { type, of, position } = message;
+    if (type === "gap") {
+      if (position) cut(position);
+      else if (place) lose(); // the tail goes on, and nobody knows how much of it the gap counts
+      const gap = gapOf(message);
       push({ type: "gap", gap });
       call("ongap", gap);
-    } else if (message.type === "mark") {
+    } else if (type === "mark") {
       resize(message.window);
+      if (position) move(position, expected); // what is still expected is after it
+    } else if (type === "replay") {
+      if (of === "gap") bite = Boolean(fetching);
+      else replaying = of;
+    } else if (type === "replayed") {
+      if (of === "gap") bitten(message.more);
+      else replayed(of);
+    } else if (type === "direct") {
+      direct = true;
+    } else if (type === "past") {
+      found(message.data ?? keyOf(Uint8Array.from(atob(message.binary), (byte) => byte.charCodeAt())));
     } else {
       answered(message);
     }
-    acknowledge();
+  }
+
+  // --- positions
+
+  // move goes on to another position, with those entries of the tail that are after it.
+  function move(position, tail, unknown = false) {
+    const size = tail.reduce((sum, { key }) => sum + key.length, 0);
+    place = { position, tail: [...tail], size, unknown, newest: unknown ? place.newest : tail.at(-1)?.at };
+  }
+
+  // cut goes on to a position after which nothing has arrived. A server without positions names none here either.
+  function cut(position) {
+    expected = [];
+    if (position) move(position, []);
+    else if (place) lose();
+  }
+
+  function remember(key) {
+    const at = (place.newest = performance.now());
+    place.size += key.length;
+    if (place.tail.push({ key, at }) <= MAX_TAIL && place.size <= MAX_TAIL_SIZE) return;
+    lose();
+    place.tail = [];
+    place.size = 0;
+  }
+
+  // lose loses count of the tail until the next position.
+  function lose() {
+    place.unknown = true;
+    place.newest = performance.now();
+  }
+
+  // found takes a message out of what is expected, and reports whether it was there. A replay has the order of the tail,
+  // so that it is usually the first.
+  function found(key) {
+    const index = expected.findIndex((entry) => entry.key === key);
+    if (index >= 0) expected.splice(index, 1);
+    return index >= 0;
+  }
+
+  // replayed ends a replay. What that of a return has not brought will not be brought again: it leaves the tail.
+  function replayed(of) {
+    replaying = null;
+    if (of !== "return") return;
+    const gone = new Set(expected);
+    if (gone.size) move(place.position, place.tail.filter((entry) => !gone.has(entry)), place.unknown);
+    expected = [];
+    returning = false;
+    flush();
   }
 
   function push(item) {
@@ -407,8 +554,11 @@ export function connect(url, options = {}) {
 
   // handled is how many messages have been handled: those before the oldest that the loop's body handles, or that waits
   // for it. A message is handled when its callback has returned and the loop has asked for the next one.
+  //
+  // A loop whose body awaits a fetch would wait forever if it held back what the fetch brings. So it doesn't, as long as
+  // its body is the one that called fetch.
   function handled() {
-    const oldest = taken ?? queue?.[0];
+    const oldest = taken && fetches.some((fetch) => fetch.taken === taken) ? null : (taken ?? queue?.[0]);
     return oldest ? oldest.n - 1 : arrived;
   }
 
@@ -444,26 +594,42 @@ export function connect(url, options = {}) {
     next = request;
   }
 
-  // flush sends the waiting request, if it may be sent.
+  // flush sends the next request, if one may be sent. A replay that brings what was missed must end first: it depends
+  // on the filters.
   function flush() {
-    if (!next || !hello || sent || spacing) return;
-    subscribe(next);
-    next = null;
+    if (!hello || sent || spacing || returning) return;
+    if (restore) {
+      restore = false;
+      subscribe({ filters: accepted, waiters: [] });
+    } else if (next) {
+      const request = next;
+      next = null;
+      subscribe(request);
+    } else if (fetches.length && !fetching) {
+      fetching = fetches[0];
+      request(fetching, { type: "fetch", gap: fetching.id });
+    }
   }
 
-  function subscribe(request) {
-    sent = request;
+  function subscribe(asked) {
+    request(asked, { type: "subscribe", filters: asked.filters });
+  }
+
+  function request(asked, message) {
+    sent = asked;
     spacing = setTimeout(() => {
       spacing = null;
       flush();
     }, REQUEST_SPACING);
-    send({ type: "subscribe", filters: request.filters });
+    send(message);
   }
 
-  function answered({ type, code, message, filters, filtered }) {
-    if (!sent || code === "invalid_ack") return;
-    const { waiters } = sent;
-    if (type === "error") {
+  // answered takes the reply to the request that is in flight. A fetch may fail later too.
+  function answered({ type, code, message, filters, filtered, position }) {
+    const { waiters } = sent ?? {};
+    if (type === "error" && fetching && (sent === fetching || FETCH_ERRORS.includes(code))) {
+      unfetched(code, message);
+    } else if (type === "error" && waiters && code !== "invalid_ack") {
       sent = null;
       for (const { reject } of waiters) reject(failure(code, message));
       // No caller waits if these are the stream's own filters, which the URL can't express. Without them it would be
@@ -473,11 +639,59 @@ export function connect(url, options = {}) {
         end(1008, code);
       }
     } else if (type === "filters_updated") {
+      cut(position);
+      if (!waiters) return;
       accepted = sent.filters;
       sent = null;
       for (const { resolve } of waiters) resolve({ filters, filtered });
+    } else if (type === "fetching" && sent === fetching) {
+      sent = null;
     }
     flush();
+  }
+
+  // --- gaps
+
+  // gapOf returns a gap as the page receives it. Its fetch is not enumerable: two gaps that say the same are equal, and
+  // one may be sent to a worker.
+  function gapOf({ id, reason, dropped, at_most: atMost, held, by_level: byLevel = {}, since, until }) {
+    const gap = {
+      ...(reason && { reason }),
+      ...(dropped !== undefined ? { dropped } : atMost !== undefined && { atMost }),
+      held: (id && held) || 0,
+      byLevel,
+      since: new Date(since),
+      until: new Date(until),
+    };
+    return Object.defineProperty(gap, "fetch", { value: () => fetchGap(id, gap.held) });
+  }
+
+  function fetchGap(id, held) {
+    return new Promise((resolve, reject) => {
+      if (!held) return resolve([]);
+      open();
+      fetches.push({ id, taken, messages: [], resolve, reject });
+      flush();
+      acknowledge(); // what a loop held back
+    });
+  }
+
+  // bitten ends a bite of the fetch that runs. The last one completes it.
+  function bitten(more) {
+    bite = false;
+    if (!fetching || more) return;
+    const { resolve, messages } = fetches.shift();
+    fetching = null;
+    resolve(messages);
+    flush();
+  }
+
+  // unfetched ends a fetch that the server refuses. If another one runs there, it is asked for again.
+  function unfetched(code, message) {
+    if (sent === fetching) sent = null;
+    fetching = null;
+    bite = false;
+    if (code !== "busy") fetches.shift().reject(failure(code, message));
   }
 
   // --- callbacks
@@ -551,17 +765,25 @@ function parse(data, token = "") {
   }
 }
 
-// merge returns a gap in place of two entries of a queue. Neither is handled until the loop has handled the gap. Only a
-// bound is known of the sum if only a bound is known of a part.
+// merge returns a gap in place of two entries of a queue. Neither is handled until the loop has handled the gap. Of the
+// sum, no more is known than of each part. It can't be fetched: messages that the stream itself dropped have no number,
+// and a fetch of the rest would look complete.
 function merge(a, b) {
-  const [x, y] = [a, b].map(({ at, item }) => item.gap ?? { dropped: 1, byLevel: {}, since: at, until: at });
+  const parts = [a, b].map(({ at, item }) => item.gap ?? { dropped: 1, byLevel: {}, since: at, until: at });
+  const [x, y] = parts;
   const byLevel = { ...x.byLevel };
   for (const level in y.byLevel) byLevel[level] = y.byLevel[level] + (Object.hasOwn(byLevel, level) ? byLevel[level] : 0);
-  const sum = (x.dropped ?? x.atMost) + (y.dropped ?? y.atMost);
-  const exact = x.atMost === undefined && y.atMost === undefined;
-  const known = exact ? { dropped: sum } : { atMost: sum };
-  const gap = { ...(x.reason && { reason: x.reason }), ...known, byLevel, since: x.since, until: y.until };
+  const sum = (x.dropped ?? x.atMost) + (y.dropped ?? y.atMost); // NaN if nothing is known of a part
+  const known = parts.every((part) => part.dropped >= 0) ? { dropped: sum } : sum >= 0 && { atMost: sum };
+  const gap = { ...(x.reason && { reason: x.reason }), ...known, held: 0, byLevel, since: x.since, until: y.until };
+  Object.defineProperty(gap, "fetch", { value: async () => [] });
   return { n: a.n, item: { type: "gap", gap } };
+}
+
+// keyOf returns a string that is equal for equal messages. It is made when a message arrives, since a callback may
+// transfer the data. No text that has come as UTF-8 has half a surrogate pair, so none is taken for binary data.
+function keyOf(data) {
+  return typeof data === "string" ? data : "\ud800" + new TextDecoder("latin1").decode(data);
 }
 
 function failure(code, message) {

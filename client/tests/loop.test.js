@@ -15,7 +15,7 @@ test("a loop gets what the callbacks get, in order", async (t) => {
   connection.ws.send("b");
   assert.deepEqual((await first).value, { type: "message", data: "a" });
   assert.deepEqual([...new Uint8Array((await loop.next()).value.data)], [7]);
-  const gap = { dropped: 2, byLevel: { debug: 2 }, since: new Date(time), until: new Date(time) };
+  const gap = { dropped: 2, held: 0, byLevel: { debug: 2 }, since: new Date(time), until: new Date(time) };
   assert.deepEqual((await loop.next()).value, { type: "gap", gap });
   assert.deepEqual((await loop.next()).value, { type: "message", data: "b" });
 });
@@ -159,6 +159,7 @@ test("without a window, a loop that stands still keeps the newest and is told of
     type: "gap",
     gap: {
       dropped: 5 + 502 + 2,
+      held: 0,
       byLevel: { debug: 5, error: 1 },
       since: new Date(Date.UTC(2001)),
       until: new Date(Date.UTC(2099)),
@@ -183,7 +184,7 @@ test("a message that the stream drops itself counts from when it arrived", async
   }
   while ((await items.take()) !== "1001");
   const { gap } = (await loop.next()).value;
-  assert.deepEqual(gap, { dropped: 3, byLevel: {}, since: new Date(0), until: new Date(2000) });
+  assert.deepEqual(gap, { dropped: 3, held: 0, byLevel: {}, since: new Date(0), until: new Date(2000) });
 });
 
 test("a window of more than that is kept whole", async (t) => {

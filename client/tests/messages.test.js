@@ -95,6 +95,7 @@ test("tells of a gap in its position", async (t) => {
   assert.equal(await items.take(), "before");
   assert.deepEqual(await items.take(), {
     dropped: 137,
+    held: 0,
     byLevel: { debug: 130, error: 7 },
     since: new Date("2026-11-25T18:00:00.123Z"),
     until: new Date("2026-11-25T18:00:04.001Z"),
@@ -166,7 +167,7 @@ test("tells why messages are missing, and that only a bound of their number is k
   const connection = await server.accept({});
   const at = { since: 0, until: 1000 };
   connection.send({ type: "gap", stream: TOKEN, reason: "away", at_most: 12, ...at });
-  assert.deepEqual(await items.take(), { reason: "away", atMost: 12, byLevel: {}, since: new Date(0), until: new Date(1000) });
+  assert.deepEqual(await items.take(), { reason: "away", atMost: 12, held: 0, byLevel: {}, since: new Date(0), until: new Date(1000) });
 });
 
 test("a bound is known of messages that a loop misses together with a gap that is only bounded", async (t) => {

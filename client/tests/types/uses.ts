@@ -1,5 +1,5 @@
 // Compiled by package.test.js, with the types of a page, of Node and of neither. It is never run.
-import { connect, type FilterError, type Gap, type Item, type Options, type State, type Stream } from "mesherstream";
+import { connect, type FetchError, type FilterError, type Gap, type Item, type Options, type State, type Stream } from "mesherstream";
 
 declare const log: (...args: unknown[]) => void;
 
@@ -14,11 +14,14 @@ const options: Options = {
   },
   ongap(gap) {
     const count: number = gap.dropped ?? gap.atMost ?? 0;
-    log(count, gap.byLevel["debug"], gap.since.getTime(), gap.until.getTime());
+    const missed: Promise<(string | ArrayBuffer)[]> = gap.fetch();
+    missed.catch((error: FetchError) => log(error.code === "invalid_gap"));
+    log(count, gap.held.toFixed(), gap.reason === "relay", gap.byLevel["debug"], gap.since.getTime(), gap.until.getTime());
   },
   onstate(state, info) {
     if (state === "waiting") log(info.code, info.reason, info.delay);
     else if (state === "closed") log(info.code, info.reason, info.status?.toFixed());
+    else if (state === "open") log(info?.complete, info?.atMost?.toFixed());
     else log(state, info satisfies undefined);
     // @ts-expect-error: only a stream that waits has a delay
     if (state === "closed") log(info.delay);
@@ -31,7 +34,8 @@ export async function uses() {
   stream.ongap = (gap: Gap) => log(gap);
   stream.onstate = null;
   const state: State = stream.state;
-  log(state, stream.hello?.window.toFixed(), stream.hello?.filters.level.length);
+  if (stream.replaying === "join") log("what was before");
+  log(state, stream.hello?.position?.slice(1), stream.hello?.mark_ms?.toFixed(), stream.hello?.window.toFixed(), stream.hello?.filters.level.length);
   try {
     const { filters, filtered } = await stream.setFilters({ level: "error" });
     log(filters.environment.length, filtered.toFixed());
