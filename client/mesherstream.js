@@ -627,9 +627,10 @@ export function connect(url, options = {}) {
   // answered takes the reply to the request that is in flight. A fetch may fail later too.
   function answered({ type, code, message, filters, filtered, position }) {
     const { waiters } = sent ?? {};
+    if (code === "invalid_ack") return;
     if (type === "error" && fetching && (sent === fetching || FETCH_ERRORS.includes(code))) {
       unfetched(code, message);
-    } else if (type === "error" && waiters && code !== "invalid_ack") {
+    } else if (type === "error" && waiters) {
       sent = null;
       for (const { reject } of waiters) reject(failure(code, message));
       // No caller waits if these are the stream's own filters, which the URL can't express. Without them it would be

@@ -24,19 +24,16 @@ export class World {
 
   // page loads the module anew. Its connect has a WebSocket, and each stream a log of what its callbacks received.
   page(globals = {}) {
-    const world = this;
     const window = new EventTarget();
     const document = Object.assign(new EventTarget(), { visibilityState: "visible", baseURI: "http://host/" });
     const set = (callback, delay, ...args) => {
       this.timers.set(++this.#handles, { at: this.now + Math.max(1, delay), callback: () => callback(...args) });
       return this.#handles;
     };
-    const Clock = class extends Date {
-      constructor(...args) {
-        super(...(args.length ? args : [world.wall]));
-      }
-      static now = () => world.wall;
-    };
+    const Clock = new Proxy(Date, {
+      construct: (_, args) => new Date(...(args.length ? args : [this.wall])),
+      get: (_, name) => (name === "now" ? () => this.wall : Date[name]),
+    });
     const chance = Object.create(Math, { random: { value: () => this.chance() } });
     const global = { document, addEventListener: (...args) => window.addEventListener(...args), ...globals };
     const connect = load(set, (handle) => this.timers.delete(handle), { now: () => this.now }, chance, Clock, global);
