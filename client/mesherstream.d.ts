@@ -62,6 +62,20 @@ export interface Options extends Callbacks {
   fetch?: FetchLike | null;
   /** A signal that closes the stream when it is aborted. */
   signal?: AbortSignalLike;
+  /**
+   * Where the stream keeps how far it is, so that after a reload of the page it returns and is given what it missed: give
+   * sessionStorage. By default, a reload begins anew, with the last or since of the url.
+   *
+   * What is kept is how far the page has handled the stream. It is written at each of the server's marks, about once a
+   * second, and when the page is left or frozen, then with the messages handled since the mark. If those are too long
+   * for 256 KiB, or were received with other filters, the return may not be complete, and says so.
+   *
+   * There is one entry for each url, without its last, since, received and ago, together with the filters of these
+   * options. It is removed when the stream is closed. A storage that is full, forbidden or has garbage costs nothing but
+   * the return. localStorage is refused with a TypeError, since tabs share it, and so is a second stream of the same
+   * page with the same url and filters. Frames of one tab share sessionStorage too: give each its own url.
+   */
+  storage?: StorageLike | null;
 }
 
 /**
@@ -81,7 +95,8 @@ export interface Callbacks {
    *   to a server that keeps positions, info says what it brings: see Returned. The messages themselves come through
    *   onmessage, after this. A server without positions does not report what was published meanwhile, and info is
    *   undefined: a page that shows a state then loads it again.
-   * - "waiting": the connection was lost, or the attempt failed. info says why, and when the next attempt is made. Or
+   * - "waiting": the connection was lost, or the attempt failed. info says why, and when the next attempt is made. The
+   *   reason is "silence" if nothing has arrived for twice as long as the server promised in mark_ms of its hello. Or
    *   the page was put away: frozen, or kept by the browser after its user has left it. Then the connection is closed,
    *   info has the code 1001 and an infinite delay, and the next attempt is made when the page is back.
    * - "closed": the stream has ended permanently. It was closed by close() or the signal. Or the server closed it, with
@@ -232,14 +247,24 @@ export interface Stream extends Callbacks, AsyncIterable<Item> {
    */
   readonly replaying: "join" | "return" | "subscribe" | null;
   /**
+   * How old the messages were when this page had handled them, in milliseconds, as the server has measured it last. It
+   * includes the way of the acknowledgement. Undefined while it is unknown, and with an older server.
+   */
+  readonly age: number | undefined;
+  /**
    * setFilters changes the filters of the stream, on this connection and on all later ones. A change is sent
    * immediately, but at most ten are sent in a second. If the next call is made while a change is waiting, it replaces
    * that change, and both calls receive the reply to the later one. If the connection is lost before the reply, the
    * change is requested again on the next connection.
    *
    * If it rejects, it does so with a FilterError, and the filters stay as they were.
+   *
+   * @param lookBack With { last: 200 }, the newest 200 messages that match the new filters and that the server still has
+   * are sent after the change, before later ones. stream.replaying is "subscribe" meanwhile. The page may have shown some
+   * of them before. last is an integer from 1 to 1,000,000. A change that replaces a waiting one looks back as far as
+   * that, if it doesn't say itself how far.
    */
-  setFilters(filters: Filters): Promise<FiltersUpdated>;
+  setFilters(filters: Filters, lookBack?: { last?: number | undefined }): Promise<FiltersUpdated>;
   /**
    * close ends the stream permanently. It does nothing if the stream is already closed.
    *
@@ -275,6 +300,13 @@ export interface URLLike {
 
 /** FetchLike is the part of fetch that the stream uses. */
 export type FetchLike = (url: string, options: any) => Promise<{ readonly status: number }>;
+
+/** StorageLike is the part of a Storage that the stream uses. */
+export interface StorageLike {
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+  removeItem(key: string): void;
+}
 
 /** AbortSignalLike is the part of an AbortSignal that the stream uses. */
 export interface AbortSignalLike {

@@ -23,6 +23,21 @@ const HELLO_TIMEOUT = 20_000;
 // A server that doesn't answer within this time won't say why a handshake failed: the next attempt doesn't wait for it.
 const ASK_TIMEOUT = 5_000;
 
+// The server promises that something arrives once per interval. The patience is this many intervals, twice as many after
+// each connection that was given up for silence, and at most sixteen times as many: a line that needs longer than the
+// server promises must not be given up again and again. It goes back after as many intervals without a longer pause.
+const PATIENCE = 2;
+const MAX_STRETCH = 16;
+const CALM = 20;
+
+// A timer that is this late was held up by the page, and so were messages that have arrived. They come first: they are
+// given a second.
+const LATE = 200;
+const GRACE = 1000;
+
+// A message that is announced as large may take as long as it does on a line of 4 KB/s.
+const SLOWEST = 4; // bytes per millisecond
+
 // The middleware answers a request that accepts this, and asks for no upgrade, as it would answer the handshake.
 const ASK = "application/vnd.mesherstream.v1";
 
@@ -38,6 +53,12 @@ const MAX_QUEUE = 1000;
 // position about once a second, so that this is seldom reached. Beyond it, the stream only says that it has lost count.
 const MAX_TAIL = 4096;
 const MAX_TAIL_SIZE = 2 ** 20; // characters
+
+// How many places before the newest one are remembered while a loop has not handled them.
+const MAX_PASSED = 64;
+
+// What is stored, in characters. A longer tail is left out.
+const MAX_STORED = 2 ** 18;
 
 // The parameters of the query that say where a stream begins.
 const START = ["last", "since"];
@@ -59,6 +80,9 @@ const FINAL = /^(100[23789]|4...)$/;
 // The statuses of 4xx that say "not now", or nothing about the handshake. Any other one is a permanent refusal.
 const PASSING = [407, 408, 409, 421, 423, 424, 425, 426, 429];
 
+// How many messages a change of filters may look back at.
+const MAX_LAST = 1_000_000;
+
 const FIELDS = ["level", "environment"];
 
 // The codes of errors that are about a fetch, whatever else is asked.
@@ -74,8 +98,12 @@ const OPTIONS = {
   WebSocket: "function",
   fetch: "function",
   signal: "object",
+  storage: "object",
   ...CALLBACKS,
 };
+
+// The keys of the streams that are stored now. Two streams under one key would return with each other's position.
+const stored = new Set();
 
 // connect is one function, and the functions in it share its variables: variables minify, and the fields of a class
 // don't.
@@ -93,6 +121,8 @@ export function connect(url, options = {}) {
   address.protocol = address.protocol.replace("http", "ws");
   if (!/^wss?:$/.test(address.protocol)) throw invalid(`the url has ws, wss, http or https, and not ${address.protocol}`);
   address.hash = "";
+  let { storage } = options;
+  if (storage) checkStorage(storage);
 
   const stream = {
     onmessage: options.onmessage,
@@ -107,6 +137,9 @@ export function connect(url, options = {}) {
     get replaying() {
       return replaying;
     },
+    get age() {
+      return age;
+    },
     setFilters,
     close,
     [Symbol.asyncIterator]: loop,
@@ -118,6 +151,12 @@ export function connect(url, options = {}) {
   // The connection.
   let socket = null; // events of any other socket are late, and ignored
   let hello = null;
+  let pulse; // ends a connection on which nothing arrives
+  let heard = 0; // when something has arrived
+  let large = 0; // how long the next message may take in addition
+  let stretch = 1; // of the patience
+  let calm = 0; // since when no pause has been longer than the patience
+  let age; // the server's measurement
   let asking = null; // aborts the request that asks why a handshake failed
   let timer; // ends the wait for the next attempt, for the hello, or for the answer
   let attempts = 0; // since a connection was stable
@@ -126,7 +165,8 @@ export function connect(url, options = {}) {
   let told = null; // the server said how long to wait
   let due = 0; // when the next attempt is made
   let paused = false; // the page is put away
-  let arrived = 0; // messages on this connection, the protocol's own included
+  let arrived = 0; // messages on all connections, the protocol's own included
+  let base = 0; // those of earlier connections, which are not counted in acknowledgements
   let acked = 0;
   let marks = []; // which of them are acknowledged as soon as they are handled
   let confirmed = 0; // when the last acknowledgement was sent
@@ -138,7 +178,8 @@ export function connect(url, options = {}) {
   // The position, and the tail: the messages since. The position is the server's name for a place in the stream.
   // Everything before it has arrived, or a gap has told of it. A return gives the position, and takes what is in the
   // tail out of the replay. Messages have no numbers, so equal ones can stand for each other.
-  let place = null; // { position, tail, size, unknown, newest }; null if the server has no positions
+  let place = null; // null if the server has no positions
+  let passed = []; // the places before this one, of which not everything has been handled; kept only for the storage
   let expected = []; // the entries of the tail that the replay of a return has not brought yet
   let returning = false; // that replay is not over
 
@@ -160,9 +201,16 @@ export function connect(url, options = {}) {
   let taken = null; // the entry that the loop's body handles: it has not asked for the next one
   let room = MAX_QUEUE; // for entries: the largest window of this connection, if that is more
 
+  // The key is the address, without what says where a stream begins, and the filters of the options.
+  const bare = new URL(address);
+  for (const name of RETURN) bare.searchParams.delete(name);
+  const key = `mesherstream ${bare}${accepted ? " " + JSON.stringify(accepted) : ""}`;
+
   const first = state;
   if (!signal?.aborted) {
+    if (storage) load();
     dial(); // throws what WebSocket throws, for instance at a subprotocol that is no token
+    if (storage) stored.add(key);
     listen();
   }
   // Reported a moment later, so that callbacks set right after connect are called, and may use the returned stream.
@@ -180,10 +228,15 @@ export function connect(url, options = {}) {
     return true;
   }
 
-  function setFilters(filters) {
+  function setFilters(filters, lookBack = {}) {
     return new Promise((resolve, reject) => {
       open();
-      ask({ filters: normalize(filters), waiters: [{ resolve, reject }] });
+      check("option", lookBack, { last: "number" });
+      const { last } = lookBack;
+      if (last !== undefined && !(Number.isInteger(last) && last > 0 && last <= MAX_LAST)) {
+        throw invalid("last is an integer from 1 to 1,000,000");
+      }
+      ask({ filters: normalize(filters), last, waiters: [{ resolve, reject }] });
       flush();
     });
   }
@@ -258,11 +311,10 @@ export function connect(url, options = {}) {
       timer = setTimeout(drop, HELLO_TIMEOUT, "error");
     });
     socket = dialed;
-    arrived = ahead = 0;
+    base = arrived; // only the hello is acknowledged before the loop has handled what earlier ones brought
+    ahead = 0;
     marks = [];
     room = MAX_QUEUE;
-    if (taken) taken.n = 0; // only the hello is acknowledged before the loop has handled what it has
-    for (const entry of queue ?? []) entry.n = 0;
     timer = setTimeout(drop, HELLO_TIMEOUT, "no hello");
   }
 
@@ -270,9 +322,10 @@ export function connect(url, options = {}) {
     clearTimeout(timer);
     hello = message;
     resize(hello.window);
-    confirm(1); // at once: this says that marks will be acknowledged
-    openedAt = performance.now(); // not Date.now(): that clock may be set
+    confirm(arrived); // at once: this says that marks will be acknowledged
+    openedAt = heard = calm = performance.now(); // not Date.now(): that clock may be set
     wasOpen = true;
+    if (patience() > 0) watch(patience() * stretch);
     // The query can't express every value, and a route of the application's own need not read it.
     restore = accepted && !FIELDS.every((field) => within(hello.filters?.[field], accepted[field]));
     enter("open", arrive(hello));
@@ -285,12 +338,46 @@ export function connect(url, options = {}) {
     const complete = returned?.complete === true;
     const atMost = returned?.at_most;
     const info = returning ? { complete, ...(atMost !== undefined && { atMost }) } : undefined;
-    if (!position) place = null;
-    else if (place && complete) move(position, place.tail, place.unknown); // the same place, named anew
+    if (!position) {
+      place = null;
+      passed = [];
+      erase();
+    } else if (place && complete) move(position, place.tail, place.unknown); // the same place, named anew
     else move(position, []);
     expected = place ? [...place.tail] : [];
     returning = Boolean(returned);
     return info;
+  }
+
+  // patience is how long nothing may arrive; 0 if the server promises nothing.
+  function patience() {
+    return PATIENCE * (hello.mark_ms ?? 0);
+  }
+
+  // watch looks after a delay whether something has arrived. A connection may be dead without anyone telling: a relay that
+  // stops forwarding keeps both ends open. The timer doesn't keep a Node process running, since an idle stream doesn't.
+  function watch(delay, last) {
+    const due = performance.now() + delay;
+    pulse = setTimeout(() => {
+      const now = performance.now();
+      const left = heard + patience() * stretch + large - now;
+      if (left > 0) watch(left);
+      else if (now - due > LATE && !last) watch(GRACE, true);
+      else {
+        stretch = Math.min(2 * stretch, MAX_STRETCH);
+        drop("silence");
+      }
+    }, Math.min(delay, MAX_TIMER));
+    pulse?.unref?.();
+  }
+
+  // hear notes that something has arrived.
+  function hear() {
+    const now = performance.now();
+    if (now - heard > patience()) calm = now;
+    else if (now - calm >= CALM * hello.mark_ms) stretch = 1;
+    heard = now;
+    large = 0;
   }
 
   // drop abandons a connection that the other side has not closed.
@@ -363,6 +450,9 @@ export function connect(url, options = {}) {
     const waiters = [...(next?.waiters ?? []), ...fetches];
     next = null;
     fetches = [];
+    erase(); // before the callback, which may connect anew
+    if (storage) stored.delete(key);
+    storage = null;
     enter("closed", { code, reason, ...known });
     for (const { reject } of waiters) reject(failure("closed", `closed (${code} ${reason})`));
     wake?.();
@@ -380,9 +470,11 @@ export function connect(url, options = {}) {
     if (fetching) fetching.messages = [];
     clearTimeout(timer);
     clearTimeout(spacing);
+    clearTimeout(pulse);
     socket = asking = hello = sent = spacing = fetching = replaying = null;
     bite = direct = restore = returning = false;
     expected = [];
+    age = undefined;
   }
 
   // pause closes the connection when the page is put away: frozen, or kept by the browser to go back to. Such a page
@@ -414,9 +506,16 @@ export function connect(url, options = {}) {
     const { document } = globalThis;
     const on = (target, type, listener) => target?.addEventListener?.(type, listener, until);
     on(globalThis, "online", hurry);
-    on(globalThis, "pagehide", ({ persisted }) => persisted && pause());
+    on(globalThis, "pagehide", ({ persisted }) => {
+      save();
+      if (persisted) pause();
+      else if (storage) stored.delete(key);
+    });
     on(globalThis, "pageshow", resume);
-    on(document, "freeze", pause);
+    on(document, "freeze", () => {
+      save(); // the page may be discarded
+      pause();
+    });
     on(document, "resume", resume);
     on(document, "visibilitychange", () => {
       if (document.visibilityState !== "visible") return;
@@ -426,6 +525,57 @@ export function connect(url, options = {}) {
     on(signal, "abort", () => close());
   }
 
+  // --- the storage
+
+  // advance goes on to the newest place before which everything has been handled.
+  function advance() {
+    const n = handled();
+    let moved = false;
+    for (; passed.length && (passed[1] ?? place).from <= n; moved = true) passed.shift();
+    if (moved) save();
+  }
+
+  // save stores how far the page has handled the stream. What the loop has not handled is brought again after a reload.
+  function save() {
+    const { position, tail, unknown, newest = performance.now(), filters } = passed[0] ?? place ?? {};
+    if (!storage || !position) return;
+    const n = handled();
+    const keys = tail.filter((entry) => entry.n <= n).map((entry) => entry.key);
+    const at = Date.now() - performance.now() + newest; // this page's other clock means nothing to the next one
+    const text = (tail) => JSON.stringify({ position, tail, at, filters });
+    const whole = unknown ? "" : text(keys);
+    try {
+      storage.setItem(key, whole && whole.length <= MAX_STORED ? whole : text());
+    } catch {
+      // it is full, or forbidden: a reload then returns from what was stored before
+    }
+  }
+
+  // load takes up where the page was before it was reloaded. How many of the messages match other filters than those in
+  // force then, nobody knows.
+  function load() {
+    if (stored.has(key)) throw invalid("another stream with this url and these filters is stored already");
+    try {
+      const { position, tail, at, filters } = JSON.parse(storage.getItem(key));
+      if (typeof position !== "string" || !position) return;
+      const newest = performance.now() - Math.max(0, Date.now() - (at || Infinity)); // it may be that clock that was set
+      const same = JSON.stringify(filters) === JSON.stringify(accepted);
+      const entries = (tail ?? []).map((key) => ({ n: 0, key: String(key), at: newest }));
+      const unknown = !tail || (!same && entries.length > 0);
+      place = { position, from: 0, filters: accepted, tail: entries, size: sizeOf(entries), unknown, newest };
+    } catch {
+      // nothing is stored, or it is garbage
+    }
+  }
+
+  function erase() {
+    try {
+      storage?.removeItem(key);
+    } catch {
+      // it is forbidden
+    }
+  }
+
   // --- messages
 
   function receive(event) {
@@ -433,6 +583,7 @@ export function connect(url, options = {}) {
     const message = parse(data, hello?.stream);
     const rested = hello && handled() === arrived && performance.now() - idle >= PAUSE;
     arrived++;
+    if (hello) hear();
     if (rested || (hello && message?.type === "mark")) marks.push(arrived);
     if (!hello) {
       if (message) begin(message);
@@ -473,6 +624,7 @@ export function connect(url, options = {}) {
       call("ongap", gap);
     } else if (type === "mark") {
       resize(message.window);
+      age = message.age_ms ?? age;
       if (position) move(position, expected); // what is still expected is after it
     } else if (type === "replay") {
       if (of === "gap") bite = Boolean(fetching);
@@ -482,6 +634,8 @@ export function connect(url, options = {}) {
       else replayed(of);
     } else if (type === "direct") {
       direct = true;
+    } else if (type === "large") {
+      large = message.bytes / SLOWEST || 0;
     } else if (type === "past") {
       found(message.data ?? keyOf(Uint8Array.from(atob(message.binary), (byte) => byte.charCodeAt())));
     } else {
@@ -493,8 +647,14 @@ export function connect(url, options = {}) {
 
   // move goes on to another position, with those entries of the tail that are after it.
   function move(position, tail, unknown = false) {
-    const size = tail.reduce((sum, { key }) => sum + key.length, 0);
-    place = { position, tail: [...tail], size, unknown, newest: unknown ? place.newest : tail.at(-1)?.at };
+    const newest = unknown ? place.newest : tail.at(-1)?.at;
+    if (storage && place) passed.push(place);
+    place = { position, from: arrived, filters: accepted, tail: [...tail], size: sizeOf(tail), unknown, newest };
+    // A loop that stands still must not make this grow. The oldest one stays: it is the one to be stored.
+    while (passed.length > 1 && (passed.length > MAX_PASSED || passed.reduce((sum, { size }) => sum + size, 0) > MAX_TAIL_SIZE)) {
+      passed.splice(1, 1);
+      Object.assign(passed[0], { unknown: true, newest: undefined });
+    }
   }
 
   // cut goes on to a position after which nothing has arrived. A server without positions names none here either.
@@ -507,7 +667,7 @@ export function connect(url, options = {}) {
   function remember(key) {
     const at = (place.newest = performance.now());
     place.size += key.length;
-    if (place.tail.push({ key, at }) <= MAX_TAIL && place.size <= MAX_TAIL_SIZE) return;
+    if (place.tail.push({ n: arrived, key, at }) <= MAX_TAIL && place.size <= MAX_TAIL_SIZE) return;
     lose();
     place.tail = [];
     place.size = 0;
@@ -554,11 +714,8 @@ export function connect(url, options = {}) {
 
   // handled is how many messages have been handled: those before the oldest that the loop's body handles, or that waits
   // for it. A message is handled when its callback has returned and the loop has asked for the next one.
-  //
-  // A loop whose body awaits a fetch would wait forever if it held back what the fetch brings. So it doesn't, as long as
-  // its body is the one that called fetch.
   function handled() {
-    const oldest = taken && fetches.some((fetch) => fetch.taken === taken) ? null : (taken ?? queue?.[0]);
+    const oldest = taken ?? queue?.[0];
     return oldest ? oldest.n - 1 : arrived;
   }
 
@@ -566,10 +723,12 @@ export function connect(url, options = {}) {
   // many more. It does so at each mark, at the first message after a pause, in steps of half the window, and every two
   // seconds. It is called when something has been handled, never by a timer: those of a hidden page hardly run. A loop
   // that awaits setFilters receives no messages meanwhile, but the reply arrives all the same: the window doesn't hold
-  // replies back.
+  // replies back. It does hold back what a fetch brings, so a loop whose body awaits one would wait forever. Therefore
+  // all that has arrived is acknowledged while the body is the one that called fetch.
   function acknowledge() {
+    advance();
     if (!hello) return;
-    const n = handled();
+    const n = taken && fetches.some((fetch) => fetch.taken === taken) ? arrived : handled();
     idle = performance.now();
     let now = (ahead && n - acked >= ahead / 2) || (n > acked && idle - confirmed >= PROGRESS);
     while (marks[0] <= n) now = marks.shift();
@@ -579,7 +738,7 @@ export function connect(url, options = {}) {
   function confirm(n) {
     acked = n;
     confirmed = performance.now();
-    send({ type: "ack", n });
+    send({ type: "ack", n: n - base });
   }
 
   function send(message) {
@@ -588,9 +747,11 @@ export function connect(url, options = {}) {
 
   // --- filters
 
-  // ask replaces the waiting request. The callers of the replaced request receive the reply to the new one.
+  // ask replaces the waiting request. The callers of the replaced request receive the reply to the new one, which looks
+  // back for them if it doesn't do so itself.
   function ask(request) {
     if (next) request.waiters.unshift(...next.waiters);
+    request.last ??= next?.last;
     next = request;
   }
 
@@ -612,7 +773,7 @@ export function connect(url, options = {}) {
   }
 
   function subscribe(asked) {
-    request(asked, { type: "subscribe", filters: asked.filters });
+    request(asked, { type: "subscribe", filters: asked.filters, last: asked.last });
   }
 
   function request(asked, message) {
@@ -640,9 +801,9 @@ export function connect(url, options = {}) {
         end(1008, code);
       }
     } else if (type === "filters_updated") {
+      if (waiters) accepted = sent.filters;
       cut(position);
       if (!waiters) return;
-      accepted = sent.filters;
       sent = null;
       for (const { resolve } of waiters) resolve({ filters, filtered });
     } else if (type === "fetching" && sent === fetching) {
@@ -742,6 +903,20 @@ function normalize(filters) {
   return { level, environment };
 }
 
+// checkStorage refuses localStorage too: two tabs would return with each other's position.
+function checkStorage(storage) {
+  if (!["getItem", "setItem", "removeItem"].every((name) => typeof storage[name] === "function")) {
+    throw invalid("option storage is no Storage, such as sessionStorage");
+  }
+  let shared;
+  try {
+    shared = globalThis.localStorage;
+  } catch {
+    // this page may not have one
+  }
+  if (storage === shared) throw invalid("option storage can't be localStorage, which tabs share; give sessionStorage");
+}
+
 // within reports whether the filters in a hello are those that were requested, or narrower.
 function within(inForce, asked) {
   const values = [].concat(inForce ?? []);
@@ -779,6 +954,10 @@ function merge(a, b) {
   const gap = { ...(x.reason && { reason: x.reason }), ...known, held: 0, byLevel, since: x.since, until: y.until };
   Object.defineProperty(gap, "fetch", { value: async () => [] });
   return { n: a.n, item: { type: "gap", gap } };
+}
+
+function sizeOf(tail) {
+  return tail.reduce((sum, { key }) => sum + key.length, 0);
 }
 
 // keyOf returns a string that is equal for equal messages. It is made when a message arrives, since a callback may

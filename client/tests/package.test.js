@@ -118,7 +118,7 @@ test("its types name what there is", async () => {
   assert.deepEqual(Object.keys(module), [...types.matchAll(/^export function (\w+)/gm)].map(([, name]) => name));
   const stream = module.connect("ws://127.0.0.1:1/", { WebSocket });
   stream.close();
-  const declared = ["onmessage", "ongap", "onstate", "state", "hello", "replaying", "setFilters", "close"];
+  const declared = ["onmessage", "ongap", "onstate", "state", "hello", "replaying", "age", "setFilters", "close"];
   assert.deepEqual(Object.keys(stream), declared);
   for (const name of declared) assert.match(types, new RegExp(`^  (readonly )?${name}[?:(]`, "m"));
 });
@@ -131,7 +131,7 @@ test("its README has every option and every member", async () => {
     return [...body.matchAll(/^  (?:readonly )?(\w+)[?:(]/gm)].map(([, member]) => member);
   };
   const all = [...members("Options"), ...members("Callbacks"), ...members("Stream")];
-  assert.equal(all.length, 15, all.join());
+  assert.equal(all.length, 17, all.join());
   for (const name of all) assert.match(readme, new RegExp(`^\\| \`(await )?(stream\\.)?${name}\\b`, "m"), name);
 });
 

@@ -5,3 +5,4 @@ stream.onmessage = (_, event) => {
   const same: MessageEvent = event;
   same.origin.at(0);
 };
+connect("/", { storage: sessionStorage }).close();

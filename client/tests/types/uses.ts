@@ -34,6 +34,11 @@ export async function uses() {
   stream.ongap = (gap: Gap) => log(gap);
   stream.onstate = null;
   const state: State = stream.state;
+  log(stream.age?.toFixed(), await stream.setFilters({ level: "error" }, { last: 200 }));
+  // @ts-expect-error: a look-back that is misspelt
+  await stream.setFilters({}, { since: 200 });
+  // @ts-expect-error: no storage
+  connect("/", { storage: {} });
   if (stream.replaying === "join") log("what was before");
   log(state, stream.hello?.position?.slice(1), stream.hello?.mark_ms?.toFixed(), stream.hello?.window.toFixed(), stream.hello?.filters.level.length);
   try {
