@@ -60,6 +60,9 @@ const MAX_PASSED = 64;
 // What is stored, in characters. A longer tail is left out.
 const MAX_STORED = 2 ** 18;
 
+// A position is opaque. But a server would refuse a return with something else, and for good.
+const POSITION = /^p[\w-]{0,2047}$/;
+
 // The parameters of the query that say where a stream begins.
 const START = ["last", "since"];
 const RETURN = [...START, "received", "ago"];
@@ -557,8 +560,9 @@ export function connect(url, options = {}) {
     if (stored.has(key)) throw invalid("another stream with this url and these filters is stored already");
     try {
       const { position, tail, at, filters } = JSON.parse(storage.getItem(key));
-      if (typeof position !== "string" || !position) return;
-      const newest = performance.now() - Math.max(0, Date.now() - (at || Infinity)); // it may be that clock that was set
+      if (!POSITION.test(position)) return;
+      const past = Number.isFinite(at) ? Math.max(0, Date.now() - at) : 0; // this clock may have been set
+      const newest = performance.now() - past;
       const same = JSON.stringify(filters) === JSON.stringify(accepted);
       const entries = (tail ?? []).map((key) => ({ n: 0, key: String(key), at: newest }));
       const unknown = !tail || (!same && entries.length > 0);

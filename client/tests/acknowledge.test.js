@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { World } from "./lockstep.js";
 import { openPage } from "./page.js";
 import { follow, freeze, listen, reach, stopwatch, TOKEN, WebSocket } from "./server.js";
 
@@ -434,4 +435,24 @@ test("a page that is put away acknowledges nothing, and counts from the start wh
   assert.ok(second.greeted);
   next = loop.next();
   assert.deepEqual(await acked(second), [2]);
+});
+
+test("stream.age is what the newest mark said, and unknown on a new connection", () => {
+  const world = new World();
+  const { stream } = world.page().follow();
+  const socket = world.socket().hello();
+  assert.equal(stream.age, undefined);
+  socket.say(mark(0));
+  assert.equal(stream.age, undefined);
+  for (const age of [180, 0, 0.5]) {
+    socket.say({ ...mark(0), age_ms: age });
+    assert.equal(stream.age, age);
+  }
+  socket.say(mark(0));
+  assert.equal(stream.age, 0.5);
+  socket.cut();
+  assert.equal(stream.age, undefined);
+  world.tick(1);
+  world.socket().hello();
+  assert.equal(stream.age, undefined);
 });

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { World } from "./lockstep.js";
 import { follow, freeze, listen, reach, settled, TOKEN, turns } from "./server.js";
 
 test("setFilters resolves with what the server answers", async (t) => {
@@ -350,4 +351,72 @@ test("is closed when a route of one's own refuses the filters that it didn't app
   const connection = await server.accept({ filters: { level: ["error"], environment: [] } });
   await connection.refuse("not_granted");
   assert.deepEqual(await reach(states, "closed"), { state: "closed", code: 1008, reason: "not_granted" });
+});
+
+// lock is a stream in lock-step that is open.
+function lock() {
+  const world = new World();
+  const { stream, take } = world.page().follow();
+  return { world, stream, take, socket: world.socket().hello({ position: "p0" }) };
+}
+
+test("a change of filters looks back, and stream.replaying tells which messages it brings", async () => {
+  const { stream, socket } = lock();
+  const change = stream.setFilters({ level: "error" }, { last: 200 });
+  assert.deepEqual(socket.asked(), [{ type: "subscribe", filters: { level: ["error"], environment: [] }, last: 200 }]);
+  const seen = [];
+  stream.onmessage = (data) => seen.push([data, stream.replaying]);
+  socket.say({ type: "filters_updated", position: "p1", filters: {}, filtered: 0 }, { type: "replay", of: "subscribe" });
+  socket.give("before").say({ type: "replayed", of: "subscribe" }).give("live");
+  assert.deepEqual(seen, [["before", "subscribe"], ["live", null]]);
+  await change;
+});
+
+test("a change of filters doesn't look back unless it is told to", () => {
+  for (const args of [[], [undefined], [{}], [{ last: undefined }]]) {
+    const { stream, socket } = lock();
+    stream.setFilters({}, ...args);
+    assert.deepEqual(socket.asked(), [{ type: "subscribe", filters: { level: [], environment: [] } }]);
+  }
+});
+
+test("setFilters rejects a look-back that is none, without asking", async () => {
+  const { stream, socket } = lock();
+  const wrong = [null, 5, [], { last: 0 }, { last: -1 }, { last: 1.5 }, { last: 1_000_001 }, { last: "200" }, { last: NaN }, { last: null }, { since: 1 }];
+  for (const lookBack of wrong) {
+    await assert.rejects(stream.setFilters({}, lookBack), { name: "TypeError", code: "malformed" }, JSON.stringify(lookBack));
+  }
+  assert.deepEqual(socket.asked(), []);
+  stream.setFilters({}, { last: 1_000_000 });
+  assert.equal(socket.asked()[0].last, 1_000_000);
+});
+
+test("a request that replaces a waiting one looks back as far, unless it says how far itself", () => {
+  for (const [second, want] of [[undefined, 200], [{ last: 5 }, 5]]) {
+    const { world, stream, socket } = lock();
+    stream.setFilters({ level: "first" });
+    stream.setFilters({ level: "a" }, { last: 200 });
+    stream.setFilters({ level: "b" }, second);
+    socket.say({ type: "filters_updated", position: "p1", filters: {}, filtered: 0 });
+    world.tick(100);
+    const [first, last] = socket.asked();
+    assert.deepEqual([first.last, last.filters.level, last.last], [undefined, ["b"], want]);
+    stream.setFilters({ level: "c" }); // what has been asked for once isn't asked for again
+    world.tick(100);
+    socket.say({ type: "filters_updated", position: "p1", filters: {}, filtered: 0 });
+    assert.equal(socket.asked()[0].last, undefined);
+  }
+});
+
+test("a look-back that has no reply is asked for again on the next connection, also by what replaces it", () => {
+  for (const [replace, level] of [[false, "a"], [true, "b"]]) {
+    const { world, stream, socket } = lock();
+    stream.setFilters({ level: "a" }, { last: 200 });
+    if (replace) stream.setFilters({ level: "b" });
+    socket.cut();
+    world.tick(1);
+    const second = world.socket().hello({ position: "p0", returned: { complete: true } });
+    second.say({ type: "replay", of: "return" }, { type: "replayed", of: "return" });
+    assert.deepEqual(second.asked(), [{ type: "subscribe", filters: { level: [level], environment: [] }, last: 200 }]);
+  }
 });

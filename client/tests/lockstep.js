@@ -35,7 +35,8 @@ export class World {
       get: (_, name) => (name === "now" ? () => this.wall : Date[name]),
     });
     const chance = Object.create(Math, { random: { value: () => this.chance() } });
-    const global = { document, addEventListener: (...args) => window.addEventListener(...args), ...globals };
+    const listen = (...args) => window.addEventListener(...args);
+    const global = Object.assign(Object.create(globals), { document, addEventListener: listen });
     const connect = load(set, (handle) => this.timers.delete(handle), { now: () => this.now }, chance, Clock, global);
     const dispatch = (target, type, more) => target.dispatchEvent(Object.assign(new Event(type), more));
     return {
