@@ -336,7 +336,8 @@ export function connect(url, options = {}) {
   }
 
   // arrive takes the position of a hello. It returns what the return has brought, and nothing for a first connection. The
-  // server says so explicitly if the replay is complete: anything else leaves a gap.
+  // server says so explicitly if the replay is complete. If it isn't, a gap follows, and until then the position remains
+  // the old one: a connection that breaks before the gap, or a page that is reloaded, must be told of it again.
   function arrive({ position, returned }) {
     const complete = returned?.complete === true;
     const atMost = returned?.at_most;
@@ -345,9 +346,12 @@ export function connect(url, options = {}) {
       place = null;
       passed = [];
       erase();
-    } else if (place && complete) move(position, place.tail, place.unknown); // the same place, named anew
-    else move(position, []);
-    expected = place ? [...place.tail] : [];
+    } else if (!place) {
+      move(position, []);
+    } else if (complete) {
+      move(position, place.tail, place.unknown); // the same place, named anew
+      expected = [...place.tail];
+    }
     returning = Boolean(returned);
     return info;
   }

@@ -111,11 +111,15 @@ test("nothing is taken out of a return that is not complete, and the tail is ove
   }
 });
 
-test("a return that is not complete ends the tail without a gap too", () => {
+test("a return that is not complete keeps its position until the gap has told what is missing", () => {
   const { socket, again } = follow();
   socket.give("a");
-  again().hello({ position: "p7", returned: { complete: false } });
+  const second = again().hello({ position: "p7", returned: { complete: false } }).say(start);
+  const third = again();
+  assert.deepEqual([third.query.since, third.query.received], ["p0", "1"]);
+  third.hello({ position: "p7", returned: { complete: false } }).say(start, { type: "gap", reason: "away", position: "p7" });
   assert.deepEqual(again().query, { since: "p7" });
+  assert.equal(second.left, null);
 });
 
 test("onstate tells what a return has brought, and nothing of a first connection", () => {
@@ -296,7 +300,7 @@ test("a tail that grows too long, or too large, is counted no longer", () => {
     const { received, ago } = over.again().query;
     assert.deepEqual([received, ago], ["unknown", "1"]);
     over.world.sockets.at(-1).hello({ position: "p1", returned: { complete: false } });
-    over.world.sockets.at(-1).give("a");
+    over.world.sockets.at(-1).say({ type: "gap", reason: "away", at_most: count, position: "p1" }).give("a");
     assert.equal(over.again().query.received, "1");
   }
 });

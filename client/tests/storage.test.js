@@ -48,6 +48,7 @@ test("a return after a reload tells what it has brought, and has its state again
   const second = visit(world, storage, { hello: { position: "p5", returned: { complete: false, at_most: 7 } } });
   await settle();
   assert.deepEqual(second.take().find(([state]) => state === "open"), ["open", { complete: false, atMost: 7 }]);
+  second.socket.say({ type: "gap", reason: "away", at_most: 7, position: "p5" });
   second.page.hide(false);
   assert.deepEqual(returned(world, storage), { since: "p5" });
 });
