@@ -64,7 +64,8 @@ export interface Options extends Callbacks {
   signal?: AbortSignalLike;
   /**
    * Where the stream keeps how far it is, so that after a reload of the page it returns and is given what it missed: give
-   * sessionStorage. By default, a reload begins anew, with the last or since of the url.
+   * sessionStorage. By default, a reload begins anew, with the last or since of the url. With it, only what was missed
+   * arrives, so the page itself keeps what it had shown.
    *
    * What is kept is how far the page has handled the stream. It is written at each of the server's marks, about once a
    * second, and when the page is left or frozen, then with the messages handled since the mark. If those are too long
@@ -233,6 +234,9 @@ export type Item = { type: "message"; data: string | ArrayBuffer } | { type: "ga
  * window ahead of the last handled one, and keeps later messages in its buffer, as for every slow client. If there is
  * no window, and after reconnects, the stream keeps the newest 1,000 items (or as many as the largest window of the
  * connection, if that is more), and replaces the older ones with a gap.
+ *
+ * The messages since the server's newest mark are kept too, up to 4,096 of them and 1 MiB, to be taken out of what a return
+ * brings. Beyond that, the stream says that it has lost count, and a gap reports what the server can't tell apart.
  */
 export interface Stream extends Callbacks, AsyncIterable<Item> {
   // Setting a property other than a callback throws a TypeError.

@@ -479,7 +479,7 @@ export function connect(url, options = {}) {
     clearTimeout(spacing);
     clearTimeout(pulse);
     socket = asking = hello = sent = spacing = fetching = replaying = null;
-    bite = direct = restore = returning = false;
+    bite = direct = restore = false;
     expected = [];
     age = undefined;
   }
@@ -676,9 +676,7 @@ export function connect(url, options = {}) {
     const at = (place.newest = performance.now());
     place.size += key.length;
     if (place.tail.push({ n: arrived, key, at }) <= MAX_TAIL && place.size <= MAX_TAIL_SIZE) return;
-    lose();
-    place.tail = [];
-    place.size = 0;
+    move(place.position, [], true);
   }
 
   // lose loses count of the tail until the next position.

@@ -127,6 +127,7 @@ test("onstate tells what a return has brought, and nothing of a first connection
     [{ position: "p1", returned: { complete: true, at_most: 0 } }, { complete: true, atMost: 0 }],
     [{ position: "p1", returned: { complete: false, at_most: 57 } }, { complete: false, atMost: 57 }],
     [{ position: "p1", returned: { complete: false } }, { complete: false }],
+    [{ position: "p1", returned: { complete: "yes" } }, { complete: false }],
     [{ position: "p1" }, { complete: false }], // it doesn't say so
     [{}, { complete: false }], // an older server
   ];
@@ -275,7 +276,10 @@ test("a gap without a position loses count, until the next position, and forgets
   assert.deepEqual(shown(take()), ["c"]);
   const third = again();
   assert.equal(third.query.received, "unknown");
-  third.hello(whole).say(start, end, mark("p9"));
+  third.hello(whole).say(start, end); // which brings nothing of it
+  const fourth = again();
+  assert.equal(fourth.query.received, "unknown");
+  fourth.hello(whole).say(start, end, mark("p9"));
   assert.deepEqual(again().query, { since: "p9" });
 });
 
