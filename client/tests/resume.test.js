@@ -278,9 +278,28 @@ test("a gap without a position loses count, until the next position, and forgets
   assert.equal(third.query.received, "unknown");
   third.hello(whole).say(start, end); // which brings nothing of it
   const fourth = again();
-  assert.equal(fourth.query.received, "unknown");
+  assert.deepEqual({ ...fourth.query }, { since: "p0", received: "unknown", ago: "2" }); // since c
   fourth.hello(whole).say(start, end, mark("p9"));
   assert.deepEqual(again().query, { since: "p9" });
+});
+
+test("a gap without a position within the replay leaves what is expected", () => {
+  const { socket, again, take } = follow();
+  socket.give("a", "b");
+  const second = again().hello(whole).say(start).give("a").say({ type: "gap", reason: "relay" });
+  take();
+  second.give("b", "c").say(end);
+  assert.deepEqual(take(), ["c"]);
+});
+
+test("what was expected on a connection that broke is not expected on one whose return is not complete", () => {
+  const { socket, again, take } = follow();
+  socket.give("a");
+  again().hello(whole).say(start);
+  const third = again().hello({ position: "p7", returned: { complete: false } }).say(start);
+  take();
+  third.give("a");
+  assert.deepEqual(take(), ["a"]);
 });
 
 test("a gap without a position counts as the newest message does", () => {
