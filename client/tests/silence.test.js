@@ -155,6 +155,20 @@ test("the patience stays while pauses are longer than two intervals, and goes ba
   assert.equal(silence(), 2 * INTERVAL);
 });
 
+test("the calm of an earlier connection says nothing of this one", () => {
+  const { world, socket, next, silence } = follow();
+  const beat = (connection, times) => {
+    for (let i = 0; i < times; i++) {
+      world.tick(INTERVAL);
+      connection.say(mark);
+    }
+  };
+  beat(socket, 30);
+  assert.equal(silence(), 2 * INTERVAL);
+  beat(next(), 2);
+  assert.equal(silence(), 4 * INTERVAL);
+});
+
 test("a line that dies every few minutes is noticed each time as soon as the first time", () => {
   const { world, next, silence, socket } = follow();
   let connection = socket;
