@@ -83,9 +83,10 @@ func (s *shard) offerGroup(g *group, m *message) {
 // deliverGroup delivers the group's batch to each of its clients. It iterates backwards, since a client whose link
 // fails leaves the group, and the last client then takes its place.
 func (s *shard) deliverGroup(g *group) {
-	joined, bytes := join(&s.joined, g.batch), 0
+	joined, bytes, large := join(&s.joined, g.batch), 0, false
 	for _, m := range g.batch {
 		bytes += m.size()
+		large = large || m.isLarge()
 	}
 	for i := len(g.clients) - 1; i >= 0; i-- {
 		c := g.clients[i]
@@ -96,7 +97,7 @@ func (s *shard) deliverGroup(g *group) {
 			}
 		}
 		c.countOffered(len(g.batch))
-		if c.idle() {
+		if c.idle() && !(large && c.v1 != nil) { // such a client is told before a large message
 			c.writeThrough(&joined, g.batch)
 			continue
 		}
@@ -423,9 +424,14 @@ func (c *client) conclude(err error) {
 func (c *client) sendBuffered(n, limit int) (some bool, err error) {
 	s := c.shard
 	s.drained = s.drained[:0]
-	gap, notices := c.backlog.gaps.due(c.backlog.first), 0
-	if gap != nil {
-		s.drained, notices = append(s.drained, c.gapNotice(gap)), 1
+	told, notices := 0, 0
+	if gap := c.backlog.gaps.due(c.backlog.first); gap != nil {
+		s.drained, told, notices = append(s.drained, c.gapNotice(gap)), 1, 1
+	}
+	head := c.backlog.head()
+	if n > notices+1 && c.v1.announces(head) {
+		s.drained = append(s.drained, c.v1.large(head))
+		notices++
 	}
 	s.drained = c.backlog.peek(s.drained, n-len(s.drained), limit)
 	if len(s.drained) == 0 {
@@ -436,13 +442,13 @@ func (c *client) sendBuffered(n, limit int) (some bool, err error) {
 	for _, m := range s.drained {
 		more.messages += uint32(m.extra)
 	}
-	taken, landed, err := c.write(&p, s.drained, &s.scratch, c.probe(more, len(s.drained)-notices, notices, nil))
+	taken, landed, err := c.write(&p, s.drained, &s.scratch, c.probe(more, len(s.drained)-notices, told, nil))
 	c.countSent(landed)
-	if gap != nil && taken > 0 {
+	if told > 0 && taken > 0 {
 		c.backlog.gaps.told()
-		taken--
 	}
-	c.backlog.discard(taken)
+	c.v1.announced(head, notices > told && taken == notices)
+	c.backlog.discard(max(0, taken-notices))
 	clear(s.drained)
 	return true, err
 }

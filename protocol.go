@@ -27,6 +27,7 @@ const (
 	typeReplayed       = "replayed"
 	typePast           = "past"
 	typeDirect         = "direct"
+	typeLarge          = "large"
 	typeFetch          = "fetch"
 	typeFetching       = "fetching"
 )
@@ -407,6 +408,32 @@ func (v *v1) direct(m *message) {
 	m.extra = 1
 }
 
+// isLarge reports whether nothing else may arrive for long while a client receives the message.
+func (m *message) isLarge() bool { return len(m.frame) > joinBytes }
+
+// announces reports whether a client is to be told that a message is large.
+func (v *v1) announces(m *message) bool {
+	return v != nil && m != nil && m.isLarge() && (v.told == nil || v.told != m && (m.own || v.told.stamp != m.stamp))
+}
+
+// announced notes that a client was told of a large message, which could not be sent in the same write.
+func (v *v1) announced(m *message, yes bool) {
+	if v != nil {
+		if v.told = nil; yes {
+			v.told = m
+		}
+	}
+}
+
+// large returns the notice before a large message, so that the client doesn't take its connection for dead.
+func (v *v1) large(m *message) *message {
+	return newNotice(struct {
+		Type   string `json:"type"`
+		Stream string `json:"stream"`
+		Bytes  int    `json:"bytes"`
+	}{typeLarge, v.stream, len(m.frame)})
+}
+
 type pastMessage struct {
 	Type   string  `json:"type"`
 	Stream string  `json:"stream"`
@@ -440,6 +467,7 @@ type v1 struct {
 	window window
 	gaps   gaps
 	fetch  *fetch     // nil if it fetches nothing
+	told   *message   // a large message that the client was told of, and that is to follow
 	moved  bool       // the client is to be told its position, since the application has changed its filter
 	rest   []*message // of a bite of a fetch of which the beginning is on its way: nothing else may come between
 	quiet  bool       // the newest mark is one in silence

@@ -475,8 +475,8 @@ func (c *client) replaySomeMore() error {
 		c.window.held = true
 		return nil
 	}
-	const before = 2 // notices
-	got := s.history.read(c.sub.Project, &c.sub.Filter, r.at, to, append(s.drained[:0], nil, nil), min(room, 2*historyBite), min(size, joinBytes))
+	const before = 3 // notices
+	got := s.history.read(c.sub.Project, &c.sub.Filter, r.at, to, append(s.drained[:0], nil, nil, nil), min(room, 2*historyBite), min(size, joinBytes))
 	s.drained = got.messages
 	defer func() { clear(s.drained) }()
 	if !r.lose(got.begin) {
@@ -490,16 +490,22 @@ func (c *client) replaySomeMore() error {
 	rest := c.withoutOld(got.messages[before:])
 	batch := s.drained[:before+len(rest)]
 	ends := whole && !got.more && to.reaches(got.at) // the shard may have to take messages that have left the history
-	if r.loss.any() && c.v1 != nil && (len(rest) > 0 || ends) {
-		batch[1] = c.lossNotice(rest)
-	} else {
-		batch = batch[1:]
+	tellsReplay := c.v1 != nil && !r.told
+	tellsLoss := c.v1 != nil && r.loss.any() && (len(rest) > 0 || ends)
+	notices := before
+	if len(rest) > 0 && c.v1.announces(rest[0]) {
+		notices--
+		batch[notices] = c.v1.large(rest[0])
 	}
-	if c.v1 != nil && !r.told {
-		batch[0] = c.replayNotice(rest)
-	} else {
-		batch = batch[1:]
+	if tellsLoss {
+		notices--
+		batch[notices] = c.lossNotice(rest)
 	}
+	if tellsReplay {
+		notices--
+		batch[notices] = c.replayNotice(rest)
+	}
+	batch = batch[notices:]
 	if ends && c.v1 != nil {
 		batch = append(batch, c.replayedNotice())
 		s.drained = batch
@@ -527,7 +533,9 @@ func (c *client) replaySomeMore() error {
 			r.asOf = asOf
 			r.passing(batch[:taken])
 		}
-		r.passed(batch[:taken])
+		if r.passed(batch[:taken], tellsReplay, tellsLoss); len(rest) > 0 {
+			c.v1.announced(rest[0], taken == before-notices)
+		}
 		if err != nil {
 			return err
 		}
@@ -556,17 +564,17 @@ func (r *replay) passing(batch []*message) {
 	}
 }
 
-// passed moves the place past messages that the link has taken.
-func (r *replay) passed(batch []*message) {
+// passed moves the place past messages that the link has taken, after some notices.
+func (r *replay) passed(batch []*message, tellsReplay, tellsLoss bool) {
 	for _, m := range batch {
 		switch {
 		case !m.notice:
 			r.at.pass(m)
 			r.seen = m.at
-		case !r.told:
-			r.told = true
-		default:
-			r.loss = loss{}
+		case tellsReplay:
+			tellsReplay, r.told = false, true
+		case tellsLoss:
+			tellsLoss, r.loss = false, loss{}
 		}
 	}
 }

@@ -263,6 +263,9 @@ func (c *client) fetchSome() error {
 	}
 	f.sent += n
 	notice := replayNotice{Type: typeReplay, Stream: c.v1.stream, Of: ofGap, Gap: f.gap}
+	if n > 0 && s.drained[1].isLarge() {
+		s.drained = slices.Insert(s.drained, 1, c.v1.large(s.drained[1]))
+	}
 	s.drained[0] = newNotice(notice)
 	notice.Type, notice.Messages, notice.More = typeReplayed, f.sent, got.more
 	s.drained = append(s.drained, newNotice(notice))

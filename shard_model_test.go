@@ -67,8 +67,10 @@ type modelClient struct {
 
 	reply []byte // the pending reply
 	moved bool   // it is to be told its position
-	busy  bool
-	slow  bool
+
+	announced *modelMessage // the large message that it was told of
+	busy      bool
+	slow      bool
 
 	// The bytes that can't be taken back. A link that holds sends them in pieces, each with a deadline.
 	flight      []byte
@@ -180,13 +182,16 @@ func (c *modelClient) offer(run []*modelMessage) {
 		}
 	}
 	c.count(run)
-	if !c.idle() {
+	if !c.idle() || slices.ContainsFunc(run, c.isLarge) {
 		c.enqueue(run)
 		c.pump(everything)
 		return
 	}
 	c.writeThrough(run)
 }
+
+// isLarge reports whether a client of the protocol is told that the message is large.
+func (c *modelClient) isLarge(m *modelMessage) bool { return c.stream != "" && len(m.frame) > 64<<10 }
 
 // writeThrough: nothing is buffered, so the part of the batch that the window and the link accept is sent as it is.
 // Only the rest is buffered, and only buffered messages can be replaced. A pending pong is sent at the end of the turn.
@@ -349,15 +354,24 @@ func (c *modelClient) sendRun(messages, bytes int) {
 		return
 	}
 	told, all := notice(), run
+	var large []byte
+	if len(run) > 0 && c.isLarge(run[0]) && c.announced != run[0] && messages > 1 {
+		large = c.encode(fmt.Sprintf(`{"type":"large","bytes":%d}`, len(run[0].frame)))
+		all = append([]*modelMessage{{frame: large}}, all...)
+	}
 	if told != nil {
-		all = append([]*modelMessage{{frame: told}}, run...)
+		all = append([]*modelMessage{{frame: told}}, all...)
 	}
 	due := c.due(all...)
 	if c.holds {
 		if c.left = due; due {
 			c.s.reach("a probe that was left out")
 		}
-		c.hold(told, run)
+		if c.announced = nil; large != nil {
+			c.announced = run[0]
+			run = nil
+		}
+		c.hold(append(told, large...), run)
 		return
 	}
 	c.flying, c.flight = nil, told
@@ -365,6 +379,7 @@ func (c *modelClient) sendRun(messages, bytes int) {
 		c.wrote(c.flight)
 		c.send()
 	}
+	c.announced = nil
 	for _, m := range run {
 		if c.busy || c.phase == phaseGone {
 			return
@@ -373,6 +388,21 @@ func (c *modelClient) sendRun(messages, bytes int) {
 			c.busy = true
 			return
 		}
+		if large != nil {
+			c.flight, c.flying, c.noticeBytes, c.probing = large, nil, len(large), false
+			c.wrote(large)
+			c.announced, large = m, nil
+			c.s.reach("a large message is announced")
+			c.send()
+			if c.busy || c.phase == phaseGone {
+				return
+			}
+			if c.room == 0 && !c.failing {
+				c.busy = true
+				return
+			}
+		}
+		c.announced = nil
 		c.queue = c.queue[1:]
 		c.flight, c.flying, c.noticeBytes, c.probing = slices.Clone(m.frame), []*modelMessage{m}, 0, false
 		c.wroteMessage(m, due)
