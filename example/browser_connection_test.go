@@ -119,6 +119,18 @@ func testFreshness(t *testing.T, browser *chromium) {
 	}
 }
 
+func testAge(t *testing.T, browser *chromium) {
+	url, _ := serve(t)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	p.eval(`setInterval(() => fetch('/api/v1/events', {method: 'POST', body: JSON.stringify({project: 'shop', level: 'info', message: 'tick'})}), 300)`, nil)
+	p.wait(`/^Live · \d\.\d s$/.test(document.getElementById('state').textContent)`)
+	p.shot("live, with the age")
+
+	clients := browser.open(t, 1280, 800, url+"/clients")
+	clients.wait(`/^Live · \d\.\d s$/.test(document.getElementById('state').textContent)`)
+}
+
 // outside lists the controls and the texts of the head that are cut, hidden behind others, or not in the window.
 const outside = `[...document.querySelectorAll('.top :is(#project, #state, #again, nav a, #theme, dd), .bar :is(#text, .actions button)')].filter(el => {
 	if (!el.checkVisibility() || el.closest('[hidden]')) return false;

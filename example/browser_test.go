@@ -50,6 +50,7 @@ func TestPagesInABrowser(t *testing.T) {
 		"everything is legible":                         testLegible,
 		"a reader connects at once, and keeps the list": testConnectNow,
 		"the state says why in words":                   testStateText,
+		"the server tells a page its age":               testAge,
 		"the state says how fresh the page is":          testFreshness,
 		"the head has room for long reasons and names":  testHead,
 		"a narrow screen is for the list":               testNarrow,
