@@ -39,8 +39,9 @@ type Client struct {
 	// Age is how old what the client had handled was when it last acknowledged a mark. If the mark directly followed
 	// messages, that is the time from the publication of the newest of these to the arrival of the acknowledgement. The
 	// time that the message has waited in the client's buffer is part of it, also if it is one of
-	// [Manager.BufferMessage]. Messages from before that a client asks for count as if they had been published when it
-	// asked. A message of another node counts from its arrival at this one.
+	// [Manager.BufferMessage]. Messages from before that a client looks back at count as if they had been published when
+	// it asked for them, and those of a gap that it fetches as if just now. A message of another node counts from its
+	// arrival at this one.
 	//
 	// If the mark followed no message directly, as in silence, and nothing waited for the client, Age is the round trip of
 	// the mark. If something waited, such a mark changes nothing.
@@ -207,8 +208,11 @@ func (c *client) willMark(batch []*message) {
 		return
 	}
 	f, asked := &c.v1.fresh, int64(0)
-	if c.replay != nil {
+	switch {
+	case c.replay != nil:
 		asked = c.replay.asked
+	case c.v1.rest != nil: // a bite of a fetch: how long that takes as a whole says nothing about the stream
+		asked = time.Now().UnixNano()
 	}
 	for _, m := range batch { // the last one need not be the newest: a message may have taken the place of one with its key
 		if !m.notice {

@@ -424,3 +424,21 @@ func TestAQueryOfAReturnThatIsMalformedIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// A gap is fetched when a reader asks for it, and its messages say nothing about how fresh the stream is.
+func TestAFetchMakesNoClientOld(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		p := stall(w)
+		gaps, missing := p.gaps()
+		time.Sleep(10 * time.Second) // not long enough for a mark in silence
+		before := w.M.Stats().Ages
+		if got := p.fetchAll(gaps); !slices.Equal(got, missing) {
+			t.Errorf("got %s, want %s", got, missing)
+		}
+		w.Eventually("the fetch is acknowledged", func() bool { return w.M.Stats().Ages != before })
+		after := w.M.Stats().Ages
+		if age := after.Sum - before.Sum; age > 15*time.Second { // the mark that the page reads first is ten seconds old
+			t.Errorf("got %v of ages more after a fetch, want no bite of ten seconds: %+v", age, after)
+		}
+	})
+}
