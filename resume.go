@@ -63,10 +63,9 @@ func (c *client) comeBack() {
 	}
 	if granted := r.at.most(h.since(project, c.sub.Since)); granted != r.at {
 		r.loss.messages += granted.beyond(r.at)
-		r.loss.atMost = true
+		r.loss.atMost, b.complete = true, false
 		r.at = granted
 	}
-	b.complete = !r.loss.any()
 	r.first, r.then, r.begun = r.at, r.at, true
 }
 
@@ -92,6 +91,7 @@ func (c *client) resume(pos position, held cursor) {
 	case b.received == 0 || b.received > 0 && left == 0 && sameFilter:
 		r.at = pos.most(held)
 		l.messages = left
+		b.complete = left == 0
 	case b.received > 0 && held.reaches(b.tail):
 		// All that it has received has left the history.
 		r.at = pos.most(held)

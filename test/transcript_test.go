@@ -12,6 +12,11 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
+var (
+	anyPosition = regexp.MustCompile(`\bpA[\w-]{60,}`)
+	anyGap      = regexp.MustCompile(`\bgA[\w-]{60,}`)
+)
+
 // TestTheTranscriptOfTheProtocolIsTrue replays the transcript in docs/protocol.md. It does so in a bubble: a mark also
 // follows if a second has passed since the last one.
 func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
@@ -37,21 +42,31 @@ func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithMaxBuffer(2), mesherstream.WithWindow(4))
 		var v *streamtest.Viewer
-		stream := ""
+		stream, position, gap := "", "", "" // as the server has named them last
 		for line := range strings.Lines(transcript) {
 			synctest.Wait() // until the server has handled the line before
 			line = strings.TrimSuffix(line, "\n")
 			kind, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 			switch {
 			case strings.HasPrefix(rest, "GET /stream/projects/"):
-				v = w.Connect(strings.TrimPrefix(rest, "GET /stream/projects/"), mesherstream.Protocol)
+				v = w.Connect(strings.ReplaceAll(strings.TrimPrefix(rest, "GET /stream/projects/"), "$POSITION", position), mesherstream.Protocol)
+				stream = ""
+			case kind == "→" && rest == "close":
+				_ = v.WS.Close()
+				time.Sleep(100 * time.Millisecond)
 			case kind == "→":
-				v.Send(rest)
+				v.Send(strings.ReplaceAll(rest, "$GAP", gap))
 			case kind == "←":
 				got := v.Next()
 				match := regexp.MustCompile("^" + pattern.Replace(regexp.QuoteMeta(rest)) + "$").FindStringSubmatch(got)
 				if match == nil {
 					w.Fatalf("got %s, want %s", got, rest)
+				}
+				if text := anyPosition.FindString(got); text != "" {
+					position = text
+				}
+				if text := anyGap.FindString(got); text != "" {
+					gap = text
 				}
 				if len(match) > 1 && strings.Contains(rest, "$STREAM") {
 					if stream == "" {
@@ -64,7 +79,7 @@ func TestTheTranscriptOfTheProtocolIsTrue(t *testing.T) {
 			case kind == "publish":
 				level, data, _ := strings.Cut(rest, " ")
 				w.PublishAll(mesherstream.Message{Level: level, Data: []byte(data)})
-				w.Client(v) // and so it is done
+				w.M.Stats() // and so it is done
 			case kind == "nothing":
 				d, err := time.ParseDuration(strings.ReplaceAll(strings.TrimPrefix(rest, "for "), " ", ""))
 				if err != nil {
