@@ -516,7 +516,6 @@ export function connect(url, options = {}) {
     on(globalThis, "pagehide", ({ persisted }) => {
       save();
       if (persisted) pause();
-      else if (storage) stored.delete(key);
     });
     on(globalThis, "pageshow", resume);
     on(document, "freeze", () => {

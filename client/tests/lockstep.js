@@ -27,6 +27,7 @@ export class World {
     const window = new EventTarget();
     const document = Object.assign(new EventTarget(), { visibilityState: "visible", baseURI: "http://host/" });
     const set = (callback, delay, ...args) => {
+      if (delay >= 2 ** 31) throw new RangeError("a timer that is set for longer fires immediately");
       this.timers.set(++this.#handles, { at: this.now + Math.max(1, delay), callback: () => callback(...args) });
       return this.#handles;
     };

@@ -328,6 +328,16 @@ test("a tail that grows too long, or too large, is counted no longer", () => {
   }
 });
 
+test("what a return leaves in the tail counts for its size", () => {
+  const { socket, again } = follow();
+  const text = "x".repeat(2 ** 16);
+  for (let i = 0; i < 15; i++) socket.give(text + i);
+  const second = again().hello(whole).give("a", text);
+  const third = again();
+  assert.equal(third.query.received, "unknown");
+  assert.equal(second.left, null);
+});
+
 test("stream.replaying says which replay it is", () => {
   const { socket, stream, again } = follow();
   for (const of of ["join", "subscribe"]) {

@@ -194,6 +194,7 @@ test("a message that is announced as large may take as long as it does at 4 KB/s
 test("a large message that does not arrive is noticed", () => {
   for (const [bytes, extra] of [[2 ** 20, 2 ** 18], [undefined, 0], ["many", 0]]) {
     const { world, socket, stream } = follow();
+    world.tick(INTERVAL); // so that the timer is set before
     socket.say({ type: "large", bytes });
     world.tick(2 * INTERVAL + extra - 1);
     assert.equal(stream.state, "open");
