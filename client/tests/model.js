@@ -228,7 +228,7 @@ export function nameOf(data) {
   return typeof data === "string" ? data : `binary ${[...new Uint8Array(data)]}`;
 }
 
-// dataOf makes data of a number: text or binary.
+// dataOf makes data of a number: text, or the same bytes as binary data.
 export function dataOf(number, binary) {
-  return binary ? bytes(number >> 16, (number >> 8) & 255, number & 255) : `text ${number}`;
+  return binary ? bytes(...Buffer.from(dataOf(number))) : `text ${number}`;
 }

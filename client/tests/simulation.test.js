@@ -125,8 +125,9 @@ class Run {
 
   publish() {
     const { length } = this.server.log;
-    const key = this.kind.keys && this.below(2) ? `k${this.below(3)}` : undefined;
-    const number = key ? 1000 + length : this.unique ? length : this.below(3);
+    const which = 1 + this.below(3);
+    const key = this.kind.keys && this.below(2) ? `k${which}` : undefined;
+    const number = key ? 1000 * which + (this.unique ? length : this.below(2)) : this.unique ? length : this.below(3);
     this.server.publish({ key, data: dataOf(number, this.unique ? length % 2 : this.below(2)), level: LEVELS[this.below(3)] });
   }
 
@@ -139,9 +140,8 @@ class Run {
     else if (what < 28) this.direct();
     else if (what < 31) this.cut();
     else if (what < 32) this.away();
-    else if (what < 33) this.reload();
-    else if (what < 34) this.change();
-    else if (what < 35) connection.bite();
+    else if (what < 34) this.reload();
+    else if (what < 35) this.change();
     else if (what < 36) this.fetch();
     else if (kind.losses) this.lose(what);
   }
@@ -149,7 +149,8 @@ class Run {
   // pass lets the next message through.
   pass() {
     this.connection.serve();
-    this.connection.step();
+    if (this.below(4)) this.connection.step();
+    else this.connection.bite();
   }
 
   // direct sends a message for this client alone, which may be equal to others.
@@ -235,11 +236,13 @@ class Run {
       const keyed = due.filter((n) => server.log[n].key);
       const names = new Set(keyed.map(name));
       assert.deepEqual(shown.filter((each) => !names.has(each)), unkeyed);
-      for (const key of ["k0", "k1", "k2"]) {
+      for (const key of ["k1", "k2", "k3"]) {
         const values = keyed.filter((n) => server.log[n].key === key).map(name);
         const got = shown.filter((each) => values.includes(each));
         assert.equal(got.at(-1), values.at(-1), "the newest value");
-        assertWithin(got, values);
+        // An older value that the client never had may be equal to the newest one, which it has: it is shown again then,
+        // since it can't be told from one that is new.
+        if (this.unique) assertWithin(got, values);
       }
       return;
     }
