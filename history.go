@@ -145,6 +145,15 @@ func (h *history) isOn() bool { return h.messages > 0 }
 
 func (h *history) now() uint64 { return uint64(time.Since(h.begin)) }
 
+// timeOf returns the time of a stamp. If nothing was published since, that is now.
+func (h *history) timeOf(stamp uint64) time.Time {
+	now := time.Now()
+	if stamp >= h.clock.Load() {
+		return now
+	}
+	return now.Add(-time.Duration(uint64(now.Sub(h.begin)) - stamp))
+}
+
 // tick returns the next stamp: the time, or one nanosecond more than the last stamp.
 func (h *history) tick() uint64 {
 	now := h.now()
@@ -223,7 +232,8 @@ func (h *history) append(f *feed, m *message) (clients int) {
 	p.mu.Lock()
 	f.newest = h.tick()
 	if m != nil {
-		m.number, m.stamp = f.next, f.newest
+		// The publisher may have waited for the lock, and the places and times of messages have the same order.
+		m.number, m.stamp, m.at = f.next, f.newest, time.Now().UnixNano()
 		if m.key != "" {
 			f.keyed = f.newest
 		}

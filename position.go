@@ -29,8 +29,8 @@ const (
 // maxSealed bounds the sealed texts that a client may send.
 const maxSealed = 2 << 10
 
-// A sealed text begins with its kind, and continues with the time at which it was made, which is legible, some random
-// bits, and the encrypted rest.
+// A sealed text begins with its kind, and continues with a time, which is legible, some random bits, and the encrypted
+// rest.
 const (
 	sealTime   = 6 // milliseconds
 	sealRandom = 6
@@ -60,16 +60,16 @@ func newSeal() seal {
 }
 
 // append appends a text of that kind to dst.
-func (s *seal) append(dst []byte, kind byte, project string, payload []byte) []byte {
+func (s *seal) append(dst []byte, kind byte, project string, at time.Time, payload []byte) []byte {
 	s.label = append(append(s.label[:0], kind), project...)
-	head := binary.BigEndian.AppendUint64(s.sealed[:0], uint64(time.Now().UnixMilli())<<16)
+	head := binary.BigEndian.AppendUint64(s.sealed[:0], uint64(at.UnixMilli())<<16)
 	head = binary.BigEndian.AppendUint64(head[:sealTime], mathrand.Uint64())[:sealHead]
 	s.sealed = s.aead.Seal(head, head, payload, s.label)
 	return base64.RawURLEncoding.AppendEncode(append(dst, kind), s.sealed)
 }
 
-// open returns what a text of that kind was made from, if this process has made it for that project. at is when it was
-// made, also if it was made by another process.
+// open returns what a text of that kind was made from, if this process has made it for that project. at is its time, also
+// if it was made by another process.
 func (s *seal) open(kind byte, project, text string) (payload []byte, at time.Time, ok bool) {
 	sealed, ok := unseal(kind, text)
 	if !ok {
@@ -91,14 +91,14 @@ func unseal(kind byte, text string) (sealed []byte, ok bool) {
 	return sealed, err == nil && len(sealed) >= sealHead
 }
 
-// appendPosition appends the text of a position.
-func (s *seal) appendPosition(dst []byte, project string, p position) []byte {
+// appendPosition appends the text of a position. What comes after it was published at that time or later.
+func (s *seal) appendPosition(dst []byte, project string, at time.Time, p position) []byte {
 	b := s.payload[:0]
 	for _, v := range [...]uint64{p.project, p.all, p.asOf, p.filter} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	s.payload = binary.BigEndian.AppendUint32(b, p.rate)
-	return s.append(dst, sealsPosition, project, s.payload)
+	return s.append(dst, sealsPosition, project, at, s.payload)
 }
 
 // openPosition reads the text of a position.
@@ -139,7 +139,7 @@ func (s *seal) appendHole(dst []byte, project string, h *hole) []byte {
 			b = append(append(b, byte(len(v))), v...)
 		}
 	}
-	return s.append(dst, sealsGap, project, b)
+	return s.append(dst, sealsGap, project, time.Now(), b)
 }
 
 // openHole reads the text of a hole.
@@ -178,7 +178,7 @@ func (c *client) reached(sent, told int, rest []*message) (p position, ok bool) 
 	case c.group == nil: // it is being flushed
 		return p, false
 	case r != nil:
-		return position{r.then, r.asOf, c.group.digest, c.handles()}, !r.searching && !c.backlog.gaps.any()
+		return position{r.then, r.asOf, c.group.digest, c.handles()}, !r.searching && !c.backlog.gaps.any() && (told > 0 || !r.loss.any())
 	}
 	return c.reachedLive(sent, told, rest)
 }
@@ -236,16 +236,24 @@ func (c *client) setPlace() {
 	c.drainControl()
 }
 
-// before returns the position before messages of a replay that are read and not sent, or at its end if there are none.
-func (c *client) before(next []*message) (p position, ok bool) {
+// before returns the position before messages of a replay that are read and not sent, or where it is if there are none,
+// which may be its end.
+func (c *client) before(next []*message, ends bool) (p position, ok bool) {
 	r := c.replay
 	switch {
 	case c.group == nil || c.backlog.gaps.any():
 		return p, false
-	case len(next) == 0:
+	case len(next) > 0:
+		return position{r.at, next[0].stamp - 1, c.group.digest, c.handles()}, true
+	case ends:
 		return c.reachedLive(0, 0, nil)
 	}
-	return position{r.at, next[0].stamp - 1, c.group.digest, c.handles()}, true
+	return position{r.at, r.asOf, c.group.digest, c.handles()}, true
+}
+
+// appendPosition appends the text of a position.
+func (c *client) appendPosition(dst []byte, p position) []byte {
+	return c.shard.seal.appendPosition(dst, c.sub.Project, c.shard.history.timeOf(p.asOf), p)
 }
 
 // positionText returns the text of a position, or "" if there is none.
@@ -253,7 +261,7 @@ func (c *client) positionText(p position, ok bool) string {
 	if !ok {
 		return ""
 	}
-	return string(c.shard.seal.appendPosition(nil, c.sub.Project, p))
+	return string(c.appendPosition(nil, p))
 }
 
 // holeText returns the text of a hole, or "" if it would be too long.

@@ -3,6 +3,7 @@ package mesherstream
 import (
 	"crypto/rand"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -343,11 +344,11 @@ func (c *client) gapNotice(g *gap) *message {
 // lossNotice returns the message that tells a client of the messages that have left the history before its replay could
 // send them. They are between the last message that it was sent and the next ones. How many of them its filter would have
 // let pass is known only if it lets everything pass.
-func (c *client) lossNotice(next []*message) *message {
+func (c *client) lossNotice(next []*message, ends bool) *message {
 	r, f := c.replay, &c.sub.Filter
 	l := &r.loss
 	n := gapNotice{Stream: c.v1.stream, Reason: reasonAway}
-	if l.slow {
+	if l.slow && !l.away {
 		n.Reason = reasonSlow
 	}
 	switch {
@@ -361,12 +362,28 @@ func (c *client) lossNotice(next []*message) *message {
 		of := &hole{l.after, r.at, *f}
 		n.ID, n.Held = c.holeText(of), c.held(of, 0)
 	}
-	n.Position = c.positionText(c.before(next))
-	until := time.Now().UnixNano()
-	if len(next) > 0 {
-		until = next[0].at
-	}
+	n.Position = c.positionText(c.before(next, ends))
+	until := l.until(r.at, next)
 	return n.message(min(r.seen, until), until)
+}
+
+// until returns when the newest of the missing messages was published, or a later time. What is missing of the messages to
+// all projects may be older than what is missing of those to the project, and next has messages of both.
+func (l *loss) until(to cursor, next []*message) (at int64) {
+	end := func(ofAll bool) int64 {
+		i := slices.IndexFunc(next, func(m *message) bool { return (m.project == "") == ofAll })
+		if i < 0 {
+			return time.Now().UnixNano()
+		}
+		return next[i].at
+	}
+	if l.unknown || to.project > l.after.project {
+		at = end(false)
+	}
+	if l.unknown || to.all > l.after.all {
+		at = max(at, end(true))
+	}
+	return at
 }
 
 type replayNotice struct {
@@ -382,8 +399,8 @@ type replayNotice struct {
 // replayNotice returns the message that precedes those of a replay.
 func (c *client) replayNotice(next []*message) *message {
 	n := replayNotice{Type: typeReplay, Stream: c.v1.stream, Of: c.replay.of}
-	if c.replay.back == nil && len(next) > 0 {
-		n.Position = c.positionText(c.before(next))
+	if r := c.replay; r.back == nil && len(next) > 0 && !r.loss.any() {
+		n.Position = c.positionText(c.before(next, false))
 	}
 	return newNotice(n)
 }
@@ -548,7 +565,7 @@ func (c *client) appendMark(dst []byte, sent, told int, rest []*message) []byte 
 		mark = strconv.AppendInt(append(mark, `,"age_ms":`...), age.Milliseconds(), 10)
 	}
 	if p, ok := c.reached(sent, told, rest); ok {
-		mark = append(s.seal.appendPosition(append(mark, `,"position":"`...), c.sub.Project, p), '"')
+		mark = append(c.appendPosition(append(mark, `,"position":"`...), p), '"')
 	}
 	s.answer = append(mark, '}')
 	return wsframe.Append(dst, wsframe.OpText, s.answer)

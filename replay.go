@@ -325,6 +325,7 @@ type loss struct {
 	messages uint64 // whether they would match or not
 	after    cursor // they are between this place and that of the replay
 	slow     bool   // the client was connected when some of them were due
+	away     bool   // it was not connected when others were
 	counted  bool   // only those that match
 	atMost   bool   // fewer may be missing
 	unknown  bool   // nobody knows how many are missing
@@ -391,7 +392,8 @@ func (c *client) lookBack(last int) {
 		return
 	}
 	at, now := c.taken(), time.Now().UnixNano()
-	r := &replay{of: ofSubscribe, at: at, first: at, since: c.sub.Since, missing: last, searching: true, seen: now, asked: now}
+	r := &replay{of: ofSubscribe, at: at, first: at, since: c.sub.Since, missing: last, searching: true, asked: now}
+	r.seen = s.history.timeOf(max(c.group.taken.stamp, s.takenOfAll.stamp)).UnixNano()
 	if before := c.replay; before != nil {
 		r.loss, r.seen = before.loss, before.seen
 		if before.searching {
@@ -401,7 +403,7 @@ func (c *client) lookBack(last int) {
 		}
 	}
 	c.countFiltered(c.backlog.filter(func(m *message) bool {
-		switch {
+		switch r.seen = min(r.seen, m.at); {
 		case m.own:
 		case m.project != "":
 			r.first.project = min(r.first.project, m.number-1)
@@ -465,7 +467,7 @@ func (c *client) replaySomeMore() error {
 		if m := c.backlog.head(); m != nil {
 			place = cursor{m.number, m.stamp}
 		}
-		if r.at.reaches(place) {
+		if r.at.reaches(place) && (c.v1 == nil || !r.loss.any()) {
 			return c.replayBuffered()
 		}
 		to, whole = place, false
@@ -491,7 +493,7 @@ func (c *client) replaySomeMore() error {
 	batch := s.drained[:before+len(rest)]
 	ends := whole && !got.more && to.reaches(got.at) // the shard may have to take messages that have left the history
 	tellsReplay := c.v1 != nil && !r.told
-	tellsLoss := c.v1 != nil && r.loss.any() && (len(rest) > 0 || ends)
+	tellsLoss, told := c.v1 != nil && r.loss.any() && (len(rest) > 0 || !got.more), 0
 	notices := before
 	if len(rest) > 0 && c.v1.announces(rest[0]) {
 		notices--
@@ -499,7 +501,7 @@ func (c *client) replaySomeMore() error {
 	}
 	if tellsLoss {
 		notices--
-		batch[notices] = c.lossNotice(rest)
+		batch[notices], told = c.lossNotice(rest, ends), 1
 	}
 	if tellsReplay {
 		notices--
@@ -522,7 +524,7 @@ func (c *client) replaySomeMore() error {
 			r.then = got.at
 		}
 		p := join(&s.scratch, batch)
-		taken, landed, err := c.write(&p, batch, &s.scratch, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, 0, nil))
+		taken, landed, err := c.write(&p, batch, &s.scratch, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, told, nil))
 		c.flight.replayed = c.busy
 		c.countReplayed(landed)
 		if r.back != nil {

@@ -48,14 +48,14 @@ func (c *client) comeBack() {
 	if b.received != 0 {
 		b.tail = h.since(project, now.Add(clockSlack-b.ago+b.ago/1000))
 	}
-	pos, madeAt, ok := h.seal.openPosition(project, b.position)
-	if r.seen = min(madeAt.UnixNano(), now.UnixNano()); ok {
+	pos, at, ok := h.seal.openPosition(project, b.position)
+	if r.seen = min(at.UnixNano(), now.UnixNano()); ok {
 		c.resume(pos, held)
 	} else {
 		// The server has restarted since, and the client has received nothing that this process holds. With a relay, it may
 		// have received some of that from another node.
 		r.loss.unknown = true
-		r.at = held.most(h.since(project, madeAt))
+		r.at = held.most(h.since(project, at))
 		if c.shard.cfg.relay != nil {
 			r.at = r.at.most(b.tail)
 		}
@@ -66,6 +66,7 @@ func (c *client) comeBack() {
 		r.loss.atMost, b.complete = true, false
 		r.at = granted
 	}
+	r.loss.away = r.loss.any()
 	r.first, r.then, r.begun = r.at, r.at, true
 }
 
@@ -112,7 +113,7 @@ func (c *client) tellReturn() error {
 	r.then = c.taken()
 	batch := []*message{c.replayNotice(nil)}
 	if r.loss.any() {
-		batch = append(batch, c.lossNotice(nil))
+		batch = append(batch, c.lossNotice(nil, true))
 	}
 	c.v1.rest = append(batch, c.replayedNotice())
 	if c.replay = nil; c.busy {

@@ -19,12 +19,14 @@ type Follower struct {
 	Position string
 	Shown    []Shown // over all connections
 	Arrived  int     // messages of any kind on this connection
+	MaxTail  int     // how many messages it remembers; 0 for all
 
 	tail      []string // what it has received since its position
 	uncounted bool
 	newestAt  time.Time // when the newest of them arrived
 	expected  []string  // what a replay is to repeat
 	replaying string    // what replay this is
+	returned  bool      // that of a return is over
 	direct    bool      // the next message is in no replay
 	fetched   map[string][]string
 	fetching  string // the gap whose messages arrive now
@@ -66,6 +68,7 @@ type Notice struct {
 // Dial forgets the connection, and returns the query with which the follower connects.
 func (f *Follower) Dial() (query string) {
 	f.Hello, f.Arrived, f.expected, f.replaying, f.direct, f.fetching = Notice{}, 0, nil, "", false, ""
+	f.returned = false
 	if f.Position == "" {
 		return ""
 	}
@@ -95,13 +98,14 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 	switch n.Type {
 	case "hello":
 		f.Hello = n
-		if n.Returned != nil && n.Returned.Complete {
-			f.expected = slices.Clone(f.tail)
-		} else if n.Returned != nil || n.Position != "" {
-			f.tail, f.uncounted = nil, false
-		}
-		if n.Position != "" {
-			f.Position = n.Position
+		switch {
+		case n.Position == "":
+			f.Position, f.tail, f.uncounted = "", nil, false
+		case n.Returned == nil:
+			f.reach(n.Position, false)
+		case n.Returned.Complete:
+			f.Position, f.expected = n.Position, slices.Clone(f.tail)
+		default: // the tail ends with the gap, of which it has to be told again if the connection breaks before that
 		}
 		return `{"type":"ack","n":1}`
 	case "mark":
@@ -110,12 +114,16 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 	case "gap":
 		f.Shown = append(f.Shown, Shown{Gap: &n, Replay: f.replaying})
 		if n.Position == "" {
-			f.uncounted = true
+			f.lose() // nobody knows how much of the tail the gap counts
 		} else {
 			f.reach(n.Position, false)
 		}
 	case "filters_updated":
-		f.reach(n.Position, false)
+		if f.expected = nil; n.Position == "" {
+			f.lose()
+		} else {
+			f.reach(n.Position, false)
+		}
 	case "replay":
 		if n.Of == "gap" {
 			f.fetching = n.Gap
@@ -135,7 +143,7 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 			for _, text := range f.expected {
 				f.forget(&f.tail, text)
 			}
-			f.expected = nil
+			f.expected, f.returned = nil, true
 		}
 		f.replaying = ""
 		f.reach(n.Position, false)
@@ -169,6 +177,9 @@ func (f *Follower) reach(position string, returning bool) {
 	}
 }
 
+// lose loses count of the tail, until the next position.
+func (f *Follower) lose() { f.uncounted, f.newestAt = true, time.Now() }
+
 func (f *Follower) show(text string) {
 	switch {
 	case f.fetching != "":
@@ -182,8 +193,11 @@ func (f *Follower) show(text string) {
 	case f.forget(&f.expected, text):
 		return
 	default:
-		f.tail = append(f.tail, text)
 		f.newestAt = time.Now()
+		if f.tail = append(f.tail, text); f.MaxTail > 0 && len(f.tail) > f.MaxTail {
+			f.tail = nil
+			f.lose()
+		}
 	}
 	f.Shown = append(f.Shown, Shown{Text: text, Replay: f.replaying})
 }
@@ -195,6 +209,18 @@ func (f *Follower) forget(list *[]string, text string) bool {
 		*list = slices.Delete(slices.Clone(*list), i, i+1)
 	}
 	return i >= 0
+}
+
+// Stored returns what a reload of the page leaves of the follower: how far it has got.
+func (f *Follower) Stored() Follower {
+	return Follower{
+		Position: f.Position, MaxTail: f.MaxTail, tail: slices.Clone(f.tail), uncounted: f.uncounted, newestAt: f.newestAt,
+	}
+}
+
+// IsReturning reports whether the replay of a return is not over, or has not begun.
+func (f *Follower) IsReturning() bool {
+	return f.Hello.Returned != nil && !f.returned
 }
 
 // Fetched returns what has arrived of a gap.

@@ -1,0 +1,1109 @@
+package mesherstream
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mesher/mesherstream/internal/follower"
+	"github.com/mesher/mesherstream/internal/link"
+	"github.com/mesher/mesherstream/internal/wsframe"
+)
+
+// A simulation plays publishers, a server that restarts, and pages that lose their connections and return. A seed repeats
+// it. It keeps a log of everything that was published, which is all that it needs to say what each page should have shown.
+type simulation struct {
+	*testing.T
+	rand    *rand.Rand
+	options []Option
+	shards  int
+	m       *Manager
+	log     []*said
+	classes map[string][]int // the messages with each text
+	taken   []int            // for each shard, how many of the log it has certainly taken
+	pages   []*page
+	calls   []*call // of Broadcast that wait for a shard
+	during  *page   // in the middle of the next write to it, something is published
+	age     time.Duration
+	steps   []string
+}
+
+// said is a message that was published: for all clients of a project, of all projects, or for one client.
+type said struct {
+	id                               int
+	project, level, environment, key string
+	text                             string
+	at                               time.Time
+	to                               *page
+	conn                             int // that of the page
+}
+
+// A call of Broadcast that has begun.
+type call struct {
+	id   int
+	done bool
+}
+
+// A page follows a project. It has the rules of a client that returns, or is a client without the protocol.
+type page struct {
+	follower.Follower
+	name      int
+	agrees    bool
+	project   string
+	filters   []inForce // the filters, and since when
+	chosen    Filter    // the filter with which it returns
+	asked     *Filter   // the request that waits for its reply
+	begins    past      // what its URL asks for
+	fast      bool
+	stored    follower.Follower
+	storedAt  int // how many of its items were there at that time
+	lookBacks int
+
+	// A look-back that breaks goes on with the return: what was published before it may be shown again there.
+	looksBack, storedLooksBack int // how long the log was when the present look-back began
+
+	// The connection, if there is one.
+	conn     int
+	client   *client
+	link     *strait
+	fed      int // how many bytes of the stream have been read as frames
+	arrived  int // how many bytes have arrived
+	acks     []string
+	dialedAt int
+	setIn    uint64 // the turn of the shard before the one that handles the newest SetFilter
+	cutAt    int
+	since    time.Time
+
+	items    []item
+	itemFrom int // the items before belong to another life of the page
+	joined   int // everything published from then on is due
+	floor    int // nothing published before arrives outside of look-backs
+	due      int // what was published before is settled
+	returns  []comeBackNote
+}
+
+// inForce is a filter, and how long the log was when it was put into force.
+type inForce struct {
+	from   int
+	filter Filter
+}
+
+// An item is what a page shows: a message or a gap.
+type item struct {
+	id       int // of the message, or -1
+	gap      *follower.Notice
+	lookBack int // the number of the look-back that it is from, or 0
+	returned bool
+	conn     int
+	logged   int // how long the log was when it arrived
+}
+
+// A comeBackNote is what a page was told when it returned.
+type comeBackNote struct {
+	conn, logged, atMost int
+}
+
+func (p *simulation) notef(format string, args ...any) {
+	p.steps = append(p.steps, fmt.Sprintf(format, args...))
+}
+
+func (p *simulation) chance(n int) bool { return p.rand.IntN(n) == 0 }
+
+func one[T any](p *simulation, list ...T) T { return list[p.rand.IntN(len(list))] }
+
+// start starts the server, which knows nothing.
+func (p *simulation) start() {
+	m, err := NewManager(append(p.options, WithLogger(slog.New(slog.DiscardHandler)))...)
+	if err != nil {
+		p.Fatal(err)
+	}
+	m.shards, m.cfg.shards = m.shards[:p.shards], p.shards
+	p.m = m
+	for _, s := range m.shards {
+		s.start(newHookQueue(m.cfg.hooks, m.cfg.logger, m.hookPanicked), nil)
+	}
+	p.taken = slices.Repeat([]int{len(p.log)}, p.shards)
+}
+
+// turn lets a shard take a turn, and reports whether there was anything to do.
+func (p *simulation) turn(i int) bool {
+	s := p.m.shards[i]
+	s.mu.Lock()
+	busy := !s.inbox.isEmpty() || len(s.again) > 0 || len(s.biting) > 0
+	s.mu.Unlock()
+	taken := len(p.log)
+	for _, c := range p.calls {
+		taken = min(taken, c.id)
+	}
+	if !busy || !s.take() {
+		return false
+	}
+	synctest.Wait() // the publishers that waited for this go on before the turn, and not beside it
+	p.calls = slices.DeleteFunc(p.calls, func(c *call) bool { return c.done })
+	s.takeTurn()
+	p.taken[i] = taken
+	for _, v := range p.pages {
+		if v.client != nil && v.client.shard == s {
+			p.checkAccounts(v)
+			if v.fast {
+				p.flow(v)
+			}
+		}
+	}
+	return true
+}
+
+func (p *simulation) checkAccounts(v *page) {
+	got := v.client.snapshot()
+	if got.Offered != got.Sent+got.Dropped+got.Abandoned+got.Filtered+got.Conflated+uint64(got.Buffered) {
+		p.Errorf("page %d: the accounts do not balance: %+v", v.name, got)
+	}
+}
+
+// rest takes turns until no publisher waits.
+func (p *simulation) rest() {
+	for len(p.calls) > 0 {
+		for i := range p.m.shards {
+			p.turn(i)
+		}
+	}
+}
+
+// makeRoom takes turns until the next call of the manager need not wait for one.
+func (p *simulation) makeRoom() {
+	for p.rest(); p.waits(); {
+		for i := range p.m.shards {
+			p.turn(i)
+		}
+	}
+}
+
+func (p *simulation) waits() bool {
+	return slices.ContainsFunc(p.m.shards, func(s *shard) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return slices.ContainsFunc([]string{"a", "b", ""}, func(project string) bool { return !s.hasRoom(project, 1500) })
+	})
+}
+
+// compose makes a message. Some have the text of another one.
+func (p *simulation) compose() (Message, *said) {
+	e := &said{
+		id: len(p.log), project: one(p, "a", "a", "a", "a", "b", ""), level: one(p, "", "error", "info", "info"),
+		environment: one(p, "", "live"), at: time.Now(),
+	}
+	if p.chance(3) {
+		e.key = one(p, "k", "l")
+	}
+	switch p.rand.IntN(12) {
+	case 0, 1, 2, 3:
+		e.text = one(p, "same", "again", "", `{"type":"gap","stream":"other","dropped":3}`)
+	case 4:
+		e.text = fmt.Sprint("m", e.id, strings.Repeat(".", p.rand.IntN(1000)))
+	default:
+		e.text = fmt.Sprint("m", e.id)
+	}
+	msg := Message{Project: e.project, Level: e.level, Environment: e.environment, Key: e.key, Data: e.data(), Binary: p.chance(5)}
+	if msg.Binary {
+		e.text = "binary:" + e.text
+	}
+	p.add(e)
+	return msg, e
+}
+
+func (p *simulation) add(e *said) {
+	p.log = append(p.log, e)
+	p.classes[e.text] = append(p.classes[e.text], e.id)
+}
+
+// data is what is sent: the text, and a number by which the simulation knows the message, and which no page sees.
+func (e *said) data() []byte { return fmt.Appendf(nil, "%s #%d", e.text, e.id) }
+
+// publish publishes a message, if need be after a turn.
+func (p *simulation) publish() {
+	p.makeRoom()
+	p.publishNow()
+}
+
+func (p *simulation) publishNow() {
+	msg, e := p.compose()
+	if err := p.m.Broadcast(msg); err != nil {
+		p.Fatal(err)
+	}
+	p.notef("publish %d to %q, %q, %q, key %q: %q", e.id, e.project, e.level, e.environment, e.key, e.text)
+	time.Sleep(time.Duration(1+p.rand.IntN(2000)) * time.Microsecond)
+}
+
+// publishBeside publishes from another goroutine, which may have to wait for a shard. If the order of the project is
+// locked then, nothing else can be published to it: a goroutine that waits for a mutex would stop the bubble.
+func (p *simulation) publishBeside() {
+	msg, e := p.compose()
+	if p.isLocked(e.project) {
+		p.rest()
+	}
+	c := &call{id: e.id}
+	m := p.m
+	go func() {
+		if err := m.Broadcast(msg); err != nil && !errors.Is(err, ErrClosed) {
+			p.Error(err)
+		}
+		c.done = true
+	}()
+	synctest.Wait()
+	p.notef("publish %d to %q, %q, %q, key %q: %q, beside others; done: %v", e.id, e.project, e.level, e.environment, e.key, e.text, c.done)
+	if !c.done {
+		p.calls = append(p.calls, c)
+	}
+	time.Sleep(time.Duration(1+p.rand.IntN(2000)) * time.Microsecond)
+}
+
+// isLocked reports whether a publisher to a project would have to wait for another one.
+func (p *simulation) isLocked(project string) bool {
+	h := p.m.history
+	if project == "" {
+		if !h.allOrder.TryLock() {
+			return true
+		}
+		h.allOrder.Unlock()
+		return false
+	}
+	if !h.allOrder.TryRLock() {
+		return true
+	}
+	defer h.allOrder.RUnlock()
+	part := h.part(project)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	f := part.feeds[project]
+	if f == nil || !f.order.TryLock() {
+		return f != nil
+	}
+	f.order.Unlock()
+	return false
+}
+
+// publishDuring is called in the middle of each write to a page.
+func (p *simulation) publishDuring(v *page, c *client) {
+	if p.during != v || v.client != c {
+		return
+	}
+	p.during = nil
+	if len(p.calls) == 0 && !p.waits() {
+		p.publishNow()
+	}
+}
+
+func (p *simulation) someFilter() Filter {
+	switch p.rand.IntN(5) {
+	case 0:
+		return Filter{Levels: []string{"error"}}
+	case 1:
+		return Filter{Levels: []string{"info"}}
+	case 2:
+		return Filter{Environments: []string{"live"}}
+	default:
+		return Filter{}
+	}
+}
+
+func (p *simulation) open() *page {
+	v := &page{
+		name: len(p.pages), agrees: !p.chance(5), project: one(p, "a", "a", "a", "b", ""), chosen: p.someFilter(), fast: p.chance(3),
+		Follower: follower.Follower{MaxTail: one(p, 0, 0, 0, 5, 40)},
+	}
+	if p.chance(3) {
+		v.begins.last = 1 + p.rand.IntN(30)
+	}
+	p.pages = append(p.pages, v)
+	p.dial(v)
+	return v
+}
+
+// dial connects a page.
+func (p *simulation) dial(v *page) {
+	p.rest()
+	pl, err := p.m.reserve("192.0.2.1")
+	if err != nil {
+		p.Fatal(err)
+	}
+	id := ClientID(p.m.lastID.Add(1))
+	query := v.Dial()
+	asked := v.begins
+	switch values, err := url.ParseQuery(query); {
+	case err != nil:
+		p.Fatal(err)
+	case v.agrees && values.Has("since"):
+		asked = past{back: &comeback{position: values.Get("since"), received: uncounted}}
+		if received := values.Get("received"); received != "unknown" {
+			asked.back.received, _ = strconv.Atoi(received)
+		}
+		ago, _ := strconv.Atoi(values.Get("ago"))
+		asked.back.ago = time.Duration(ago) * time.Millisecond
+		v.setFilter(v.cutAt, v.chosen)
+	default:
+		if p.chance(4) {
+			asked.since = time.Now().Add(-time.Duration(p.rand.IntN(3000)) * time.Millisecond)
+		}
+		v.itemFrom, v.joined = len(v.items), len(p.log)
+		v.due, v.floor = v.joined, p.taken[uint64(id)%uint64(p.shards)]
+		v.filters = nil
+		if asked != (past{}) {
+			v.floor = 0 // nothing tells a client without the protocol where that ends, and a return goes on with it
+		}
+		v.setFilter(0, v.chosen)
+	}
+	v.since = time.Time{}
+	if p.chance(12) {
+		v.since = time.Now().Add(-time.Duration(p.rand.IntN(3000)) * time.Millisecond)
+	}
+	c := &client{
+		id: id, shard: p.m.shardOf(id), place: pl, connectedAt: time.Now(),
+		sub: Subscription{Project: v.project, Filter: v.chosen, Since: v.since},
+	}
+	if v.agrees {
+		c.agree()
+	}
+	c.link = &strait{client: c, holds: p.chance(2), room: p.rand.IntN(600), during: func() { p.publishDuring(v, c) }}
+	c.recall(asked)
+	c.markSeen(time.Now())
+	if err := c.shard.register(c); err != nil {
+		p.Fatal(err)
+	}
+	v.conn++
+	v.client, v.link = c, c.link.(*strait)
+	v.fed, v.arrived, v.acks, v.asked, v.dialedAt = 0, 0, nil, nil, len(p.log)
+	p.notef("page %d of %q connects for the time %d with %v, protocol %v, fast %v, holds %v, since %v: last %d, %v, %s", v.name, v.project, v.conn,
+		v.chosen, v.agrees, v.fast, v.link.holds, v.since, asked.last, asked.since, sealed.ReplaceAllString(query, "…"))
+}
+
+// What is random on the wire.
+var (
+	sealed  = regexp.MustCompile(`[pg][\w-]{40,}`)
+	anyText = regexp.MustCompile(`[pg][\w-]{40,}|[A-Z2-7]{12}`)
+)
+
+func (v *page) setFilter(from int, f Filter) { v.filters = append(v.filters, inForce{from, f}) }
+
+// flow lets everything that the server has written arrive, and makes room for more.
+func (p *simulation) flow(v *page) {
+	for range 3 {
+		if v.client == nil {
+			return
+		}
+		v.link.grant(1 << 16)
+		p.read(v, len(v.link.taken))
+		p.answer(v, len(v.acks))
+	}
+}
+
+// read lets more bytes arrive at the page.
+func (p *simulation) read(v *page, n int) {
+	v.arrived = min(v.arrived+n, len(v.link.taken))
+	for v.client != nil {
+		frame, payload := firstFrame(v.link.taken[v.fed:v.arrived])
+		if frame == nil {
+			break
+		}
+		v.fed += len(frame)
+		switch op := frame[0] & 0x0F; op {
+		case wsframe.OpPing:
+			v.client.Post(link.Event{Kind: link.Received, Op: wsframe.OpPong, Payload: payload})
+		case wsframe.OpPong:
+		case wsframe.OpClose:
+			p.notef("page %d is closed: %q", v.name, payload[2:])
+			p.cut(v)
+			return
+		default:
+			p.receive(v, op, payload)
+		}
+	}
+	if v.client != nil && v.link.closed && v.arrived == len(v.link.taken) {
+		p.notef("page %d loses its connection", v.name)
+		p.cut(v)
+	}
+}
+
+// receive hands a message to the page, without the number that the page doesn't see.
+func (p *simulation) receive(v *page, op byte, payload []byte) {
+	id := -1
+	if text, number := cutNumber(payload); number >= 0 {
+		payload, id = text, number
+	} else if bytes.HasPrefix(payload, []byte(`{"type":"past"`)) {
+		payload = withoutNumber(p, payload)
+	}
+	shown, position := len(v.Shown), v.Position
+	ack := v.Receive(op, payload)
+	if isNotice := bytes.HasPrefix(payload, []byte(`{"type":"`)); id < 0 && !isNotice {
+		p.Errorf("page %d received %q", v.name, payload)
+	}
+	if ack != "" && v.agrees {
+		v.acks = append(v.acks, ack)
+	}
+	p.notef("page %d receives %.300q, %d", v.name, anyText.ReplaceAll(payload, []byte("…")), id)
+	p.heed(v, payload)
+	if len(v.Shown) > shown && (id >= 0 || v.Shown[shown].Gap != nil) {
+		s := v.Shown[shown]
+		it := item{id: id, gap: s.Gap, returned: s.Replay == ofReturn, conn: v.conn, logged: len(p.log)}
+		if s.Replay == ofJoin || s.Replay == ofSubscribe || s.Replay == ofReturn && id < v.looksBack {
+			it.lookBack = v.lookBacks
+		}
+		p.checkFirst(v, &it)
+		v.items = append(v.items, it)
+	}
+	if v.Position != position {
+		v.store()
+	}
+}
+
+// store stores how far the page has got.
+func (v *page) store() { v.stored, v.storedAt, v.storedLooksBack = v.Stored(), len(v.items), v.looksBack }
+
+// heed notes what a message of the protocol means for the page.
+func (p *simulation) heed(v *page, payload []byte) {
+	var n follower.Notice
+	if !v.agrees || json.Unmarshal(payload, &n) != nil || n.Stream != v.Hello.Stream {
+		if !v.agrees && v.asked != nil && json.Unmarshal(payload, &n) == nil && n.Type == typeFiltersUpdated {
+			v.chosen, v.asked = *v.asked, nil
+		}
+		return
+	}
+	switch n.Type {
+	case typeHello:
+		if n.Returned != nil && n.Returned.AtMost != nil {
+			v.returns = append(v.returns, comeBackNote{v.conn, v.dialedAt, *n.Returned.AtMost})
+		}
+	case typeReplay:
+		if v.lookBacks++; n.Of != ofReturn {
+			v.looksBack = len(p.log)
+		}
+	case typeReplayed:
+		v.looksBack = 0
+	case typeFiltersUpdated:
+		if v.asked != nil {
+			v.chosen, v.asked = *v.asked, nil
+		}
+	case typeError:
+		v.asked = nil
+	}
+}
+
+// checkFirst checks the promise of a return: if the replay isn't complete, a gap comes before the first message, and
+// otherwise there is none of that kind.
+func (p *simulation) checkFirst(v *page, it *item) {
+	if v.Hello.Returned == nil {
+		return
+	}
+	complete := v.Hello.Returned.Complete
+	isFirst := len(v.items) == v.itemFrom || v.items[len(v.items)-1].conn != v.conn
+	isAway := it.gap != nil && it.gap.Reason == reasonAway
+	if complete && isAway {
+		p.Errorf("page %d was told that nothing was lost, and then of a gap", v.name)
+	}
+	if !complete && isFirst && !isAway {
+		p.Errorf("page %d was told that something was lost, and then received %v before the gap", v.name, it)
+	}
+}
+
+// cutNumber cuts the number off a message, and returns -1 if there is none.
+func cutNumber(data []byte) (text []byte, number int) {
+	i := bytes.LastIndex(data, []byte(" #"))
+	if i < 0 {
+		return data, -1
+	}
+	number, err := strconv.Atoi(string(data[i+2:]))
+	if err != nil {
+		return data, -1
+	}
+	return data[:i], number
+}
+
+// withoutNumber cuts the number off the message in a notice.
+func withoutNumber(p *simulation, notice []byte) []byte {
+	var n pastMessage
+	if err := json.Unmarshal(notice, &n); err != nil {
+		p.Fatal(err)
+	}
+	if n.Data != nil {
+		text, _ := cutNumber([]byte(*n.Data))
+		*n.Data = string(text)
+	} else {
+		n.Binary, _ = cutNumber(n.Binary)
+	}
+	text, _ := json.Marshal(n)
+	return text
+}
+
+// answer sends some acknowledgements.
+func (p *simulation) answer(v *page, n int) {
+	if v.client == nil {
+		return
+	}
+	for _, ack := range v.acks[:min(n, len(v.acks))] {
+		v.client.Post(link.Event{Kind: link.Received, Op: wsframe.OpText, Payload: []byte(ack)})
+	}
+	v.acks = v.acks[min(n, len(v.acks)):]
+}
+
+// cut ends the connection. The server notices that, perhaps later.
+func (p *simulation) cut(v *page) {
+	c := v.client
+	v.client, v.cutAt = nil, len(p.log)
+	notice := func() { c.Post(link.Event{Kind: link.Failed, Err: errors.New("gone")}) }
+	if p.chance(3) {
+		time.AfterFunc(time.Duration(p.rand.IntN(5000))*time.Millisecond, notice)
+	} else {
+		notice()
+	}
+}
+
+// subscribe asks for another filter, as the page does.
+func (p *simulation) subscribe(v *page) {
+	if v.asked != nil || v.IsReturning() || v.Arrived == 0 || v.client.phase != phaseOpen {
+		return
+	}
+	if s := v.client.shard; v.setIn == s.turns { // or the shard would handle this first
+		if p.turn(slices.Index(p.m.shards, s)); v.client == nil || v.IsReturning() {
+			return
+		}
+	}
+	f, last := p.someFilter(), 0
+	if v.agrees && p.chance(2) {
+		last = 1 + p.rand.IntN(40)
+	}
+	text := fmt.Sprintf(`{"type":"subscribe","filters":{"level":%q,"environment":%q}`, strings.Join(f.Levels, ""), strings.Join(f.Environments, ""))
+	if last > 0 {
+		text += fmt.Sprintf(`,"last":%d`, last)
+	}
+	text += "}"
+	p.notef("page %d asks for %s", v.name, text)
+	v.client.paid = 0
+	v.client.Post(link.Event{Kind: link.Received, Op: wsframe.OpText, Payload: []byte(text)})
+	v.asked = &f
+	v.setFilter(len(p.log), f)
+}
+
+// buffer sends a message to one page.
+func (p *simulation) buffer(v *page) {
+	p.makeRoom()
+	e := &said{id: len(p.log), at: time.Now(), to: v, conn: v.conn, text: one(p, "same", fmt.Sprint("m", len(p.log)))}
+	if err := p.m.BufferMessage(v.client.id, e.data()); err != nil {
+		return
+	}
+	p.notef("buffer %d for page %d: %q", e.id, v.name, e.text)
+	p.add(e)
+	time.Sleep(time.Microsecond)
+}
+
+// beat lets a round of pings pass.
+func (p *simulation) beat() {
+	p.notef("beat")
+	for i, s := range p.m.shards {
+		s.tell(func() { s.beatAll(time.Now()) })
+		p.turn(i)
+	}
+}
+
+// restart ends the server and starts another one.
+func (p *simulation) restart() {
+	p.rest()
+	polite := p.chance(2)
+	p.notef("restart, polite: %v", polite)
+	if polite {
+		for i, s := range p.m.shards {
+			s.close(true)
+			for range 1 + p.rand.IntN(20) {
+				p.turn(i)
+			}
+		}
+	}
+	for _, v := range p.pages {
+		if v.client != nil {
+			p.read(v, p.rand.IntN(1+len(v.link.taken)-v.arrived))
+		}
+		if v.client != nil {
+			v.client, v.cutAt = nil, len(p.log)
+		}
+	}
+	p.start()
+}
+
+// reload gives the page what it has stored, and nothing else.
+func (p *simulation) reload(v *page) {
+	if v.client != nil {
+		p.cut(v)
+	}
+	if p.chance(2) { // it has stored how far it has got when it ended
+		v.store()
+	}
+	p.notef("page %d is reloaded, and has lost %d of %d", v.name, len(v.items)-v.storedAt, len(v.items))
+	v.items = v.items[:v.storedAt]
+	v.Follower, v.looksBack = v.stored, v.storedLooksBack
+	v.stored = v.Stored()
+}
+
+// settle lets everything arrive, and checks the pages that are connected.
+func (p *simulation) settle() {
+	p.notef("settle")
+	p.rest()
+	rested := 0
+	for i := 0; rested < 2; i++ {
+		if i == 3000 {
+			for _, v := range p.pages {
+				if v.client != nil && !p.hasRest(v) {
+					p.Errorf("page %d does not come to rest: phase %d, replay %+v, busy %v, asked %v, window %+v", v.name, v.client.phase, v.client.replay, v.client.busy, v.asked, v.client.window)
+				}
+			}
+			return
+		}
+		for i, s := range p.m.shards {
+			s.tick(true, false)
+			p.turn(i)
+		}
+		rested++
+		for _, v := range p.pages {
+			p.flow(v)
+			if v.client != nil && !p.hasRest(v) {
+				rested = 0
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, v := range p.pages {
+		if v.client != nil {
+			p.check(v)
+			v.due = len(p.log)
+			v.store()
+		}
+	}
+}
+
+func (p *simulation) hasRest(v *page) bool {
+	c := v.client
+	return c.group != nil && c.phase == phaseOpen && c.replay == nil && c.idle() && c.reply == nil && v.asked == nil && v.arrived == len(v.link.taken) &&
+		!v.IsReturning() && c.shard.inbox.isEmpty()
+}
+
+// isPossible reports whether a message may be for the page: whether it matches a filter that was in force when it was
+// published or later, until the log had that length.
+func (v *page) isPossible(e *said, logged int) bool {
+	if e.to != nil {
+		return e.to == v
+	}
+	return v.follows(e) && slices.ContainsFunc(v.since2(e.id), func(f inForce) bool { return f.from <= logged && f.lets(e) })
+}
+
+// isDue reports whether a message must be shown or told: it matches each filter that was in force when it was published
+// or later. A message to the page alone goes with its connection.
+func (v *page) isDue(e *said) bool {
+	if e.to != nil {
+		return e.to == v && e.conn == v.conn && e.id >= v.due
+	}
+	return v.follows(e) && e.id >= v.due && !slices.ContainsFunc(v.since2(e.id), func(f inForce) bool { return !f.lets(e) })
+}
+
+func (v *page) follows(e *said) bool { return e.project == "" || e.project == v.project }
+
+func (f inForce) lets(e *said) bool {
+	return lets(f.filter.Levels, e.level) && lets(f.filter.Environments, e.environment)
+}
+
+// since2 returns the filters in force since a message was published.
+func (v *page) since2(id int) []inForce {
+	first := 0
+	for first+1 < len(v.filters) && v.filters[first+1].from <= id {
+		first++
+	}
+	return v.filters[first:]
+}
+
+// check checks what a page has shown against the log.
+func (p *simulation) check(v *page) {
+	items := v.items[v.itemFrom:]
+	shown := make(map[int]bool) // and where
+	main := make(map[int]bool)
+	inLook := make(map[[2]int]bool)
+	last, lastLook := -1, make(map[int]int)
+	newest := make([]int, len(items)) // the newest unique message up to an item
+	fresh := make(map[int]int)        // how many messages a return has brought
+	for i, it := range items {
+		if newest[i] = last; it.gap != nil {
+			continue
+		}
+		e := p.log[it.id]
+		inOrder := e.key == "" && e.to == nil && len(p.classes[e.text]) == 1
+		switch {
+		case !v.isPossible(e, it.logged):
+			p.Errorf("page %d has shown %d, which no filter of its lets pass", v.name, e.id)
+		case it.lookBack > 0:
+			if inLook[[2]int{it.lookBack, e.id}] {
+				p.Errorf("page %d has shown %d twice in one look-back", v.name, e.id)
+			}
+			if e.to == nil && e.at.Before(v.since) && it.conn == v.conn {
+				p.Errorf("page %d has shown %d of %v, and may look back to %v", v.name, e.id, e.at, v.since)
+			}
+			if inOrder && e.id <= lastLook[it.lookBack]-1 {
+				p.Errorf("page %d has shown %d after %d in a look-back", v.name, e.id, lastLook[it.lookBack]-1)
+			}
+			if inLook[[2]int{it.lookBack, e.id}] = true; inOrder {
+				lastLook[it.lookBack] = e.id + 1
+			}
+		default:
+			if e.id < v.floor {
+				p.Errorf("page %d has shown %d from before its join at %d", v.name, e.id, v.floor)
+			}
+			id := e.id
+			if shown[id] {
+				if id = p.twin(v, e, it.logged, shown); id < 0 {
+					p.Errorf("page %d has shown %d twice", v.name, e.id)
+					continue
+				}
+			}
+			if inOrder && id <= last {
+				p.Errorf("page %d has shown %d after %d", v.name, id, last)
+			}
+			if main[id] = true; inOrder {
+				last = id
+				newest[i] = last
+			}
+			shown[id] = true
+			if it.returned && e.to == nil {
+				fresh[it.conn]++
+			}
+			continue
+		}
+		shown[e.id] = true
+	}
+	for _, r := range v.returns {
+		if fresh[r.conn] > r.atMost+p.publishedSince(r, items) {
+			p.Errorf("page %d returned for the time %d, was told of at most %d messages, and received %d", v.name, r.conn, r.atMost, fresh[r.conn])
+		}
+	}
+	if !v.agrees {
+		return // nothing tells it of what it misses
+	}
+	var missing, untold []*said
+	for _, e := range p.log[min(v.due, len(p.log)):] {
+		if v.isDue(e) && !shown[e.id] && !p.isReplaced(v, e) {
+			missing = append(missing, e)
+		}
+	}
+	var gaps []toldGap
+	for i, it := range items {
+		if it.gap != nil {
+			gaps = append(gaps, toldGap{it, newest[i]})
+		}
+	}
+	untold = cover(missing, len(gaps), func(g int) int { return gaps[g].most() }, func(e *said, g int) bool { return gaps[g].covers(e, true) })
+	for _, e := range untold {
+		p.Errorf("page %d has not shown %d of %v, and was not told of it: gaps %v", v.name, e.id, e.at.UTC().Format(time.StampMicro), gaps)
+	}
+	// What a gap counts exactly must be missing.
+	var claims []int // the gaps, once for each message that they count
+	for g := range gaps {
+		for range gaps[g].gap.Dropped {
+			claims = append(claims, g)
+		}
+	}
+	var lost []*said
+	for _, e := range p.log {
+		if !main[e.id] && e.id >= v.floor && v.isPossible(e, len(p.log)) {
+			lost = append(lost, e)
+		}
+	}
+	for _, g := range cover(claims, len(lost), func(int) int { return 1 }, func(g, i int) bool { return gaps[g].covers(lost[i], false) }) {
+		p.Errorf("page %d was told that it has missed more than it has: %v", v.name, gaps[g])
+		break
+	}
+}
+
+// publishedSince is how many messages were published after a return had begun, and are part of its replay.
+func (p *simulation) publishedSince(r comeBackNote, items []item) (n int) {
+	for _, it := range items {
+		if it.conn == r.conn && it.returned && it.id >= r.logged {
+			n++
+		}
+	}
+	return n
+}
+
+// twin returns another message with the text of one that is shown a second time, for which it can stand: the page can't
+// tell them apart. It is the newest one before that message that is not shown, or else the next one.
+func (p *simulation) twin(v *page, e *said, logged int, shown map[int]bool) int {
+	best := -1
+	for _, id := range p.classes[e.text] {
+		if !shown[id] && id < logged && v.isPossible(p.log[id], logged) && (best < 0 || id < e.id) {
+			best = id
+		}
+	}
+	return best
+}
+
+// isReplaced reports whether there is a newer value of the key for the page. In a backlog, the messages to the project and
+// those to all projects have their keys in common.
+func (p *simulation) isReplaced(v *page, e *said) bool {
+	return e.key != "" && slices.ContainsFunc(p.log[e.id+1:], func(o *said) bool {
+		return o.to == nil && o.key == e.key && v.isPossible(o, len(p.log))
+	})
+}
+
+// A toldGap is a gap and the newest message that was shown before it.
+type toldGap struct {
+	item
+	newest int
+}
+
+func (g toldGap) String() string {
+	n := g.gap
+	atMost := -1
+	if n.AtMost != nil {
+		atMost = *n.AtMost
+	}
+	return fmt.Sprintf("{%s: %d dropped, at most %d, %v to %v, after %d}", n.Reason, n.Dropped, atMost, n.Since.Format(time.StampMicro), n.Until.Format(time.StampMicro), g.newest)
+}
+
+// most is how many messages the gap may be.
+func (g toldGap) most() int {
+	switch {
+	case g.gap.Dropped > 0:
+		return g.gap.Dropped
+	case g.gap.AtMost != nil:
+		return *g.gap.AtMost
+	}
+	return 1 << 30
+}
+
+// covers reports whether a message may be one of the gap: the gap has come after it, and its range has it. If inPlace, no
+// newer message has been shown before the gap. That does not say that no older one is shown after it: a gap may come
+// early, and then its range says how far it reaches. A key's value may have an older place, and one for the page alone has
+// none in the order.
+func (g toldGap) covers(e *said, inPlace bool) bool {
+	at := e.at.Truncate(time.Millisecond)
+	return g.logged > e.id && !at.Before(g.gap.Since) && !at.After(g.gap.Until) && (!inPlace || e.key != "" || e.to != nil || g.newest < e.id)
+}
+
+// cover assigns each thing to one of n places, each of which takes some, and returns those for which there is none.
+func cover[T any](things []T, n int, takes func(int) int, fits func(T, int) bool) (left []T) {
+	in := make([][]int, n)
+	var seen []bool
+	var put func(t int) bool
+	put = func(t int) bool {
+		for place := range n {
+			if seen[place] || !fits(things[t], place) {
+				continue
+			}
+			seen[place] = true
+			if len(in[place]) < takes(place) {
+				in[place] = append(in[place], t)
+				return true
+			}
+			for i, other := range in[place] {
+				if put(other) {
+					in[place][i] = t
+					return true
+				}
+			}
+		}
+		return false
+	}
+	for t := range things {
+		if seen = make([]bool, n); !put(t) {
+			left = append(left, things[t])
+		}
+	}
+	return left
+}
+
+// simulate plays the run of a seed, and returns what has happened.
+func simulate(t *testing.T, seed uint64) (steps []string) {
+	random := rand.New(rand.NewPCG(seed, 21))
+	p := &simulation{T: t, rand: random, classes: make(map[string][]int), shards: 1 + random.IntN(2)}
+	history := one(p, 0, 1+p.rand.IntN(20), 5+p.rand.IntN(60), 1000, 1000)
+	p.age = one(p, time.Second, 10*time.Second, 2*time.Minute)
+	overflow := one(p, DropOldest, DropOldest, DropOldest, DropNewest, DropNewest, Disconnect)
+	buffer, window := one(p, 1+p.rand.IntN(10), 1+p.rand.IntN(40), 100, 2000), one(p, 0, 1+p.rand.IntN(20), 100, 32_768)
+	p.options = []Option{
+		WithHistory(history), WithHistoryAge(p.age), WithMaxBuffer(buffer), WithWindow(window),
+		WithOverflow(overflow),
+	}
+	if overflow != Disconnect && p.chance(4) {
+		p.options = append(p.options, WithKeepLevels("error"))
+	}
+	if p.chance(6) {
+		p.options = append(p.options, WithHistoryBytes(2048+p.rand.IntN(20_000)))
+	}
+	p.notef("seed %d: history %d, age %v, buffer %d, window %d", seed, history, p.age, buffer, window)
+	defer func() {
+		if t.Failed() {
+			t.Log(strings.Join(p.steps, "\n"))
+		}
+	}()
+	p.start()
+	for range 30 + p.rand.IntN(250) {
+		if p.step(); t.Failed() {
+			return p.steps
+		}
+	}
+	for range 3 { // those that are closed meanwhile return
+		p.rest()
+		for _, v := range p.pages {
+			if v.client == nil {
+				p.dial(v)
+			}
+		}
+		p.settle()
+	}
+	for _, v := range p.pages {
+		if v.client == nil || v.due < len(p.log) {
+			p.Errorf("page %d is not connected at the end", v.name)
+		}
+		if _, _, ok := p.m.history.seal.openPosition(v.project+"x", v.Position); ok {
+			p.Errorf("the position of page %d says something to another project", v.name)
+		}
+	}
+	for i, s := range p.m.shards {
+		s.close(false)
+		p.turn(i)
+	}
+	return p.steps
+}
+
+func (p *simulation) step() {
+	if len(p.pages) == 0 {
+		p.open()
+	}
+	v := p.pages[p.rand.IntN(len(p.pages))]
+	switch p.rand.IntN(30) {
+	case 0:
+		if len(p.pages) < 5 {
+			p.open()
+		}
+	case 1, 2, 3:
+		p.turn(p.rand.IntN(p.shards))
+	case 4, 5, 6:
+		if v.client != nil {
+			n := p.rand.IntN(800)
+			p.notef("%d bytes for page %d", n, v.name)
+			v.link.grant(n)
+			p.read(v, p.rand.IntN(1000))
+		}
+	case 7, 8:
+		p.answer(v, 1+p.rand.IntN(3))
+	case 9, 10, 11:
+		if v.client == nil {
+			if p.chance(4) {
+				v.chosen = p.someFilter()
+			}
+			p.dial(v)
+		}
+	case 12, 13:
+		if v.client != nil {
+			p.read(v, p.rand.IntN(1000))
+		}
+		if v.client != nil {
+			p.notef("page %d is cut off after %d bytes of %d", v.name, v.arrived, len(v.link.taken))
+			p.cut(v)
+		}
+	case 14:
+		if v.client != nil {
+			p.subscribe(v)
+		}
+	case 15:
+		if v.client != nil && v.client.phase == phaseOpen {
+			p.makeRoom()
+			f := p.someFilter()
+			if p.m.SetFilter(v.client.id, f) == nil {
+				p.notef("the server gives page %d the filter %v", v.name, f)
+				v.setFilter(len(p.log), f)
+				v.setIn = v.client.shard.turns
+			}
+		}
+	case 16:
+		if v.client != nil {
+			p.buffer(v)
+		}
+	case 17:
+		p.notef("drain")
+		time.Sleep(time.Duration(p.rand.IntN(400)) * time.Millisecond)
+		for _, s := range p.m.shards {
+			s.tick(true, false)
+		}
+	case 18:
+		switch p.rand.IntN(8) {
+		case 0:
+			p.notef("an hour")
+			p.rest()
+			time.Sleep(time.Hour)
+			p.beat()
+		case 1, 2:
+			p.notef("half a minute")
+			p.rest()
+			time.Sleep(30 * time.Second)
+			p.beat()
+		case 3:
+			p.restart()
+		case 4:
+			p.settle()
+		case 5, 6:
+			p.reload(v)
+		case 7: // a flood
+			for range 50 + p.rand.IntN(150) {
+				p.publish()
+			}
+		}
+	case 19:
+		time.Sleep(time.Duration(p.rand.IntN(3000)) * time.Millisecond)
+		p.notef("some time passes")
+	case 20:
+		// Only with one client it is certain which write is the first one.
+		s := p.m.shards[p.rand.IntN(p.shards)]
+		if len(s.members)+len(s.leaving) == 1 && v.client != nil && v.client.shard == s {
+			p.notef("in the middle of the next write to page %d:", v.name)
+			p.during = v
+			for i := range p.m.shards {
+				p.turn(i)
+			}
+			p.during = nil
+		}
+	case 21, 22, 23:
+		for range 1 + p.rand.IntN(4) {
+			p.publishBeside()
+		}
+	default:
+		for range 1 + p.rand.IntN(4) {
+			p.publish()
+		}
+	}
+}
+
+// Each message that is for a page is shown once, or the page is told that it is missing, however often it loses its
+// connection and returns. -seed repeats the run of a seed.
+func TestWhatAPageDoesNotShowItIsToldOf(t *testing.T) {
+	first, runs := uint64(0), 300
+	if isLong() {
+		runs = 20_000
+	}
+	flag.Visit(func(f *flag.Flag) {
+		if f.Name == "seed" {
+			first, runs = *seed, 1
+		}
+	})
+	for i := range runs {
+		seed := first + uint64(i)
+		synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
