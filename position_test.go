@@ -468,7 +468,9 @@ func (p *simulation) receive(v *page, op byte, payload []byte) {
 }
 
 // store stores how far the page has got.
-func (v *page) store() { v.stored, v.storedAt, v.storedLooksBack = v.Stored(), len(v.items), v.looksBack }
+func (v *page) store() {
+	v.stored, v.storedAt, v.storedLooksBack = v.Stored(), len(v.items), v.looksBack
+}
 
 // heed notes what a message of the protocol means for the page.
 func (p *simulation) heed(v *page, payload []byte) {

@@ -109,7 +109,7 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 		}
 		return `{"type":"ack","n":1}`
 	case "mark":
-		f.reach(n.Position, f.replaying == "return")
+		f.reach(n.Position, true) // it may come before the replay of a return
 		return fmt.Sprintf(`{"type":"ack","n":%d}`, f.Arrived)
 	case "gap":
 		f.Shown = append(f.Shown, Shown{Gap: &n, Replay: f.replaying})
