@@ -198,10 +198,12 @@ func (p *simulation) waits() bool {
 	})
 }
 
+func (p *simulation) someProject() string { return one(p, "a", "a", "a", "a", "b", "") }
+
 // compose makes a message. Some have the text of another one.
-func (p *simulation) compose() (Message, *said) {
+func (p *simulation) compose(project string) (Message, *said) {
 	e := &said{
-		id: len(p.log), project: one(p, "a", "a", "a", "a", "b", ""), level: one(p, "", "error", "info", "info"),
+		id: len(p.log), project: project, level: one(p, "", "error", "info", "info"),
 		environment: one(p, "", "live"), at: time.Now(),
 	}
 	if p.chance(3) {
@@ -238,7 +240,7 @@ func (p *simulation) publish() {
 }
 
 func (p *simulation) publishNow() {
-	msg, e := p.compose()
+	msg, e := p.compose(p.someProject())
 	if err := p.m.Broadcast(msg); err != nil {
 		p.Fatal(err)
 	}
@@ -249,10 +251,11 @@ func (p *simulation) publishNow() {
 // publishBeside publishes from another goroutine, which may have to wait for a shard. If the order of the project is
 // locked then, nothing else can be published to it: a goroutine that waits for a mutex would stop the bubble.
 func (p *simulation) publishBeside() {
-	msg, e := p.compose()
-	if p.isLocked(e.project) {
+	project := p.someProject()
+	if p.isLocked(project) {
 		p.rest()
 	}
+	msg, e := p.compose(project)
 	c := &call{id: e.id}
 	m := p.m
 	go func() {

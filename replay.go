@@ -640,11 +640,12 @@ func (r *replay) lose(to cursor) (ok bool) {
 			r.loss.after = r.at
 		}
 	}
+	b := r.back
 	r.loss.messages += lost
 	r.loss.counted = r.loss.counted && lost == 0
 	r.loss.slow = r.loss.slow || due > 0
+	r.loss.atMost = r.loss.atMost || lost > 0 && b != nil && b.received != 0 && !r.at.reaches(b.tail)
 	r.at, r.begun = to, true
-	b := r.back
 	if lost == 0 || b == nil || b.received == 0 || to.reaches(b.tail) {
 		return true
 	}
