@@ -37,8 +37,8 @@ type backlog struct {
 	first uint64     // the number of the oldest message; the waiting messages have numbers from first to next-1
 	next  uint64     // the number of the next message
 
-	// A newer message has been put in the place of an older one with the same key while others waited, and the backlog has
-	// not been empty since: the waiting messages are not in the order of their publication.
+	// A newer message has been put in the place of an older one with the same key while others waited or were missing, and
+	// something waits or is missing since then: that is not in the order of its publication.
 	reordered bool
 
 	kept uint64            // every message before this number has a level that WithKeepLevels names
@@ -90,6 +90,9 @@ func (b *backlog) push(m *message, most limits) (dropped int, replaced bool) {
 		b.take(number)
 		b.gaps.due(b.first) // otherwise the gaps of a client that makes no progress would add up
 	}
+	if b.count == 0 && !b.gaps.any() {
+		b.reordered = false
+	}
 	b.makeSlot()
 	*b.slot(b.next) = m
 	if most.conflate {
@@ -112,7 +115,7 @@ func (b *backlog) replace(number uint64, m *message, mostBytes int) (done bool) 
 	}
 	b.bytes += m.size() - (*slot).size()
 	*slot = m
-	b.reordered = b.reordered || b.count > 1
+	b.reordered = b.reordered || b.count > 1 || b.gaps.any()
 	b.remember(m, number) // the key in the map must also be the newer message's, or it would keep the older message alive
 	if !m.keep {
 		b.kept = min(b.kept, number)
@@ -204,7 +207,7 @@ func (b *backlog) giveBack() {
 func (b *backlog) take(number uint64) {
 	slot := b.slot(number)
 	b.bytes -= (*slot).size()
-	if b.count--; b.count == 0 {
+	if b.count--; b.count == 0 && !b.gaps.any() {
 		b.reordered = false
 	}
 	if key := (*slot).key; key != "" {

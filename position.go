@@ -170,8 +170,8 @@ func (s *seal) openHole(project, text string) (h hole, ok bool) {
 
 // reached returns the position of a client at which the oldest messages of its backlog, that many, are sent, and the
 // oldest of its gaps, that many, are told. rest are messages that are to follow, and not in the backlog yet. There is no
-// position if a newer message with the same key has taken the place of an older one, and others still wait: what the
-// client has received and what it is due are then no two pieces of the order.
+// position if a newer message with the same key has taken the place of an older one, and others still wait or are missing:
+// what the client has received and what it is due are then no two pieces of the order.
 func (c *client) reached(sent, told int, rest []*message) (p position, ok bool) {
 	r := c.replay
 	switch {
@@ -203,6 +203,9 @@ func (c *client) reachedLive(sent, told int, rest []*message) (p position, ok bo
 		p.precede(m)
 	}
 	for _, g := range b.gaps.untold(told) {
+		if b.reordered {
+			return p, false
+		}
 		if g.first > 0 {
 			p.asOf = min(p.asOf, g.first-1)
 			p.cursor = p.cursor.least(g.after)

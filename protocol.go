@@ -353,7 +353,7 @@ func (c *client) lossNotice(next []*message, ends bool) *message {
 	}
 	switch {
 	case l.unknown:
-	case l.atMost || !l.counted && len(f.Levels)+len(f.Environments) > 0:
+	case l.atMost || r.vague || !l.counted && len(f.Levels)+len(f.Environments) > 0:
 		n.AtMost = l.messages
 	default:
 		n.Dropped = int(l.messages)

@@ -306,6 +306,7 @@ type replay struct {
 	begun     bool      // something was read
 	told      bool      // the client is told that the replay has begun
 	loss      loss      // what the client is to be told of next
+	vague     bool      // the client may have, or be told of, some of what the replay loses
 	seen      int64     // when the last message that was sent was published, in Unix nanoseconds
 	asked     int64     // when the client asked for it, likewise
 
@@ -394,8 +395,9 @@ func (c *client) lookBack(last int) {
 	at, now := c.taken(), time.Now().UnixNano()
 	r := &replay{of: ofSubscribe, at: at, first: at, since: c.sub.Since, missing: last, searching: true, asked: now}
 	r.seen = s.history.timeOf(max(c.group.taken.stamp, s.takenOfAll.stamp)).UnixNano()
+	r.vague = c.backlog.reordered || c.backlog.gaps.any()
 	if before := c.replay; before != nil {
-		r.loss, r.seen = before.loss, before.seen
+		r.loss, r.seen, r.vague = before.loss, before.seen, r.vague || before.vague
 		if before.searching {
 			r.first = before.first
 		} else {
@@ -621,6 +623,9 @@ func (r *replay) search(c *client) (done bool) {
 		}
 	}
 	r.at = r.at.most(h.since(project, r.since)).least(r.first)
+	if oldest := h.read(project, &Filter{}, r.at, c.taken(), nil, 1, 0).messages; len(oldest) > 0 {
+		r.seen = min(r.seen, oldest[0].at)
+	}
 	r.searching = false
 	return true
 }
