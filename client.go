@@ -197,6 +197,9 @@ func (c *client) add() {
 	s.regrouping.Add(-1)
 	s.wheel.add(c)
 	s.hooks.connect(c)
+	if c.replay != nil && !s.history.isOn() {
+		c.expect()
+	}
 	err := c.greet()
 	if err == nil && c.replay != nil {
 		err = c.joinReplay()

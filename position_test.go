@@ -513,7 +513,7 @@ func (p *simulation) checkFirst(v *page, it *item) {
 	complete := v.Hello.Returned.Complete
 	isFirst := len(v.items) == v.itemFrom || v.items[len(v.items)-1].conn != v.conn
 	isAway := it.gap != nil && it.gap.Reason == reasonAway
-	if complete && isAway {
+	if complete && isAway && it.gap.Held == 0 { // a page that is too slow skips what it can fetch
 		p.Errorf("page %d was told that nothing was lost, and then of a gap", v.name)
 	}
 	if !complete && isFirst && !isAway {

@@ -106,10 +106,17 @@ func (c *client) resume(pos position, held cursor) {
 	}
 }
 
+// expect takes out of the loss of a client that returns what it is yet to be offered, if there is no history from which it
+// would receive that. It is called before the client is told of its return.
+func (c *client) expect() {
+	r := c.replay
+	r.loss.messages -= min(r.loss.messages, c.joined.beyond(c.taken()))
+	r.back.complete = !r.loss.any()
+}
+
 // tellReturn tells a client that returns what it has missed, if there is no history from which it could receive that.
 func (c *client) tellReturn() error {
 	r := c.replay
-	r.loss.messages -= min(r.loss.messages, c.joined.beyond(c.taken())) // these are yet to be offered
 	r.then = c.taken()
 	batch := []*message{c.replayNotice(nil)}
 	if r.loss.any() {
@@ -130,6 +137,7 @@ type skip struct {
 	at       cursor // up to where the messages are counted, when the place is found
 	counting bool
 	messages uint64
+	lost     bool // some are no longer held, and nobody knows how many of these match
 	keyed    bool // some have keys
 }
 
@@ -182,6 +190,8 @@ func (c *client) catchUp() (done bool) {
 		}
 	}
 	clear(got.messages)
+	k.messages += got.lost
+	k.lost = k.lost || got.lost > 0
 	if k.at = got.at; got.more {
 		return false
 	}
@@ -197,10 +207,11 @@ func (c *client) skipTo(k *skip) {
 		*l = loss{after: r.at, counted: true}
 	}
 	if b.received > 0 && !r.at.reaches(b.tail) { // some of the messages are in its tail
-		if l.atMost = l.atMost || k.keyed; !l.atMost {
+		if l.atMost = l.atMost || k.keyed || k.lost; !l.atMost {
 			k.messages -= min(k.messages, uint64(b.received))
 		}
 	}
+	l.atMost, l.slow = l.atMost || k.lost, l.slow || k.lost
 	l.messages += k.messages
 	b.received, b.skip = 0, nil
 	r.at, r.then = k.to, k.to
