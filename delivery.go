@@ -156,6 +156,7 @@ func (c *client) fitting(batch []*message) (n, size int) {
 type stretch struct {
 	bytes   []byte
 	lengths []int // of the frames; nil if there is only one
+	extra   int   // how many of the frames are two, as those of BufferMessage to a client of the protocol
 }
 
 // whole returns how many of the frames end within the first n bytes.
@@ -176,15 +177,16 @@ func (s *stretch) whole(n int) (frames int) {
 // unless a link keeps it.
 func join(buf *stretch, batch []*message) stretch {
 	if len(batch) == 1 {
-		return stretch{bytes: batch[0].frame}
+		return stretch{bytes: batch[0].frame, extra: batch[0].extra}
 	}
 	if cap(buf.bytes) > maxScratch {
 		*buf = stretch{}
 	}
-	p := stretch{buf.bytes[:0], buf.lengths[:0]}
+	p := stretch{bytes: buf.bytes[:0], lengths: buf.lengths[:0]}
 	for _, m := range batch {
 		p.bytes = append(p.bytes, m.frame...)
 		p.lengths = append(p.lengths, len(m.frame))
+		p.extra += m.extra
 	}
 	*buf = p
 	return p
@@ -236,9 +238,9 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 		end += len(batch[taken].frame)
 		taken++
 	}
-	extra := 0
-	for _, m := range batch[:taken] {
-		extra += m.extra
+	extra := p.extra
+	for i := taken; i < len(batch) && extra > 0; i++ {
+		extra -= batch[i].extra
 	}
 	c.count(taken+extra, end)
 	if probe != nil {
@@ -438,10 +440,7 @@ func (c *client) sendBuffered(n, limit int) (some bool, err error) {
 		return false, nil
 	}
 	p := join(&s.scratch, s.drained)
-	more := amount{uint32(len(s.drained)), uint32(len(p.bytes))}
-	for _, m := range s.drained {
-		more.messages += uint32(m.extra)
-	}
+	more := amount{uint32(len(s.drained) + p.extra), uint32(len(p.bytes))}
 	taken, landed, err := c.write(&p, s.drained, &s.scratch, c.probe(more, len(s.drained)-notices, told, nil))
 	c.countSent(landed)
 	if told > 0 && taken > 0 {
