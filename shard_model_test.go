@@ -685,9 +685,9 @@ func (c *modelClient) encode(text string) []byte {
 	return wsframe.Append(nil, wsframe.OpText, []byte(strings.Replace(text, ",}", "}", 1)))
 }
 
-// position: there is none if a message waits that is older than one that may have been sent.
+// position: there is none if a message waits or is missing that is older than one that may have been sent.
 func (c *modelClient) position() string {
-	if c.phase != phaseOpen || c.reordered && c.messages() > 0 {
+	if c.phase != phaseOpen || c.reordered && len(c.queue) > 0 {
 		c.s.reach("no position")
 		return ""
 	}
@@ -1015,8 +1015,8 @@ func (c *modelClient) unacknowledged() int {
 func (c *modelClient) enqueue(run []*modelMessage) {
 	if c.messages() == 0 {
 		c.waitingSince = time.Now()
-		c.reordered = false
 	}
+	c.reordered = c.reordered && len(c.queue) > 0
 	for i, m := range run {
 		if c.s.overflow == Disconnect && !c.takes(m) {
 			c.abandoned += len(run) - i
@@ -1035,7 +1035,7 @@ func (c *modelClient) enqueue(run []*modelMessage) {
 				break
 			}
 			c.drop(victim)
-			c.reordered = c.reordered && c.messages() > 0
+			c.reordered = c.reordered && len(c.queue) > 0
 		}
 		if m != nil {
 			c.queue = append(c.queue, modelItem{message: m})
@@ -1068,11 +1068,11 @@ func (c *modelClient) replaces(m *modelMessage) bool {
 	c.conflated++
 	if c.messageBytes()-c.queue[i].message.size()+m.size() > c.s.maxBytes {
 		c.queue = slices.Delete(c.queue, i, i+1)
-		c.reordered = c.reordered && c.messages() > 0
+		c.reordered = c.reordered && len(c.queue) > 0
 		return false
 	}
 	c.queue[i].message = m
-	c.reordered = c.reordered || c.messages() > 1
+	c.reordered = c.reordered || len(c.queue) > 1
 	return true
 }
 
