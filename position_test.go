@@ -82,7 +82,7 @@ type page struct {
 	arrived  int // how many bytes have arrived
 	acks     []string
 	dialedAt int
-	received int // how many messages it has said it has received since its position
+	received int    // how many messages it has said it has received since its position
 	setIn    uint64 // the turn of the shard before the one that handles the newest SetFilter
 	cutAt    int
 	since    time.Time
@@ -711,7 +711,7 @@ func (v *page) isPossible(e *said, logged int) bool {
 	if e.to != nil {
 		return e.to == v
 	}
-	return v.follows(e) && slices.ContainsFunc(v.since2(e.id), func(f inForce) bool { return f.from <= logged && f.lets(e) })
+	return v.follows(e) && slices.ContainsFunc(v.inForceSince(e.id), func(f inForce) bool { return f.from <= logged && f.lets(e) })
 }
 
 // isDue reports whether a message must be shown or told: it matches each filter that was in force when it was published
@@ -720,7 +720,7 @@ func (v *page) isDue(e *said) bool {
 	if e.to != nil {
 		return e.to == v && e.conn == v.conn && e.id >= v.due
 	}
-	return v.follows(e) && e.id >= v.due && !slices.ContainsFunc(v.since2(e.id), func(f inForce) bool { return !f.lets(e) })
+	return v.follows(e) && e.id >= v.due && !slices.ContainsFunc(v.inForceSince(e.id), func(f inForce) bool { return !f.lets(e) })
 }
 
 func (v *page) follows(e *said) bool { return e.project == "" || e.project == v.project }
@@ -729,8 +729,8 @@ func (f inForce) lets(e *said) bool {
 	return lets(f.filter.Levels, e.level) && lets(f.filter.Environments, e.environment)
 }
 
-// since2 returns the filters in force since a message was published.
-func (v *page) since2(id int) []inForce {
+// inForceSince returns the filters in force since a message was published.
+func (v *page) inForceSince(id int) []inForce {
 	first := 0
 	for first+1 < len(v.filters) && v.filters[first+1].from <= id {
 		first++
@@ -1117,6 +1117,99 @@ func TestWhatAPageDoesNotShowItIsToldOf(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func TestAPositionIsReadAsItWasMade(t *testing.T) {
+	s := newSeal()
+	want := position{cursor{7, 1 << 60}, 9, 1 << 63, 20_000}
+	at := time.UnixMilli(1_700_000_000_123)
+	text := string(s.appendPosition([]byte("x"), "shop", at, want))
+	if got, gotAt, ok := s.openPosition("shop", text[1:]); !ok || got != want || !gotAt.Equal(at) {
+		t.Errorf("got %+v of %v, %v, want %+v of %v", got, gotAt, ok, want, at)
+	}
+	if again := string(s.appendPosition(nil, "shop", at, want)); again == text[1:] {
+		t.Error("the same position has the same text twice")
+	}
+	if !sealed.MatchString(text[1:]) || len(text) > 150 {
+		t.Errorf("the text is %q", text)
+	}
+}
+
+func TestAPositionSaysNothingToAnyOther(t *testing.T) {
+	s, other := newSeal(), newSeal()
+	text := string(s.appendPosition(nil, "shop", time.Now(), position{cursor: cursor{7, 8}}))
+	for name, tt := range map[string]struct {
+		seal          *seal
+		project, text string
+		legible       bool // the time can be read
+	}{
+		"another project":    {&s, "shop2", text, true},
+		"no project":         {&s, "", text, true},
+		"another process":    {&other, "shop", text, true},
+		"nothing":            {&s, "shop", "", false},
+		"only the kind":      {&s, "shop", "p", false},
+		"another kind":       {&s, "shop", "g" + text[1:], false},
+		"a part of the head": {&s, "shop", text[:10], false},
+		"only the head":      {&s, "shop", text[:17], true},
+		"the rest cut off":   {&s, "shop", text[:len(text)-4], true},
+		"more":               {&s, "shop", text + "AAAA", true},
+		"no base64":          {&s, "shop", text[:20] + "!" + text[21:], false},
+		"a space":            {&s, "shop", text + " ", false},
+		"too long":           {&s, "shop", "p" + strings.Repeat("A", maxSealed), false},
+		"as long as may be":  {&s, "shop", "p" + strings.Repeat("A", maxSealed-1), true},
+	} {
+		if _, at, ok := tt.seal.openPosition(tt.project, tt.text); ok || at.IsZero() == tt.legible {
+			t.Errorf("%s: opened: %v, time %v", name, ok, at)
+		}
+	}
+	for i := 1; i < len(text); i++ { // any character matters
+		forged := []byte(text)
+		if forged[i]++; forged[i] > 'z' {
+			forged[i] = 'A'
+		}
+		if _, _, ok := s.openPosition("shop", string(forged)); ok && i < len(text)-1 {
+			t.Errorf("opened with another character at %d", i)
+		}
+	}
+}
+
+func TestTheIDOfAGapIsReadAsItWasMade(t *testing.T) {
+	s := newSeal()
+	long := func(n int) (list []string) {
+		for i := range n {
+			list = append(list, fmt.Sprintf("%064d", i))
+		}
+		return list
+	}
+	for _, f := range []Filter{{}, {Levels: []string{"error"}}, {Levels: long(2), Environments: []string{"live", "ä"}}, {Environments: long(maxFilterValues)}} {
+		want := hole{cursor{1, 2}, cursor{3, 1 << 40}, f}
+		text := string(s.appendHole(nil, "shop", &want))
+		got, ok := s.openHole("shop", text)
+		if !ok || got.after != want.after || got.until != want.until || !slices.Equal(got.filter.Levels, f.Levels) || !slices.Equal(got.filter.Environments, f.Environments) {
+			t.Errorf("got %+v, %v, want %+v", got, ok, want)
+		}
+		if _, ok := s.openHole("shop2", text); ok {
+			t.Error("another project can open it")
+		}
+		if _, _, ok := s.openPosition("shop", "p"+text[1:]); ok {
+			t.Error("it opens as a position")
+		}
+	}
+	if text := s.appendHole(nil, "shop", &hole{filter: Filter{Levels: long(maxFilterValues), Environments: long(maxFilterValues)}}); len(text) > 0 {
+		t.Errorf("an ID of %d bytes, and the bound is %d", len(text), maxSealed)
+	}
+}
+
+func TestASeedRepeatsARun(t *testing.T) {
+	for seed := range uint64(8) {
+		var runs [2][]string
+		for i := range runs {
+			synctest.Test(t, func(t *testing.T) { runs[i] = simulate(t, seed) })
+		}
+		if !slices.Equal(runs[0], runs[1]) {
+			t.Fatalf("seed %d plays two different runs", seed)
 		}
 	}
 }

@@ -623,10 +623,14 @@ func (r *replay) search(c *client) (done bool) {
 		}
 	}
 	r.at = r.at.most(h.since(project, r.since)).least(r.first)
-	if oldest := h.read(project, &Filter{}, r.at, c.taken(), nil, 1, 0).messages; len(oldest) > 0 {
-		r.seen = min(r.seen, oldest[0].at)
+	switch next := h.read(project, &Filter{}, r.at, c.taken(), nil, 1, 0); {
+	case next.lost > 0: // and nobody knows their stamps
+	case len(next.messages) > 0:
+		r.seen, r.asOf = min(r.seen, next.messages[0].at), next.messages[0].stamp-1
+	case c.group != nil:
+		r.asOf = max(c.group.taken.stamp, c.shard.takenOfAll.stamp)
 	}
-	r.searching = false
+	r.then, r.searching = r.at, false
 	return true
 }
 
