@@ -18,7 +18,11 @@ type position struct {
 	asOf   uint64 // every message after the cursor has a higher stamp
 	filter uint64 // a digest of the filter in force
 	rate   uint32 // how many messages a second the client handles; 0 if it has never been late
+	again  bool   // it is in a look-back, and the client may have some of what follows already
 }
+
+// againBit of the rate in the text of a position is set if the client looks back.
+const againBit = 1 << 31
 
 // The kinds of sealed texts. The kind is the first character of the text, with which no time and no age begins.
 const (
@@ -97,7 +101,11 @@ func (s *seal) appendPosition(dst []byte, project string, at time.Time, p positi
 	for _, v := range [...]uint64{p.project, p.all, p.asOf, p.filter} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
-	s.payload = binary.BigEndian.AppendUint32(b, p.rate)
+	rate := min(p.rate, againBit-1)
+	if p.again {
+		rate |= againBit
+	}
+	s.payload = binary.BigEndian.AppendUint32(b, rate)
 	return s.append(dst, sealsPosition, project, at, s.payload)
 }
 
@@ -108,7 +116,8 @@ func (s *seal) openPosition(project, text string) (p position, at time.Time, ok 
 		return position{}, at, false
 	}
 	field := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
-	return position{cursor{field(0), field(1)}, field(2), field(3), binary.BigEndian.Uint32(b[4*8:])}, at, true
+	rate := binary.BigEndian.Uint32(b[4*8:])
+	return position{cursor{field(0), field(1)}, field(2), field(3), rate &^ againBit, rate&againBit != 0}, at, true
 }
 
 // A hole is what the ID of a gap says: between which places the messages are that were not sent, and the filter that they
@@ -178,7 +187,7 @@ func (c *client) reached(sent, told int, rest []*message) (p position, ok bool) 
 	case c.group == nil: // it is being flushed
 		return p, false
 	case r != nil:
-		return position{r.then, r.asOf, c.group.digest, c.handles()}, !r.searching && !c.backlog.gaps.any() && (told > 0 || !r.loss.any())
+		return c.within(r.then, r.asOf), !r.searching && !c.backlog.gaps.any() && (told > 0 || !r.loss.any())
 	}
 	return c.reachedLive(sent, told, rest)
 }
@@ -247,11 +256,17 @@ func (c *client) before(next []*message, ends bool) (p position, ok bool) {
 	case c.group == nil || c.backlog.gaps.any():
 		return p, false
 	case len(next) > 0:
-		return position{r.at, next[0].stamp - 1, c.group.digest, c.handles()}, true
+		return c.within(r.at, next[0].stamp-1), true
 	case ends:
 		return c.reachedLive(0, 0, nil)
 	}
-	return position{r.at, r.asOf, c.group.digest, c.handles()}, true
+	return c.within(r.at, r.asOf), true
+}
+
+// within returns a position in the client's replay.
+func (c *client) within(at cursor, asOf uint64) position {
+	r := c.replay
+	return position{at, asOf, c.group.digest, c.handles(), r.vague || !at.reaches(r.first)}
 }
 
 // appendPosition appends the text of a position.

@@ -1123,7 +1123,7 @@ func TestWhatAPageDoesNotShowItIsToldOf(t *testing.T) {
 
 func TestAPositionIsReadAsItWasMade(t *testing.T) {
 	s := newSeal()
-	want := position{cursor{7, 1 << 60}, 9, 1 << 63, 20_000}
+	want := position{cursor{7, 1 << 60}, 9, 1 << 63, 20_000, true}
 	at := time.UnixMilli(1_700_000_000_123)
 	text := string(s.appendPosition([]byte("x"), "shop", at, want))
 	if got, gotAt, ok := s.openPosition("shop", text[1:]); !ok || got != want || !gotAt.Equal(at) {

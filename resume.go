@@ -75,7 +75,7 @@ func (c *client) comeBack() {
 func (c *client) resume(pos position, held cursor) {
 	h, r, project := c.shard.history, c.replay, c.sub.Project
 	b, l := r.back, &r.loss
-	b.rate = pos.rate
+	b.rate, r.vague = pos.rate, pos.again
 	b.atMost, b.known = h.missed("", point{pos.all, pos.asOf})
 	pos.all = c.joined.all - b.atMost // no message has a number between that and the first one of today's feed
 	if project != "" {
