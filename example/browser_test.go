@@ -63,6 +63,7 @@ func TestPagesInABrowser(t *testing.T) {
 		"whatever is published is shown":                testOddMessages,
 		"the title counts what nobody has seen":         testTitle,
 		"a log that has times of its own":               testLogged,
+		"a page begins with the newest events":          testBeginning,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, browser) })
 	}

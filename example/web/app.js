@@ -64,12 +64,13 @@ const chart = new Chart($('chart'), $('chartLabel'));
 const title = new Title(project);
 
 const stream = follow(project, filters.chosen, {
-	event(event) {
+	event(event, replay) {
+		const news = !replay || replay === 'return'; // the rest is older than the page
 		received++;
-		chart.received();
+		if (news) chart.received();
 		filters.seen(event);
 		list.add(event);
-		if (filters.matches(event)) title.received();
+		if (news && filters.matches(event)) title.received();
 	},
 
 	// How often an issue was seen changes with each of its events, so that is told in place only.

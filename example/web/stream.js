@@ -2,9 +2,11 @@
 import { Connection } from './connection.js';
 import { readMessage } from './message.js';
 
-const BREATH = 50; // ms that a slow reader may fall behind its pace and make up for
+const BREATH = 50;     // ms that a slow reader may fall behind its pace and make up for
+const LOOK_BACK = 200; // messages with which the page begins
 
-// follow connects to a project and calls on.event, on.notice, on.gap, on.lost and on.state.
+// follow connects to a project and calls on.event, on.notice, on.gap, on.lost and on.state. on.event is told the replay
+// that the event belongs to, as the stream names it; it is null for an event that has just been published.
 export function follow(project, filters, on) {
 	return new Follower(project, filters, on);
 }
@@ -24,7 +26,7 @@ class Follower {
 
 	constructor(project, filters, on) {
 		this.#on = on;
-		this.#connection = new Connection(`/stream/projects/${encodeURIComponent(project)}`, filters, {
+		this.#connection = new Connection(`/stream/projects/${encodeURIComponent(project)}?last=${LOOK_BACK}`, filters, {
 			begin: stream => this.#read(stream),
 			state: (state, info) => this.#enter(state, info),
 		});
@@ -54,30 +56,42 @@ class Follower {
 		return this.#slow;
 	}
 
+	// The loop sets the pace: a message is handled when the loop asks for the next one. What it handles is noted as it
+	// arrives, with the replay that it belongs to, which the loop doesn't say.
 	async #read(stream) {
+		const waiting = [];
+		stream.onmessage = data => waiting.push({data, replay: stream.replaying});
+		stream.ongap = gap => waiting.push({gap});
 		let due = 0;
-		for await (const item of stream) {
-			try {
-				if (item.type === 'gap') this.#on.gap(item.gap);
-				else this.#receive(item.data);
-			} catch (error) {
-				reportError(error); // and read on
-			}
-			if (!this.pace) continue;
+		for await (const {gap} of stream) {
+			// A gap that has not arrived stands for items which the stream has let go. They are here.
+			const next = waiting.splice(0, gap && gap !== waiting[0]?.gap ? waiting.length : 1);
+			for (const item of next) this.#handle(item);
+			if (!this.pace || !next.length) continue;
 			const now = performance.now();
 			due = Math.max(due, now - BREATH) + 1000 / this.pace;
 			if (due > now) await new Promise(done => setTimeout(done, due - now));
 		}
 	}
 
-	#receive(data) {
-		const message = readMessage(data);
-		this.#arrived++;
-		const age = Date.now() - Date.parse(message.received ?? message.time); // the time of a log may be of last year
-		if (age < this.#leastAge) this.#leastAge = age;
-		this.lag = age - this.#leastAge || 0;
+	#handle({data, gap, replay}) {
+		try {
+			if (gap) this.#on.gap(gap);
+			else this.#receive(readMessage(data), replay);
+		} catch (error) {
+			reportError(error); // and read on
+		}
+	}
+
+	#receive(message, replay) {
+		if (!replay) { // what is replayed is old, and says nothing of the pace
+			this.#arrived++;
+			const age = Date.now() - Date.parse(message.received ?? message.time); // the time of a log may be of last year
+			if (age < this.#leastAge) this.#leastAge = age;
+			this.lag = age - this.#leastAge || 0;
+		}
 		if (message.type === 'notice') this.#on.notice(message);
-		else this.#on.event(message);
+		else this.#on.event(message, replay);
 	}
 
 	#enter(state, info) {
