@@ -165,6 +165,7 @@ export function connect(url, options = {}) {
   let attempts = 0; // since a connection was stable
   let openedAt = 0;
   let wasOpen = false; // ever
+  let looking = false; // what the last or since of the url asks for has not arrived yet
   let told = null; // the server said how long to wait
   let due = 0; // when the next attempt is made
   let paused = false; // the page is put away
@@ -289,7 +290,7 @@ export function connect(url, options = {}) {
         query.set("received", unknown ? "unknown" : tail.length);
         query.set("ago", Math.floor(performance.now() - newest));
       }
-    } else if (wasOpen) {
+    } else if (wasOpen && !looking) {
       for (const name of START) query.delete(name); // the page has seen it
     }
     for (const field of accepted ? FIELDS : []) {
@@ -337,11 +338,13 @@ export function connect(url, options = {}) {
 
   // arrive takes the position of a hello. It returns what the return has brought, and nothing for a first connection. The
   // server says so explicitly if the replay is complete. If it isn't, a gap follows, and until then the position remains
-  // the old one: a connection that breaks before the gap, or a page that is reloaded, must be told of it again.
+  // the old one: a connection that breaks before the gap, or a page that is reloaded, must be told of it again. A server
+  // that promises to break the silence, and names no position, looks back first; the end of that replay names one.
   function arrive({ position, returned }) {
     const complete = returned?.complete === true;
     const atMost = returned?.at_most;
     const info = returning ? { complete, ...(atMost !== undefined && { atMost }) } : undefined;
+    looking ||= !position && hello.mark_ms > 0;
     if (!position) {
       place = null;
       passed = [];
@@ -636,9 +639,11 @@ export function connect(url, options = {}) {
     } else if (type === "replay") {
       if (of === "gap") bite = Boolean(fetching);
       else replaying = of;
+      looking ||= of === "join";
+      if (position) cut(position);
     } else if (type === "replayed") {
       if (of === "gap") bitten(message.more);
-      else replayed(of);
+      else replayed(of, position);
     } else if (type === "direct") {
       direct = true;
     } else if (type === "large") {
@@ -655,6 +660,7 @@ export function connect(url, options = {}) {
   // move goes on to another position, with those entries of the tail that are after it.
   function move(position, tail, unknown = false) {
     const newest = unknown ? place.newest : tail.at(-1)?.at;
+    looking = false;
     if (storage && place) passed.push(place);
     place = { position, from: arrived, filters: accepted, tail: [...tail], size: sizeOf(tail), unknown, newest };
     // A loop that stands still must not make this grow. The oldest one stays: it is the one to be stored.
@@ -693,8 +699,10 @@ export function connect(url, options = {}) {
   }
 
   // replayed ends a replay. What that of a return has not brought will not be brought again: it leaves the tail.
-  function replayed(of) {
+  function replayed(of, position) {
     replaying = null;
+    if (of === "join") looking = false;
+    if (position) cut(position);
     if (of !== "return") return;
     const gone = new Set(expected);
     if (gone.size) move(place.position, place.tail.filter((entry) => !gone.has(entry)), place.unknown);

@@ -356,6 +356,37 @@ test("stream.replaying says which replay it is", () => {
   again();
 });
 
+test("a stream that is cut while it looks back does so again, until it has a position", () => {
+  const world = new World();
+  const { stream } = world.page().follow({ url: "ws://host/?last=5" });
+  const join = { type: "replay", of: "join" };
+  world.socket().hello({ mark_ms: 25_000 }).cut();
+  world.tick(500);
+  assert.deepEqual(world.socket().query, { last: "5" });
+  world.socket().hello().say(join).give("a").cut();
+  world.tick(1000);
+  assert.deepEqual(world.socket().query, { last: "5" });
+  world.socket().hello({ mark_ms: 25_000 }).say(join).give("a").say({ type: "replayed", of: "join", position: "p1" }).give("b").cut();
+  world.tick(2000);
+  const { since, received, last } = world.socket().query;
+  assert.deepEqual([since, received, last], ["p1", "1", undefined]);
+  const complete = { position: "p1", returned: { complete: true } };
+  world.socket().hello(complete).say(start).give("b", "c").say({ ...end, position: "p2" }).cut();
+  world.tick(4000);
+  assert.deepEqual(world.socket().query, { since: "p2" });
+  assert.equal(stream.state, "connecting");
+});
+
+test("a replay that looks back at other filters begins and ends with a position", () => {
+  const { socket, again } = follow();
+  socket.give("a").say({ type: "replay", of: "subscribe", position: "p5" });
+  const second = again();
+  assert.deepEqual(second.query, { since: "p5" });
+  second.hello({ position: "p5", returned: { complete: true } }).say(start).give("b").say(end);
+  second.say({ type: "replay", of: "subscribe" }).give("c").say({ type: "replayed", of: "subscribe", position: "p6" });
+  assert.deepEqual(again().query, { since: "p6" });
+});
+
 test("what a replay brings is acknowledged like everything, taken out or not", () => {
   const { socket, again } = follow();
   socket.give("a");
