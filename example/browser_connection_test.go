@@ -19,6 +19,16 @@ func disconnect(t *testing.T, f *feed, code int, reason string) {
 	}
 }
 
+// broadcast publishes messages of which nothing is known but the text: they have no number by which to tell them apart.
+func broadcast(t *testing.T, f *feed, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if err := f.out.Broadcast(mesherstream.Message{Project: "shop", Level: "debug", Data: []byte(text)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func testConnectNow(t *testing.T, browser *chromium) {
 	url, f := serve(t)
 	p := browser.open(t, 1280, 800, url+"/?project=shop")
@@ -26,7 +36,7 @@ func testConnectNow(t *testing.T, browser *chromium) {
 	publish(t, f, 20)
 	p.wait(`document.getElementById('received').textContent === '20'`)
 	p.eval(`window.sameDocument = true`, nil)
-	rows := 20
+	want := numbered("event %d", 0, 20)
 	for _, c := range []struct {
 		code           int
 		reason, button string
@@ -34,18 +44,28 @@ func testConnectNow(t *testing.T, browser *chromium) {
 		{1013, "busy; retry_after_ms=3600000", "Connect now"},
 		{1012, "restart; retry_after_ms=3600000", "Connect now"},
 		{4000, "disconnected by an operator", "Connect again"},
+		{4000, "disconnected by an operator", "Connect again"},
 	} {
+		broadcast(t, f, "same", "same", "last")
+		p.wait(`document.querySelector('.row:last-child .message').textContent === 'last'`)
 		disconnect(t, f, c.code, c.reason)
 		p.wait(fmt.Sprintf(`(b => b.checkVisibility() && b.textContent === %q)(document.getElementById('again'))`, c.button))
+		broadcast(t, f, "away", "same")
 		p.eval(`document.getElementById('again').focus()`, nil)
 		p.key("Enter")
 		p.wait(isLive + ` && document.getElementById('again').hidden && document.activeElement.id === 'list'`)
-		rows++ // the time without a connection
-		p.wait(fmt.Sprintf(`window.sameDocument && document.querySelectorAll('.row').length === %d`, rows))
-		publish(t, f, 1)
-		rows++
-		p.wait(fmt.Sprintf(`document.querySelectorAll('.row').length === %d`, rows))
+		broadcast(t, f, "back")
+		want = append(want, "same", "same", "last", "away", "same", "back")
+		wantRows(t, p, want)
 	}
+	p.wait(`window.sameDocument`)
+
+	// Other filters than before: what is shown is what they accept.
+	disconnect(t, f, 4000, "disconnected by an operator")
+	p.wait(`document.getElementById('state').matches('.closed')`)
+	p.click("#levels [value=error]")
+	p.click("#again")
+	wantRows(t, p, []string{"event 3", "event 8", "event 13", "event 18"})
 
 	clients := browser.open(t, 1280, 800, url+"/clients")
 	clients.wait(isLive)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -43,7 +44,7 @@ func testBeginning(t *testing.T, browser *chromium) {
 	p.wait(`document.getElementById('rate').textContent === '0'`)
 }
 
-// wantRows waits until the list has these rows, also those that are not in sight.
+// wantRows waits until the list has these rows, also those that are not in sight. A time of day is TIME.
 func wantRows(t *testing.T, p *page, want []string) {
 	t.Helper()
 	p.resize(1280, 40_000)
@@ -53,6 +54,85 @@ func wantRows(t *testing.T, p *page, want []string) {
 		if time.Now().After(deadline) {
 			t.Fatalf("got %d rows, want %d:\n%q\n%q", len(got), len(want), got, want)
 		}
-		p.eval(`[...document.querySelectorAll('#list .row .message')].map(cell => cell.textContent)`, &got)
+		p.eval(`[...document.querySelectorAll('#list .row .message')].map(cell => cell.textContent.replace(/\d\d:\d\d:\d\d/g, 'TIME').replace('at TIME', 'between TIME and TIME'))`, &got)
+	}
+}
+
+const restarted = "Nobody knows how many events are missing between TIME and TIME: the server has restarted"
+
+func testRestartedServer(t *testing.T, browser *chromium) {
+	url, f, stop := serveAt(t, "127.0.0.1:0")
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	say(t, f, "info", 0, 5)
+	p.wait(`document.getElementById('received').textContent === '5'`)
+	want := numbered("info %d", 0, 5)
+	for i := 5; i < 11; i += 3 {
+		stop()
+		p.wait(`document.getElementById('state').matches('.waiting, .connecting')`)
+		_, f, stop = serveAt(t, strings.TrimPrefix(url, "http://"))
+		say(t, f, "info", i, i+1) // perhaps before the page is back
+		p.wait(isLive)
+		say(t, f, "info", i+1, i+3)
+		want = append(append(want, restarted), numbered("info %d", i, i+3)...)
+		wantRows(t, p, want)
+	}
+	p.shot("after restarts")
+	p.wait(`document.getElementById('missed').textContent === '0?'`)
+	p.click(".row.gap")
+	p.wait(`document.querySelector('#details .meta').textContent.includes('it has restarted')`)
+	p.forgive()
+}
+
+func testCutConnection(t *testing.T, browser *chromium) {
+	server, f := serve(t)
+	r, url := newRelay(t, server)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	say(t, f, "info", 0, 5)
+	p.wait(`document.getElementById('received').textContent === '5'`)
+	for i := 5; i < 25; i += 10 {
+		r.cut()
+		p.wait(`document.getElementById('state').matches('.waiting, .connecting')`)
+		say(t, f, "info", i, i+7)
+		r.mend()
+		p.wait(isLive)
+		say(t, f, "info", i+7, i+10)
+		wantRows(t, p, numbered("info %d", 0, i+10))
+		p.wait(fmt.Sprintf(`document.getElementById('received').textContent === '%d' && document.getElementById('missed').textContent === '0'`, i+10))
+	}
+
+	// More than the server keeps.
+	r.cut()
+	p.wait(`document.getElementById('state').matches('.waiting, .connecting')`)
+	say(t, f, "info", 25, 1537)
+	r.mend()
+	p.wait(isLive)
+	wantRows(t, p, append(append(numbered("info %d", 0, 25), "512 events are missing between TIME and TIME"), numbered("info %d", 537, 1537)...))
+	p.wait(`document.getElementById('missed').textContent === '512'`)
+	p.forgive()
+}
+
+func testGapText(t *testing.T, browser *chromium) {
+	url, _ := serve(t)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	for gap, want := range map[string]string{
+		`{reason: 'slow', dropped: 1, byLevel: {error: 1}}`:                                     "1 event missed: 1 error",
+		`{reason: 'slow', dropped: 1234, byLevel: {'': 4, debug: 1230}}`:                        "1,234 events missed: 1,230 debug, 4 issue updates",
+		`{reason: 'slow', atMost: 12, byLevel: {}}`:                                             "At most 12 events missed",
+		`{reason: 'away', dropped: 12, byLevel: {}}`:                                            "12 events are missing between 12:00:03 and 12:00:09",
+		`{reason: 'away', dropped: 1, byLevel: {}}`:                                             "1 event is missing between 12:00:03 and 12:00:09",
+		`{reason: 'away', atMost: 12, byLevel: {}}`:                                             "At most 12 events are missing between 12:00:03 and 12:00:09",
+		`{reason: 'away', byLevel: {}}`:                                                         "Nobody knows how many events are missing between 12:00:03 and 12:00:09: the server has restarted",
+		`{reason: 'relay', dropped: 2, byLevel: {}}`:                                            "2 events are missing between 12:00:03 and 12:00:09",
+		`{reason: 'relay', byLevel: {}}`:                                                        "Nobody knows how many events are missing between 12:00:03 and 12:00:09",
+		`{reason: 'away', dropped: 2, byLevel: {}, until: new Date(2026, 0, 1, 12, 0, 3, 900)}`: "2 events are missing at 12:00:03",
+	} {
+		var got string
+		p.eval(`import('/assets/gap.js').then(({Gap}) => new Gap({since: new Date(2026, 0, 1, 12, 0, 3), until: new Date(2026, 0, 1, 12, 0, 9), ...`+gap+`}).text)`, &got)
+		if got != want {
+			t.Errorf("%s: got %q, want %q", gap, got, want)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -46,7 +47,7 @@ func TestPagesInABrowser(t *testing.T) {
 		"the keyboard reaches details and filters":      testKeyboard,
 		"an operator disconnects a client":              testOperator,
 		"a page that reads slowly is told":              testSlow,
-		"a page outlives its server":                    testRestart,
+		"issues end with the server's process":          testRestart,
 		"everything is legible":                         testLegible,
 		"a reader connects at once, and keeps the list": testConnectNow,
 		"the state says why in words":                   testStateText,
@@ -64,6 +65,9 @@ func TestPagesInABrowser(t *testing.T) {
 		"the title counts what nobody has seen":         testTitle,
 		"a log that has times of its own":               testLogged,
 		"a page begins with the newest events":          testBeginning,
+		"a page outlives its server's process":          testRestartedServer,
+		"a page is given what it missed":                testCutConnection,
+		"a gap says what is known":                      testGapText,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, browser) })
 	}
@@ -242,23 +246,17 @@ func testSlow(t *testing.T, browser *chromium) {
 
 // testRestart has the page come back to a process that knows nothing of the issues before.
 func testRestart(t *testing.T, browser *chromium) {
-	url, f := serve(t)
+	url, f, stop := serveAt(t, "127.0.0.1:0")
 	p := browser.open(t, 1280, 800, url+"/?project=shop")
 	p.wait(isLive)
 	publish(t, f, 15)
 	p.wait(`document.querySelector('#issueList .count')?.textContent === '×3'`)
 
-	f.issues.mu.Lock()
-	clear(f.issues.issues)
-	f.issues.mu.Unlock()
-	m := f.out.(*mesherstream.Manager)
-	for c := range m.Clients() {
-		if err := m.Disconnect(c.ID, 1012, "restart; retry_after_ms=50"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p.wait(`document.querySelector('.row.lost')`)
+	stop()
+	_, f, _ = serveAt(t, strings.TrimPrefix(url, "http://"))
+	p.wait(`document.querySelector('.row.gap')`)
 	p.wait(isLive)
+	p.forgive()
 	p.shot("back")
 	p.eval(`document.querySelector('#issueList button')?.click()`, nil) // before the page knows
 	p.wait(`!document.querySelector('#issueList li')`)

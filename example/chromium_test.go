@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -158,6 +159,13 @@ func (p *page) read() {
 		}
 		p.mu.Unlock()
 	}
+}
+
+// forgive forgets that the browser could not reach the server.
+func (p *page) forgive() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.problems = slices.DeleteFunc(p.problems, func(problem string) bool { return strings.Contains(problem, "net::ERR_") })
 }
 
 func (p *page) call(method string, params any) json.RawMessage {

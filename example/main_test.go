@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net"
@@ -38,26 +39,36 @@ func call(t *testing.T, method, path, body string) (int, string) {
 // serve runs a new app on a free port until the test ends.
 func serve(t *testing.T) (url string, f *feed) {
 	t.Helper()
+	url, f, _ = serveAt(t, "127.0.0.1:0")
+	return url, f
+}
+
+// serveAt runs a new app at an address, until it is stopped or the test ends.
+func serveAt(t *testing.T, addr string) (url string, f *feed, stop func()) {
+	t.Helper()
 	app, m, f, err := newApp(localhost)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
 	listening := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
 	app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
 	wg.Go(func() { app.Listener(ln) })
 	<-listening // or an app that is shut down before would start its manager afterwards
-	wg.Go(func() { streamClients(t.Context(), m, 50*time.Millisecond) })
-	t.Cleanup(func() {
+	wg.Go(func() { streamClients(ctx, m, 50*time.Millisecond) })
+	stop = sync.OnceFunc(func() {
+		cancel()
 		app.ShutdownWithTimeout(10 * time.Second)
 		ln.Close() // fasthttp forgets a shutdown that comes before it has the listener
 		wg.Wait()
 	})
-	return "http://" + ln.Addr().String(), f
+	t.Cleanup(stop)
+	return "http://" + ln.Addr().String(), f, stop
 }
 
 func TestAnAppThatIsShutDownAsItBeginsToListenEnds(t *testing.T) {

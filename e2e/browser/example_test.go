@@ -268,7 +268,7 @@ func TestTheExamplePageComesBackAfterARestart(t *testing.T) {
 	tb.pictures("reconnecting")
 
 	p.start()
-	tb.wait(isLive + ` && document.querySelector('.row.lost')`)
+	tb.wait(isLive + ` && document.querySelector('.row.gap.away')`)
 	p.post("info", 5)
 	p.post("error", 5)
 	tb.wait(received + ` === 10 && document.querySelector('.row:last-child .message').textContent === 'order 15 failed'`)

@@ -4,6 +4,7 @@ import { Chart } from './chart.js';
 import { Details } from './details.js';
 import { Filters } from './filters.js';
 import { gapText, number, plural, rate } from './format.js';
+import { Gap } from './gap.js';
 import { Issues } from './issues.js';
 import { List } from './list.js';
 import { recall, remember } from './prefs.js';
@@ -17,7 +18,7 @@ const query = new URLSearchParams(location.search);
 const asked = query.get('project') ?? '';
 const project = /^[A-Za-z0-9._-]{1,64}$/.test(asked) ? asked : 'demo'; // what no project is named can't be followed
 
-let received = 0, missed = 0;
+let received = 0, missed = 0, unsure = false; // unsure is whether more may be missing, or fewer
 
 // --- The parts.
 
@@ -80,15 +81,18 @@ const stream = follow(project, filters.chosen, {
 	},
 
 	gap(gap) {
-		missed += gap.dropped;
-		chart.dropped(gap);
+		const count = gap.dropped ?? gap.atMost ?? 0;
+		missed += count;
+		unsure ||= gap.dropped === undefined;
+		chart.dropped(gap, count);
 		addGap(gap);
-		sayMissed(gap.dropped, gapText(gap.byLevel));
-		if (gap.byLevel['']) issues.load(); // it includes notices
+		if (gap.reason === 'slow' && count) sayMissed(count, gapText(gap.byLevel));
+		else say(list.last().text);
+		if (gap.byLevel[''] || gap.reason !== 'slow') issues.load(); // it includes notices
 	},
 
-	lost(since, until) {
-		list.add({type: 'lost', time: new Date(until), since: new Date(since), until: new Date(until)});
+	begin() {
+		list.clear();
 	},
 
 	state(state, info) {
@@ -103,16 +107,10 @@ const stream = follow(project, filters.chosen, {
 });
 
 // Gaps with nothing between them are one.
-function addGap({dropped, byLevel, since, until}) {
+function addGap(gap) {
 	const last = list.last();
-	if (last?.type !== 'gap') {
-		list.add({type: 'gap', time: since, dropped, byLevel: {...byLevel}, since, until});
-		return;
-	}
-	last.dropped += dropped;
-	for (const level in byLevel) last.byLevel[level] = (last.byLevel[level] ?? 0) + byLevel[level];
-	last.until = until;
-	list.rewrite(last);
+	if (last instanceof Gap && last.join(gap)) list.rewrite(last);
+	else list.add(new Gap(gap));
 }
 
 // --- Filters.
@@ -210,8 +208,8 @@ function drawFigures() {
 	title.draw(missed);
 	put($('rate'), rate(chart.rate()));
 	put($('received'), number(received));
-	put($('missed'), number(missed));
-	$('missedBox').classList.toggle('some', missed > 0);
+	put($('missed'), `${number(missed)}${unsure ? '?' : ''}`);
+	$('missedBox').classList.toggle('some', missed > 0 || unsure);
 	drawState($('state'), stream);
 }
 
@@ -253,6 +251,7 @@ function wrap(on) {
 
 function clear() {
 	received = missed = 0;
+	unsure = false;
 	chart.clear();
 	details.close();
 	list.clear();

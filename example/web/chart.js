@@ -38,7 +38,7 @@ export class Chart {
 	}
 
 	// dropped spreads what a gap tells over the seconds in which it happened.
-	dropped({dropped, since, until}) {
+	dropped({since, until}, dropped) {
 		const last = Math.min(now(), Math.floor(until / 1000));
 		const first = Math.max(now() - SECONDS, Math.min(last, Math.floor(since / 1000)));
 		if (last < first) return; // all of it is older than the chart

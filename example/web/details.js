@@ -1,11 +1,11 @@
 // The panel with the details of one item.
 import { copy } from './announce.js';
-import { LEVELS, age, byLevel, clock, levelName, number, plural } from './format.js';
+import { LEVELS, byLevel, levelName, number, plural } from './format.js';
 import { highlight } from './highlight.js';
 import { layOut } from './json.js';
 import { describe, isMarker } from './row.js';
 
-const KINDS = {notice: 'issue', gap: 'missed events', lost: 'no connection', filter: 'filters'};
+const KINDS = {notice: 'issue', gap: 'missed events', filter: 'filters'};
 
 export class Details {
 	item = null;
@@ -80,15 +80,12 @@ export class Details {
 	}
 
 	#meta(item) {
-		const [from, to] = [item.since, item.until].map(time => time && clock(time));
-		if (item.type === 'gap') return `From ${from} to ${to}, this page could not keep up, and the server dropped the oldest of the events that it had buffered for it.`;
-		if (item.type === 'lost') return `From ${from} to ${to} (${age((item.until - item.since) / 1000)}), this page had no connection to the server. It did not receive the events of that time.`;
+		if (item.type === 'gap') return item.cause;
 		return [new Date(item.time).toLocaleString(), item.service, item.environment, item.id].filter(Boolean).join(' · ');
 	}
 }
 
-// gapRows tells a gap level by level, the most important first. If this page itself had to let events go, it may know
-// more events than levels.
+// gapRows tells a gap level by level, the most important first. The server may know more events than levels.
 function gapRows(gap) {
 	const counts = byLevel(gap.byLevel).reverse();
 	const unknown = gap.dropped - counts.reduce((sum, [, n]) => sum + n, 0);

@@ -1,5 +1,5 @@
-// One row of the list: an event, a notice of an issue, a gap, a time without a connection, or a change of the filters.
-import { LEVELS, age, clock, gapText, number, plural } from './format.js';
+// One row of the list: an event, a notice of an issue, a gap, or a change of the filters.
+import { LEVELS, clock, number, plural } from './format.js';
 import { highlight } from './highlight.js';
 
 const DONE = {resolve: 'resolved', reopen: 'reopened', ignore: 'ignored'};
@@ -16,16 +16,12 @@ export function describe(item) {
 		const what = item.action === 'assign' ? `assigned to ${item.assignee}` : DONE[item.action] ?? item.action;
 		return `${item.issue} ${what}${item.by ? ` by ${item.by}` : ''}${item.title ? `: ${item.title}` : ''}`;
 	}
-	case 'gap': {
-		const known = gapText(item.byLevel);
-		return `${plural(item.dropped, 'event')} missed${known ? `: ${known}` : ''}`;
-	}
+	case 'gap':
+		return item.text;
 	case 'filter': {
 		const discarded = item.filtered ? `; the server discarded ${plural(item.filtered, 'buffered event')} that no longer matched` : '';
 		return `Filters changed: showing ${item.what}${discarded}`;
 	}
-	case 'lost':
-		return `No connection for ${age((item.until - item.since) / 1000)}: events may be missing`;
 	}
 }
 
@@ -63,8 +59,8 @@ export function fillRow(row, item, issue, words = []) {
 
 // rowClass is what the stylesheet knows of an item. An unknown level may be anything, so it gives no class.
 function rowClass(item) {
-	const kind = item.type === 'event' ? LEVELS.includes(item.level) ? item.level : '' : item.type;
-	return `${kind}${item.type === 'event' && item.issue ? ' hasIssue' : ''}`;
+	if (item.type === 'event') return `${LEVELS.includes(item.level) ? item.level : ''}${item.issue ? ' hasIssue' : ''}`;
+	return `${item.type}${item.reason === 'away' ? ' away' : ''}`;
 }
 
 // fillIssue tells how the issue of a row's event stands now.

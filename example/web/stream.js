@@ -5,8 +5,9 @@ import { readMessage } from './message.js';
 const BREATH = 50;     // ms that a slow reader may fall behind its pace and make up for
 const LOOK_BACK = 200; // messages with which the page begins
 
-// follow connects to a project and calls on.event, on.notice, on.gap, on.lost and on.state. on.event is told the replay
-// that the event belongs to, as the stream names it; it is null for an event that has just been published.
+// follow connects to a project and calls on.event, on.notice, on.gap, on.begin and on.state. on.event is told the replay
+// that the event belongs to, as the stream names it; it is null for an event that has just been published. on.begin is
+// called before events that follow none of those before.
 export function follow(project, filters, on) {
 	return new Follower(project, filters, on);
 }
@@ -21,13 +22,16 @@ class Follower {
 	#slow = false;
 	#arrived = 0;
 	#leastAge = Infinity; // the smallest age seen stands for the difference of the two clocks
-	#wasOpen = false;
-	#lostAt = 0;
+	#waiting = [];  // what has arrived and has not been handled
+	#resting = 0;   // 1 after an item, until the loop asks for the next one: only then has the stream heard of it
+	#shown = [];    // what has been handled since the connection has noted how far it is
+	#expected = []; // of these, what another stream has yet to bring again
 
 	constructor(project, filters, on) {
 		this.#on = on;
 		this.#connection = new Connection(`/stream/projects/${encodeURIComponent(project)}?last=${LOOK_BACK}`, filters, {
 			begin: stream => this.#read(stream),
+			noted: () => this.#shown.splice(0, this.#shown.length - this.#resting),
 			state: (state, info) => this.#enter(state, info),
 		});
 		setInterval(() => this.#measure(), 1000);
@@ -59,7 +63,10 @@ class Follower {
 	// The loop sets the pace: a message is handled when the loop asks for the next one. What it handles is noted as it
 	// arrives, with the replay that it belongs to, which the loop doesn't say.
 	async #read(stream) {
-		const waiting = [];
+		this.#waiting.length = 0; // another stream brings it again
+		const waiting = this.#waiting = [];
+		this.#expected = this.#shown;
+		this.#shown = [];
 		stream.onmessage = data => waiting.push({data, replay: stream.replaying});
 		stream.ongap = gap => waiting.push({gap});
 		let due = 0;
@@ -70,17 +77,30 @@ class Follower {
 			if (!this.pace || !next.length) continue;
 			const now = performance.now();
 			due = Math.max(due, now - BREATH) + 1000 / this.pace;
-			if (due > now) await new Promise(done => setTimeout(done, due - now));
+			if (due <= now) continue;
+			this.#resting = 1;
+			await new Promise(done => setTimeout(done, due - now));
+			this.#resting = 0;
 		}
 	}
 
 	#handle({data, gap, replay}) {
 		try {
 			if (gap) this.#on.gap(gap);
-			else this.#receive(readMessage(data), replay);
+			else if (!this.#again(data, replay)) this.#receive(readMessage(data), replay);
 		} catch (error) {
 			reportError(error); // and read on
 		}
+	}
+
+	// again says whether a message has been handled before the stream was replaced by another one, which brings it again.
+	#again(data, replay) {
+		const key = typeof data === 'string' ? data : new Uint8Array(data).join();
+		this.#shown.push(key);
+		if (replay !== 'return') this.#expected = [];
+		const at = this.#expected.indexOf(key);
+		if (at >= 0) this.#expected.splice(at, 1);
+		return at >= 0;
 	}
 
 	#receive(message, replay) {
@@ -95,12 +115,7 @@ class Follower {
 	}
 
 	#enter(state, info) {
-		if (state !== 'open' && state !== 'connecting' && this.#wasOpen) this.#lostAt ||= Date.now();
-		if (state === 'open') {
-			if (this.#lostAt) this.#on.lost(this.#lostAt, Date.now());
-			this.#lostAt = 0;
-			this.#wasOpen = true;
-		}
+		if (state === 'open' && !('complete' in info)) this.#on.begin(); // it looks back, and doesn't return
 		this.#on.state(state, info);
 	}
 
