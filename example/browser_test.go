@@ -68,6 +68,11 @@ func TestPagesInABrowser(t *testing.T) {
 		"a page outlives its server's process":          testRestartedServer,
 		"a page is given what it missed":                testCutConnection,
 		"a gap says what is known":                      testGapText,
+		"what was missed is loaded in its place":        testLoad,
+		"what the server still has is loaded":           testLoadSome,
+		"a reader who has paused sees the same":         testLoadStill,
+		"the button of a gap has room":                  testLoadButton,
+		"a gap that can't be loaded says why":           testLoadFails,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, browser) })
 	}

@@ -32,6 +32,7 @@ const issueOf = item => item.issue && issues.get(item.issue);
 const details = new Details($('details'), {
 	issueOf,
 	act: (issue, action) => issues.act(issue, action),
+	load,
 	words: () => filters.words,
 	closed() {
 		list.mark(null);
@@ -57,6 +58,7 @@ const list = new List($('list'), {
 	words: () => filters.words,
 	on: {
 		opened: (item, focus) => details.open(item, focus),
+		load,
 		drawn: drawList,
 	},
 });
@@ -112,6 +114,39 @@ function addGap(gap) {
 	if (last instanceof Gap && last.join(gap)) list.rewrite(last);
 	else list.add(new Gap(gap));
 }
+
+// load brings what a gap is missing, in its place.
+async function load(gap) {
+	if (gap.loading) return;
+	const {count, held} = gap;
+	const loaded = gap.load();
+	list.rewrite(gap);
+	details.refresh();
+	say(`Loading ${plural(held, 'missed event')}`);
+	const {items, failure} = await loaded;
+	const gaps = items.filter(item => item instanceof Gap), events = items.filter(item => item.type === 'event');
+	const brought = items.length - gaps.length;
+	for (const item of items) {
+		if (item.type === 'notice') issues.apply(item);
+		else if (item.type === 'event') filters.seen(item);
+	}
+	const shown = items.filter(item => item.type !== 'notice' || item.action !== 'count');
+	if (!list.replace(gap, shown)) return; // it has been cleared away
+	received += events.length;
+	missed += gaps.reduce((n, {count}) => n + count, -count);
+	if (failure) toast(`${brought ? `Loaded ${plural(brought, 'event')}. The others can’t` : 'These events can’t'} be loaded: ${UNLOADED[failure.code] ?? failure.message}`);
+	else if (brought < held) toast(`Loaded ${number(brought)} of ${plural(held, 'event')}: the server no longer has the others`);
+	else say(`Loaded ${plural(brought, 'missed event')}`);
+	if (details.item === gap && list.cursor) details.open(list.cursor, $('details').contains(document.activeElement));
+	else if (details.item === gap) details.close();
+	if (document.activeElement === document.body) $('list').focus({preventScroll: true}); // the button is gone
+}
+
+// UNLOADED says why a gap can't be loaded, by the code of the error.
+const UNLOADED = {
+	invalid_gap: 'the server has restarted since, and no longer has them',
+	closed: 'the connection on which they were missed has been closed for good',
+};
 
 // --- Filters.
 

@@ -10,17 +10,22 @@ const KINDS = {notice: 'issue', gap: 'missed events', filter: 'filters'};
 export class Details {
 	item = null;
 
-	#panel; #parts; #issueOf; #act; #words; #json = '';
+	#panel; #parts; #issueOf; #act; #load; #words; #json = '';
 
-	// issueOf finds the issue of an item, act does something to one, words are those that are searched for, and closed is
-	// called when the panel goes away.
-	constructor(panel, {issueOf, act, words = () => [], closed}) {
+	// issueOf finds the issue of an item, act does something to one, load loads what a gap is missing, words are those that
+	// are searched for, and closed is called when the panel goes away.
+	constructor(panel, {issueOf, act, load, words = () => [], closed}) {
 		const part = name => panel.querySelector(`.${name}`);
 		this.#panel = panel;
-		this.#parts = Object.fromEntries(['kind', 'title', 'meta', 'issue', 'table', 'json', 'copy', 'close'].map(n => [n, part(n)]));
+		this.#parts = Object.fromEntries(['kind', 'title', 'meta', 'issue', 'load', 'table', 'json', 'copy', 'close'].map(n => [n, part(n)]));
 		this.#issueOf = issueOf;
 		this.#act = act;
+		this.#load = load;
 		this.#words = words;
+		this.#parts.load.addEventListener('click', () => {
+			this.#parts.title.focus(); // the button is about to go
+			this.#load(this.item);
+		});
 		this.#parts.close.addEventListener('click', () => this.close());
 		this.#parts.copy.addEventListener('click', () => copy(this.#json));
 		panel.addEventListener('keydown', e => { if (e.key === 'Escape') this.close(); });
@@ -67,8 +72,12 @@ export class Details {
 		this.closed();
 	}
 
-	// refresh shows how the issue of the item stands now.
+	// refresh shows how the issue of the item stands now, and whether a gap can be loaded.
 	refresh() {
+		const {offer, loading} = this.item ?? {};
+		this.#parts.load.hidden = !offer;
+		this.#parts.load.textContent = offer ?? '';
+		this.#parts.load.disabled = loading;
 		const issue = this.item && this.#issueOf(this.item);
 		this.#parts.issue.hidden = !issue;
 		if (!issue) return;

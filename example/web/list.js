@@ -43,7 +43,8 @@ export class List {
 	#pressed = false; // a pointer is down: what it points at must not move away
 
 	// matches says whether an item is shown, issueOf finds how the issue of an event stands, and words are those to mark.
-	// on.drawn is called after each frame, and on.opened with an item whose details are wanted.
+	// on.drawn is called after each frame, on.opened with an item whose details are wanted, and on.load with a gap that is to
+	// be loaded.
 	constructor(scroller, {matches, issueOf, words = () => [], on}) {
 		this.#scroller = scroller;
 		this.#matches = matches;
@@ -180,6 +181,23 @@ export class List {
 		if (!this.#measure.wrapped) return;
 		item.columns = 0; // it may need another number of lines
 		this.#keeping(() => this.#stack());
+	}
+
+	// replace puts items in the place of another one, and says whether that was still here. If no row is marked and the newest
+	// ones are in sight, they stay there; the others move up.
+	replace(old, items) {
+		const at = this.#items.indexOf(old);
+		if (at < 0) return false;
+		const next = (this.#items[at + 1] ?? this.#pending[0])?.n ?? this.#number + 1;
+		items.forEach((item, i) => { item.n = old.n + (next - old.n) * i / items.length; });
+		const below = this.#top - this.#end();
+		this.#keeping(() => {
+			this.#items.splice(at, 1, ...items);
+			if (this.cursor === old) this.cursor = items.find(this.#matches) ?? null;
+			this.#choose();
+		});
+		if (this.held && !this.cursor && below >= -2) this.#scrollTo(this.#end() + below);
+		return true;
 	}
 
 	// draw asks for a frame: soon when a reader scrolls, and otherwise at a calm pace.
@@ -330,6 +348,7 @@ export class List {
 		addEventListener('pointercancel', release);
 		scroller.addEventListener('click', e => {
 			const row = e.target.closest('.row');
+			if (e.target.closest('.load')) return this.#on.load(row.item);
 			if (!row || !getSelection().isCollapsed) return; // text is being selected
 			this.mark(row.item);
 			this.#on.opened(row.item);

@@ -11,7 +11,7 @@ export class Measure {
 	#row = 0;    // the height of a row with one line
 	#line = 0;   // and of each further line
 	#letter = 1; // the width of a letter
-	#widths = {event: 1, hasIssue: 1, marker: 1}; // of the messages of these rows
+	#widths = {event: 1, hasIssue: 1, gap: 1, filter: 1}; // of the messages of these rows
 	#pen = document.createElement('canvas').getContext('2d');
 
 	// box is what the rows stand in, and has what the stylesheet says of them.
@@ -45,7 +45,7 @@ export class Measure {
 		this.#box.append(this.#probe);
 		issue.textContent = 'x';
 		for (const kind in this.#widths) {
-			this.#probe.className = `row probe ${kind === 'marker' ? 'gap' : kind}`;
+			this.#probe.className = `row probe ${kind}`;
 			message.textContent = 'x';
 			this.#widths[kind] = message.getBoundingClientRect().width;
 		}
@@ -63,7 +63,7 @@ export class Measure {
 
 	// lines is known of each item until the width changes.
 	#lines(item) {
-		const kind = item.type === 'event' ? item.issue ? 'hasIssue' : 'event' : item.type === 'notice' ? 'event' : 'marker';
+		const kind = item.type === 'notice' ? 'event' : item.type === 'event' && item.issue ? 'hasIssue' : item.type;
 		const columns = Math.max(1, Math.floor((this.#widths[kind] + 0.01) / this.#letter));
 		if (item.columns === columns) return item.lines;
 		item.columns = columns;

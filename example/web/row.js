@@ -55,6 +55,25 @@ export function fillRow(row, item, issue, words = []) {
 	highlight(cells.service, item.service, searched);
 	highlight(cells.message, describe(item), searched);
 	fillIssue(row, event ? issue : undefined);
+	fillOffer(row, item);
+}
+
+// fillOffer gives the row of a gap a button. That is for a pointer: whoever uses the keyboard, or a screen reader, which
+// finds no buttons within an option, has another one in the details.
+function fillOffer(row, {offer, loading}) {
+	if (!offer) {
+		row.offer?.remove();
+		return;
+	}
+	if (!row.offer) {
+		row.offer = document.createElement('button');
+		row.offer.type = 'button';
+		row.offer.className = 'load';
+		row.offer.tabIndex = -1;
+	}
+	row.offer.textContent = offer;
+	row.offer.disabled = loading;
+	row.append(row.offer);
 }
 
 // rowClass is what the stylesheet knows of an item. An unknown level may be anything, so it gives no class.
