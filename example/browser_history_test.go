@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mesher/mesherstream"
 )
 
 // say publishes events of one level from one number to another, exclusive.
@@ -135,4 +137,69 @@ func testGapText(t *testing.T, browser *chromium) {
 			t.Errorf("%s: got %q, want %q", gap, got, want)
 		}
 	}
+}
+
+const showingErrors = "Filters changed: showing error events"
+
+// testLevel chooses a level, and sees the newest events of that level.
+func testLevel(t *testing.T, browser *chromium) {
+	url, f := serve(t)
+	say(t, f, "error", 0, 250)
+	say(t, f, "info", 0, 300)
+	old := `{"type":"event","level":"error","time":"2020-01-01T00:00:00Z","message":"long ago"}`
+	if err := f.out.Broadcast(mesherstream.Message{Project: "shop", Level: "error", Data: []byte(old)}); err != nil {
+		t.Fatal(err)
+	}
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive + ` && document.getElementById('received').textContent === '200'`)
+	say(t, f, "info", 300, 301)
+	p.wait(`document.getElementById('received').textContent === '201'`)
+	p.key(" ")
+	p.wait(`document.getElementById('pause').ariaPressed === 'true'`)
+	p.click("#levels [value=error]")
+	want := append(append([]string{showingErrors}, numbered("error %d", 51, 250)...), "long ago")
+	wantRows(t, p, want)
+	p.wait(isLive) // and not behind by years
+	p.wait(isAtEnd + ` && document.getElementById('received').textContent === '201' && document.getElementById('rate').textContent.length < 4`)
+	say(t, f, "info", 301, 310)
+	say(t, f, "error", 250, 255)
+	wantRows(t, p, append(want, numbered("error %d", 250, 255)...))
+
+	// What was on its way before is not there twice: here, it has arrived and the page was busy.
+	p.click("#levels [value='']")
+	p.wait(`document.getElementById('status').textContent === 'Showing all events'`)
+	p.eval(`void setTimeout(() => {
+		for (const end = Date.now() + 500; Date.now() < end;);
+		document.querySelector('#levels [value=error]').click();
+	})`, nil)
+	say(t, f, "error", 255, 280)
+	p.wait(`document.getElementById('status').textContent === 'Showing error events'`)
+	say(t, f, "error", 280, 285)
+	p.wait(`document.querySelector('.row:last-child .message').textContent === 'error 284'`)
+	var first int // 81, unless the page was done before the events came
+	p.resize(1280, 40_000)
+	p.wait(`document.querySelector('.row.filter:first-child')`)
+	p.eval(`Number(document.querySelector('.row.filter').nextSibling.textContent.match(/error (\d+)/)[1])`, &first)
+	want = append(append([]string{showingErrors}, numbered("error %d", first, 250)...), "long ago")
+	wantRows(t, p, append(want, numbered("error %d", 250, 285)...))
+	if len(want) < 150 {
+		t.Errorf("got %d rows, want 200 events of before", len(want))
+	}
+}
+
+// testLevelSlow chooses a level while the page has not handled all that has arrived.
+func testLevelSlow(t *testing.T, browser *chromium) {
+	url, f := serve(t)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	say(t, f, "error", 0, 50)
+	p.wait(`Number(document.getElementById('rate').textContent) > 0`)
+	p.click("#slow")
+	p.wait(`document.getElementById('slowBar').textContent.includes(' of about ')`)
+	say(t, f, "error", 50, 150)
+	p.wait(`document.querySelector('.row:last-child .message')?.textContent === 'error 52'`)
+	p.click("#levels [value=error]")
+	p.wait(`document.getElementById('status').textContent === 'Showing error events'`)
+	p.click("#slow")
+	wantRows(t, p, append([]string{showingErrors}, numbered("error %d", 0, 150)...))
 }

@@ -68,6 +68,8 @@ func TestPagesInABrowser(t *testing.T) {
 		"a page outlives its server's process":          testRestartedServer,
 		"a page is given what it missed":                testCutConnection,
 		"a gap says what is known":                      testGapText,
+		"a level fills the list with its events":        testLevel,
+		"a slow page drops what other filters had sent": testLevelSlow,
 		"what was missed is loaded in its place":        testLoad,
 		"what the server still has is loaded":           testLoadSome,
 		"a reader who has paused sees the same":         testLoadStill,

@@ -69,7 +69,7 @@ const title = new Title(project);
 const stream = follow(project, filters.chosen, {
 	event(event, replay) {
 		const news = !replay || replay === 'return'; // the rest is older than the page
-		received++;
+		if (replay !== 'subscribe') received++; // or it may have been received before
 		if (news) chart.received();
 		filters.seen(event);
 		list.add(event);
@@ -196,7 +196,7 @@ function showMatches() {
 }
 
 async function filtersChanged() {
-	showMatches(); // at once, for what is here; the server does it for what comes
+	showMatches(); // at once, for what is here; then the list is filled with what the server has
 
 	const wanted = filters.describe();
 	try {

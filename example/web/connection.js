@@ -29,13 +29,14 @@ export class Connection {
 		return this.#stream.age;
 	}
 
-	// setFilters changes what the server sends, on this connection and on the next ones. While the page is disconnected for
+	// setFilters changes what the server sends, on this connection and on the next ones. The newest messages that match follow
+	// the reply, at most last of them, which may have arrived before. While the page is disconnected for
 	// good, it rejects with the code "closed", and the filters hold for the next connection.
-	async setFilters(filters) {
+	async setFilters(filters, last) {
 		const before = this.#filters, wanted = {...filters};
 		this.#filters = wanted;
 		try {
-			const reply = await this.#stream.setFilters(wanted);
+			const reply = await this.#stream.setFilters(wanted, {last});
 			this.#inForce = wanted;
 			return reply;
 		} catch (error) {

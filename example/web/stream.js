@@ -3,7 +3,7 @@ import { Connection } from './connection.js';
 import { readMessage } from './message.js';
 
 const BREATH = 50;     // ms that a slow reader may fall behind its pace and make up for
-const LOOK_BACK = 200; // messages with which the page begins
+const LOOK_BACK = 200; // messages with which the page begins, also after a change of the filters
 
 // follow connects to a project and calls on.event, on.notice, on.gap, on.begin and on.state. on.event is told the replay
 // that the event belongs to, as the stream names it; it is null for an event that has just been published. on.begin is
@@ -41,8 +41,13 @@ class Follower {
 	get info() { return this.#connection.info; }
 	get age() { return this.#connection.age; }
 
-	setFilters(filters) {
-		return this.#connection.setFilters(filters);
+	// setFilters changes what arrives. The reply comes after everything that was sent with the filters before. What follows
+	// it is complete by itself: it begins with the newest messages that match, so the rest is left aside.
+	async setFilters(filters) {
+		const reply = await this.#connection.setFilters(filters, LOOK_BACK);
+		this.#waiting.length = 0;
+		this.#on.begin();
+		return reply;
 	}
 
 	connectNow() {
