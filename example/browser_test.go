@@ -64,6 +64,7 @@ func TestPagesInABrowser(t *testing.T) {
 		"whatever is published is shown":                testOddMessages,
 		"the title counts what nobody has seen":         testTitle,
 		"a log that has times of its own":               testLogged,
+		"a log that has been read before":               testLoggedBefore,
 		"a page begins with the newest events":          testBeginning,
 		"a page outlives its server's process":          testRestartedServer,
 		"a page is given what it missed":                testCutConnection,

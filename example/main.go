@@ -5,6 +5,7 @@
 //	go run ./example                           # then post events, see http://127.0.0.1:3000
 //	go run ./example -demo 200                 # 200 invented events a second
 //	journalctl -f | go run ./example -stdin    # each line is an event, a stack trace is one
+//	cat app.log | go run ./example -stdin      # the last lines, for whoever opens the page
 //
 // It asks nobody for a login, and therefore answers only to requests for localhost, for the host in -addr, and for the
 // names in -host:
@@ -97,8 +98,9 @@ func newApp(names hosts) (*fiber.App, *mesherstream.Manager, *feed, error) {
 		DisableStartupMessage: true,
 		ErrorHandler:          jsonError,
 	})
-	// A small window shows earlier that a page is slow, which is what this example is for.
-	m, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithWindow(128))
+	// A small window shows earlier that a page is slow, which is what this example is for. A log that was read at breakfast
+	// is still there for a page that is opened in the evening.
+	m, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithWindow(128), mesherstream.WithHistoryAge(24*time.Hour))
 	if err != nil {
 		return nil, nil, nil, err
 	}

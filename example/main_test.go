@@ -50,6 +50,13 @@ func serveAt(t *testing.T, addr string) (url string, f *feed, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	url, stop = listen(t, app, m, addr)
+	return url, f, stop
+}
+
+// listen runs an app at an address, until it is stopped or the test ends.
+func listen(t *testing.T, app *fiber.App, m *mesherstream.Manager, addr string) (url string, stop func()) {
+	t.Helper()
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +75,7 @@ func serveAt(t *testing.T, addr string) (url string, f *feed, stop func()) {
 		wg.Wait()
 	})
 	t.Cleanup(stop)
-	return "http://" + ln.Addr().String(), f, stop
+	return "http://" + ln.Addr().String(), stop
 }
 
 func TestAnAppThatIsShutDownAsItBeginsToListenEnds(t *testing.T) {

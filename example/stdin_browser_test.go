@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -30,4 +31,23 @@ func testLogged(t *testing.T, browser *chromium) {
 	}
 	p.eval(`void [...document.querySelectorAll('#list .row')].at(-1).click()`, nil)
 	p.wait(`document.body.textContent.includes('at com.example.Cart.total(Cart.java:31)')`)
+}
+
+// A page that is opened after the last line shows the last ones, the times of which may be of long ago.
+func testLoggedBefore(t *testing.T, browser *chromium) {
+	var log strings.Builder
+	for i := range 250 {
+		fmt.Fprintf(&log, "2020-01-01T00:00:00Z INFO line %d\n", i)
+	}
+	app, m, f, err := newApp(localhost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	streamLines(t.Context(), strings.NewReader(log.String()), f, fields{Project: "shop", Environment: "local"}) // before it listens
+	url, _ := listen(t, app, m, "127.0.0.1:0")
+	for range 2 {
+		p := browser.open(t, 1280, 800, url+"/?project=shop")
+		p.wait(isLive)
+		wantRows(t, p, numbered("INFO line %d", 50, 250))
+	}
 }

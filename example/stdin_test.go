@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/mesher/mesherstream"
 )
 
 func TestStreamLinesPublishesUntilTheEnd(t *testing.T) {
@@ -39,4 +42,26 @@ func TestALoggedEventHasTheTimeOfTheLogAndTheOneOfItsReception(t *testing.T) {
 	if e.Service != "web-1" || e.Message != "ERROR x" || e.Level != "error" {
 		t.Errorf("got %+v", e.fields)
 	}
+}
+
+func TestLinesStayForThoseWhoComeLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, m, f, err := newApp(localhost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		streamLines(t.Context(), strings.NewReader("INFO one\nERROR two\n"), f, fields{Project: "p", Environment: "local"})
+		time.Sleep(12 * time.Hour)
+		var got []string
+		for message := range m.History("p", mesherstream.Filter{}, 10) {
+			var e event
+			if err := json.Unmarshal(message.Data, &e); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, e.Message)
+		}
+		if want := "INFO one|ERROR two"; strings.Join(got, "|") != want {
+			t.Errorf("got %q twelve hours later, want %q", got, want)
+		}
+	})
 }

@@ -27,11 +27,14 @@ const exampleDir = "../../example"
 type program struct {
 	*testing.T
 	path, addr string
+	args       []string
+	stdin      string
 	cmd        *exec.Cmd
 	posted     int
 }
 
-func newExample(t *testing.T) *program {
+// newExample builds the example, and starts it with these arguments and this standard input.
+func newExample(t *testing.T, stdin string, args ...string) *program {
 	t.Helper()
 	needChromium(t)
 	for _, pattern := range []string{"*.go", "web/*"} { // or a result would be cached when they have changed
@@ -49,7 +52,7 @@ func newExample(t *testing.T) *program {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &program{T: t, path: filepath.Join(t.TempDir(), "example"), addr: ln.Addr().String()}
+	p := &program{T: t, path: filepath.Join(t.TempDir(), "example"), addr: ln.Addr().String(), args: args, stdin: stdin}
 	if err := ln.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +72,8 @@ func newExample(t *testing.T) *program {
 
 func (p *program) start() {
 	p.Helper()
-	p.cmd = exec.Command(p.path, "-addr", p.addr)
+	p.cmd = exec.Command(p.path, append([]string{"-addr", p.addr}, p.args...)...)
+	p.cmd.Stdin = strings.NewReader(p.stdin)
 	p.cmd.Stdout, p.cmd.Stderr = p.Output(), p.Output()
 	if err := p.cmd.Start(); err != nil {
 		p.Fatal(err)
@@ -140,7 +144,7 @@ func (p *program) visit(path string) *tab {
 }
 
 const (
-	isLive   = `document.getElementById('state')?.textContent === 'Live'`
+	isLive   = `/^Live( · [\d.]+ s)?$/.test(document.getElementById('state')?.textContent)`
 	received = `Number(document.getElementById('received').textContent.replaceAll(',', ''))`
 	missed   = `Number(document.getElementById('missed').textContent.replaceAll(',', ''))`
 )
@@ -175,7 +179,7 @@ func (tb *tab) pictures(name string) {
 
 func TestTheExampleShowsEventsAndItsFiltersBite(t *testing.T) {
 	t.Parallel()
-	p := newExample(t)
+	p := newExample(t, "")
 	tb := p.visit("/?project=shop")
 	tb.wait(`!document.getElementById('empty').hidden`)
 	tb.pictures("empty")
@@ -203,7 +207,7 @@ func TestTheExampleShowsEventsAndItsFiltersBite(t *testing.T) {
 }
 
 func TestOfTwoTabsTheSlowOneIsToldWhatItMissedAndTheOtherMissesNothing(t *testing.T) {
-	p := newExample(t)
+	p := newExample(t, "")
 	fast, slow, operator := p.visit("/?project=shop"), p.visit("/?project=shop"), p.visit("/clients")
 	// 400 events a second, until the tab that handles half of them has missed some.
 	tick := time.NewTicker(25 * time.Millisecond)
@@ -259,7 +263,7 @@ func TestOfTwoTabsTheSlowOneIsToldWhatItMissedAndTheOtherMissesNothing(t *testin
 
 func TestTheExamplePageComesBackAfterARestart(t *testing.T) {
 	t.Parallel()
-	p := newExample(t)
+	p := newExample(t, "")
 	tb := p.visit("/?project=shop&level=error")
 	p.post("error", 5)
 	tb.wait(received + ` === 5`)
@@ -273,4 +277,13 @@ func TestTheExamplePageComesBackAfterARestart(t *testing.T) {
 	p.post("error", 5)
 	tb.wait(received + ` === 10 && document.querySelector('.row:last-child .message').textContent === 'order 15 failed'`)
 	tb.pictures("back")
+}
+
+func TestTheExampleShowsTheLinesOfALogToWhoeverComesAfterwards(t *testing.T) {
+	t.Parallel()
+	p := newExample(t, "INFO one\nERROR two\nINFO three\n", "-stdin", "-project", "shop")
+	for range 2 {
+		tb := p.visit("/?project=shop")
+		tb.wait(`[...document.querySelectorAll('.row .message')].map((cell) => cell.textContent).join() === 'INFO one,ERROR two,INFO three'`)
+	}
 }
