@@ -62,7 +62,13 @@ func newSite(t *testing.T) *site {
 // newService serves the streams of mesherstream, which has the client beside them.
 func newService(t *testing.T, opts ...mesherstream.Option) *site {
 	t.Helper()
-	return serve(t, func(s *site, app *fiber.App) {
+	return serve(t, streamsOf(opts...))
+}
+
+// streamsOf makes a manager and mounts it.
+func streamsOf(opts ...mesherstream.Option) func(*site, *fiber.App) {
+	return func(s *site, app *fiber.App) {
+		t := s.T
 		logger := slog.New(slog.NewTextHandler(t.Output(), nil))
 		m, err := mesherstream.NewManager(append(opts, mesherstream.WithApp(app), mesherstream.WithLogger(logger))...)
 		if err != nil {
@@ -70,7 +76,7 @@ func newService(t *testing.T, opts ...mesherstream.Option) *site {
 		}
 		s.m = m
 		app.Use(m.Handler())
-	})
+	}
 }
 
 // serve serves a site to a browser, and skips the test if there is none.
@@ -123,7 +129,8 @@ func (s *site) listen() {
 	serving := make(chan error, 1)
 	s.serving = serving
 	listening := make(chan struct{})
-	s.app.Hooks().OnListen(func(fiber.ListenData) error { close(listening); return nil })
+	told := sync.OnceFunc(func() { close(listening) }) // a test may make the app listen again
+	s.app.Hooks().OnListen(func(fiber.ListenData) error { told(); return nil })
 	go func(app *fiber.App) { serving <- app.Listener(listener{ln, s}) }(s.app)
 	<-listening // or an app that is shut down before would start its manager afterwards
 }
