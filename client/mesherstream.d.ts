@@ -97,8 +97,8 @@ export interface Callbacks {
    *   onmessage, after this. A server without positions does not report what was published meanwhile, and info is
    *   undefined: a page that shows a state then loads it again.
    * - "waiting": the connection was lost, or the attempt failed. info says why, and when the next attempt is made. The
-   *   reason is "silence" if nothing has arrived for twice as long as the server promised in mark_ms of its hello. Or
-   *   the page was put away: frozen, or kept by the browser after its user has left it. Then the connection is closed,
+   *   reason is "silence" if nothing has arrived for twice as long as the server promised in mark_ms of its hello, since
+   *   a loop has handled what had arrived before. Or the page was put away: frozen, or kept by the browser after its user has left it. Then the connection is closed,
    *   info has the code 1001 and an infinite delay, and the next attempt is made when the page is back.
    * - "closed": the stream has ended permanently. It was closed by close() or the signal. Or the server closed it, with
    *   a code that would recur, 1002, 1003, 1007, 1008 or 1009, or one of the application's own, 4000 to 4999. Or the

@@ -365,13 +365,17 @@ export function connect(url, options = {}) {
   }
 
   // watch looks after a delay whether something has arrived. A connection may be dead without anyone telling: a relay that
-  // stops forwarding keeps both ends open. The timer doesn't keep a Node process running, since an idle stream doesn't.
+  // stops forwarding keeps both ends open. While a loop stands still, the window may be full, or a mark unanswered: the
+  // server then only sends pings, of which a page learns nothing. So the connection is not given up before the loop has
+  // handled what has arrived, and the server has had time to answer. The timer doesn't keep a Node process running, since
+  // an idle stream doesn't.
   function watch(delay, last) {
     const due = performance.now() + delay;
     pulse = setTimeout(() => {
       const now = performance.now();
-      const left = heard + patience() * stretch + large - now;
+      const left = Math.max(heard, confirmed) + patience() * stretch + large - now;
       if (left > 0) watch(left);
+      else if (handled() < arrived) watch(patience() * stretch);
       else if (now - due > LATE && !last) watch(GRACE, true);
       else {
         stretch = Math.min(2 * stretch, MAX_STRETCH);

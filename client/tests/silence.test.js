@@ -267,3 +267,18 @@ test("in Node, a connection that is frozen is given up", async (t) => {
   connection.send({ type: "hello", stream: TOKEN, window: 0, mark_ms: 50 });
   await assert.rejects(child, { code: 7 });
 });
+
+test("a loop that stands still is no silence, and what follows it is", async () => {
+  const { world, socket, stream, silence } = follow();
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  socket.give("a");
+  socket.say(mark);
+  await first; // and the loop's body takes its time
+  world.tick(10 * INTERVAL + 1000);
+  assert.equal(stream.state, "open");
+  loop.next().catch(assert.fail); // handled, and acknowledged
+  await null;
+  assert.equal(socket.acked, 3);
+  assert.equal(silence(), 2 * INTERVAL);
+});
