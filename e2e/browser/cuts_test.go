@@ -30,8 +30,8 @@ type cutting struct {
 // once, or told at its place.
 func TestWhatViewersMissOverConnectionsThatAreCutIsTold(t *testing.T) {
 	c := cutting{
-		node: 36, tabs: 4, processes: 2, cuts: 15, life: 400 * time.Millisecond, history: 400,
-		away: 500 * time.Millisecond, long: 3 * time.Second,
+		node: 36, tabs: 4, processes: 2, cuts: 12, life: 250 * time.Millisecond, history: 300,
+		away: 300 * time.Millisecond, long: 2 * time.Second,
 	}
 	if *streamtest.Long {
 		c.node, c.tabs, c.processes, c.cuts, c.life, c.history = 280, 20, 4, 50, 1200*time.Millisecond, 1000
@@ -41,7 +41,7 @@ func TestWhatViewersMissOverConnectionsThatAreCutIsTold(t *testing.T) {
 }
 
 func (c cutting) run(t *testing.T) {
-	const perSecond, seed = 200, 14
+	const seed = 14
 	s := newService(t, mesherstream.WithHistory(c.history), mesherstream.WithPingInterval(500*time.Millisecond),
 		mesherstream.WithIdleTimeout(20*time.Second))
 	targets := s.overTransports()
@@ -60,8 +60,8 @@ func (c cutting) run(t *testing.T) {
 		if i%3 == 1 {
 			w.Filters = map[string][]string{"level": {"error", "fatal"}}
 		}
-		if i%10 == 0 {
-			w.Rest = 8
+		if i%15 == 10 {
+			w.Rest = 8 // somewhat more than it has
 		}
 		p := tcpproxy.New(t, target.addr)
 		w.URL = target.scheme + p.Addr() + "/stream/projects/shop"
@@ -88,22 +88,7 @@ func (c cutting) run(t *testing.T) {
 	var publisher sync.WaitGroup
 	last := 0
 	begin := time.Now()
-	publisher.Go(func() {
-		for ticker := time.NewTicker(5 * time.Millisecond); ; <-ticker.C {
-			for due := int(time.Since(begin).Seconds() * perSecond); last < due; {
-				last++
-				if err := s.m.Broadcast(numbered(last, false)); err != nil {
-					t.Error(err)
-				}
-			}
-			select {
-			case <-stop:
-				ticker.Stop()
-				return
-			default:
-			}
-		}
-	})
+	publisher.Go(func() { last = s.publishUntil(stop) })
 	defer publisher.Wait()
 	end := sync.OnceFunc(func() { close(stop) })
 	defer end()
@@ -182,6 +167,26 @@ func (c cutting) run(t *testing.T) {
 	}
 }
 
+// publishUntil publishes 200 messages a second until stop is closed, and returns how many that were.
+func (s *site) publishUntil(stop <-chan struct{}) (last int) {
+	const perSecond = 200
+	ticker := time.NewTicker(time.Second / perSecond)
+	defer ticker.Stop()
+	for begin := time.Now(); ; {
+		for due := int(time.Since(begin).Seconds() * perSecond); last < due; {
+			last++
+			if err := s.m.Broadcast(numbered(last, false)); err != nil {
+				s.Error(err)
+			}
+		}
+		select {
+		case <-ticker.C:
+		case <-stop:
+			return last
+		}
+	}
+}
+
 // fate gives the connections of one viewer their fates, until enough of them are cut.
 func fate(p *tcpproxy.Proxy, c cutting, random *rand.Rand) func(*tcpproxy.Conn) {
 	var mu sync.Mutex
@@ -205,11 +210,11 @@ func fate(p *tcpproxy.Proxy, c cutting, random *rand.Rand) func(*tcpproxy.Conn) 
 		case kind < 50:
 			const perSecond = 60_000
 			conn.Down.CutAfter(1+random.IntN(int(perSecond*2*c.life/time.Second)), how)
-		case kind < 55:
+		case kind < 54:
 			time.AfterFunc(after, conn.Freeze)
 			// The viewer notices, and gives it up. That is a cut too, once the proxy knows.
-			time.AfterFunc(after+5*time.Second, func() { conn.Cut(how) })
-		case kind < 65:
+			time.AfterFunc(after+3*time.Second, func() { conn.Cut(how) })
+		case kind < 64:
 			conn.Down.Limit(20_000)
 			time.AfterFunc(after, func() { conn.Cut(how) })
 		default:

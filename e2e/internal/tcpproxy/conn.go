@@ -26,10 +26,11 @@ type Conn struct {
 	Up   *Direction // from the client to the server
 	Down *Direction // from the server to the client
 
-	proxy  *Proxy
-	client *net.TCPConn
-	cut    chan struct{} // closed when the connection is cut
-	ended  chan struct{} // closed when the connection has ended in any way
+	proxy   *Proxy
+	client  *net.TCPConn
+	refused bool          // set before anyone else has the connection
+	cut     chan struct{} // closed when the connection is cut
+	ended   chan struct{} // closed when the connection has ended in any way
 
 	mu      sync.Mutex
 	server  *net.TCPConn // nil until it is dialed
@@ -54,9 +55,11 @@ func (c *Conn) Cut(how End) {
 		return
 	}
 	c.isCut, c.how = true, how
-	c.proxy.mu.Lock()
-	c.proxy.cut++
-	c.proxy.mu.Unlock()
+	if !c.refused {
+		c.proxy.mu.Lock()
+		c.proxy.cut++
+		c.proxy.mu.Unlock()
+	}
 	c.end()
 	close(c.cut)
 }

@@ -83,7 +83,7 @@ func (p *Proxy) Accepted() int {
 	return p.accepted
 }
 
-// Cuts returns how many connections the proxy has cut that neither end had closed before.
+// Cuts returns how many connections the proxy has cut that neither end had closed before, without those that it refused.
 func (p *Proxy) Cuts() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -117,10 +117,11 @@ func (p *Proxy) forward(client *net.TCPConn) {
 	}
 	p.accepted++
 	p.conns = append(p.conns, c)
-	refuses, how, onAccept := p.refuses, p.how, p.onAccept
+	c.refused = p.refuses
+	how, onAccept := p.how, p.onAccept
 	p.mu.Unlock()
 	switch {
-	case refuses:
+	case c.refused:
 		c.Cut(how)
 	case onAccept != nil:
 		onAccept(c)
