@@ -487,7 +487,7 @@ func (c *client) replaySomeMore() error {
 		c.biteSoon()
 		return nil
 	}
-	if r.loss.slow && s.limits.overflow == Disconnect {
+	if r.loss.slow && !r.loss.away && s.limits.overflow == Disconnect { // one that was away was not slow
 		c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 		return nil
 	}

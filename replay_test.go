@@ -738,6 +738,51 @@ func TestAClientThatLooksBackTooSlowlyIsClosedIfNothingMayBeDropped(t *testing.T
 	}
 }
 
+// A client that returns has lost what left the history while it was away, however fast it is. If that goes on until it is
+// sent the first message, it is not too slow: it would be closed at each of its returns.
+func TestAReturnIsNotTooSlowForWhatLeftTheHistoryBeforeItsGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &replayPlay{T: t, rand: rand.New(rand.NewPCG(1, 1)), history: 5, age: time.Hour}
+		p.start(WithHistory(5), WithOverflow(Disconnect))
+		publish := func(n int) {
+			for range n {
+				if err := p.m.Broadcast(Message{Project: "a", Data: make([]byte, 100)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		text := string(p.s.seal.appendPosition(nil, "a", time.Now(), position{}))
+		publish(20)
+		p.turn()
+		pl, err := p.m.reserve("192.0.2.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &client{id: 1, shard: p.s, place: pl, connectedAt: time.Now(), sub: Subscription{Project: "a"}}
+		c.agree()
+		l := &strait{client: c, room: 1000, during: func() {}}
+		c.link = l
+		c.recall(past{back: &comeback{position: text}})
+		c.markSeen(time.Now())
+		if err := p.s.register(c); err != nil {
+			t.Fatal(err)
+		}
+		publish(1) // before the shard has turned
+		p.turn()
+		if got := string(l.taken); c.phase != phaseOpen || !strings.Contains(got, `"reason":"away","dropped":16,`) {
+			t.Errorf("in phase %d (%d %q), got %q, want a gap of 16", c.phase, c.closeCode, c.closeReason, got)
+		}
+		publish(6) // before it has received the five that followed its gap
+		l.grant(1 << 20)
+		p.turn()
+		p.turn()
+		if c.phase != phaseClosing || c.closeReason != reasonTooSlow {
+			t.Errorf("after its gap: in phase %d (%q), want it closed as too slow", c.phase, c.closeReason)
+		}
+		c.remove(nil)
+	})
+}
+
 // Among publishers, and on several shards, what a client looks back for and what follows are one piece of the one order.
 func TestAReplayIsOnePieceOfTheOrder(t *testing.T) {
 	withShards(t, 4)
