@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/seal"
 )
 
 // history gives the messages of each project one order and contiguous numbers, and keeps the newest of them. It is
@@ -27,8 +29,8 @@ type history struct {
 	bytes    int64
 	age      uint64 // in nanoseconds
 	seed     maphash.Seed
-	seal     seal  // to be copied by whoever appends
-	all      *feed // of the messages to all projects; never forgotten
+	seal     seal.Seal // to be copied by whoever appends
+	all      *feed     // of the messages to all projects; never forgotten
 
 	// allOrder puts the messages to all projects into the order of every project. Their publisher holds it alone, and
 	// every other publisher shares it.
@@ -127,7 +129,7 @@ func newHistory(cfg *config) *history {
 		bytes:    int64(cfg.historyBytes),
 		age:      uint64(cfg.historyAge),
 		seed:     maphash.MakeSeed(),
-		seal:     newSeal(),
+		seal:     seal.New(),
 	}
 	for i := range h.parts {
 		h.parts[i].feeds = make(map[string]*feed)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/mesher/mesherstream/internal/follower"
 	"github.com/mesher/mesherstream/internal/link"
+	"github.com/mesher/mesherstream/internal/seal"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -981,7 +982,7 @@ func simulate(t *testing.T, seed uint64) (steps []string) {
 		if v.client == nil || v.due < len(p.log) {
 			p.Errorf("page %d is not connected at the end", v.name)
 		}
-		if _, _, ok := p.m.history.seal.openPosition(v.project+"x", v.Position); ok {
+		if _, _, ok := openPosition(&p.m.history.seal, v.project+"x", v.Position); ok {
 			p.Errorf("the position of page %d says something to another project", v.name)
 		}
 	}
@@ -1122,61 +1123,23 @@ func TestWhatAPageDoesNotShowItIsToldOf(t *testing.T) {
 }
 
 func TestAPositionIsReadAsItWasMade(t *testing.T) {
-	s := newSeal()
+	s := seal.New()
 	want := position{cursor{7, 1 << 60}, 9, 1 << 63, 20_000, true}
 	at := time.UnixMilli(1_700_000_000_123)
-	text := string(s.appendPosition([]byte("x"), "shop", at, want))
-	if got, gotAt, ok := s.openPosition("shop", text[1:]); !ok || got != want || !gotAt.Equal(at) {
+	text := string(s.Append(nil, sealsPosition, "shop", at, want.append(nil)))
+	if got, gotAt, ok := openPosition(&s, "shop", text); !ok || got != want || !gotAt.Equal(at) {
 		t.Errorf("got %+v of %v, %v, want %+v of %v", got, gotAt, ok, want, at)
 	}
-	if again := string(s.appendPosition(nil, "shop", at, want)); again == text[1:] {
-		t.Error("the same position has the same text twice")
+	if _, _, ok := openPosition(&s, "shop2", text); ok {
+		t.Error("another project can open it")
 	}
-	if !sealed.MatchString(text[1:]) || len(text) > 150 {
+	if !sealed.MatchString(text) || len(text) > 150 {
 		t.Errorf("the text is %q", text)
 	}
 }
 
-func TestAPositionSaysNothingToAnyOther(t *testing.T) {
-	s, other := newSeal(), newSeal()
-	text := string(s.appendPosition(nil, "shop", time.Now(), position{cursor: cursor{7, 8}}))
-	for name, tt := range map[string]struct {
-		seal          *seal
-		project, text string
-		legible       bool // the time can be read
-	}{
-		"another project":    {&s, "shop2", text, true},
-		"no project":         {&s, "", text, true},
-		"another process":    {&other, "shop", text, true},
-		"nothing":            {&s, "shop", "", false},
-		"only the kind":      {&s, "shop", "p", false},
-		"another kind":       {&s, "shop", "g" + text[1:], false},
-		"a part of the head": {&s, "shop", text[:10], false},
-		"only the head":      {&s, "shop", text[:17], true},
-		"the rest cut off":   {&s, "shop", text[:len(text)-4], true},
-		"more":               {&s, "shop", text + "AAAA", true},
-		"no base64":          {&s, "shop", text[:20] + "!" + text[21:], false},
-		"a space":            {&s, "shop", text + " ", false},
-		"too long":           {&s, "shop", "p" + strings.Repeat("A", maxSealed), false},
-		"as long as may be":  {&s, "shop", "p" + strings.Repeat("A", maxSealed-1), true},
-	} {
-		if _, at, ok := tt.seal.openPosition(tt.project, tt.text); ok || at.IsZero() == tt.legible {
-			t.Errorf("%s: opened: %v, time %v", name, ok, at)
-		}
-	}
-	for i := 1; i < len(text); i++ { // any character matters
-		forged := []byte(text)
-		if forged[i]++; forged[i] > 'z' {
-			forged[i] = 'A'
-		}
-		if _, _, ok := s.openPosition("shop", string(forged)); ok && i < len(text)-1 {
-			t.Errorf("opened with another character at %d", i)
-		}
-	}
-}
-
 func TestTheIDOfAGapIsReadAsItWasMade(t *testing.T) {
-	s := newSeal()
+	s := seal.New()
 	long := func(n int) (list []string) {
 		for i := range n {
 			list = append(list, fmt.Sprintf("%064d", i))
@@ -1185,20 +1148,21 @@ func TestTheIDOfAGapIsReadAsItWasMade(t *testing.T) {
 	}
 	for _, f := range []Filter{{}, {Levels: []string{"error"}}, {Levels: long(2), Environments: []string{"live", "ä"}}, {Environments: long(maxFilterValues)}} {
 		want := hole{cursor{1, 2}, cursor{3, 1 << 40}, f}
-		text := string(s.appendHole(nil, "shop", &want))
-		got, ok := s.openHole("shop", text)
+		text := string(s.Append(nil, sealsGap, "shop", time.Now(), want.append(nil)))
+		got, ok := openHole(&s, "shop", text)
 		if !ok || got.after != want.after || got.until != want.until || !slices.Equal(got.filter.Levels, f.Levels) || !slices.Equal(got.filter.Environments, f.Environments) {
 			t.Errorf("got %+v, %v, want %+v", got, ok, want)
 		}
-		if _, ok := s.openHole("shop2", text); ok {
+		if _, ok := openHole(&s, "shop2", text); ok {
 			t.Error("another project can open it")
 		}
-		if _, _, ok := s.openPosition("shop", "p"+text[1:]); ok {
+		if _, _, ok := openPosition(&s, "shop", "p"+text[1:]); ok {
 			t.Error("it opens as a position")
 		}
 	}
-	if text := s.appendHole(nil, "shop", &hole{filter: Filter{Levels: long(maxFilterValues), Environments: long(maxFilterValues)}}); len(text) > 0 {
-		t.Errorf("an ID of %d bytes, and the bound is %d", len(text), maxSealed)
+	c := &client{shard: &shard{seal: s}}
+	if text := c.holeText(&hole{filter: Filter{Levels: long(maxFilterValues), Environments: long(maxFilterValues)}}); text != "" {
+		t.Errorf("an ID of %d bytes, and the bound is %d", len(text), seal.MaxText)
 	}
 }
 

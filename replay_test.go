@@ -751,7 +751,7 @@ func TestAReturnIsNotTooSlowForWhatLeftTheHistoryBeforeItsGap(t *testing.T) {
 				}
 			}
 		}
-		text := string(p.s.seal.appendPosition(nil, "a", time.Now(), position{}))
+		text := string(p.s.seal.Append(nil, sealsPosition, "a", time.Now(), position{}.append(nil)))
 		publish(20)
 		p.turn()
 		pl, err := p.m.reserve("192.0.2.1")

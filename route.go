@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/seal"
 	"github.com/valyala/fasthttp"
 )
 
@@ -531,7 +532,7 @@ func queryPast(c *fiber.Ctx) (p past, err error) {
 	if err != nil || !ok {
 		return p, err
 	}
-	if _, ok := unseal(sealsPosition, since); ok {
+	if seal.IsText(sealsPosition, since) {
 		p.back, err = queryReturn(since, value)
 		return p, err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mesher/mesherstream/internal/link"
+	"github.com/mesher/mesherstream/internal/seal"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -21,7 +22,6 @@ type shard struct {
 	limits  limits
 	madeAt  time.Time
 	history *history // of the manager
-	seal    seal     // its own copy
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -59,6 +59,8 @@ type shard struct {
 	joined     stretch    // the frames of a group's batch
 	drained    []*message // the messages that a drain takes from a backlog
 	scratch    stretch    // the frames of batch
+	seal       seal.Seal  // a copy of that of the history
+	payload    []byte     // what a position is made of
 	probe      []byte     // the frame of the last probe
 	answer     []byte     // the text of a reply; no filter makes it much larger than 12 KiB
 	stopping   bool
