@@ -524,6 +524,9 @@ func (c *client) replaySomeMore() error {
 		asOf := r.asOf
 		if r.passing(batch); all {
 			r.then = got.at
+			if len(rest) > 0 {
+				r.asOf = rest[len(rest)-1].stamp // of a part, nobody knows: what does not match has stamps, too
+			}
 		}
 		p := join(&s.scratch, batch)
 		taken, landed, err := c.write(&p, batch, &s.scratch, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, told, nil))
@@ -563,7 +566,6 @@ func (r *replay) passing(batch []*message) {
 	for _, m := range batch {
 		if !m.notice {
 			r.then.pass(m)
-			r.asOf = m.stamp
 		}
 	}
 }
