@@ -23,6 +23,7 @@ type client struct {
 	closeReceived bool
 	again         bool // is in shard.again
 	biting        bool // is in shard.biting
+	apart         bool // has a group of its own, to which nothing is offered from before its join
 	left          bool // its link has left out a probe that was to follow messages
 	inHook        bool // its message is with the Message hook, and nothing more is read until the hook returns
 	acks          acks
@@ -193,13 +194,11 @@ func (c *client) add() {
 	c.pingAt, c.askedAt = s.cfg.firstPing(c.connectedAt), c.connectedAt
 	s.totals.Clients++
 	s.totals.Connects++
+	c.apart = c.replay != nil && !s.history.isOn()
 	c.enterGroup()
 	s.regrouping.Add(-1)
 	s.wheel.add(c)
 	s.hooks.connect(c)
-	if c.replay != nil && !s.history.isOn() {
-		c.expect()
-	}
 	err := c.greet()
 	if err == nil && c.replay != nil {
 		err = c.joinReplay()

@@ -71,7 +71,7 @@ func (s *shard) endBatch(begin time.Time) {
 }
 
 func (s *shard) offerGroup(g *group, m *message) {
-	if g.looksBack || !g.sub.matches(m) {
+	if g.looksBack || g.apart && g.from.covers(m) || !g.sub.matches(m) {
 		return
 	}
 	if len(g.batch) == 0 {

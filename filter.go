@@ -164,6 +164,8 @@ type group struct {
 	taken     *taken     // of the project
 	digest    uint64     // of the filter
 	looksBack bool       // its clients read the history, and no message is offered to them
+	apart     bool       // its only client is not offered what was published before its join
+	from      cursor     // that place
 }
 
 // taken is the number and the stamp of the newest message of a feed that a shard has offered to its clients, or of the
@@ -192,13 +194,20 @@ func (c *client) taken() cursor {
 func (c *client) enterGroup() {
 	s := c.shard
 	key, looksBack := c.sub.key(), c.replay != nil && s.history.isOn()
-	if looksBack {
+	switch {
+	case looksBack:
 		key += "<"
+	case c.apart:
+		key += "@" + strconv.FormatUint(uint64(c.id), 10)
+		s.apart = append(s.apart, c)
 	}
 	g := s.groups[key]
 	if g == nil {
 		ofProject := s.projects[c.sub.Project]
 		g = &group{key: key, sub: c.sub, inProject: len(ofProject), looksBack: looksBack, digest: s.history.digest(&c.sub)}
+		if c.apart {
+			g.apart, g.from = true, c.joined
+		}
 		if len(s.groups) == 0 {
 			s.takenOfAll = taken{c.joined.all, c.joinedAt}
 		}
@@ -220,6 +229,20 @@ func (c *client) enterGroup() {
 	if c.v1 != nil {
 		c.v1.gaps.filter = &g.sub.Filter
 	}
+}
+
+// rejoin moves the clients that are apart to the groups of the others, when the shard has taken what was published before
+// they joined.
+func (s *shard) rejoin() {
+	s.apart = slices.DeleteFunc(s.apart, func(c *client) bool {
+		if c.group == nil || !c.apart {
+			return true
+		}
+		if c.apart = !c.taken().reaches(c.joined); !c.apart {
+			c.changeGroup()
+		}
+		return !c.apart
+	})
 }
 
 // leaveGroup takes the client out of its group, so that no more messages are offered to it.

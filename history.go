@@ -396,6 +396,15 @@ func (h *history) newer(m *message) *message {
 	return nil
 }
 
+// hasNewer reports whether a newer message with the same key is held that a filter lets pass.
+func (h *history) hasNewer(m *message, f *Filter) bool {
+	if m.key == "" {
+		return false
+	}
+	newer := h.newer(m)
+	return newer != nil && f.matches(newer)
+}
+
 func (f *feed) push(m *message) {
 	if n := len(f.slots); f.next-f.first == uint64(n) {
 		f.resize(max(1, 2*n))

@@ -59,6 +59,7 @@ func openPosition(s *seal.Seal, project, text string) (p position, at time.Time,
 type hole struct {
 	after, until cursor
 	filter       Filter
+	latest       bool // without values of keys that have newer ones
 }
 
 // append appends what the text of the hole is made of.
@@ -72,7 +73,15 @@ func (h *hole) append(b []byte) []byte {
 			b = append(append(b, byte(len(v))), v...)
 		}
 	}
+	if h.latest {
+		b = append(b, 1)
+	}
 	return b
+}
+
+// has reports whether a message between the places of the hole is one of it.
+func (h *hole) has(in *history, m *message) bool {
+	return h.filter.matches(m) && !(h.latest && in.hasNewer(m, &h.filter))
 }
 
 // openHole reads the text of a hole.
@@ -98,6 +107,7 @@ func openHole(s *seal.Seal, project, text string) (h hole, ok bool) {
 	h.after = cursor{number(), number()}
 	h.until = cursor{number(), number()}
 	h.filter = Filter{Levels: list(), Environments: list()}
+	h.latest = len(b) > 0
 	return h, true
 }
 
@@ -120,6 +130,9 @@ func (c *client) reachedLive(sent, told int, rest []*message) (p position, ok bo
 	s, b := c.shard, &c.backlog
 	p.filter, p.rate = c.group.digest, c.handles()
 	p.cursor, p.asOf = c.taken(), max(c.group.taken.stamp, s.takenOfAll.stamp)
+	if c.apart {
+		p.cursor, p.asOf = p.cursor.most(c.joined), max(p.asOf, c.joinedAt)
+	}
 	newest := p.cursor
 	for number := b.first; number < b.next; number++ {
 		switch m := *b.slot(number); {
@@ -327,14 +340,6 @@ func (c *client) resume(pos position, held cursor) {
 	}
 }
 
-// expect takes out of the loss of a client that returns what it is yet to be offered, if there is no history from which it
-// would receive that. It is called before the client is told of its return.
-func (c *client) expect() {
-	r := c.replay
-	r.loss.messages -= min(r.loss.messages, c.joined.beyond(c.taken()))
-	r.back.complete = !r.loss.any()
-}
-
 // tellReturn tells a client that returns what it has missed, if there is no history from which it could receive that.
 func (c *client) tellReturn() error {
 	r := c.replay
@@ -406,7 +411,7 @@ func (c *client) catchUp() (done bool) {
 			continue
 		}
 		k.keyed = true
-		if newer := h.newer(m); newer == nil || !filter.matches(newer) {
+		if !h.hasNewer(m, filter) {
 			k.messages++
 		}
 	}
@@ -442,11 +447,11 @@ func (c *client) skipTo(k *skip) {
 // waits for the client.
 type fetch struct {
 	gap    string // its ID
+	hole   hole
 	at     cursor // how far it has read
-	until  cursor
-	filter Filter
-	none   bool // the client is no longer granted any of them
-	sent   int  // the messages so far
+	filter Filter // that of the hole, as far as it is granted
+	none   bool   // the client is no longer granted any of them
+	sent   int    // the messages so far
 }
 
 // fetch begins to bring the messages of a gap, and returns the reply.
@@ -462,7 +467,7 @@ func (c *client) fetch(data []byte) []byte {
 	if !ok {
 		return refusal(c.v1.stream, errorInvalidGap, "not a gap of this server and project, or of its time before a restart")
 	}
-	f := &fetch{gap: gap, at: h.after.most(c.shard.history.since(c.sub.Project, c.sub.Since)), until: h.until}
+	f := &fetch{gap: gap, hole: h, at: h.after.most(c.shard.history.since(c.sub.Project, c.sub.Since))}
 	if f.filter, err = h.filter.within(c.grant); err != nil {
 		f.none = true
 	}
@@ -484,12 +489,13 @@ func (c *client) fetchSome() error {
 	}
 	got := reading{messages: append(s.drained[:0], nil)}
 	if !f.none {
-		got = s.history.read(c.sub.Project, &f.filter, f.at, f.until, got.messages, max(1, min(room-2, historyBite)), min(size, fetchBytes))
+		got = s.history.read(c.sub.Project, &f.filter, f.at, f.hole.until, got.messages, max(1, min(room-2, historyBite)), min(size, fetchBytes))
 	}
 	s.drained = got.messages
 	defer func() { clear(s.drained) }()
 	f.at = got.at
-	n := len(got.messages) - 1
+	s.drained = slices.DeleteFunc(s.drained, func(m *message) bool { return m != nil && !f.hole.has(s.history, m) })
+	n := len(s.drained) - 1
 	if n == 0 && got.more {
 		c.biteSoon()
 		return nil

@@ -941,9 +941,6 @@ func simulate(t *testing.T, seed uint64) (steps []string) {
 	random := rand.New(rand.NewPCG(seed, 21))
 	p := &simulation{T: t, rand: random, classes: make(map[string][]int), shards: 1 + random.IntN(2)}
 	history := one(p, 0, 1+p.rand.IntN(20), 5+p.rand.IntN(60), 1000, 1000)
-	if history == 0 {
-		p.shards = 1 // or what waits for another shard than before would come twice: without a history, it is offered at once
-	}
 	p.age = one(p, time.Second, 10*time.Second, 2*time.Minute)
 	overflow := one(p, DropOldest, DropOldest, DropOldest, DropNewest, DropNewest, Disconnect)
 	buffer, window := one(p, 1+p.rand.IntN(10), 1+p.rand.IntN(40), 100, 2000), one(p, 0, 1+p.rand.IntN(20), 100, 32_768)
@@ -1147,10 +1144,10 @@ func TestTheIDOfAGapIsReadAsItWasMade(t *testing.T) {
 		return list
 	}
 	for _, f := range []Filter{{}, {Levels: []string{"error"}}, {Levels: long(2), Environments: []string{"live", "ä"}}, {Environments: long(maxFilterValues)}} {
-		want := hole{cursor{1, 2}, cursor{3, 1 << 40}, f}
+		want := hole{cursor{1, 2}, cursor{3, 1 << 40}, f, len(f.Levels) == 1}
 		text := string(s.Append(nil, sealsGap, "shop", time.Now(), want.append(nil)))
 		got, ok := openHole(&s, "shop", text)
-		if !ok || got.after != want.after || got.until != want.until || !slices.Equal(got.filter.Levels, f.Levels) || !slices.Equal(got.filter.Environments, f.Environments) {
+		if !ok || got.after != want.after || got.until != want.until || got.latest != want.latest || !slices.Equal(got.filter.Levels, f.Levels) || !slices.Equal(got.filter.Environments, f.Environments) {
 			t.Errorf("got %+v, %v, want %+v", got, ok, want)
 		}
 		if _, ok := openHole(&s, "shop2", text); ok {

@@ -335,7 +335,7 @@ func (c *client) gapNotice(g *gap) *message {
 	n := gapNotice{Stream: c.v1.stream, Reason: reasonSlow, Dropped: g.dropped, ByLevel: c.v1.gaps.byLevel(g)}
 	n.Position = c.positionText(c.reached(0, 1, nil))
 	if !g.loose && c.shard.history.isOn() {
-		of := &hole{g.after, g.last, *g.filter}
+		of := &hole{g.after, g.last, *g.filter, false}
 		n.ID, n.Held = c.holeText(of), c.held(of, g.dropped)
 	}
 	return n.message(g.since, g.until)
@@ -359,7 +359,7 @@ func (c *client) lossNotice(next []*message, ends bool) *message {
 		n.Dropped = int(l.messages)
 	}
 	if c.shard.history.isOn() {
-		of := &hole{l.after, r.at, *f}
+		of := &hole{l.after, r.at, *f, l.counted}
 		n.ID, n.Held = c.holeText(of), c.held(of, 0)
 	}
 	n.Position = c.positionText(c.before(next, ends))

@@ -157,7 +157,11 @@ func (h *history) count(project string, of *hole) (n int) {
 	r := reading{at: of.after, more: true}
 	for looks := 0; r.more && looks < historyLooks; looks++ {
 		r = h.read(project, &of.filter, r.at, of.until, buf[:0], len(buf), math.MaxInt)
-		n += len(r.messages)
+		for _, m := range r.messages {
+			if of.has(h, m) {
+				n++
+			}
+		}
 	}
 	return n
 }

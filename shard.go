@@ -51,6 +51,7 @@ type shard struct {
 	touched    []*group
 	pinged     []*client // they are sent a pong at the end of the turn
 	again      []*client // their links have asked for another turn
+	apart      []*client // they have groups of their own until the end of a turn
 	biting     []*client // their replays and fetches go on at the end of the turn
 	waiting    []*client // the clients that a drain visits: they are busy, or have something buffered
 	wheel      wheel
@@ -336,6 +337,9 @@ func (s *shard) takeTurn() {
 	}
 	for range min(s.turn.beats, wheelSlots) {
 		s.beat(time.Now())
+	}
+	if len(s.apart) > 0 {
+		s.rejoin()
 	}
 	s.turn.reset()
 	s.goOn()
