@@ -117,7 +117,7 @@ func run(create New, config Config, address string, in io.Reader, out io.Writer)
 // session is one conversation with compare.
 type session struct {
 	server    Server
-	meter     meter
+	meter     Meter
 	publisher *publisher // the one that ran last
 
 	mu      sync.Mutex // held while an answer is written
@@ -144,18 +144,18 @@ func (s *session) obey(commands *json.Decoder) error {
 		case control.Count:
 			s.answer(control.Answer{Say: control.Counted, Clients: s.server.Clients()})
 		case control.Memory:
-			report := settle()
+			report := Settle()
 			report.Clients = s.server.Clients()
 			s.answer(control.Answer{Say: control.Remembered, Memory: report})
 		case control.Publish:
 			s.publisher = newPublisher(s.server, *command.Traffic, command.First)
-			s.meter.start()
+			s.meter.Start()
 			go func(p *publisher) {
 				p.run()
 				s.answer(control.Answer{Say: control.Published, Publish: new(p.report())})
 			}(s.publisher)
 		case control.Measure:
-			report := s.meter.stop()
+			report := s.meter.Stop()
 			report.Publish = s.publisher.report()
 			report.Clients = s.server.Clients()
 			s.answer(control.Answer{Say: control.Measured, Measure: report})

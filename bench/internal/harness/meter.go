@@ -15,15 +15,16 @@ import (
 	"github.com/mesher/mesherstream/bench/internal/control"
 )
 
-// meter measures what the process uses in a window.
-type meter struct {
+// Meter measures what the process uses in a window.
+type Meter struct {
 	began        time.Time
 	user, system time.Duration
 	memory       runtime.MemStats
 	resident     int64
 }
 
-func (m *meter) start() {
+// Start begins the window.
+func (m *Meter) Start() {
 	// Writing 5 sets VmHWM back to what is resident now; without it the handshakes' peak would be the window's.
 	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
 	m.resident = status("VmRSS:")
@@ -32,7 +33,8 @@ func (m *meter) start() {
 	m.began = time.Now()
 }
 
-func (m *meter) stop() *control.MeasureReport {
+// Stop ends the window, and says what was used in it.
+func (m *Meter) Stop() *control.MeasureReport {
 	user, system := clock.CPU()
 	wall := time.Since(m.began)
 	var memory runtime.MemStats
@@ -51,9 +53,9 @@ func (m *meter) stop() *control.MeasureReport {
 	}
 }
 
-// settle gives back what garbage collection and the pools that it empties can give back (sync.Pool takes two collections), and
+// Settle gives back what garbage collection and the pools that it empties can give back (sync.Pool takes two collections), and
 // reports the rest.
-func settle() *control.MemoryReport {
+func Settle() *control.MemoryReport {
 	for range 3 {
 		debug.FreeOSMemory()
 	}
