@@ -91,7 +91,7 @@ func TestARelayThatForwardsNothingMoreIsNoticed(t *testing.T) {
 	const interval = 3 * time.Second
 	inBoth(t, watch{}, interval, func(l *line) {
 		l.publish(20)
-		l.until("everything is acknowledged", func() bool { return l.client().Unacknowledged == 0 })
+		l.within(patience, l.unacknowledged)
 		frozen := time.Now()
 		for _, conn := range l.Conns() {
 			conn.Freeze()
@@ -138,10 +138,7 @@ func TestALargeMessageOverASlowLineIsNotTakenForSilence(t *testing.T) {
 			l.Fatal(err)
 		}
 		l.publish(5)
-		l.within(4*time.Minute, "everything is acknowledged", func() bool {
-			c, ok := l.one()
-			return ok && c.Buffered == 0 && c.Unacknowledged == 0
-		})
+		l.within(4*time.Minute, l.unacknowledged)
 		if ends := l.end(); len(ends) > 0 {
 			l.Errorf("got ends %v, want none", ends)
 		}
@@ -157,10 +154,7 @@ func TestAPageWhoseLoopStandsStillIsNotTakenForDeadByItself(t *testing.T) {
 			w := watch{Loop: loop, Stand: &stand{At: 5, MS: int((intervals * interval).Milliseconds())}}
 			inBoth(t, w, interval, func(l *line) {
 				l.publish(50) // more than the window
-				l.within(2*time.Minute, "everything is acknowledged", func() bool {
-					c, ok := l.one()
-					return ok && c.Buffered == 0 && c.Unacknowledged == 0
-				})
+				l.within(2*time.Minute, l.unacknowledged)
 				if ends := l.end(); len(ends) > 0 {
 					l.Errorf("got ends %v, want none", ends)
 				}
@@ -169,11 +163,14 @@ func TestAPageWhoseLoopStandsStillIsNotTakenForDeadByItself(t *testing.T) {
 	}
 }
 
-// one returns the one client, if there is just one.
-func (s *site) one() (one mesherstream.Client, ok bool) {
-	n := 0
-	for c := range s.m.Clients() {
-		one, n = c, n+1
+// unacknowledged says what the one client has yet to acknowledge, or that there are others.
+func (l *line) unacknowledged() string {
+	n, owing := 0, 0
+	for c := range l.m.Clients() {
+		n, owing = n+1, owing+c.Buffered+c.Unacknowledged
 	}
-	return one, n == 1
+	if n == 1 && owing == 0 {
+		return ""
+	}
+	return fmt.Sprintf("acknowledgements of %d messages by %d clients", owing, n)
 }
