@@ -192,6 +192,9 @@ func (m *Manager) newMessage(msg *Message) *message {
 // among the broadcasts. If the buffer is full, its oldest message is dropped. BufferMessage waits for a shard as
 // Broadcast does. data is copied.
 //
+// The message is not kept in the history: what is on its way when the client's connection breaks is lost, and the client
+// is not told when it returns.
+//
 // If id names no connected client, it changes nothing and returns [ErrUnknownClient]. It also returns [ErrTooLarge],
 // [ErrInvalidUTF8] and [ErrClosed].
 func (m *Manager) BufferMessage(id ClientID, data []byte) error {

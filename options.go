@@ -246,7 +246,8 @@ func WithReadLimit(bytes int) Option {
 //
 // A client that has agreed on [Protocol] and acknowledges marks is sent a mark instead, a quarter of the interval earlier,
 // and only if there was none in the meantime. Its page then knows that it misses nothing, and takes a connection for
-// dead on which nothing arrives in the interval. While it has yet to acknowledge a mark, it is pinged.
+// dead on which nothing arrives in two intervals; with 0 it waits without end. While it has yet to acknowledge a mark, it
+// is pinged.
 func WithPingInterval(d time.Duration) Option {
 	return func(c *config) { c.pingInterval = d }
 }
