@@ -120,7 +120,8 @@ export type StateChange =
 
 /**
  * Returned says what a return has brought. It is undefined for the first connection of a stream, and for a server
- * without positions.
+ * without positions. It is also undefined if the connection before broke while it looked back, as the last or since of
+ * the url asks: then this one looks back again, from the start, and brings again what the page has received since.
  */
 export interface Returned {
   /**

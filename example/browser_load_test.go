@@ -24,7 +24,7 @@ func starve(t *testing.T, p *page, f *feed, from, n int) (to int, offer string) 
 	return to, offer
 }
 
-// press presses a button of a row in a list of this height, and lets it go.
+// press clicks on what may be out of sight in the list.
 func (p *page) press(selector string) {
 	p.t.Helper()
 	p.resize(1280, 40_000)
@@ -59,6 +59,7 @@ func testLoad(t *testing.T, browser *chromium) {
 	r.cut()
 	p.wait(`document.getElementById('state').matches('.waiting, .connecting')`)
 	p.press(".row.gap .load")
+	p.resize(1280, 40_000)
 	p.wait(`(b => b.disabled && b.textContent === 'Loading…')(document.querySelector('.row.gap .load') ?? {})`)
 	p.wait(`said.includes('Loading ` + missed + ` missed events')`)
 	r.mend()

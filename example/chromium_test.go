@@ -161,12 +161,14 @@ func (p *page) read() {
 	}
 }
 
-// forgive forgets that the browser could not reach the server.
+// forgive forgets that the browser could not reach the server, and that the stream has asked why.
 func (p *page) forgive() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.problems = slices.DeleteFunc(p.problems, func(problem string) bool { return strings.Contains(problem, "net::ERR_") })
+	p.problems = slices.DeleteFunc(p.problems, func(problem string) bool { return forgivable.MatchString(problem) })
 }
+
+var forgivable = regexp.MustCompile(`net::ERR_|status of 426`)
 
 func (p *page) call(method string, params any) json.RawMessage {
 	p.t.Helper()

@@ -94,11 +94,13 @@ export class Filters {
 
 	// reset accepts everything again.
 	reset() {
+		const {level, environment} = this.chosen;
 		this.chosen = {level: [], environment: []};
 		this.#text.value = '';
 		this.#readWords();
 		this.#draw();
-		this.#on.chips();
+		if (level.length || environment.length) this.#on.chips();
+		else this.#on.words();
 	}
 
 	#readWords() {
