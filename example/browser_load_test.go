@@ -92,8 +92,7 @@ func testLoadSome(t *testing.T, browser *chromium) {
 		p.key("ArrowDown")
 	}
 	p.key("Enter")
-	p.resize(1280, 800)
-	p.wait(`document.querySelector('#details .load').textContent === document.querySelector('.row.gap .load').textContent && document.querySelector('[aria-selected=true].gap')`)
+	p.wait(`document.querySelector('#details .load').textContent === document.querySelector('.row.gap .load')?.textContent && document.querySelector('[aria-selected=true].gap')`)
 	p.eval(`document.querySelector('#details .load').focus()`, nil)
 	p.key("Enter")
 	rest := fmt.Sprintf("%d events missed: %[1]d info", missed-held)
