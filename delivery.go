@@ -157,6 +157,7 @@ type stretch struct {
 	bytes   []byte
 	lengths []int // of the frames; nil if there is only one
 	extra   int   // how many of the frames are two, as those of BufferMessage to a client of the protocol
+	notices bool  // some are notices
 }
 
 // whole returns how many of the frames end within the first n bytes.
@@ -177,7 +178,7 @@ func (s *stretch) whole(n int) (frames int) {
 // unless a link keeps it.
 func join(buf *stretch, batch []*message) stretch {
 	if len(batch) == 1 {
-		return stretch{bytes: batch[0].frame, extra: batch[0].extra}
+		return stretch{bytes: batch[0].frame, extra: batch[0].extra, notices: batch[0].notice}
 	}
 	if cap(buf.bytes) > maxScratch {
 		*buf = stretch{}
@@ -187,6 +188,7 @@ func join(buf *stretch, batch []*message) stretch {
 		p.bytes = append(p.bytes, m.frame...)
 		p.lengths = append(p.lengths, len(m.frame))
 		p.extra += m.extra
+		p.notices = p.notices || m.notice
 	}
 	*buf = p
 	return p
@@ -200,6 +202,11 @@ func join(buf *stretch, batch []*message) stretch {
 // its end.
 func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte) (taken, landed int, err error) {
 	sent, held, err := c.link.Write(p.bytes, p.lengths, probe)
+	if sent == len(p.bytes) && probe == nil && p.extra == 0 && !p.notices { // nearly always
+		c.busy, c.left = false, false
+		c.count(len(batch), sent)
+		return len(batch), len(batch), err
+	}
 	c.busy = sent < len(p.bytes)+len(probe)
 	c.left = held > 0 && probe != nil
 	taken, end := len(batch), len(p.bytes)
@@ -210,13 +217,16 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 			taken++
 		}
 	}
-	notices := noticesOf(batch)
-	landed = min(taken, notices.end) - min(taken, notices.begin)
+	begin, stop := 0, len(batch)
+	if p.notices {
+		begin, stop = betweenNotices(batch)
+	}
+	landed = min(taken, stop) - min(taken, begin)
 	switch {
 	case !c.busy:
 	case held > 0:
 		first := taken
-		c.flight = flight{notices: max(0, notices.begin-first)}
+		c.flight = flight{notices: max(0, begin-first)}
 		for taken < len(batch) && end+len(batch[taken].frame) <= sent+held {
 			end += len(batch[taken].frame)
 			if !batch[taken].notice {
@@ -252,16 +262,16 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 	return taken, landed, err
 }
 
-// noticesOf returns between which indexes the messages of a batch are that are no notices.
-func noticesOf(batch []*message) (within struct{ begin, end int }) {
-	within.end = len(batch)
-	for within.begin < within.end && batch[within.begin].notice {
-		within.begin++
+// betweenNotices returns between which indexes the messages of a batch are that are no notices.
+func betweenNotices(batch []*message) (begin, end int) {
+	end = len(batch)
+	for begin < end && batch[begin].notice {
+		begin++
 	}
-	for within.end > within.begin && batch[within.end-1].notice {
-		within.end--
+	for end > begin && batch[end-1].notice {
+		end--
 	}
-	return within
+	return begin, end
 }
 
 // sentProbe notes that the link has accepted a probe, or the beginning of one.
