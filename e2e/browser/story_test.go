@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/mesher/mesherstream"
-	"github.com/mesher/mesherstream/e2e/internal/pace"
 )
 
 // A told is one thing that a viewer has seen: a message by its number, or something that is no message.
@@ -229,10 +228,19 @@ type nodeProcess struct {
 	stories chan [][]told
 }
 
+// needNode skips a test if there is no Node that has a WebSocket: since 22 of itself, and since 20.10 behind a flag that
+// later ones accept too.
+func needNode(t *testing.T) {
+	t.Helper()
+	if err := exec.Command("node", "--experimental-websocket", "--eval", "").Run(); err != nil {
+		t.Skip("needs Node 20.10 or later: apt-get install nodejs")
+	}
+}
+
 // followInNode starts viewers in one process, which ends with the test.
 func followInNode(t *testing.T, watches []*watch) *nodeProcess {
 	t.Helper()
-	pace.NeedNode(t)
+	needNode(t)
 	dir := t.TempDir()
 	for _, name := range []string{"story.mjs", "viewers.mjs"} {
 		text, err := testdata.ReadFile("testdata/" + name)
