@@ -424,6 +424,49 @@ func (c *client) lookBack(last int) {
 	c.biteSoon()
 }
 
+// A share is what several replays of a turn read at the same place, as those of clients do that return together: it is
+// read once, and its frames are joined once.
+type share struct {
+	reading
+	joined stretch // nobody writes into it, so links may keep parts of it
+}
+
+// shareKey says what a share is of.
+type shareKey struct {
+	group    string // its key
+	from, to cursor
+	n, limit int
+}
+
+// readOnce reads the history for a client's replay, or returns what another replay has read in this turn. It appends the
+// messages to buf.
+func (s *shard) readOnce(c *client, to cursor, buf []*message, n, limit int) (reading, *share) {
+	r, h := c.replay, s.history
+	if len(s.biting) < 2 || c.group == nil {
+		return h.read(c.sub.Project, &c.sub.Filter, r.at, to, buf, n, limit), nil
+	}
+	key := shareKey{c.group.key, r.at, to, n, limit}
+	sh := s.shares[key]
+	if sh == nil {
+		sh = &share{reading: h.read(c.sub.Project, &c.sub.Filter, r.at, to, nil, n, limit)}
+		s.shares[key] = sh
+	}
+	got := sh.reading
+	got.messages = append(buf, sh.messages...)
+	return got, sh
+}
+
+// join returns the frames of a batch if that is exactly what was read, and otherwise nil.
+func (sh *share) join(batch []*message) *stretch {
+	if sh == nil || !slices.Equal(batch, sh.messages) {
+		return nil
+	}
+	if sh.joined.bytes == nil {
+		sh.joined = join(new(stretch), batch)
+	}
+	return &sh.joined
+}
+
 // biteSoon gives the client's replay, or its fetch, another bite.
 func (c *client) biteSoon() {
 	if s := c.shard; !c.biting {
@@ -442,6 +485,7 @@ func (s *shard) biteAll() {
 		}
 	}
 	s.biting = slices.Delete(s.biting, 0, n)
+	clear(s.shares)
 }
 
 // bite lets the client's replay, or its fetch, go on for one write.
@@ -484,7 +528,7 @@ func (c *client) replaySomeMore() error {
 		return nil
 	}
 	const before = 3 // notices
-	got := s.history.read(c.sub.Project, &c.sub.Filter, r.at, to, append(s.drained[:0], nil, nil, nil), min(room, 2*historyBite), min(size, joinBytes))
+	got, shared := s.readOnce(c, to, append(s.drained[:0], nil, nil, nil), min(room, 2*historyBite), min(size, joinBytes))
 	s.drained = got.messages
 	defer func() { clear(s.drained) }()
 	if !r.lose(got.begin) {
@@ -532,8 +576,12 @@ func (c *client) replaySomeMore() error {
 				r.asOf = rest[len(rest)-1].stamp // of a part, nobody knows: what does not match has stamps, too
 			}
 		}
-		p := join(&s.scratch, batch)
-		taken, landed, err := c.write(&p, batch, &s.scratch, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, told, nil))
+		p, buf := shared.join(batch), new(stretch)
+		if p == nil {
+			own := join(&s.scratch, batch)
+			p, buf = &own, &s.scratch
+		}
+		taken, landed, err := c.write(p, batch, buf, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, told, nil))
 		c.flight.replayed = c.busy
 		c.countReplayed(landed)
 		if r.back != nil {

@@ -1,6 +1,7 @@
 package mesherstream
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -832,6 +833,70 @@ func TestAReplayIsOnePieceOfTheOrder(t *testing.T) {
 		})
 		if got := h.of(clients[i], "p"); len(got) > len(want) || !slices.Equal(got, want[len(want)-len(got):]) {
 			t.Fatalf("client %d has heard %d messages, and they are not the last ones of the order", i, len(got))
+		}
+	}
+}
+
+// A tap notes where the bytes are that it is given.
+type tap struct {
+	sink
+	given []*byte
+	bytes []byte
+}
+
+func (l *tap) Write(p []byte, _ []int, then []byte) (int, int, error) {
+	l.given = append(l.given, &p[0])
+	l.bytes = append(l.bytes, p...)
+	return len(p) + len(then), 0, nil
+}
+
+// Clients that return together are sent the same bytes, which are read and joined once.
+func TestReplaysAtOnePlaceShareTheirBytes(t *testing.T) {
+	p := &replayPlay{T: t, rand: rand.New(rand.NewPCG(1, 1)), history: 1000, age: time.Hour}
+	p.start(WithHistory(1000), WithWindow(0))
+	for i := range 600 {
+		msg := Message{Project: "a", Data: fmt.Appendf(nil, "%0500d", i)}
+		if err := p.m.Broadcast(msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	taps := make([]*tap, 3)
+	clients := make([]*client, len(taps))
+	for i := range taps {
+		pl, err := p.m.reserve("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &client{id: ClientID(i * len(p.m.shards)), shard: p.s, place: pl, connectedAt: time.Now(), sub: Subscription{Project: "a"}}
+		if i == 2 {
+			c.sub.Filter = Filter{Levels: []string{"error"}} // the same messages, which have no level
+		}
+		taps[i], clients[i] = &tap{}, c
+		c.link = taps[i]
+		c.recall(past{last: 600})
+		c.markSeen(c.connectedAt)
+		if err := p.s.register(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 100 {
+		p.turn()
+	}
+	shares := 0
+	for _, at := range taps[0].given {
+		if slices.Contains(taps[1].given, at) {
+			shares++
+		}
+		if slices.Contains(taps[2].given, at) {
+			t.Error("a client with another filter shares what was read")
+		}
+	}
+	if shares < 4 {
+		t.Errorf("two clients share %d of %d writes", shares, len(taps[0].given))
+	}
+	for i, tap := range taps[1:] {
+		if want := taps[0].bytes; !bytes.Equal(tap.bytes[len(tap.bytes)-300_000:], want[len(want)-300_000:]) {
+			t.Errorf("client %d has received something else than client 0", i+1)
 		}
 	}
 }

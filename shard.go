@@ -49,11 +49,12 @@ type shard struct {
 	projects   map[string][]*group // likewise
 	takenOfAll taken               // of the messages to all projects
 	touched    []*group
-	pinged     []*client // they are sent a pong at the end of the turn
-	again      []*client // their links have asked for another turn
-	apart      []*client // they have groups of their own until the end of a turn
-	biting     []*client // their replays and fetches go on at the end of the turn
-	waiting    []*client // the clients that a drain visits: they are busy, or have something buffered
+	pinged     []*client           // they are sent a pong at the end of the turn
+	again      []*client           // their links have asked for another turn
+	apart      []*client           // they have groups of their own until the end of a turn
+	biting     []*client           // their replays and fetches go on at the end of the turn
+	shares     map[shareKey]*share // what these have read
+	waiting    []*client           // the clients that a drain visits: they are busy, or have something buffered
 	wheel      wheel
 	beatAt     time.Time  // the last beat
 	awake      time.Time  // since when beats have come on time
@@ -81,6 +82,7 @@ func newShard(cfg *config, h *history) *shard {
 		groups:    make(map[string]*group),
 		projects:  make(map[string][]*group),
 		leaving:   make(map[*client]struct{}),
+		shares:    make(map[shareKey]*share),
 	}
 	s.wake.L = &s.mu
 	s.room.L = &s.mu
