@@ -349,6 +349,17 @@ func (g *gap) span(m *message) {
 	g.first = min(g.first, m.stamp)
 }
 
+// precedes moves a place before the messages of the gap. Of a feed of which none is dropped, the place stays.
+func (g *gap) precedes(at cursor) cursor {
+	if g.last.project > 0 {
+		at.project = min(at.project, g.after.project)
+	}
+	if g.last.all > 0 {
+		at.all = min(at.all, g.after.all)
+	}
+	return at
+}
+
 // makeRoom grows a full list by a quarter. append would double it, and clients may hold it for long.
 func (g *gaps) makeRoom() {
 	if n := len(g.list); n == cap(g.list) {

@@ -154,7 +154,7 @@ func (c *client) reachedLive(sent, told int, rest []*message) (p position, ok bo
 		}
 		if g.first > 0 {
 			p.asOf = min(p.asOf, g.first-1)
-			p.cursor = p.cursor.least(g.after)
+			p.cursor = g.precedes(p.cursor)
 		}
 	}
 	if p.cursor == newest {

@@ -197,6 +197,44 @@ func TestARestartOfTheServerIsAGapOfUnknownSize(t *testing.T) {
 	})
 }
 
+// The messages of a gap may be messages to all projects, or none of them.
+func TestAClientReturnsFromBeforeAGap(t *testing.T) {
+	for _, dropped := range []string{"shop", ""} {
+		t.Run("of "+dropped, func(t *testing.T) {
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				w.Start(mesherstream.WithMaxBuffer(2), mesherstream.WithKeepLevels("error"))
+				p := newPage(w, "shop")
+				publish(w, "first")
+				p.until(1)
+				p.read() // a mark
+				buffered := func(n int) {
+					w.Eventually("it is buffered", func() bool { return w.M.Stats().Buffered == n })
+				}
+				publish(w, "a0") // it is on its way until the page reads
+				buffered(1)
+				publish(w, "a1")
+				if err := w.M.Broadcast(mesherstream.Message{Project: dropped, Level: "debug", Data: []byte("b0")}); err != nil {
+					t.Fatal(err)
+				}
+				buffered(3)
+				publish(w, "a2")
+				w.Eventually("one is dropped", func() bool { return w.M.Stats().Dropped == 1 })
+				time.Sleep(2 * time.Second) // another mark is due
+				p.until(3)
+				before := p.Position
+				p.read()
+				if p.Position == before || len(p.Shown) != 3 {
+					t.Fatalf("no mark before the gap: %s", p.all())
+				}
+				p.leave()
+				p.open()
+				publish(w, "c0")
+				p.expect("first", "a0", "a1", "b0", "a2", "c0")
+			})
+		})
+	}
+}
+
 func TestAPositionOfAnotherProjectIsWorthless(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		w.Start()
