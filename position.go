@@ -253,6 +253,8 @@ type comeback struct {
 	known    bool   // how many messages there were since the position
 	atMost   uint64 // that many, of any filter
 	tail     cursor // up to where the tail may reach
+	repeated int    // how many messages it has been sent since the position
+	keyed    bool   // some of these have keys
 
 	rate  uint32 // how many messages a second the client handled before; 0 if it has kept up
 	sent  uint32 // how many it has been sent since
@@ -296,6 +298,9 @@ func (c *client) comeBack() {
 		r.loss.after = r.at
 	}
 	if granted := r.at.most(h.since(project, c.sub.Since)); granted != r.at {
+		if ok && b.received != 0 { // it may have received some of what follows
+			granted, b.received = granted.most(b.tail), 0
+		}
 		r.loss.messages += granted.beyond(r.at)
 		r.loss.atMost, b.complete = true, false
 		r.at = granted
@@ -433,8 +438,8 @@ func (c *client) skipTo(k *skip) {
 		*l = loss{after: r.at, counted: true}
 	}
 	if b.received > 0 && !r.at.reaches(b.tail) { // some of the messages are in its tail
-		if l.atMost = l.atMost || k.keyed || k.lost; !l.atMost {
-			k.messages -= min(k.messages, uint64(b.received))
+		if l.atMost = l.atMost || k.keyed || k.lost || b.keyed; !l.atMost {
+			k.messages -= min(k.messages, uint64(max(0, b.received-b.repeated)))
 		}
 	}
 	l.atMost, l.slow = l.atMost || k.lost, l.slow || k.lost

@@ -629,6 +629,10 @@ func (r *replay) passed(batch []*message, tellsReplay, tellsLoss bool) {
 		case !m.notice:
 			r.at.pass(m)
 			r.seen = m.at
+			if b := r.back; b != nil {
+				b.repeated++
+				b.keyed = b.keyed || m.key != ""
+			}
 		case tellsReplay:
 			tellsReplay, r.told = false, true
 		case tellsLoss:

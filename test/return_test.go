@@ -235,6 +235,63 @@ func TestAClientReturnsFromBeforeAGap(t *testing.T) {
 	}
 }
 
+// Since moves on while the client is away, and its position and what it has received are before and after it.
+func TestAReturningClientReceivesNothingTwiceThatIsBeyondSince(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithAuthorize(func(_ *fiber.Ctx, sub *mesherstream.Subscription) error {
+			sub.Since = time.Now().Add(-2 * time.Second)
+			return nil
+		}))
+		p := newPage(w, "shop")
+		publish(w, "first")
+		p.until(1)
+		p.read() // a mark
+		publish(w, "a0")
+		p.until(2)
+		time.Sleep(500 * time.Millisecond)
+		publish(w, "a1")
+		p.until(3)
+		_ = p.v.WS.Close()
+		p.Eventually("the page has left", func() bool { return p.M.Stats().Clients == 0 })
+		time.Sleep(1750 * time.Millisecond)
+		publish(w, "b0")
+		p.open()
+		publish(w, "c0")
+		p.expect("first", "a0", "a1", "gap away <=2 held 2", "b0", "c0")
+	})
+}
+
+// What a replay has repeated of a client's tail is before the messages that the client skips, and not among them.
+func TestASkippedGapCountsWhatIsMissing(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithWindow(4))
+		p := newPage(w, "shop")
+		publish(w, "first")
+		p.until(1)
+		p.read() // a mark
+		publish(w, "a0")
+		p.until(2)
+		publish(w, numbers("b", 0, 20)...) // at the same time as a0, so the client may have received them too
+		p.leave()
+		publish(w, numbers("b", 20, 300)...)
+		p.open()
+		time.Sleep(20 * time.Second)
+		publish(w, "c0")
+		told := 0
+		for !slices.Contains(p.all(), "c0") {
+			p.read()
+		}
+		for _, s := range p.Shown {
+			if s.Gap != nil {
+				told += s.Gap.Dropped
+			}
+		}
+		if got := len(slices.DeleteFunc(slices.Clone(p.Shown), func(s follower.Shown) bool { return s.Gap != nil })) + told; got != 303 || told == 0 {
+			t.Errorf("got %d shown and told, %d of them told, want 303: %s", got, told, p.all())
+		}
+	})
+}
+
 func TestAPositionOfAnotherProjectIsWorthless(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		w.Start()
