@@ -579,5 +579,8 @@ func parseSince(s string, now time.Time) (t time.Time, ok bool) {
 	}
 	// In a query, the plus before an offset is a space unless it is escaped.
 	t, err := time.Parse(time.RFC3339, strings.ReplaceAll(s, " ", "+"))
+	if t.IsZero() {
+		t = t.Add(1) // the zero time would be none
+	}
 	return t, err == nil
 }
