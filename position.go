@@ -293,7 +293,7 @@ func (c *client) comeBack() {
 		r.loss.unknown = true
 		r.at = held.most(h.since(project, at))
 		if c.shard.cfg.relay != nil {
-			r.at = r.at.most(b.tail)
+			r.at = r.at.most(b.tail).most(h.since(project, at.Add(clockSlack)))
 		}
 		r.loss.after = r.at
 	}

@@ -292,6 +292,25 @@ func TestASkippedGapCountsWhatIsMissing(t *testing.T) {
 	})
 }
 
+// To another node, a position only says when it was made. A message of the same moment has reached that node a little later.
+func TestAReturnToAnotherNodeRepeatsNothingOfTheMoment(t *testing.T) {
+	streamtest.NodesInBubble(t, 2, func(_ *streamtest.Exchange, nodes []*streamtest.World) {
+		nodes[1].Connect("shop").Collect()
+		p := newPage(nodes[0], "shop")
+		publish(nodes[0], "a0")
+		p.until(1)
+		p.read() // a mark
+		nodes[1].Eventually("the other node has it", func() bool { return nodes[1].M.Stats().Sent == 1 })
+		p.leave()
+		publish(nodes[0], "b0")
+		nodes[1].Eventually("the other node has it", func() bool { return nodes[1].M.Stats().Sent == 2 })
+		p.World = nodes[1]
+		p.open()
+		publish(nodes[1], "c0")
+		p.expect("a0", "gap away held 0", "b0", "c0")
+	})
+}
+
 func TestAPositionOfAnotherProjectIsWorthless(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		w.Start()
