@@ -247,7 +247,7 @@ func TestAClientLooksBackAndThenReceivesWhatIsPublished(t *testing.T) {
 			{"shop?since=1h", 0, 1, nil},
 			{"shop?since=1999-01-02T15:04:05%2B07:00", 0, 1, nil},
 			{"shop?since=1999-01-02T15:04:05.999+07:00", 0, 1, nil}, // a plus that should have been escaped
-			{"shop?since=0001-01-01T00:00:00Z", 0, 1, nil}, // the zero time is one, too
+			{"shop?since=0001-01-01T00:00:00Z", 0, 1, nil},          // the zero time is one, too
 			{"shop?since=0000-01-01T00:00:00Z", 0, 1, nil},
 			{"shop?since=1h&last=2", 298, 1, nil},
 			{"shop?last=7&since=2999-01-01T00:00:00Z", 300, 1, nil},
