@@ -702,6 +702,8 @@ func (p *simulation) settle() {
 
 func (p *simulation) hasRest(v *page) bool {
 	c := v.client
+	c.shard.mu.Lock() // a timer may post at this time
+	defer c.shard.mu.Unlock()
 	return c.group != nil && c.phase == phaseOpen && c.replay == nil && c.idle() && c.reply == nil && v.asked == nil && v.arrived == len(v.link.taken) &&
 		!v.IsReturning() && c.shard.inbox.isEmpty()
 }
