@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mesher/mesherstream"
 )
 
 func TestDemoEventsAreValidAndVaried(t *testing.T) {
@@ -62,4 +64,29 @@ func TestStreamDemoKeepsItsRate(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A page that reads half as fast as events are published has, in its list, gaps among the newest 10,000.
+func TestTheServerKeepsWhatIsMissingInAListOfThePage(t *testing.T) {
+	_, m, f, err := newApp(localhost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Shutdown(t.Context())
+	const published = 10_000
+	d := demo{project: "p", rand: rand.New(rand.NewPCG(1, 2))}
+	for range published {
+		if _, err := f.publishEvent(d.event()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := 0
+	for m := range m.History("p", mesherstream.Filter{}, 2*published) {
+		if m.Level != "" { // no notice of an issue
+			kept++
+		}
+	}
+	if kept != published {
+		t.Errorf("the server keeps %d of %d events", kept, published)
+	}
 }

@@ -91,7 +91,7 @@ func run(addr string, given hosts, project, environment string, stdin bool, demo
 
 // newApp mounts the stream, the API and the pages, for requests that ask for one of names. The feed publishes from outside
 // of handlers.
-func newApp(names hosts) (*fiber.App, *mesherstream.Manager, *feed, error) {
+func newApp(names hosts, more ...mesherstream.Option) (*fiber.App, *mesherstream.Manager, *feed, error) {
 	app := fiber.New(fiber.Config{
 		BodyLimit:             maxBodyBytes,
 		ReadTimeout:           10 * time.Second,
@@ -99,8 +99,13 @@ func newApp(names hosts) (*fiber.App, *mesherstream.Manager, *feed, error) {
 		ErrorHandler:          jsonError,
 	})
 	// A small window shows earlier that a page is slow, which is what this example is for. A log that was read at breakfast
-	// is still there for a page that is opened in the evening.
-	m, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithWindow(128), mesherstream.WithHistoryAge(24*time.Hour))
+	// is still there for a page that is opened in the evening. What a page that reads half as fast as events come is missing
+	// can be loaded for as long as the gap is in its list of 5,000 items.
+	options := []mesherstream.Option{
+		mesherstream.WithApp(app), mesherstream.WithWindow(128),
+		mesherstream.WithHistory(20_000), mesherstream.WithHistoryAge(24 * time.Hour),
+	}
+	m, err := mesherstream.NewManager(append(options, more...)...)
 	if err != nil {
 		return nil, nil, nil, err
 	}
