@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mesher/mesherstream"
 )
@@ -124,6 +125,10 @@ func testFreshness(t *testing.T, browser *chromium) {
 		{`{state: 'open', info: {}, age: 59_600}`, "Live · 1 min 0 s", "open"},
 		{`{state: 'open', info: {}, age: 180, slow: true}`, "Reading slowly", "slow"},
 		{`{state: 'open', info: {}, age: 180, lag: 5000}`, "5 s behind", "slow"},
+		{`{state: 'open', info: {}, age: 180, silence: 0}`, "Live · 0.2 s", "open"},
+		{`{state: 'open', info: {}, age: 180, silence: 27_400}`, "No sign of the server for 27 s", "waiting"},
+		{`{state: 'open', info: {}, age: 180, silence: 27_400, slow: true}`, "No sign of the server for 27 s", "waiting"},
+		{`{state: 'waiting', info: {retryAt: Infinity}, silence: 27_400}`, "Connection lost, reconnecting", "waiting"},
 		{`{state: 'connecting', info: {}, age: 180}`, "Connecting", "connecting"},
 		{`{state: 'closed', info: {code: 4000, reason: 'bye'}, age: 180}`, "Disconnected: bye", "closed"},
 	} {
@@ -137,6 +142,26 @@ func testFreshness(t *testing.T, browser *chromium) {
 			t.Errorf("%s: got %+v, want %q, %s", c.stream, got, c.want, c.kind)
 		}
 	}
+}
+
+// testSilence has a relay forward nothing while it keeps the connections.
+func testSilence(t *testing.T, browser *chromium) {
+	app, m, f, err := newApp(localhost, mesherstream.WithPingInterval(6*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, _ := listen(t, app, m, "127.0.0.1:0")
+	r, url := newRelay(t, server)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	r.hold()
+	say(t, f, "info", 0, 1)
+	p.wait(`/^No sign of the server for \d+ s$/.test(document.getElementById('state').textContent)`)
+	p.shot("no sign of the server")
+	r.release()
+	p.wait(isLive)
+	wantRows(t, p, []string{"info 0"})
+	p.forgive()
 }
 
 func testAge(t *testing.T, browser *chromium) {

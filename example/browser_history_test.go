@@ -139,6 +139,17 @@ func testGapText(t *testing.T, browser *chromium) {
 	}
 }
 
+// testGapAloud hears what a screen reader is told of a gap, whether its levels are known or not.
+func testGapAloud(t *testing.T, browser *chromium) {
+	url, _ := serve(t)
+	for text, want := range map[string]string{"3 info, 1 error": "4 events missed: 3 info, 1 error", "": "4 events missed"} {
+		p := browser.open(t, 1280, 800, url+"/?project=shop")
+		p.wait(isLive)
+		p.eval(fmt.Sprintf(`import('/assets/announce.js').then(m => m.sayMissed(4, %q))`, text), nil)
+		p.wait(fmt.Sprintf(`document.getElementById('status').textContent === %q`, want))
+	}
+}
+
 const showingErrors = "Filters changed: showing error events"
 
 // testLevel chooses a level, and sees the newest events of that level.

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/mesher/mesherstream"
 )
 
 // starve publishes info events, n at a time and numbered from a number, while the page is busy, until it has missed some. It
@@ -31,6 +33,17 @@ func (p *page) press(selector string) {
 	p.eval(`new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))`, nil)
 	p.click(selector)
 	p.resize(1280, 800)
+}
+
+// serveShort runs a new app, which keeps no more than 1,000 events.
+func serveShort(t *testing.T) (url string, f *feed) {
+	t.Helper()
+	app, m, f, err := newApp(localhost, mesherstream.WithHistory(1000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, _ = listen(t, app, m, "127.0.0.1:0")
+	return url, f
 }
 
 func number(t *testing.T, text string) int {
@@ -72,7 +85,7 @@ func testLoad(t *testing.T, browser *chromium) {
 
 // testLoadSome has the server keep less than was missed.
 func testLoadSome(t *testing.T, browser *chromium) {
-	url, f := serve(t)
+	url, f := serveShort(t)
 	p := browser.open(t, 1280, 800, url+"/?project=shop")
 	p.wait(isLive)
 	n, offer := starve(t, p, f, 0, 2000)
@@ -129,6 +142,24 @@ func testLoadStill(t *testing.T, browser *chromium) {
 		t.Errorf("the newest event moved from %v to %v", before, after)
 	}
 	p.wait(`document.getElementById('pause').ariaPressed === 'true'`)
+}
+
+// testLoadLate has the server keep nothing of what was missed.
+func testLoadLate(t *testing.T, browser *chromium) {
+	url, f := serveShort(t)
+	p := browser.open(t, 1280, 800, url+"/?project=shop")
+	p.wait(isLive)
+	n, _ := starve(t, p, f, 0, 600)
+	missed := p.text("missed")
+	for range 20 {
+		say(t, f, "info", n, n+50)
+		n += 50
+		p.wait(fmt.Sprintf(`document.querySelector('.row:last-child .message')?.textContent === 'info %d'`, n-1))
+	}
+	p.press(".row.gap .load")
+	p.wait(`document.getElementById('toast').textContent === 'These events can’t be loaded: the server no longer has them'`)
+	p.resize(1280, 40_000)
+	p.wait(`document.querySelector('.row.gap .message')?.textContent === '` + missed + ` events missed: ` + missed + ` info' && !document.querySelector('.row .load')`)
 }
 
 func testLoadFails(t *testing.T, browser *chromium) {

@@ -76,6 +76,9 @@ func TestPagesInABrowser(t *testing.T) {
 		"a reader who has paused sees the same":         testLoadStill,
 		"the button of a gap has room":                  testLoadButton,
 		"a gap that can't be loaded says why":           testLoadFails,
+		"what the server has let go can't be loaded":    testLoadLate,
+		"a gap is told aloud":                           testGapAloud,
+		"a page says that it hears nothing":             testSilence,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, browser) })
 	}

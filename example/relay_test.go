@@ -17,6 +17,7 @@ type relay struct {
 	mu    sync.Mutex
 	down  bool
 	conns map[net.Conn]bool
+	held  chan struct{} // closed when the relay forwards again; nil while it does
 }
 
 // newRelay runs a relay to a server until the test ends, and returns its address.
@@ -40,6 +41,7 @@ func newRelay(t *testing.T, server string) (r *relay, url string) {
 	t.Cleanup(func() {
 		ln.Close()
 		r.cut()
+		r.release()
 		wg.Wait()
 	})
 	return r, "http://" + ln.Addr().String()
@@ -63,7 +65,11 @@ func (r *relay) pass(conn net.Conn) {
 	var wg sync.WaitGroup
 	for from, to := range map[net.Conn]net.Conn{conn: server, server: conn} {
 		wg.Go(func() {
-			io.Copy(to, from)
+			io.Copy(to, reader(func(b []byte) (int, error) {
+				n, err := from.Read(b)
+				r.wait()
+				return n, err
+			}))
 			conn.Close()
 			server.Close()
 		})
@@ -90,3 +96,33 @@ func (r *relay) mend() {
 	defer r.mu.Unlock()
 	r.down = false
 }
+
+// hold forwards nothing until release is called, and keeps the connections.
+func (r *relay) hold() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held = make(chan struct{})
+}
+
+func (r *relay) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.held != nil {
+		close(r.held)
+		r.held = nil
+	}
+}
+
+// wait waits until the relay forwards.
+func (r *relay) wait() {
+	r.mu.Lock()
+	held := r.held
+	r.mu.Unlock()
+	if held != nil {
+		<-held
+	}
+}
+
+type reader func([]byte) (int, error)
+
+func (r reader) Read(b []byte) (int, error) { return r(b) }

@@ -17,7 +17,7 @@ export function sayMissed(count, what) {
 	missed += count;
 	kinds = what;
 	timer ||= setTimeout(() => {
-		say(`${plural(missed, 'event')} missed${missed === count ? `: ${kinds}` : ''}`);
+		say(`${plural(missed, 'event')} missed${missed === count && kinds ? `: ${kinds}` : ''}`);
 		spoken = performance.now();
 		missed = timer = 0;
 	}, Math.max(500, spoken + QUIET - performance.now()));

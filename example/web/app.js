@@ -135,6 +135,7 @@ async function load(gap) {
 	received += events.length;
 	missed += gaps.reduce((n, {count}) => n + count, -count);
 	if (failure) toast(`${brought ? `Loaded ${plural(brought, 'event')}. The others can’t` : 'These events can’t'} be loaded: ${UNLOADED[failure.code] ?? failure.message}`);
+	else if (!brought) toast('These events can’t be loaded: the server no longer has them');
 	else if (brought < held) toast(`Loaded ${number(brought)} of ${plural(held, 'event')}: the server no longer has the others`);
 	else say(`Loaded ${plural(brought, 'missed event')}`);
 	if (details.item === gap && list.cursor) details.open(list.cursor, $('details').contains(document.activeElement));

@@ -26,10 +26,12 @@ export function freshness(ms) {
 	return ms < 9950 ? `${(ms / 1000).toFixed(1)} s` : span(Math.round(ms / 1000));
 }
 
-// drawState shows the state of a stream: that of its connection, how fresh it is, and whether the page keeps up.
-export function drawState(pill, {state, info, age, lag = 0, slow = false}) {
+// drawState shows the state of a stream: that of its connection, how fresh it is, and whether the page keeps up. silence is
+// for how many milliseconds nothing has arrived, if that is longer than the server promises, and otherwise 0.
+export function drawState(pill, {state, info, age, lag = 0, slow = false, silence = 0}) {
 	let text = stateText(state, info), kind = ['connecting', 'open', 'waiting'].includes(state) ? state : 'closed';
-	if (state === 'open' && lag > BEHIND) [text, kind] = [`${span(lag / 1000)} behind`, 'slow'];
+	if (state === 'open' && silence) [text, kind] = [`No sign of the server for ${span(silence / 1000)}`, 'waiting'];
+	else if (state === 'open' && lag > BEHIND) [text, kind] = [`${span(lag / 1000)} behind`, 'slow'];
 	else if (state === 'open' && slow) [text, kind] = ['Reading slowly', 'slow'];
 	else if (state === 'open' && age !== undefined) text += ` · ${freshness(age)}`;
 	else if (state === 'waiting' && navigator.onLine && info.retryAt < Infinity) text = `Reconnecting in ${Math.max(0, Math.ceil((info.retryAt - Date.now()) / 1000))} s`;

@@ -21,6 +21,7 @@ class Follower {
 	#on;
 	#slow = false;
 	#arrived = 0;
+	#heard = 0;           // when something arrived
 	#leastAge = Infinity; // the smallest age seen stands for the difference of the two clocks
 	#waiting = [];  // what has arrived and has not been handled
 	#resting = 0;   // 1 after an item, until the loop asks for the next one: only then has the stream heard of it
@@ -31,7 +32,10 @@ class Follower {
 		this.#on = on;
 		this.#connection = new Connection(`/stream/projects/${encodeURIComponent(project)}?last=${LOOK_BACK}`, filters, {
 			begin: stream => this.#read(stream),
-			noted: () => this.#shown.splice(0, this.#shown.length - this.#resting),
+			noted: () => {
+				this.#heard = performance.now();
+				this.#shown.splice(0, this.#shown.length - this.#resting);
+			},
 			state: (state, info) => this.#enter(state, info),
 		});
 		setInterval(() => this.#measure(), 1000);
@@ -40,6 +44,13 @@ class Follower {
 	get state() { return this.#connection.state; }
 	get info() { return this.#connection.info; }
 	get age() { return this.#connection.age; }
+
+	// silence is for how many milliseconds nothing has arrived, if that is longer than the server promises. The connection
+	// may be dead then, which the stream finds after two such times.
+	get silence() {
+		const silence = performance.now() - this.#heard, promised = this.#connection.hello?.mark_ms;
+		return promised && silence > promised ? silence : 0;
+	}
 
 	// setFilters changes what arrives. The reply comes after everything that was sent with the filters before. What follows
 	// it is complete by itself: it begins with the newest messages that match, so the rest is left aside.
@@ -72,8 +83,12 @@ class Follower {
 		const waiting = this.#waiting = [];
 		this.#expected = this.#shown;
 		this.#shown = [];
-		stream.onmessage = data => waiting.push({data, replay: stream.replaying});
-		stream.ongap = gap => waiting.push({gap});
+		const take = item => {
+			this.#heard = performance.now();
+			waiting.push(item);
+		};
+		stream.onmessage = data => take({data, replay: stream.replaying});
+		stream.ongap = gap => take({gap});
 		let due = 0;
 		for await (const {gap} of stream) {
 			// A gap that has not arrived stands for items which the stream has let go. They are here.
@@ -120,6 +135,7 @@ class Follower {
 	}
 
 	#enter(state, info) {
+		this.#heard = performance.now();
 		if (state === 'open' && !('complete' in info)) this.#on.begin(); // it looks back, and doesn't return
 		this.#on.state(state, info);
 	}
