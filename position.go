@@ -368,8 +368,10 @@ type skip struct {
 	at       cursor // up to where the messages are counted, when the place is found
 	counting bool
 	messages uint64
-	lost     bool // some are no longer held, and nobody knows how many of these match
-	keyed    bool // some have keys
+	tail     int    // how many of the client's tail have yet to be counted: the first messages
+	after    cursor // the place after them
+	lost     bool   // some are no longer held, and nobody knows how many of these match
+	keyed    bool   // some have keys
 }
 
 // catchUp lets a client that returns leave out what it can't take in time. It returns false if there is more to do for
@@ -408,8 +410,19 @@ func (c *client) catchUp() (done bool) {
 			return true
 		}
 		k.to = k.to.most(r.at)
+		if k.after = r.at; !r.at.reaches(b.tail) {
+			k.tail = max(0, b.received-b.repeated)
+		}
 	}
-	got := h.read(c.sub.Project, filter, k.at, k.to, s.drained[:0], historyBite, joinBytes)
+	bite := historyBite
+	if k.tail > 0 {
+		bite = min(bite, k.tail)
+	}
+	got := h.read(c.sub.Project, filter, k.at, k.to, s.drained[:0], bite, joinBytes)
+	if k.tail > 0 {
+		k.tail -= len(got.messages)
+		k.after = got.at
+	}
 	for _, m := range got.messages {
 		if m.key == "" {
 			k.messages++
@@ -440,6 +453,7 @@ func (c *client) skipTo(k *skip) {
 	if b.received > 0 && !r.at.reaches(b.tail) { // some of the messages are in its tail
 		if l.atMost = l.atMost || k.keyed || k.lost || b.keyed; !l.atMost {
 			k.messages -= min(k.messages, uint64(max(0, b.received-b.repeated)))
+			l.after = k.after // a fetch doesn't bring them again
 		}
 	}
 	l.atMost, l.slow = l.atMost || k.lost, l.slow || k.lost

@@ -452,6 +452,38 @@ func TestTheMessagesOfAGapCanBeFetched(t *testing.T) {
 	})
 }
 
+// A client that was slow before it left skips what it can't take. What it has received since its position is no part of the
+// gap, nor of what a fetch of it brings.
+func TestAFetchOfWhatAReturnSkipsBringsNothingTwice(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		p := newPage(w, "shop")
+		for i := range 5 { // it acknowledges each mark late
+			publish(w, fmt.Sprint("a", i))
+			time.Sleep(3 * time.Second)
+			p.until(i + 1)
+		}
+		publish(w, numbers("b", 0, 3)...)
+		p.until(8)
+		p.leave()
+		publish(w, numbers("c", 0, 600)...)
+		p.open()
+		p.until(9)
+		gap := p.Shown[8].Gap
+		if gap == nil || gap.Reason != "away" || gap.Dropped == 0 || gap.Held != gap.Dropped {
+			t.Fatalf("got %s, want a gap whose messages are all held", p.all())
+		}
+		missing := numbers("c", 0, gap.Dropped)
+		if got := p.fetchAll([]*follower.Notice{gap}); !slices.Equal(got, missing) {
+			t.Errorf("fetched %d messages from %s to %s, want %d from %s to %s", len(got), got[0], got[len(got)-1], len(missing), missing[0], missing[len(missing)-1])
+		}
+		p.until(9 + 600 - gap.Dropped)
+		if got, want := p.all()[9:], numbers("c", gap.Dropped, 600); !slices.Equal(got, want) {
+			t.Errorf("shown %s, want %s", got, want)
+		}
+	})
+}
+
 func TestARequestForAGapThatIsNoneIsRefused(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		p := stall(w)
