@@ -98,8 +98,9 @@ export interface Callbacks {
    *   undefined: a page that shows a state then loads it again.
    * - "waiting": the connection was lost, or the attempt failed. info says why, and when the next attempt is made. The
    *   reason is "silence" if nothing has arrived for twice as long as the server promised in mark_ms of its hello, since
-   *   a loop has handled what had arrived before. Or the page was put away: frozen, or kept by the browser after its user has left it. Then the connection is closed,
-   *   info has the code 1001 and an infinite delay, and the next attempt is made when the page is back.
+   *   a loop has handled what had arrived before. Or the page was put away: frozen, or kept by the browser after its user
+   *   has left it. Then the connection is closed, info has the code 1001 and an infinite delay, and the next attempt is
+   *   made when the page is back.
    * - "closed": the stream has ended permanently. It was closed by close() or the signal. Or the server closed it, with
    *   a code that would recur, 1002, 1003, 1007, 1008 or 1009, or one of the application's own, 4000 to 4999. Or the
    *   handshake was refused with an HTTP status that would recur. These are 400 to 499, except for 407, 408, 409, 421,
@@ -125,8 +126,9 @@ export type StateChange =
  */
 export interface Returned {
   /**
-   * Everything that was published meanwhile, and matches the filters, follows. If it is false, something may be missing:
-   * a gap with the reason "away" says how much, if that is known, before the first message.
+   * The server has everything that was published meanwhile and matches the filters, and sends it. What this page can't
+   * take in about five seconds is left out: a gap with the reason "away" says how much, and its fetch brings it. If it is
+   * false, something may be lost: such a gap says how much, if that is known, before the first message.
    */
   complete: boolean;
   /** How many messages were published meanwhile at most, with any filter. Not set if nobody knows. */
@@ -168,7 +170,8 @@ export interface Gap {
   atMost?: number;
   /**
    * How many of them fetch can bring, as of when the gap was told. 0 if the server does not have them, or does not know
-   * which they are, and for a gap of a part of which the stream itself dropped.
+   * which they are, and for a gap of a part of which the stream itself dropped. If only a bound is known, there may be some
+   * among them that this page has received.
    */
   held: number;
   /**
