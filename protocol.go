@@ -360,7 +360,9 @@ func (c *client) lossNotice(next []*message, ends bool) *message {
 	}
 	if c.shard.history.isOn() {
 		of := &hole{l.after, r.at, *f, l.counted}
-		n.ID, n.Held = c.holeText(of), c.held(of, 0)
+		if n.ID, n.Held = c.holeText(of), c.held(of, 0); n.Dropped > 0 {
+			n.Held = min(n.Held, n.Dropped)
+		}
 	}
 	n.Position = c.positionText(c.before(next, ends))
 	until := l.until(r.at, next)
