@@ -87,7 +87,7 @@ func testRestartedServer(t *testing.T, browser *chromium) {
 }
 
 func testCutConnection(t *testing.T, browser *chromium) {
-	server, f := serve(t)
+	server, f := serveShort(t)
 	r, url := newRelay(t, server)
 	p := browser.open(t, 1280, 800, url+"/?project=shop")
 	p.wait(isLive)
