@@ -653,7 +653,7 @@ export function connect(url, options = {}) {
     } else if (type === "large") {
       large = message.bytes / SLOWEST || 0;
     } else if (type === "past") {
-      found(message.data ?? keyOf(Uint8Array.from(atob(message.binary), (byte) => byte.charCodeAt())));
+      found(message.data ?? keyOf(Uint8Array.from(atob(message.binary ?? ""), (byte) => byte.charCodeAt())));
     } else {
       answered(message);
     }

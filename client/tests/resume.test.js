@@ -202,6 +202,18 @@ test("an older value of a key is not shown, and no longer expected", () => {
   assert.deepEqual(shown(take()), ["k1", bytes(1, 200), "k2"]);
 });
 
+test("an older value of a key may be empty", () => {
+  const { socket, again, take } = follow();
+  socket.give(bytes(), "", "z");
+  take();
+  again()
+    .hello(whole)
+    .say(start, { type: "past" }, { type: "past", binary: "" }, { type: "past", data: "" })
+    .give("z", "k", bytes(), "")
+    .say(end);
+  assert.deepEqual(shown(take()), ["k", bytes(), ""]);
+});
+
 test("a mark within the replay leaves what is still expected in the tail", () => {
   const { socket, again, take } = follow();
   socket.give("a", "b", "c", "d");

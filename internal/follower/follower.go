@@ -61,7 +61,7 @@ type Notice struct {
 		AtMost   *int `json:"at_most"`
 	}
 	Data   *string
-	Binary *string
+	Binary string
 	Code   string
 }
 
@@ -152,12 +152,10 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 	case "direct":
 		f.direct = true
 	case "past":
-		text := ""
+		data, _ := base64.StdEncoding.DecodeString(n.Binary)
+		text := "binary:" + string(data)
 		if n.Data != nil {
 			text = *n.Data
-		} else if n.Binary != nil {
-			data, _ := base64.StdEncoding.DecodeString(*n.Binary)
-			text = "binary:" + string(data)
 		}
 		f.forget(&f.expected, text)
 	}
@@ -210,6 +208,12 @@ func (f *Follower) forget(list *[]string, text string) bool {
 	}
 	return i >= 0
 }
+
+// LoseCount makes the follower forget how much it has received since its position.
+func (f *Follower) LoseCount() { f.uncounted = true }
+
+// IsCounted reports whether it knows that.
+func (f *Follower) IsCounted() bool { return !f.uncounted }
 
 // Stored returns what a reload of the page leaves of the follower: how far it has got.
 func (f *Follower) Stored() Follower {
