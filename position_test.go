@@ -2,6 +2,7 @@ package mesherstream
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,6 +18,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/gofiber/contrib/websocket"
+	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
 
 	"github.com/mesher/mesherstream/internal/follower"
 	"github.com/mesher/mesherstream/internal/link"
@@ -39,6 +45,8 @@ type simulation struct {
 	during  *page   // in the middle of the next write to it, something is published
 	age     time.Duration
 	steps   []string
+	node    *follower.Node // plays the pages of the protocol; nil if only the follower does
+	began   time.Time
 }
 
 // said is a message that was published: for all clients of a project, of all projects, or for one client.
@@ -79,14 +87,20 @@ type page struct {
 	conn     int
 	client   *client
 	link     *strait
-	fed      int // how many bytes of the stream have been read as frames
-	arrived  int // how many bytes have arrived
-	acks     []string
+	fed      int      // how many bytes of the stream have been read as frames
+	arrived  int      // how many bytes have arrived
+	says     []string // what it has sent, and has not arrived
 	dialedAt int
 	received int    // how many messages it has said it has received since its position
 	setIn    uint64 // the turn of the shard before the one that handles the newest SetFilter
 	cutAt    int
 	since    time.Time
+
+	// What mesherstream.js does, if it plays the page. The follower receives the same, and must show the same.
+	isPlayed bool
+	last     follower.Report
+	changes  bool // it has asked for other filters than its first ones
+	reloaded bool // it has been, and has not dialed since
 
 	items    []item
 	itemFrom int // the items before belong to another life of the page
@@ -331,7 +345,11 @@ func (p *simulation) open() *page {
 	if p.chance(3) {
 		v.begins.last = 1 + p.rand.IntN(30)
 	}
+	v.stored = v.Stored()
 	p.pages = append(p.pages, v)
+	if p.node != nil && v.agrees {
+		p.openPlayed(v)
+	}
 	p.dial(v)
 	return v
 }
@@ -339,28 +357,26 @@ func (p *simulation) open() *page {
 // dial connects a page.
 func (p *simulation) dial(v *page) {
 	p.rest()
+	query, ok := p.query(v)
+	if !ok {
+		return
+	}
 	pl, err := p.m.reserve("192.0.2.1")
 	if err != nil {
 		p.Fatal(err)
 	}
 	id := ClientID(p.m.lastID.Add(1))
-	query := v.Dial()
-	asked := v.begins
-	switch values, err := url.ParseQuery(query); {
-	case err != nil:
-		p.Fatal(err)
-	case v.agrees && values.Has("since"):
-		asked = past{back: &comeback{position: values.Get("since"), received: uncounted}}
-		if received := values.Get("received"); received != "unknown" {
-			asked.back.received, _ = strconv.Atoi(received)
-		}
-		ago, _ := strconv.Atoi(values.Get("ago"))
-		asked.back.ago = time.Duration(ago) * time.Millisecond
-		v.setFilter(v.cutAt, v.chosen)
-	default:
-		if p.chance(4) {
+	filter, asked := parseQuery(p.T, query)
+	if v.isPlayed {
+		v.chosen = filter
+	} else if asked.back == nil {
+		if asked = v.begins; p.chance(4) {
 			asked.since = time.Now().Add(-time.Duration(p.rand.IntN(3000)) * time.Millisecond)
 		}
+	}
+	if asked.back != nil {
+		v.setFilter(v.cutAt, v.chosen)
+	} else {
 		v.itemFrom, v.joined = len(v.items), len(p.log)
 		v.due, v.floor = v.joined, p.taken[uint64(id)%uint64(p.shards)]
 		v.filters = nil
@@ -392,7 +408,10 @@ func (p *simulation) dial(v *page) {
 	}
 	v.conn++
 	v.client, v.link = c, c.link.(*strait)
-	v.fed, v.arrived, v.acks, v.asked, v.dialedAt = 0, 0, nil, nil, len(p.log)
+	v.fed, v.arrived, v.says, v.asked, v.dialedAt = 0, 0, nil, nil, len(p.log)
+	if v.isPlayed {
+		p.tell(v, follower.Event{What: "accept"})
+	}
 	p.notef("page %d of %q connects for the time %d with %v, protocol %v, fast %v, holds %v, since %v: last %d, %v, %s", v.name, v.project, v.conn,
 		v.chosen, v.agrees, v.fast, v.link.holds, v.since, asked.last, asked.since, sealed.ReplaceAllString(query, "…"))
 }
@@ -413,13 +432,14 @@ func (p *simulation) flow(v *page) {
 		}
 		v.link.grant(1 << 16)
 		p.read(v, len(v.link.taken))
-		p.answer(v, len(v.acks))
+		p.answer(v, len(v.says))
 	}
 }
 
 // read lets more bytes arrive at the page.
 func (p *simulation) read(v *page, n int) {
 	v.arrived = min(v.arrived+n, len(v.link.taken))
+	p.look(v)
 	for v.client != nil {
 		frame, payload := firstFrame(v.link.taken[v.fed:v.arrived])
 		if frame == nil {
@@ -432,7 +452,7 @@ func (p *simulation) read(v *page, n int) {
 		case wsframe.OpPong:
 		case wsframe.OpClose:
 			p.notef("page %d is closed: %q", v.name, payload[2:])
-			p.cut(v)
+			p.end(v, int(binary.BigEndian.Uint16(payload)), string(payload[2:]))
 			return
 		default:
 			p.receive(v, op, payload)
@@ -440,7 +460,7 @@ func (p *simulation) read(v *page, n int) {
 	}
 	if v.client != nil && v.link.closed && v.arrived == len(v.link.taken) {
 		p.notef("page %d loses its connection", v.name)
-		p.cut(v)
+		p.end(v, websocket.CloseAbnormalClosure, "")
 	}
 }
 
@@ -457,8 +477,12 @@ func (p *simulation) receive(v *page, op byte, payload []byte) {
 	if isNotice := bytes.HasPrefix(payload, []byte(`{"type":"`)); id < 0 && !isNotice {
 		p.Errorf("page %d received %q", v.name, payload)
 	}
+	if v.isPlayed {
+		ack = "" // the module says what it sends
+		p.play(v, op, payload, v.Shown[shown:])
+	}
 	if ack != "" && v.agrees {
-		v.acks = append(v.acks, ack)
+		v.says = append(v.says, ack)
 	}
 	p.notef("page %d receives %.300q, %d", v.name, anyText.ReplaceAll(payload, []byte("…")), id)
 	p.heed(v, payload)
@@ -471,9 +495,10 @@ func (p *simulation) receive(v *page, op byte, payload []byte) {
 		p.checkFirst(v, &it)
 		v.items = append(v.items, it)
 	}
-	if v.Position != position {
+	if v.last.Stored || !v.isPlayed && v.Position != position {
 		v.store()
 	}
+	p.leave(v)
 }
 
 // store stores how far the page has got.
@@ -559,21 +584,51 @@ func withoutNumber(p *simulation, notice []byte) []byte {
 	return text
 }
 
-// answer sends some acknowledgements.
+// answer lets some of what the page has sent arrive.
 func (p *simulation) answer(v *page, n int) {
-	if v.client == nil {
-		return
+	for turned := false; n > 0 && v.client != nil && len(v.says) > 0; n-- {
+		text := v.says[0]
+		if strings.Contains(text, `"subscribe"`) {
+			if s := v.client.shard; v.setIn == s.turns && !turned { // or the shard would handle this first
+				turned = true
+				n++
+				p.turn(slices.Index(p.m.shards, s))
+				continue
+			}
+			p.subscribed(v, text)
+		}
+		v.says = v.says[1:]
+		v.client.Post(link.Event{Kind: link.Received, Op: wsframe.OpText, Payload: []byte(text)})
 	}
-	for _, ack := range v.acks[:min(n, len(v.acks))] {
-		v.client.Post(link.Event{Kind: link.Received, Op: wsframe.OpText, Payload: []byte(ack)})
+}
+
+// subscribed notes that a request for other filters of a page that is played arrives.
+func (p *simulation) subscribed(v *page, text string) {
+	var request struct {
+		Filters struct{ Level, Environment []string }
 	}
-	v.acks = v.acks[min(n, len(v.acks)):]
+	if err := json.Unmarshal([]byte(text), &request); err != nil {
+		p.Fatal(err)
+	}
+	f := Filter{Levels: request.Filters.Level, Environments: request.Filters.Environment}
+	p.notef("page %d asks for %s", v.name, text)
+	v.client.paid = 0
+	v.asked = &f
+	v.setFilter(len(p.log), f)
 }
 
 // cut ends the connection. The server notices that, perhaps later.
 func (p *simulation) cut(v *page) {
+	p.end(v, websocket.CloseAbnormalClosure, "")
+}
+
+// end ends the connection with a code, as the page sees it.
+func (p *simulation) end(v *page, code int, reason string) {
 	c := v.client
 	v.client, v.cutAt = nil, len(p.log)
+	if v.isPlayed {
+		p.tell(v, follower.Event{What: "end", Code: code, Reason: reason})
+	}
 	notice := func() { c.Post(link.Event{Kind: link.Failed, Err: errors.New("gone")}) }
 	if p.chance(3) {
 		time.AfterFunc(time.Duration(p.rand.IntN(5000))*time.Millisecond, notice)
@@ -584,7 +639,11 @@ func (p *simulation) cut(v *page) {
 
 // subscribe asks for another filter, as the page does.
 func (p *simulation) subscribe(v *page) {
-	if v.asked != nil || v.IsReturning() || v.Arrived == 0 || v.client.phase != phaseOpen {
+	if v.isPlayed {
+		p.changeFilters(v)
+		return
+	}
+	if v.client == nil || v.asked != nil || v.IsReturning() || v.Arrived == 0 || v.client.phase != phaseOpen {
 		return
 	}
 	if s := v.client.shard; v.setIn == s.turns { // or the shard would handle this first
@@ -606,6 +665,194 @@ func (p *simulation) subscribe(v *page) {
 	v.client.Post(link.Event{Kind: link.Received, Op: wsframe.OpText, Payload: []byte(text)})
 	v.asked = &f
 	v.setFilter(len(p.log), f)
+}
+
+// tell tells a page that mesherstream.js plays of an event, and the time.
+func (p *simulation) tell(v *page, e follower.Event) {
+	e.Page, e.At = v.name, float64(time.Since(p.began).Microseconds())/1000
+	r, err := p.node.Tell(&e)
+	if err != nil {
+		p.Fatal(err)
+	}
+	for _, failure := range r.Failures {
+		p.Errorf("page %d: %s: %s", v.name, e.What, failure)
+	}
+	if r.State == "closed" {
+		p.Errorf("page %d has ended its stream after %+v", v.name, e)
+	}
+	if len(r.Shown) > 0 && e.What != "receive" {
+		p.Errorf("page %d has shown %+v after %s", v.name, r.Shown, e.What)
+	}
+	v.says = append(v.says, r.Sent...)
+	v.last = r
+}
+
+// look lets the timers of a page fire that are due by now.
+func (p *simulation) look(v *page) {
+	if v.isPlayed {
+		p.tell(v, follower.Event{What: "look"})
+		p.leave(v)
+	}
+}
+
+// leave ends the connection that the page has left.
+func (p *simulation) leave(v *page) {
+	if v.last.IsLeft && v.client != nil {
+		p.notef("page %d leaves its connection", v.name)
+		p.cut(v)
+	}
+}
+
+// openPlayed loads a page whose filters are in its URL, or an option.
+func (p *simulation) openPlayed(v *page) {
+	query, filters := make(url.Values), map[string][]string{"level": v.chosen.Levels, "environment": v.chosen.Environments}
+	if v.begins.last > 0 {
+		query.Set("last", strconv.Itoa(v.begins.last))
+	}
+	if p.chance(4) {
+		query.Set("since", fmt.Sprintf("%dms", p.rand.IntN(3000)))
+	}
+	if p.chance(2) {
+		for name, values := range filters {
+			if len(values) > 0 {
+				query.Set(name, values[0])
+			}
+		}
+		filters = nil
+	}
+	v.isPlayed = true
+	p.tell(v, follower.Event{
+		What: "open", URL: "ws://host/stream/projects/shop?" + query.Encode(), Filters: filters, Tail: v.MaxTail, Chance: p.rand.Uint32(),
+	})
+}
+
+// query returns the query with which the page dials.
+func (p *simulation) query(v *page) (query string, ok bool) {
+	if !v.isPlayed {
+		return v.Dial(), true
+	}
+	if query, ok = p.awaitDial(v); ok {
+		p.checkDial(v, query)
+	}
+	return query, ok
+}
+
+// awaitDial returns the query with which the page dials: when it does so by itself, or when the network is back.
+func (p *simulation) awaitDial(v *page) (query string, ok bool) {
+	for p.tell(v, follower.Event{What: "look"}); v.last.Dials == nil; {
+		switch {
+		case p.Failed():
+			return "", false
+		case p.chance(2):
+			p.tell(v, follower.Event{What: "online"})
+		case v.last.Wait == nil:
+			p.Errorf("page %d waits for nothing", v.name)
+		default:
+			time.Sleep(time.Duration(*v.last.Wait*1000+1) * time.Microsecond)
+			p.tell(v, follower.Event{What: "look"})
+		}
+	}
+	return *v.last.Dials, true
+}
+
+// checkDial checks that the follower would dial with the same query, if not at the same time.
+func (p *simulation) checkDial(v *page, query string) {
+	got, err := url.ParseQuery(query)
+	if err != nil {
+		p.Fatal(err)
+	}
+	if v.reloaded && v.changes && got.Get("received") == "unknown" {
+		v.LoseCount() // it has begun with other filters than those before
+	}
+	v.reloaded = false
+	want, _ := url.ParseQuery(v.Dial())
+	if v.Position == "" {
+		if strings.HasPrefix(got.Get("since"), "p") {
+			p.Errorf("page %d dials with %q, and has no position", v.name, query)
+		}
+		return
+	}
+	ago, _ := strconv.Atoi(got.Get("ago"))
+	if most, _ := strconv.Atoi(want.Get("ago")); ago < 0 || ago > most+1 || got.Has("last") {
+		p.Errorf("page %d dials with %q, want %q", v.name, query, want.Encode())
+	}
+	for _, name := range []string{"since", "received"} {
+		if !slices.Equal(got[name], want[name]) {
+			p.Errorf("page %d dials with %q, want %q", v.name, query, want.Encode())
+		}
+	}
+}
+
+// play hands a message to mesherstream.js, which must show what the follower shows.
+func (p *simulation) play(v *page, op byte, payload []byte, shown []follower.Shown) {
+	e := follower.Event{What: "receive"}
+	if text := string(payload); op == wsframe.OpBinary {
+		e.Binary = payload
+	} else {
+		e.Text = &text
+	}
+	p.tell(v, e)
+	if len(v.last.Shown) != len(shown) {
+		p.Errorf("page %d has shown %+v of %q, want %+v", v.name, v.last.Shown, payload, shown)
+		return
+	}
+	for i, got := range v.last.Shown {
+		want := shown[i]
+		text := ""
+		switch {
+		case got.Text != nil:
+			text = *got.Text
+		case got.Gap == nil:
+			text = "binary:" + string(got.Binary)
+		}
+		same := text == want.Text && got.Replay == want.Replay && (got.Gap == nil) == (want.Gap == nil)
+		if g, w := got.Gap, want.Gap; same && g != nil {
+			same = g.Reason == w.Reason && g.Dropped == w.Dropped && g.Held == w.Held && g.Since.Equal(w.Since) && g.Until.Equal(w.Until) &&
+				(g.AtMost == nil) == (w.AtMost == nil) && (g.AtMost == nil || *g.AtMost == *w.AtMost)
+		}
+		if !same {
+			p.Errorf("page %d has shown %+v of %q, want %+v", v.name, got, payload, want)
+		}
+	}
+}
+
+// changeFilters asks a page that is played for other filters, whatever its connection is like.
+func (p *simulation) changeFilters(v *page) {
+	f, last := p.someFilter(), 0
+	if p.chance(2) {
+		last = 1 + p.rand.IntN(40)
+	}
+	v.changes = true
+	p.notef("page %d changes its filters to %v, last %d", v.name, f, last)
+	p.tell(v, follower.Event{What: "setFilters", Filters: map[string][]string{"level": f.Levels, "environment": f.Environments}, Last: last})
+	p.leave(v)
+}
+
+// save lets the page store how far it has got, as at its end.
+func (p *simulation) save(v *page) {
+	if v.isPlayed {
+		p.tell(v, follower.Event{What: "save"})
+	}
+	if v.store(); v.isPlayed {
+		p.leave(v)
+	}
+}
+
+// parseQuery reads the query of a handshake.
+func parseQuery(t *testing.T, query string) (Filter, past) {
+	app := fiber.New()
+	request := new(fasthttp.RequestCtx)
+	request.Request.SetRequestURI("/?" + query)
+	c := app.AcquireCtx(request)
+	f, err := queryFilter(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, err := queryPast(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, asked
 }
 
 // buffer sends a message to one page.
@@ -648,6 +895,9 @@ func (p *simulation) restart() {
 		}
 		if v.client != nil {
 			v.client, v.cutAt = nil, len(p.log)
+			if v.isPlayed {
+				p.tell(v, follower.Event{What: "end", Code: websocket.CloseAbnormalClosure})
+			}
 		}
 	}
 	p.start()
@@ -659,12 +909,16 @@ func (p *simulation) reload(v *page) {
 		p.cut(v)
 	}
 	if p.chance(2) { // it has stored how far it has got when it ended
-		v.store()
+		p.save(v)
 	}
 	p.notef("page %d is reloaded, and has lost %d of %d", v.name, len(v.items)-v.storedAt, len(v.items))
 	v.items = v.items[:v.storedAt]
 	v.Follower, v.looksBack = v.stored, v.storedLooksBack
 	v.stored = v.Stored()
+	if v.isPlayed {
+		v.reloaded = true
+		p.tell(v, follower.Event{What: "reload"})
+	}
 }
 
 // settle lets everything arrive, and checks the pages that are connected.
@@ -698,7 +952,7 @@ func (p *simulation) settle() {
 		if v.client != nil {
 			p.check(v)
 			v.due = len(p.log)
-			v.store()
+			p.save(v)
 		}
 	}
 }
@@ -708,7 +962,7 @@ func (p *simulation) hasRest(v *page) bool {
 	c.shard.mu.Lock() // a timer may post at this time
 	defer c.shard.mu.Unlock()
 	return c.group != nil && c.phase == phaseOpen && c.replay == nil && c.idle() && c.reply == nil && v.asked == nil && v.arrived == len(v.link.taken) &&
-		!v.IsReturning() && c.shard.inbox.isEmpty()
+		!v.IsReturning() && c.shard.inbox.isEmpty() && len(v.says) == 0 && (!v.isPlayed || v.last.Waiting == 0)
 }
 
 // isPossible reports whether a message may be for the page: whether it matches a filter that was in force when it was
@@ -942,9 +1196,9 @@ func cover[T any](things []T, n int, takes func(int) int, fits func(T, int) bool
 }
 
 // simulate plays the run of a seed, and returns what has happened.
-func simulate(t *testing.T, seed uint64) (steps []string) {
+func simulate(t *testing.T, seed uint64, node *follower.Node) (steps []string) {
 	random := rand.New(rand.NewPCG(seed, 21))
-	p := &simulation{T: t, rand: random, classes: make(map[string][]int), shards: 1 + random.IntN(2)}
+	p := &simulation{T: t, rand: random, classes: make(map[string][]int), shards: 1 + random.IntN(2), node: node, began: time.Now()}
 	history := one(p, 0, 1+p.rand.IntN(20), 5+p.rand.IntN(60), 1000, 1000)
 	p.age = one(p, time.Second, 10*time.Second, 2*time.Minute)
 	overflow := one(p, DropOldest, DropOldest, DropOldest, DropNewest, DropNewest, Disconnect)
@@ -1018,7 +1272,7 @@ func (p *simulation) step() {
 		p.answer(v, 1+p.rand.IntN(3))
 	case 9, 10, 11:
 		if v.client == nil {
-			if p.chance(4) {
+			if p.chance(4) && !v.isPlayed {
 				v.chosen = p.someFilter()
 			}
 			p.dial(v)
@@ -1032,9 +1286,7 @@ func (p *simulation) step() {
 			p.cut(v)
 		}
 	case 14:
-		if v.client != nil {
-			p.subscribe(v)
-		}
+		p.subscribe(v)
 	case 15:
 		if v.client != nil && v.client.phase == phaseOpen {
 			p.makeRoom()
@@ -1117,10 +1369,47 @@ func TestWhatAPageDoesNotShowItIsToldOf(t *testing.T) {
 	})
 	for i := range runs {
 		seed := first + uint64(i)
-		synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
+		synctest.Test(t, func(t *testing.T) { simulate(t, seed, nil) })
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
+	}
+}
+
+// The same, of every tenth run, with mesherstream.js itself. -seed repeats a run.
+func TestWhatThePageOfTheModuleDoesNotShowItIsToldOf(t *testing.T) {
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skip("needs Node 20 or later: apt-get install nodejs")
+	}
+	node, err := follower.StartNode("client/tests/played.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := node.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	first, runs := uint64(0), 30
+	if isLong() {
+		runs = 2000
+	}
+	flag.Visit(func(f *flag.Flag) {
+		if f.Name == "seed" {
+			first, runs = *seed, 1
+		}
+	})
+	var steps [2][]string
+	for i := range runs {
+		seed := first + uint64(10*i)
+		synctest.Test(t, func(t *testing.T) { steps[min(i, 1)] = simulate(t, seed, node) })
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) { steps[1] = simulate(t, first, node) })
+	if !slices.Equal(steps[0], steps[1]) {
+		t.Errorf("seed %d plays two different runs", first)
 	}
 }
 
@@ -1172,7 +1461,7 @@ func TestASeedRepeatsARun(t *testing.T) {
 	for seed := range uint64(8) {
 		var runs [2][]string
 		for i := range runs {
-			synctest.Test(t, func(t *testing.T) { runs[i] = simulate(t, seed) })
+			synctest.Test(t, func(t *testing.T) { runs[i] = simulate(t, seed, nil) })
 		}
 		if !slices.Equal(runs[0], runs[1]) {
 			t.Fatalf("seed %d plays two different runs", seed)

@@ -11,7 +11,17 @@ export const TOKEN = "q7XK2M9A";
 
 const text = readFileSync(new URL("../mesherstream.js", import.meta.url), "utf8").replace("export function connect", "function connect");
 const names = ["setTimeout", "clearTimeout", "performance", "Math", "Date", "globalThis"];
-const load = new Function(...names, `"use strict";${text}\nreturn connect;`);
+
+// loader makes a function that loads the module anew, with other constants if need be.
+const loader = (constants = {}) => {
+  let own = text;
+  for (const [name, value] of Object.entries(constants)) {
+    const declared = new RegExp(`^const ${name} = .*?;`, "m");
+    if (!declared.test(own)) throw new Error(`the module has no ${name}`);
+    own = own.replace(declared, `const ${name} = ${value};`);
+  }
+  return new Function(...names, `"use strict";${own}\nreturn connect;`);
+};
 
 // World is a clock and the sockets of all its pages.
 export class World {
@@ -21,6 +31,11 @@ export class World {
   sockets = [];
   timers = new Map(); // those that are set, by their handles
   #handles = 0;
+  #load;
+
+  constructor(constants) {
+    this.#load = loader(constants);
+  }
 
   // page loads the module anew. Its connect has a WebSocket, and each stream a log of what its callbacks received.
   page(globals = {}) {
@@ -38,7 +53,7 @@ export class World {
     const chance = Object.create(Math, { random: { value: () => this.chance() } });
     const listen = (...args) => window.addEventListener(...args);
     const global = Object.assign(Object.create(globals), { document, addEventListener: listen });
-    const connect = load(set, (handle) => this.timers.delete(handle), { now: () => this.now }, chance, Clock, global);
+    const connect = this.#load(set, (handle) => this.timers.delete(handle), { now: () => this.now }, chance, Clock, global);
     const dispatch = (target, type, more) => target.dispatchEvent(Object.assign(new Event(type), more));
     return {
       connect,
@@ -195,4 +210,15 @@ export class Store {
 
 export function bytes(...values) {
   return Uint8Array.from(values).buffer;
+}
+
+// random is a generator of numbers from 0 to 1, which a seed repeats (mulberry32).
+export function random(seed) {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
 }

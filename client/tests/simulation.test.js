@@ -2,7 +2,7 @@
 // runs that one of each kind, and RUNS=20000 as many.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { settle, Store, World } from "./lockstep.js";
+import { random, settle, Store, World } from "./lockstep.js";
 import { dataOf, LEVELS, nameOf, Server } from "./model.js";
 
 const { SEED, RUNS = "400" } = process.env;
@@ -260,15 +260,4 @@ function assertWithin(part, all) {
     assert.ok(found >= 0, `${each} is out of order, or there twice`);
     at = found + 1;
   }
-}
-
-// random is a generator of numbers from 0 to 1, which a seed repeats (mulberry32).
-function random(seed) {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

@@ -212,9 +212,6 @@ func (f *Follower) forget(list *[]string, text string) bool {
 // LoseCount makes the follower forget how much it has received since its position.
 func (f *Follower) LoseCount() { f.uncounted = true }
 
-// IsCounted reports whether it knows that.
-func (f *Follower) IsCounted() bool { return !f.uncounted }
-
 // Stored returns what a reload of the page leaves of the follower: how far it has got.
 func (f *Follower) Stored() Follower {
 	return Follower{
