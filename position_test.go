@@ -495,7 +495,11 @@ func (p *simulation) receive(v *page, op byte, payload []byte) {
 		p.checkFirst(v, &it)
 		v.items = append(v.items, it)
 	}
-	if v.last.Stored || !v.isPlayed && v.Position != position {
+	stored := v.Position != position
+	if v.isPlayed {
+		stored = p.hasStored(v)
+	}
+	if stored {
 		v.store()
 	}
 	p.leave(v)
@@ -816,6 +820,19 @@ func (p *simulation) play(v *page, op byte, payload []byte, shown []follower.Sho
 	}
 }
 
+// hasStored reports whether mesherstream.js has stored something, which must be what the follower would store.
+func (p *simulation) hasStored(v *page) bool {
+	got := v.last.Stored
+	if got == nil {
+		return false
+	}
+	n, counted := v.Tail()
+	if got.Position != v.Position || (got.Tail != nil) != counted && v.Position != "" || got.Tail != nil && len(*got.Tail) != n {
+		p.Errorf("page %d has stored %+v, want %s and %d messages, counted %v", v.name, got, v.Position, n, counted)
+	}
+	return true
+}
+
 // changeFilters asks a page that is played for other filters, whatever its connection is like.
 func (p *simulation) changeFilters(v *page) {
 	f, last := p.someFilter(), 0
@@ -832,10 +849,10 @@ func (p *simulation) changeFilters(v *page) {
 func (p *simulation) save(v *page) {
 	if v.isPlayed {
 		p.tell(v, follower.Event{What: "save"})
-	}
-	if v.store(); v.isPlayed {
+		p.hasStored(v)
 		p.leave(v)
 	}
+	v.store()
 }
 
 // parseQuery reads the query of a handshake.

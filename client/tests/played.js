@@ -116,13 +116,13 @@ class Page {
       isLeft,
       dials: newest && !newest.opened && !newest.left ? newest.url.search.slice(1) : undefined,
       wait: Math.min(...[...world.timers.values()].map(({ at }) => at)) - world.now,
-      stored: Boolean(this.stored),
+      stored: this.stored && { position: "", ...JSON.parse([...this.store.entries.values()][0] ?? "{}") },
       waiting: this.waiting,
       fetched: this.fetches.splice(0),
       failures: this.failures.splice(0),
       state: this.stream.state,
     };
-    this.stored = false;
+    this.stored = undefined;
     return report;
   }
 }

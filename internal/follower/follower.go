@@ -209,6 +209,9 @@ func (f *Follower) forget(list *[]string, text string) bool {
 	return i >= 0
 }
 
+// Tail returns how many messages the follower has received since its position, and whether it has counted them.
+func (f *Follower) Tail() (n int, counted bool) { return len(f.tail), !f.uncounted }
+
 // LoseCount makes the follower forget how much it has received since its position.
 func (f *Follower) LoseCount() { f.uncounted = true }
 

@@ -38,10 +38,13 @@ type Event struct {
 type Report struct {
 	Sent   []string // on its connection
 	Shown  []PageShown
-	IsLeft bool     // it has left its connection
-	Dials  *string  // the query of a handshake that waits for its reply
-	Wait   *float64 // how many milliseconds until a timer fires; nil if there is none
-	Stored bool     // it has stored how far it has got, or that it has got nowhere
+	IsLeft bool      // it has left its connection
+	Dials  *string   // the query of a handshake that waits for its reply
+	Wait   *float64  // how many milliseconds until a timer fires; nil if there is none
+	Stored *struct { // how far it has got, if it has stored that since the last report
+		Position string    // empty if it has got nowhere
+		Tail     *[]string // nil if it has lost count
+	}
 
 	Waiting  int        // its calls that have no result yet
 	Fetched  [][]string // the messages of the gaps that it has fetched
