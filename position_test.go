@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net/url"
 	"os/exec"
@@ -1484,4 +1485,219 @@ func TestASeedRepeatsARun(t *testing.T) {
 			t.Fatalf("seed %d plays two different runs", seed)
 		}
 	}
+}
+
+// script is a simulation that a test plays by hand: with one shard and one page, and no chance.
+type script struct {
+	simulation
+	v *page
+}
+
+// never is a source of chance by which nothing happens that is possible.
+type never struct{}
+
+func (never) Uint64() uint64 { return math.MaxUint64 }
+
+func newScript(t *testing.T, f Filter, options ...Option) *script {
+	s := &script{simulation: simulation{T: t, rand: rand.New(never{}), classes: make(map[string][]int), shards: 1, began: time.Now()}}
+	s.options = append([]Option{WithMaxBuffer(100), WithWindow(0)}, options...)
+	s.v = &page{agrees: true, project: "a", chosen: f}
+	s.pages = []*page{s.v}
+	s.start()
+	s.dial(s.v)
+	s.arrive()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(strings.Join(s.steps, "\n"))
+		}
+	})
+	return s
+}
+
+// say publishes messages to the page's project, one a millisecond, and lets the shard take them. Each text may begin with
+// a level and a slash.
+func (s *script) say(key string, texts ...string) {
+	for _, text := range texts {
+		level, text, ok := strings.Cut(text, "/")
+		if !ok {
+			level, text = "", level
+		}
+		e := &said{id: len(s.log), project: "a", level: level, key: key, text: text, at: time.Now()}
+		s.add(e)
+		if err := s.m.Broadcast(Message{Project: "a", Level: level, Key: key, Data: e.data()}); err != nil {
+			s.Fatal(err)
+		}
+		s.notef("publish %d, %q, key %q", e.id, text, key)
+		s.turns()
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (s *script) turns() {
+	for s.turn(0) {
+	}
+}
+
+// arrive lets everything that is sent arrive, and its acknowledgements.
+func (s *script) arrive() {
+	for range 20 {
+		s.flow(s.v)
+		s.m.shards[0].tick(true, false)
+		s.turns()
+	}
+}
+
+// block lets no more leave the server.
+func (s *script) block() { s.v.link.room = 0 }
+
+// returns connects the page anew.
+func (s *script) returns() {
+	if s.v.client != nil {
+		s.cut(s.v)
+		s.turns()
+	}
+	s.dial(s.v)
+	s.arrive()
+}
+
+// told returns what the page has shown, and the gaps.
+func (s *script) told() (all []string) {
+	for _, it := range s.v.items {
+		switch g := it.gap; {
+		case g == nil:
+			all = append(all, s.log[it.id].text)
+		case g.AtMost != nil:
+			all = append(all, fmt.Sprintf("%s: at most %d", g.Reason, *g.AtMost))
+		case g.Dropped > 0:
+			all = append(all, fmt.Sprintf("%s: %d", g.Reason, g.Dropped))
+		default:
+			all = append(all, g.Reason+": unknown")
+		}
+	}
+	return all
+}
+
+func (s *script) want(want ...string) {
+	s.Helper()
+	if got := s.told(); !slices.Equal(got, want) {
+		s.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A page returns after its project was forgotten. That no message is missing can't be said then, also if the project has
+// been published to again.
+func TestAReturnToAForgottenProjectIsToldThatNobodyKnows(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		for _, again := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScript(t, Filter{}, WithHistoryAge(time.Minute))
+				s.say("", "1", "2", "3")
+				s.arrive()
+				time.Sleep(30 * time.Second)
+				s.beat()
+				s.arrive()
+				s.cut(s.v)
+				s.turns()
+				if lost {
+					s.say("", "4", "5")
+				}
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if s.m.history.part("a").feeds["a"] != nil {
+					t.Fatal("the project is not forgotten")
+				}
+				want := []string{"1", "2", "3"}
+				if lost {
+					want = append(want, "away: unknown")
+				}
+				if again {
+					s.say("", "6")
+					want = append(want, "6")
+				}
+				if s.returns(); again && !lost {
+					return // whether it is known that nothing was lost does not matter
+				}
+				s.want(want...)
+			})
+		}
+	}
+}
+
+// The oldest message that a page has received has left the history, and the newest has not.
+func TestOfATailThatIsPartlyHeldNothingIsShownTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, Filter{}, WithHistory(4))
+		s.say("", "1", "2", "3") // a mark follows the first one
+		s.flow(s.v)
+		s.cut(s.v)
+		s.turns()
+		time.Sleep(time.Second)
+		s.say("", "4", "5", "6")
+		s.returns()
+		s.want("1", "2", "3", "away: at most 2", "4", "5", "6")
+	})
+}
+
+// cutAnywhere plays a scene again and again, and cuts the connection of the page after each so many bytes of what follows.
+// When the page has returned, it must have shown everything, or have been told of it.
+func cutAnywhere(t *testing.T, f Filter, options []Option, scene func(s *script)) {
+	t.Helper()
+	for n := 0; n < 2500 && !t.Failed(); n += 50 {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScript(t, f, options...)
+			scene(s)
+			for range n / 50 {
+				s.v.link.grant(50)
+				s.turns()
+				s.read(s.v, 1<<20)
+			}
+			s.notef("%d bytes later", n)
+			s.returns()
+			s.settle()
+			s.notef("%q", s.told())
+		})
+	}
+}
+
+// A position that the page receives before it is told of a gap is before that gap.
+func TestAPositionIsBeforeAGapThatIsNotTold(t *testing.T) {
+	cutAnywhere(t, Filter{}, []Option{WithMaxBuffer(2)}, func(s *script) {
+		s.say("", "1")
+		s.arrive()
+		s.block()
+		s.say("", "2", "3", "4", "5", "6")
+		time.Sleep(30 * time.Second)
+		s.beat()
+	})
+}
+
+// A position of a look-back is not past a gap from before it that is not told. The gap waits for the place of a message to
+// the page alone.
+func TestALookBackNamesNoPlaceBeforeItsGapIsTold(t *testing.T) {
+	cutAnywhere(t, Filter{}, []Option{WithMaxBuffer(3)}, func(s *script) {
+		s.say("", "1")
+		s.arrive()
+		s.block()
+		s.say("", "2", "3", "4", "5")
+		s.buffer(s.v)
+		s.turns()
+		s.say("", "7", "8")
+		s.v.says = append(s.v.says, `{"type":"subscribe","filters":{"level":[],"environment":[]},"last":40}`)
+		s.answer(s.v, 9)
+		s.turns()
+	})
+}
+
+// A gap that has no position, since keys have changed the order, counts what a page may have in its tail, too.
+func TestAGapWithoutAPositionEndsTheCount(t *testing.T) {
+	cutAnywhere(t, Filter{}, []Option{WithMaxBuffer(3)}, func(s *script) {
+		s.say("", "1")
+		s.arrive()
+		s.block()
+		s.say("", "2")
+		s.say("k", "k1")
+		s.say("", "3", "4")
+		s.say("k", "k2")
+		s.say("", "5", "6")
+	})
 }
