@@ -1659,33 +1659,37 @@ func cutAnywhere(t *testing.T, f Filter, options []Option, scene func(s *script)
 	}
 }
 
-// A position that the page receives before it is told of a gap is before that gap.
+// A position that the page receives before it is told of a gap is before that gap, and says that it is from before it.
 func TestAPositionIsBeforeAGapThatIsNotTold(t *testing.T) {
-	cutAnywhere(t, Filter{}, []Option{WithMaxBuffer(2)}, func(s *script) {
-		s.say("", "1")
-		s.arrive()
-		s.block()
-		s.say("", "2", "3", "4", "5", "6")
-		time.Sleep(30 * time.Second)
-		s.beat()
-	})
+	for _, history := range []int{100, 2} {
+		cutAnywhere(t, Filter{}, []Option{WithMaxBuffer(2), WithHistory(history)}, func(s *script) {
+			s.say("", "1")
+			s.arrive()
+			s.block()
+			s.say("", "2", "3", "4", "5", "6")
+			time.Sleep(30 * time.Second)
+			s.beat()
+		})
+	}
 }
 
 // A position of a look-back is not past a gap from before it that is not told. The gap waits for the place of a message to
 // the page alone.
 func TestALookBackNamesNoPlaceBeforeItsGapIsTold(t *testing.T) {
-	cutAnywhere(t, Filter{}, []Option{WithMaxBuffer(3)}, func(s *script) {
-		s.say("", "1")
-		s.arrive()
-		s.block()
-		s.say("", "2", "3", "4", "5")
-		s.buffer(s.v)
-		s.turns()
-		s.say("", "7", "8")
-		s.v.says = append(s.v.says, `{"type":"subscribe","filters":{"level":[],"environment":[]},"last":40}`)
-		s.answer(s.v, 9)
-		s.turns()
-	})
+	for last := range 8 {
+		cutAnywhere(t, Filter{}, []Option{WithMaxBuffer(3)}, func(s *script) {
+			s.say("", "1")
+			s.arrive()
+			s.block()
+			s.say("", "2", "3", "4", "5")
+			s.buffer(s.v)
+			s.turns()
+			s.say("", "7", "8")
+			s.v.says = append(s.v.says, fmt.Sprintf(`{"type":"subscribe","filters":{"level":[],"environment":[]},"last":%d}`, last+1))
+			s.answer(s.v, len(s.v.says))
+			s.turns()
+		})
+	}
 }
 
 // A gap that has no position, since keys have changed the order, counts what a page may have in its tail, too.
