@@ -1598,6 +1598,7 @@ func TestAReturnToAForgottenProjectIsToldThatNobodyKnows(t *testing.T) {
 				s.arrive()
 				s.cut(s.v)
 				s.turns()
+				last := s.m.history.reached("a")
 				if lost {
 					s.say("", "4", "5")
 				}
@@ -1605,6 +1606,9 @@ func TestAReturnToAForgottenProjectIsToldThatNobodyKnows(t *testing.T) {
 				synctest.Wait()
 				if s.m.history.part("a").feeds["a"] != nil {
 					t.Fatal("the project is not forgotten")
+				}
+				if _, all := s.m.history.missed("a", last); all == lost {
+					t.Errorf("all that was missed is known: %v", all)
 				}
 				want := []string{"1", "2", "3"}
 				if lost {
