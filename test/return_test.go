@@ -344,7 +344,7 @@ func TestAnOldValueOfAKeyIsNeitherShownNorTakenForTheNewest(t *testing.T) {
 				publish(w, "first") // with a mark
 				p.until(1)
 				say := func(values string) {
-					for _, v := range strings.Fields(values) {
+					for v := range strings.FieldsSeq(values) {
 						w.PublishAll(mesherstream.Message{Project: "shop", Key: "gauge", Data: []byte(v)})
 					}
 				}
