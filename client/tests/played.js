@@ -9,7 +9,6 @@ class Page {
   store = new Store();
   lives = 0; // the page is loaded anew for each
   waiting = 0; // calls of setFilters without a result
-  fetches = []; // the messages of those that have ended
   failures = []; // those of calls
   shown = [];
   connection = null; // the socket that was accepted
@@ -39,10 +38,7 @@ class Page {
     const { stream } = this.page.follow({
       ...this.options,
       onmessage: (data) => show(typeof data === "string" ? { text: data } : { binary: Buffer.from(data).toString("base64") }),
-      ongap: (gap) => {
-        show({ gap });
-        this.gap = gap;
-      },
+      ongap: (gap) => show({ gap }),
       onstate: null,
     });
     this.stream = stream;
@@ -84,22 +80,14 @@ class Page {
   }
 
   setFilters({ filters, last }) {
-    this.await(this.stream.setFilters(filters, last ? { last } : {}));
-  }
-
-  fetch() {
-    this.await(this.gap.fetch(), (messages) => this.fetches.push(messages.map((data) => (typeof data === "string" ? data : "binary:" + Buffer.from(data)))));
-  }
-
-  await(promise, then) {
     const life = this.lives;
-    const settled = (use) => (result) => {
+    const settled = (failure) => {
       if (life !== this.lives) return;
       this.waiting--;
-      use?.(result);
+      if (failure) this.failures.push(failure.message);
     };
     this.waiting++;
-    promise.then(settled(then), settled(({ message }) => this.failures.push(message)));
+    this.stream.setFilters(filters, last ? { last } : {}).then(() => settled(), settled);
   }
 
   report() {
@@ -118,7 +106,6 @@ class Page {
       wait: Math.min(...[...world.timers.values()].map(({ at }) => at)) - world.now,
       stored: this.stored && { position: "", ...JSON.parse([...this.store.entries.values()][0] ?? "{}") },
       waiting: this.waiting,
-      fetched: this.fetches.splice(0),
       failures: this.failures.splice(0),
       state: this.stream.state,
     };

@@ -46,9 +46,8 @@ type Report struct {
 		Tail     *[]string // nil if it has lost count
 	}
 
-	Waiting  int        // its calls that have no result yet
-	Fetched  [][]string // the messages of the gaps that it has fetched
-	Failures []string   // those of calls, or of the page itself
+	Waiting  int      // its calls that have no result yet
+	Failures []string // those of calls, or of the page itself
 	State    string
 }
 
