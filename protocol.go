@@ -292,6 +292,9 @@ func (c *client) setFilter(f Filter) (filtered int) {
 		return 0
 	}
 	c.sub.Filter = f
+	if c.replay != nil {
+		c.replay.endTail()
+	}
 	c.changeGroup()
 	s.totals.FilterSets++
 	filtered = c.backlog.filter(f.matches)
@@ -457,7 +460,7 @@ type pastMessage struct {
 	Type   string  `json:"type"`
 	Stream string  `json:"stream"`
 	Data   *string `json:"data,omitempty"`
-	Binary []byte  `json:"binary,omitempty"`
+	Binary []byte  `json:"binary,omitzero"`
 }
 
 // past returns the message that stands for an old value of a key in the replay of a client that may have received it.

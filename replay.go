@@ -723,6 +723,23 @@ func (r *replay) lose(to cursor) (ok bool) {
 	return false
 }
 
+// endTail moves the place beyond what the client may have received already. It does so when its filter changes: the replay
+// would no longer repeat exactly that.
+func (r *replay) endTail() {
+	b := r.back
+	if b == nil || b.received == 0 || r.at.reaches(b.tail) {
+		return
+	}
+	if !r.loss.any() {
+		r.loss = loss{after: r.at, away: true}
+	}
+	to := r.at.most(b.tail)
+	r.loss.messages += to.beyond(r.at)
+	r.loss.atMost = true
+	r.at, r.then = to, to
+	b.received, b.skip = 0, nil
+}
+
 // replayBuffered sends the oldest message of BufferMessage, whose place in the replay is here, or a gap.
 func (c *client) replayBuffered() error {
 	if room, _ := c.room(c.backlog.oldest()); room == 0 {
