@@ -86,6 +86,7 @@ func (v *viewer) ofTheProtocol(data []byte) bool {
 		_ = v.ws.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"type":"ack","n":%d}`, v.received)) // if it fails, so does the next read
 	case "gap":
 		v.told += m.Dropped
+	case "direct": // and the message follows
 	default:
 		return false
 	}
