@@ -18,7 +18,7 @@ var measure = flag.Int("measure", 1, "how often to measure what waits unseen in 
 
 // Bounds of what waits unseen. They are generous: the kernel decides.
 const (
-	seenBy    = 1 << 20 // with the configuration as it is printed
+	seenBy    = 2 << 20 // with the configuration as it is printed
 	unseenFor = 1 << 20 // without the line that bounds it
 )
 
