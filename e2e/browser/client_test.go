@@ -32,7 +32,7 @@ func TestAPageGetsWhatItsServerSends(t *testing.T) {
 	got := eval[string](tb, `page.until(() => page.seen.includes("last")).then(() => JSON.stringify(page.seen))`)
 	want := `["plain","{\"type\":\"event\",\"n\":1}",[0,1,255],` +
 		`"{\"type\":\"gap\",\"stream\":\"guessed!\",\"dropped\":1}",` +
-		`{"dropped":137,"byLevel":{"debug":130,"error":7},"since":"2026-11-25T18:00:00.123Z","until":"2026-11-25T18:00:04.001Z"},"last"]`
+		`{"dropped":137,"held":0,"byLevel":{"debug":130,"error":7},"since":"2026-11-25T18:00:00.123Z","until":"2026-11-25T18:00:04.001Z"},"last"]`
 	if got != want {
 		t.Errorf("the page got %s, want %s", got, want)
 	}

@@ -318,8 +318,8 @@ func TestAPageFollowsAnotherServerAfterARestart(t *testing.T) {
 	s.client()
 	s.broadcast("debug", 2, 2)
 	s.broadcast("error", 3, 3)
-	if got := tb.story(3); len(got) != 2 {
-		t.Errorf("the page got %v, want messages 1 and 3", got)
+	if got := tb.story(3); len(got) != 3 || got[0].N != 1 || got[1].N != 0 || got[2].N != 3 {
+		t.Errorf("the page got %v, want message 1, a gap of unknown size, and message 3", got)
 	}
 }
 
