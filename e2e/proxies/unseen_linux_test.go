@@ -14,11 +14,11 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
-var measure = flag.Int("measure", 1, "how often to measure what waits unseen in each proxy; docs/scaling.md is made of what -v prints")
+var measure = flag.Int("measure", 3, "how often to measure what waits unseen in each proxy; docs/scaling.md is made of what -v prints")
 
 // Bounds of what waits unseen. They are generous: the kernel decides.
 const (
-	seenBy    = 2 << 20 // with the configuration as it is printed
+	seenBy    = 1 << 20 // with the configuration as it is printed
 	unseenFor = 1 << 20 // without the line that bounds it
 )
 
