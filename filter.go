@@ -191,6 +191,9 @@ func (c *client) taken() cursor {
 	return cursor{c.group.taken.number, c.shard.takenOfAll.number}
 }
 
+// takenStamp is the newest stamp of what the client's shard has offered so far of what the client receives.
+func (c *client) takenStamp() uint64 { return max(c.group.taken.stamp, c.shard.takenOfAll.stamp) }
+
 func (c *client) enterGroup() {
 	s := c.shard
 	key, looksBack := c.sub.key(), c.replay != nil && s.history.isOn()

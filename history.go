@@ -385,24 +385,23 @@ func (f *feed) remember(m *message) {
 	f.keys[m.key] = m.number
 }
 
-// newer returns the newest message of the same project and key that is held, or nil if that is m itself.
-func (h *history) newer(m *message) *message {
+// newer returns the newest message of the same project and key that is held, or nil if that is m itself, has no key, or is
+// one that a filter holds back.
+func (h *history) newer(m *message, filter *Filter) *message {
+	if m.key == "" {
+		return nil
+	}
 	p := h.part(m.project)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if f := p.feeds[m.project]; f != nil && f.keys[m.key] > m.number {
-		return *f.slot(f.keys[m.key])
+	f := p.feeds[m.project]
+	if f == nil || f.keys[m.key] <= m.number {
+		return nil
+	}
+	if newest := *f.slot(f.keys[m.key]); filter.matches(newest) {
+		return newest
 	}
 	return nil
-}
-
-// hasNewer reports whether a newer message with the same key is held that a filter lets pass.
-func (h *history) hasNewer(m *message, f *Filter) bool {
-	if m.key == "" {
-		return false
-	}
-	newer := h.newer(m)
-	return newer != nil && f.matches(newer)
 }
 
 func (f *feed) push(m *message) {

@@ -81,7 +81,7 @@ func (h *hole) append(b []byte) []byte {
 
 // has reports whether a message between the places of the hole is one of it.
 func (h *hole) has(in *history, m *message) bool {
-	return h.filter.matches(m) && !(h.latest && in.hasNewer(m, &h.filter))
+	return h.filter.matches(m) && !(h.latest && in.newer(m, &h.filter) != nil)
 }
 
 // openHole reads the text of a hole.
@@ -129,7 +129,7 @@ func (c *client) reached(sent, told int, rest []*message) (p position, ok bool) 
 func (c *client) reachedLive(sent, told int, rest []*message) (p position, ok bool) {
 	s, b := c.shard, &c.backlog
 	p.filter, p.rate = c.group.digest, c.handles()
-	p.cursor, p.asOf = c.taken(), max(c.group.taken.stamp, s.takenOfAll.stamp)
+	p.cursor, p.asOf = c.taken(), c.takenStamp()
 	if c.apart {
 		p.cursor, p.asOf = p.cursor.most(c.joined), max(p.asOf, c.joinedAt)
 	}
@@ -165,15 +165,10 @@ func (c *client) reachedLive(sent, told int, rest []*message) (p position, ok bo
 
 // precede moves the position before a message.
 func (p *position) precede(m *message) {
-	switch {
-	case m.own:
-		return
-	case m.project != "":
-		p.project = min(p.project, m.number-1)
-	default:
-		p.all = min(p.all, m.number-1)
+	if !m.own {
+		p.cursor.precede(m)
+		p.asOf = min(p.asOf, m.stamp-1)
 	}
-	p.asOf = min(p.asOf, m.stamp-1)
 }
 
 // setPlace tells a client of the protocol its position, after the application has changed its filter. What it receives
@@ -277,10 +272,7 @@ const returnPatience = 5000 // milliseconds
 func (c *client) comeBack() {
 	h, r, project := c.shard.history, c.replay, c.sub.Project
 	b, now := r.back, time.Now()
-	held := cursor{all: h.place("", 0)}
-	if project != "" {
-		held.project = h.place(project, 0)
-	}
+	held := h.placeOf(project, 0)
 	if b.received != 0 {
 		b.tail = h.since(project, now.Add(clockSlack-b.ago+b.ago/1000))
 	}
@@ -424,12 +416,8 @@ func (c *client) catchUp() (done bool) {
 		k.after = got.at
 	}
 	for _, m := range got.messages {
-		if m.key == "" {
-			k.messages++
-			continue
-		}
-		k.keyed = true
-		if !h.hasNewer(m, filter) {
+		k.keyed = k.keyed || m.key != ""
+		if h.newer(m, filter) == nil {
 			k.messages++
 		}
 	}

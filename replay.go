@@ -254,6 +254,12 @@ func (h *history) since(project string, t time.Time) cursor {
 	default:
 		stamp = 0
 	}
+	return h.placeOf(project, stamp)
+}
+
+// placeOf returns the place before the messages of a project, and of those to all projects, that are held and have a stamp
+// of at least that.
+func (h *history) placeOf(project string, stamp uint64) cursor {
 	at := cursor{all: h.place("", stamp)}
 	if project != "" {
 		at.project = h.place(project, stamp)
@@ -279,6 +285,15 @@ func (a cursor) covers(m *message) bool {
 		return m.number <= a.project
 	}
 	return m.number <= a.all
+}
+
+// precede moves the place before a message.
+func (a *cursor) precede(m *message) {
+	if m.project != "" {
+		a.project = min(a.project, m.number-1)
+	} else {
+		a.all = min(a.all, m.number-1)
+	}
 }
 
 // pass moves the place past a message.
@@ -398,7 +413,7 @@ func (c *client) lookBack(last int) {
 	}
 	at, now := c.taken(), time.Now().UnixNano()
 	r := &replay{of: ofSubscribe, at: at, first: at, since: c.sub.Since, missing: last, searching: true, asked: now}
-	r.seen = s.history.timeOf(max(c.group.taken.stamp, s.takenOfAll.stamp)).UnixNano()
+	r.seen = s.history.timeOf(c.takenStamp()).UnixNano()
 	r.vague = c.backlog.reordered || c.backlog.gaps.any()
 	if before := c.replay; before != nil {
 		r.loss, r.seen, r.vague = before.loss, before.seen, r.vague || before.vague
@@ -409,12 +424,8 @@ func (c *client) lookBack(last int) {
 		}
 	}
 	c.countFiltered(c.backlog.filter(func(m *message) bool {
-		switch r.seen = min(r.seen, m.at); {
-		case m.own:
-		case m.project != "":
-			r.first.project = min(r.first.project, m.number-1)
-		default:
-			r.first.all = min(r.first.all, m.number-1)
+		if r.seen = min(r.seen, m.at); !m.own {
+			r.first.precede(m)
 		}
 		return m.own
 	}))
@@ -503,11 +514,7 @@ func (c *client) bite() {
 
 func (c *client) replaySomeMore() error {
 	s, r := c.shard, c.replay
-	if r.searching && !r.search(c) {
-		c.biteSoon()
-		return nil
-	}
-	if !c.catchUp() {
+	if r.searching && !r.search(c) || !c.catchUp() {
 		c.biteSoon()
 		return nil
 	}
@@ -658,11 +665,8 @@ func (c *client) withoutOld(messages []*message) []*message {
 
 // comesAgain reports whether the replay has yet to send a newer message with the same key, which then stands for both.
 func (c *client) comesAgain(m *message) bool {
-	if m.key == "" {
-		return false
-	}
-	newer := c.shard.history.newer(m)
-	if newer == nil || !c.sub.Filter.matches(newer) {
+	newer := c.shard.history.newer(m, &c.sub.Filter)
+	if newer == nil {
 		return false
 	}
 	end := c.replay.at // of one that is open, there is none
@@ -686,7 +690,7 @@ func (r *replay) search(c *client) (done bool) {
 	case len(next.messages) > 0:
 		r.seen, r.asOf = min(r.seen, next.messages[0].at), next.messages[0].stamp-1
 	case c.group != nil:
-		r.asOf = max(c.group.taken.stamp, c.shard.takenOfAll.stamp)
+		r.asOf = c.takenStamp()
 	}
 	r.then, r.searching = r.at, false
 	return true
