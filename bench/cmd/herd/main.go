@@ -149,6 +149,26 @@ func (p *process) stop() {
 	_ = p.command.Wait() // a failure was reported by an answer
 }
 
+// obey answers commands until they end, or until one fails.
+func obey(carryOut func(command) (answer, error)) error {
+	answers := json.NewEncoder(os.Stdout)
+	for commands := json.NewDecoder(os.Stdin); ; {
+		var cmd command
+		if err := commands.Decode(&cmd); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		a, err := carryOut(cmd)
+		if err != nil {
+			return err
+		}
+		if err := answers.Encode(a); err != nil {
+			return err
+		}
+	}
+}
+
 // measure runs the server and the viewers, and prints the figures.
 func (c config) measure() error {
 	flags := []string{"-missed", fmt.Sprint(c.Missed), "-size", fmt.Sprint(c.Size), "-over", c.Over.String(), "-profile", c.Profile}

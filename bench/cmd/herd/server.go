@@ -5,9 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"runtime/pprof"
@@ -34,20 +32,12 @@ func serve(c config) error {
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- app.Listener(ln) }()
-	answers := json.NewEncoder(os.Stdout)
-	if err := answers.Encode(answer{Address: ln.Addr().String()}); err != nil {
+	if err := json.NewEncoder(os.Stdout).Encode(answer{Address: ln.Addr().String()}); err != nil {
 		return err
 	}
 	var meter harness.Meter
 	var profile *os.File
-	for commands := json.NewDecoder(os.Stdin); ; {
-		var cmd command
-		if err := commands.Decode(&cmd); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		var a answer
+	return obey(func(cmd command) (a answer, err error) {
 		switch cmd.Do {
 		case "empty":
 			for m.Stats().Clients > 0 {
@@ -57,17 +47,17 @@ func serve(c config) error {
 			data := bytes.Repeat([]byte("x"), c.Size)
 			for range cmd.N {
 				if err := m.Broadcast(mesherstream.Message{Project: "shop", Data: data}); err != nil {
-					return err
+					return a, err
 				}
 			}
 		case "begin":
 			harness.Settle()
 			if c.Profile != "" {
 				if profile, err = os.Create(c.Profile); err != nil {
-					return err
+					return a, err
 				}
 				if err := pprof.StartCPUProfile(profile); err != nil {
-					return err
+					return a, err
 				}
 			}
 			meter.Start()
@@ -76,7 +66,7 @@ func serve(c config) error {
 			if profile != nil {
 				pprof.StopCPUProfile()
 				if err := profile.Close(); err != nil {
-					return err
+					return a, err
 				}
 			}
 			a.Used = &usage{
@@ -84,15 +74,13 @@ func serve(c config) error {
 				End: harness.Settle().ResidentBytes, Allocations: r.Allocations, Collections: r.Collections,
 			}
 		default:
-			return fmt.Errorf("command %q", cmd.Do)
+			return a, fmt.Errorf("command %q", cmd.Do)
 		}
 		select {
 		case err := <-failed:
-			return fmt.Errorf("app.Listener returned: %w", err)
+			return a, fmt.Errorf("app.Listener returned: %w", err)
 		default:
 		}
-		if err := answers.Encode(a); err != nil {
-			return err
-		}
-	}
+		return a, nil
+	})
 }

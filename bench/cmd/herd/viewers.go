@@ -4,12 +4,9 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
-	"os"
 	"runtime"
 	"strconv"
 	"time"
@@ -64,15 +61,7 @@ func view(c config, address string, source byte) error {
 	if h.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return err
 	}
-	answers := json.NewEncoder(os.Stdout)
-	for commands := json.NewDecoder(os.Stdin); ; {
-		var cmd command
-		if err := commands.Decode(&cmd); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		var a answer
+	return obey(func(cmd command) (a answer, err error) {
 		var failure error
 		switch cmd.Do {
 		case "connect":
@@ -92,10 +81,8 @@ func view(c config, address string, source byte) error {
 		if failure != nil {
 			a = answer{Error: failure.Error()}
 		}
-		if err := answers.Encode(a); err != nil {
-			return err
-		}
-	}
+		return a, nil
+	})
 }
 
 // phase connects all viewers, each when it may, and serves them until all are done.
