@@ -534,8 +534,8 @@ func (c *client) replaySomeMore() error {
 		c.window.held = true
 		return nil
 	}
-	const before = 3 // notices
-	got, shared := s.readOnce(c, to, append(s.drained[:0], nil, nil, nil), min(room, 2*historyBite), min(size, joinBytes))
+	var space [mostNotices]*message
+	got, shared := s.readOnce(c, to, append(s.drained[:0], space[:]...), min(room, 2*historyBite), min(size, joinBytes))
 	s.drained = got.messages
 	defer func() { clear(s.drained) }()
 	if !r.lose(got.begin) {
@@ -546,25 +546,9 @@ func (c *client) replaySomeMore() error {
 		c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 		return nil
 	}
-	rest := c.withoutOld(got.messages[before:])
-	batch := s.drained[:before+len(rest)]
+	rest := c.withoutOld(got.messages[mostNotices:])
 	ends := whole && !got.more && to.reaches(got.at) // the shard may have to take messages that have left the history
-	tellsReplay := c.v1 != nil && !r.told
-	tellsLoss, told := c.v1 != nil && r.loss.any() && (len(rest) > 0 || !got.more), 0
-	notices := before
-	if len(rest) > 0 && c.v1.announces(rest[0]) {
-		notices--
-		batch[notices] = c.v1.large(rest[0])
-	}
-	if tellsLoss {
-		notices--
-		batch[notices], told = c.lossNotice(rest, ends), 1
-	}
-	if tellsReplay {
-		notices--
-		batch[notices] = c.replayNotice(rest)
-	}
-	batch = batch[notices:]
+	batch, tells := c.withNotices(s.drained[:mostNotices+len(rest)], ends, got.more)
 	if ends && c.v1 != nil {
 		batch = append(batch, c.replayedNotice())
 		s.drained = batch
@@ -588,7 +572,7 @@ func (c *client) replaySomeMore() error {
 			own := join(&s.scratch, batch)
 			p, buf = &own, &s.scratch
 		}
-		taken, landed, err := c.write(p, batch, buf, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, told, nil))
+		taken, landed, err := c.write(p, batch, buf, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, tells.gaps, nil))
 		c.flight.replayed = c.busy
 		c.countReplayed(landed)
 		if r.back != nil {
@@ -599,8 +583,8 @@ func (c *client) replaySomeMore() error {
 			r.asOf = asOf
 			r.passing(batch[:taken])
 		}
-		if r.passed(batch[:taken], tellsReplay, tellsLoss); len(rest) > 0 {
-			c.v1.announced(rest[0], taken == before-notices)
+		if r.passed(batch[:taken], tells); len(rest) > 0 {
+			c.v1.announced(rest[0], taken == tells.notices)
 		}
 		if err != nil {
 			return err
@@ -629,8 +613,42 @@ func (r *replay) passing(batch []*message) {
 	}
 }
 
-// passed moves the place past messages that the link has taken, after some notices.
-func (r *replay) passed(batch []*message, tellsReplay, tellsLoss bool) {
+// mostNotices is how many notices there are at most before the messages of a bite.
+const mostNotices = 3
+
+// tells says what the notices are before the messages of a bite.
+type tells struct {
+	notices int  // how many there are
+	replay  bool // the first one tells that the replay begins
+	gaps    int  // 1 if the next one tells of a loss
+}
+
+// withNotices puts the notices before the messages of a bite that are due. The first slots of the batch are for them, and
+// it returns the part of the batch that is used.
+func (c *client) withNotices(batch []*message, ends, more bool) (used []*message, t tells) {
+	if c.v1 == nil {
+		return batch[mostNotices:], t
+	}
+	r, rest := c.replay, batch[mostNotices:]
+	put := func(notice *message) {
+		t.notices++
+		batch[mostNotices-t.notices] = notice
+	}
+	if len(rest) > 0 && c.v1.announces(rest[0]) {
+		put(c.v1.large(rest[0]))
+	}
+	if r.loss.any() && (len(rest) > 0 || !more) {
+		put(c.lossNotice(rest, ends))
+		t.gaps = 1
+	}
+	if t.replay = !r.told; t.replay {
+		put(c.replayNotice(rest))
+	}
+	return batch[mostNotices-t.notices:], t
+}
+
+// passed moves the place past messages that the link has taken, and past the notices before them.
+func (r *replay) passed(batch []*message, t tells) {
 	for _, m := range batch {
 		switch {
 		case !m.notice:
@@ -640,10 +658,10 @@ func (r *replay) passed(batch []*message, tellsReplay, tellsLoss bool) {
 				b.repeated++
 				b.keyed = b.keyed || m.key != ""
 			}
-		case tellsReplay:
-			tellsReplay, r.told = false, true
-		case tellsLoss:
-			tellsLoss, r.loss = false, loss{}
+		case t.replay:
+			t.replay, r.told = false, true
+		case t.gaps > 0:
+			t.gaps, r.loss = 0, loss{}
 		}
 	}
 }
