@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 // need skips a test whose program is missing. Both come with Debian's package prometheus.
@@ -128,12 +128,7 @@ scrape_configs: [{job_name: app, static_configs: [{targets: [%q]}]}]
 	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listen := ln.Addr().String()
-	_ = ln.Close()
+	listen := "127.0.0.1:" + streamtest.FreePort(t)
 	logs, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/fasthttp/websocket"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 var measure = flag.Duration("measure", 0, "measure what the relay costs, each case for so long; docs/scaling.md is made of what it prints")
@@ -43,7 +44,7 @@ func TestMeasure(t *testing.T) {
 }
 
 func measureRelay(t *testing.T, nodes, clients int, path string) {
-	p := newProcess(t, freePort(t)).start()
+	p := newProcess(t, streamtest.FreePort(t)).start()
 	defer p.kill()
 	publisher := newNode(t, New(connect(t, p.url)))
 	defer publisher.stop()

@@ -54,7 +54,7 @@ func runPreforked(spec string) {
 // startPreforked runs the app with two children, and returns its address and its output.
 func startPreforked(t *testing.T, url string) (addr string, output *streamtest.LogBuffer) {
 	t.Helper()
-	port := freePort(t)
+	port := streamtest.FreePort(t)
 	output = &streamtest.LogBuffer{}
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), preforkEnv+"="+port+" "+url, "GOMAXPROCS=2") // as many children
@@ -96,7 +96,7 @@ func children(addr string) map[int]int {
 
 func TestPreforkWithARelayReachesTheClientsOfEveryChild(t *testing.T) {
 	t.Parallel()
-	p := newProcess(t, freePort(t)).start()
+	p := newProcess(t, streamtest.FreePort(t)).start()
 	addr, output := startPreforked(t, p.url)
 	n := &node{TB: t, addr: addr}
 

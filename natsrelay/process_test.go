@@ -6,12 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/mesher/mesherstream/internal/streamtest"
 	"github.com/nats-io/nats.go"
 )
 
@@ -48,16 +48,6 @@ func removeBinary() {
 	if builtBinary != "" {
 		_ = os.RemoveAll(filepath.Dir(builtBinary))
 	}
-}
-
-func freePort(tb testing.TB) string {
-	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer ln.Close()
-	return strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)
 }
 
 func newProcess(tb testing.TB, port string, args ...string) *process {
@@ -126,7 +116,7 @@ func arrive(what string, n *node, viewers ...*viewer) string {
 
 func TestANATSServerIsKilledAndStartedAgain(t *testing.T) {
 	t.Parallel()
-	p := newProcess(t, freePort(t)).start()
+	p := newProcess(t, streamtest.FreePort(t)).start()
 	a, b := newNode(t, New(connect(t, p.url))), newNode(t, New(connect(t, p.url)))
 	atA, atB := a.watch("shop"), b.watch("shop")
 	a.broadcast("first")
@@ -162,7 +152,7 @@ func TestANATSServerIsKilledAndStartedAgain(t *testing.T) {
 
 func TestANodeThatStartsBeforeNATSFollowsWhenItComes(t *testing.T) {
 	t.Parallel()
-	p := newProcess(t, freePort(t))
+	p := newProcess(t, streamtest.FreePort(t))
 	a, b := newNode(t, New(connect(t, p.url))), newNode(t, New(connect(t, p.url)))
 	atA, atB := a.watch("shop"), b.watch("shop")
 	a.broadcast("local")
@@ -182,7 +172,7 @@ func TestAClusterOfThreeLosesOneServer(t *testing.T) {
 	var routes, urls []string
 	var ports [3][2]string
 	for i := range ports {
-		ports[i] = [2]string{freePort(t), freePort(t)}
+		ports[i] = [2]string{streamtest.FreePort(t), streamtest.FreePort(t)}
 		routes = append(routes, "nats://127.0.0.1:"+ports[i][1])
 		urls = append(urls, "nats://127.0.0.1:"+ports[i][0])
 	}

@@ -1,7 +1,6 @@
 package test
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -31,12 +30,7 @@ func TestPreforkEndsStreamsWith1001OnlyIfItsChildrenGetTheSignal(t *testing.T) {
 		{"the whole group", true, websocket.CloseGoingAway},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			ln, err := net.Listen("tcp4", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			addr := ln.Addr().String()
-			_ = ln.Close()
+			addr := "127.0.0.1:" + streamtest.FreePort(t)
 			master := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPreforkEndsStreams", "-test.timeout=60s")
 			master.Env = append(os.Environ(), "MESHERSTREAM_PREFORK="+addr, "GOMAXPROCS=2", "GORACE=atexit_sleep_ms=0")
 			if tt.group {
@@ -71,7 +65,7 @@ func TestPreforkEndsStreamsWith1001OnlyIfItsChildrenGetTheSignal(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = ws.SetReadDeadline(time.Now().Add(20 * time.Second))
-			_, _, err = ws.ReadMessage()
+			_, _, err := ws.ReadMessage()
 			if got := closeCodeOf(err); got != tt.code {
 				t.Errorf("the client: got %v (code %d), want code %d", err, got, tt.code)
 			}

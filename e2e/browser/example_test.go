@@ -16,6 +16,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 const exampleDir = "../../example"
@@ -48,14 +49,8 @@ func newExample(t *testing.T, stdin string, args ...string) *program {
 			}
 		}
 	}
-	ln, err := net.Listen("tcp4", "127.0.0.1:0") // a port that is free, and stays the same over a restart
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &program{T: t, path: filepath.Join(t.TempDir(), "example"), addr: ln.Addr().String(), args: args, stdin: stdin}
-	if err := ln.Close(); err != nil {
-		t.Fatal(err)
-	}
+	addr := "127.0.0.1:" + streamtest.FreePort(t) // it stays the same over a restart
+	p := &program{T: t, path: filepath.Join(t.TempDir(), "example"), addr: addr, args: args, stdin: stdin}
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", p.path, "github.com/mesher/mesherstream/example")
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, output)

@@ -79,21 +79,16 @@ func run(t *testing.T, program, server string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	own := free.Addr().(*net.TCPAddr)
-	_ = free.Close()
+	own := streamtest.FreePort(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "lighttpd.conf")
 	text := fmt.Sprintf(`server.modules = ("mod_proxy")
 server.document-root = %q
 server.bind = "127.0.0.1"
-server.port = %d
+server.port = %s
 proxy.server = ("" => (("host" => %q, "port" => %s)))
 proxy.header = ("upgrade" => "enable")
-`, dir, own.Port, host, port)
+`, dir, own, host, port)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +107,7 @@ proxy.header = ("upgrade" => "enable")
 			t.Logf("lighttpd says\n%s", &said)
 		}
 	})
-	return own.String()
+	return "127.0.0.1:" + own
 }
 
 func executable(path string) bool {

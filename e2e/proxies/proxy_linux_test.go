@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 // A proxy is one of the programs, and how it is run here: in the foreground, by whoever runs the test, on a port of the
@@ -270,7 +272,7 @@ func (p *proxy) try(t *testing.T, app string, v variant) (*running, error) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	at := place{dir: dir, port: freePort(t), app: app}
+	at := place{dir: dir, port: streamtest.FreePort(t), app: app}
 	writeCertificate(t, at)
 	if err := os.WriteFile(at.file("config"), []byte(p.configuration(t, at, v)), 0o600); err != nil {
 		t.Fatal(err)
@@ -345,23 +347,4 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.text.String()
-}
-
-// given has the ports that freePort has returned. None is returned twice: HAProxy shares a port with others of its kind
-// instead of failing, and the streams of a test would reach the app of another one.
-var given sync.Map
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	for {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, port, _ := net.SplitHostPort(ln.Addr().String())
-		_ = ln.Close()
-		if _, twice := given.LoadOrStore(port, true); !twice {
-			return port
-		}
-	}
 }

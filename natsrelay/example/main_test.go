@@ -3,17 +3,17 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
 func TestAnEventPostedToOneNodeArrivesAtTheOther(t *testing.T) {
-	ports := []string{freePort(t), freePort(t)}
+	ports := []string{streamtest.FreePort(t), streamtest.FreePort(t)}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, ports, "") }()
@@ -53,17 +53,6 @@ func TestAnEventPostedToOneNodeArrivesAtTheOther(t *testing.T) {
 		t.Errorf("the page: got %v, %v, want 200 and HTML", resp, err)
 	}
 	_ = resp.Body.Close()
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
 }
 
 // dial tries until the node listens.
