@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fasthttp/websocket"
@@ -62,12 +63,20 @@ func (p *page) send(text string) {
 	}
 }
 
+// await reads until that has happened. It doesn't wait as long as something comes: marks come for ever.
+func (p *page) await(what string, happened func() bool) {
+	p.Helper()
+	for began := time.Now(); !happened(); p.read() {
+		if time.Since(began) > time.Minute {
+			p.Fatalf("still not: %s; shown so far: %s", what, p.all())
+		}
+	}
+}
+
 // until reads until so many messages and gaps have been shown, over all connections.
 func (p *page) until(n int) {
 	p.Helper()
-	for len(p.Shown) < n {
-		p.read()
-	}
+	p.await(fmt.Sprint(n, " are shown"), func() bool { return len(p.Shown) >= n })
 }
 
 // leave ends the connection, and waits until the server knows.
@@ -110,9 +119,7 @@ func (p *page) fetch(gap *follower.Notice) []string {
 	p.Helper()
 	before := p.FetchesDone
 	p.send(fmt.Sprintf(`{"type":"fetch","gap":%q}`, gap.ID))
-	for p.FetchesDone == before {
-		p.read()
-	}
+	p.await("the fetch is done", func() bool { return p.FetchesDone > before })
 	return p.Fetched(gap.ID.(string))
 }
 
@@ -170,6 +177,7 @@ func TestAReturningClientIsToldOfWhatHasLeftTheHistory(t *testing.T) {
 				if r := p.Hello.Returned; r == nil || r.Complete {
 					t.Errorf("hello says %+v, want an incomplete return", r)
 				}
+				p.until(5 + len(c.want)) // c0 would drive another one out of the history
 				publish(w, "c0")
 				p.expect(slices.Concat(numbers("a", 0, 5), c.want, []string{"c0"})...)
 			})
@@ -206,7 +214,8 @@ func TestAClientReturnsFromBeforeAGap(t *testing.T) {
 				p := newPage(w, "shop")
 				publish(w, "first")
 				p.until(1)
-				p.read() // a mark
+				p.read()        // a mark
+				synctest.Wait() // the server knows that the link has taken it
 				buffered := func(n int) {
 					w.Eventually("it is buffered", func() bool { return w.M.Stats().Buffered == n })
 				}
@@ -278,9 +287,7 @@ func TestASkippedGapCountsWhatIsMissing(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		publish(w, "c0")
 		told := 0
-		for !slices.Contains(p.all(), "c0") {
-			p.read()
-		}
+		p.await("c0 is shown", func() bool { return slices.Contains(p.all(), "c0") })
 		for _, s := range p.Shown {
 			if s.Gap != nil {
 				told += s.Gap.Dropped
@@ -356,9 +363,7 @@ func TestAnOldValueOfAKeyIsNeitherShownNorTakenForTheNewest(t *testing.T) {
 				say(c.missed)
 				p.open()
 				publish(w, "last")
-				for p.all()[len(p.Shown)-1] != "last" {
-					p.read()
-				}
+				p.await("the last one is shown", func() bool { return p.all()[len(p.Shown)-1] == "last" })
 				p.expect(strings.Fields("first " + c.want + " last")...)
 			})
 		})
@@ -504,9 +509,7 @@ func TestARequestForAGapThatIsNoneIsRefused(t *testing.T) {
 			"another member":     {p, fmt.Sprintf(`{"type":"fetch","gap":%q,"last":1}`, gap.ID), "malformed"},
 		} {
 			c.p.send(c.request)
-			for c.p.Refused == "" {
-				c.p.read()
-			}
+			c.p.await("it is refused", func() bool { return c.p.Refused != "" })
 			if c.p.Refused != c.code {
 				t.Errorf("%s: got %q, want %q", name, c.p.Refused, c.code)
 			}
