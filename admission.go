@@ -19,6 +19,9 @@ type admission struct {
 	grant Filter
 	past  past
 	ip    string
+
+	encoding encoding
+	v1       bool // it has agreed on the protocol, or streams over plain HTTP
 }
 
 // admit calls WithAuthorize, and checks before and after the call whether there is room. The place itself is reserved
@@ -210,12 +213,7 @@ func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 	if err := m.checkAskingOrigin(c); err != nil {
 		return err
 	}
-	if origin := originOf(c); origin != "" {
-		// The page may follow the stream, so it may know why it was refused.
-		c.Set(fiber.HeaderAccessControlAllowOrigin, origin)
-		c.Set(fiber.HeaderAccessControlAllowCredentials, "true")
-		c.Vary(fiber.HeaderOrigin)
-	}
+	allowReading(c)
 	project, err := decodeProject(c, segment)
 	if err != nil {
 		return err
@@ -231,6 +229,16 @@ func (m *Manager) answerRefusal(c *fiber.Ctx, segment string) error {
 		return err
 	}
 	return upgradeRequired(c)
+}
+
+// allowReading lets a page of another origin that is allowed read the response. It may follow the stream, so it may also
+// know why it was refused.
+func allowReading(c *fiber.Ctx) {
+	if origin := originOf(c); origin != "" {
+		c.Set(fiber.HeaderAccessControlAllowOrigin, origin)
+		c.Set(fiber.HeaderAccessControlAllowCredentials, "true")
+		c.Vary(fiber.HeaderOrigin)
+	}
 }
 
 // checkAskingOrigin is checkOrigin for a request that need not have an Origin header. Browsers send it with every

@@ -32,7 +32,8 @@ type client struct {
 	lookAt        moment // when it has to be, even so; before its first pong, when the client counts as one without
 	written       uint64 // messages of any kind that the link has accepted
 	offered, sent uint64
-	v1            *v1     // nil if the client hasn't agreed on the protocol
+	encoding      encoding
+	v1            *v1     // what the client is told beside messages; nil if it hasn't agreed on that
 	backlog       backlog // sent after the flight; can be dropped
 	flight        flight  // sent before anything else; can't be dropped
 
@@ -223,7 +224,8 @@ func (c *client) shut(code int, reason string) {
 	if c.closeCode == 0 {
 		c.closeCode, c.closeReason = code, reason
 	}
-	c.closing = wsframe.Close(code, reason)
+	c.closing = c.encoding.closing(code, reason)
+	c.closeReceived = c.closeReceived || c.encoding != frames // nobody answers
 	c.abandon()
 	if c.reply != nil {
 		c.reply = nil

@@ -77,13 +77,14 @@ func (s *shard) offerGroup(g *group, m *message) {
 	if len(g.batch) == 0 {
 		s.touched = append(s.touched, g)
 	}
-	g.batch = append(g.batch, m)
+	g.batch = append(g.batch, m.in(g.encoding))
 }
 
 // deliverGroup delivers the group's batch to each of its clients. It iterates backwards, since a client whose link
 // fails leaves the group, and the last client then takes its place.
 func (s *shard) deliverGroup(g *group) {
-	joined, bytes, large := join(&s.joined, g.batch), 0, false
+	joined, bytes, large := join(&s.joined, g.batch, ""), 0, false
+	place := g.encoding != events // the joined events say where a client is after them
 	for _, m := range g.batch {
 		bytes += m.size()
 		large = large || m.isLarge()
@@ -98,6 +99,9 @@ func (s *shard) deliverGroup(g *group) {
 		}
 		c.countOffered(len(g.batch))
 		if c.idle() && !(large && c.v1 != nil) { // such a client is told before a large message
+			if !place {
+				joined, place = join(&s.joined, g.batch, c.placeAfter(0, 0)), true
+			}
 			c.writeThrough(&joined, g.batch)
 			continue
 		}
@@ -117,7 +121,7 @@ func (c *client) writeThrough(joined *stretch, batch []*message) {
 		n, size := c.fitting(batch)
 		if n < len(batch) {
 			now, buf = batch[:n], &s.scratch
-			part := join(buf, now)
+			part := join(buf, now, "")
 			p = &part
 			c.window.held = true
 		}
@@ -156,8 +160,17 @@ func (c *client) fitting(batch []*message) (n, size int) {
 type stretch struct {
 	bytes   []byte
 	lengths []int // of the frames; nil if there is only one
-	extra   int   // how many of the frames are two, as those of BufferMessage to a client of the protocol
+	extra   int32 // how many of the frames are two, as those of BufferMessage to a client of the protocol
+	id      bool  // the last frame begins with an ID, which the message doesn't have
 	notices bool  // some are notices
+}
+
+// length returns the length of one of the frames.
+func (s *stretch) length(i int) int {
+	if s.lengths == nil {
+		return len(s.bytes)
+	}
+	return s.lengths[i]
 }
 
 // whole returns how many of the frames end within the first n bytes.
@@ -175,18 +188,22 @@ func (s *stretch) whole(n int) (frames int) {
 }
 
 // join returns the frames of batch. A single frame is returned as it is. Several are joined in buf, which is reused
-// unless a link keeps it.
-func join(buf *stretch, batch []*message) stretch {
-	if len(batch) == 1 {
+// unless a link keeps it. If there is an ID, the last frame is an event, and receives it.
+func join(buf *stretch, batch []*message, id string) stretch {
+	if len(batch) == 1 && id == "" {
 		return stretch{bytes: batch[0].frame, extra: batch[0].extra, notices: batch[0].notice}
 	}
 	if cap(buf.bytes) > maxScratch {
 		*buf = stretch{}
 	}
-	p := stretch{bytes: buf.bytes[:0], lengths: buf.lengths[:0]}
-	for _, m := range batch {
+	p := stretch{bytes: buf.bytes[:0], lengths: buf.lengths[:0], id: id != ""}
+	for i, m := range batch {
+		begin := len(p.bytes)
+		if p.id && i == len(batch)-1 {
+			p.bytes = appendEventID(p.bytes, id)
+		}
 		p.bytes = append(p.bytes, m.frame...)
-		p.lengths = append(p.lengths, len(m.frame))
+		p.lengths = append(p.lengths, len(p.bytes)-begin)
 		p.extra += m.extra
 		p.notices = p.notices || m.notice
 	}
@@ -201,7 +218,10 @@ func join(buf *stretch, batch []*message) stretch {
 // It also returns how many messages are sent, which the caller counts. The notices in a batch are at its beginning or at
 // its end.
 func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte) (taken, landed int, err error) {
-	sent, held, err := c.link.Write(p.bytes, p.lengths, probe)
+	sent, held := 0, 0
+	if len(p.bytes) > 0 || probe != nil { // an encoding may leave notices out
+		sent, held, err = c.link.Write(p.bytes, p.lengths, probe)
+	}
 	if sent == len(p.bytes) && probe == nil && p.extra == 0 && !p.notices { // nearly always
 		c.busy, c.left = false, false
 		c.count(len(batch), sent)
@@ -212,8 +232,8 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 	taken, end := len(batch), len(p.bytes)
 	if sent < end {
 		taken, end = 0, 0
-		for taken < len(batch) && end+len(batch[taken].frame) <= sent {
-			end += len(batch[taken].frame)
+		for taken < len(batch) && end+p.length(taken) <= sent {
+			end += p.length(taken)
 			taken++
 		}
 	}
@@ -227,32 +247,36 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 	case held > 0:
 		first := taken
 		c.flight = flight{notices: max(0, begin-first)}
-		for taken < len(batch) && end+len(batch[taken].frame) <= sent+held {
-			end += len(batch[taken].frame)
+		for taken < len(batch) && end+p.length(taken) <= sent+held {
+			end += p.length(taken)
 			if !batch[taken].notice {
 				c.flight.messages++
 			}
 			taken++
 		}
 		c.flight.bytes = p.bytes[sent:end]
-		if len(batch) > 1 {
+		if p.lengths != nil {
 			c.flight.lengths = p.lengths[first:taken]
 			*buf = stretch{} // p belongs to the link now
 		}
 	case end < sent && taken < len(batch):
 		// A frame is torn. Its own bytes replace the rest of p, so that p need not be kept.
-		c.flight = flight{stretch: stretch{bytes: batch[taken].frame}, done: sent - end}
+		torn := batch[taken].frame
+		if p.length(taken) > len(torn) { // with an ID
+			torn = bytes.Clone(p.bytes[end : end+p.length(taken)])
+		}
+		c.flight = flight{stretch: stretch{bytes: torn}, done: sent - end}
 		if !batch[taken].notice {
 			c.flight.messages = 1
 		}
-		end += len(batch[taken].frame)
+		end += len(torn)
 		taken++
 	}
 	extra := p.extra
 	for i := taken; i < len(batch) && extra > 0; i++ {
 		extra -= batch[i].extra
 	}
-	c.count(taken+extra, end)
+	c.count(taken+int(extra), end)
 	if probe != nil {
 		c.willMark(batch[:taken])
 	}
@@ -382,11 +406,12 @@ func (c *client) buffer(m *message) {
 		c.countAbandoned(1)
 		return
 	}
+	m = m.in(c.encoding)
 	if m.own = true; c.replay != nil {
 		m.number, m.stamp = c.taken().project, c.taken().all
 	}
 	if c.v1 != nil {
-		c.v1.direct(m)
+		c.direct(m)
 	}
 	s.drained = append(s.drained[:0], m)
 	c.enqueue(s.drained)
@@ -442,15 +467,19 @@ func (c *client) sendBuffered(n, limit int) (some bool, err error) {
 	}
 	head := c.backlog.head()
 	if n > notices+1 && c.v1.announces(head) {
-		s.drained = append(s.drained, c.v1.large(head))
+		s.drained = append(s.drained, c.large(head))
 		notices++
 	}
 	s.drained = c.backlog.peek(s.drained, n-len(s.drained), limit)
 	if len(s.drained) == 0 {
 		return false, nil
 	}
-	p := join(&s.scratch, s.drained)
-	more := amount{uint32(len(s.drained) + p.extra), uint32(len(p.bytes))}
+	id := ""
+	if sent := len(s.drained) - notices; sent > 0 {
+		id = c.placeAfter(sent, told)
+	}
+	p := join(&s.scratch, s.drained, id)
+	more := amount{uint32(len(s.drained) + int(p.extra)), uint32(len(p.bytes))}
 	taken, landed, err := c.write(&p, s.drained, &s.scratch, c.probe(more, len(s.drained)-notices, told, nil))
 	c.countSent(landed)
 	if told > 0 && taken > 0 {
@@ -496,8 +525,12 @@ func (c *client) nextControl() (frame []byte) {
 		frame, c.reply = c.reply, nil
 		c.link.Resume()
 	case c.v1 != nil && c.v1.moved && c.phase == phaseOpen:
-		c.v1.moved = false
-		frame = c.appendMark(nil, 0, 0, nil)
+		switch c.v1.moved = false; c.encoding {
+		case frames:
+			frame = c.appendMark(nil, 0, 0, nil)
+		case events:
+			frame = c.appendPlace(nil)
+		}
 	}
 	return frame
 }

@@ -154,10 +154,12 @@ func (s Subscription) clone() Subscription {
 	return s
 }
 
-// A group holds the clients of one project with one filter. A message is matched with the group, not with each client.
+// A group holds the clients of one project with one filter and one encoding. A message is matched with the group, not with
+// each client.
 type group struct {
 	key       string
 	sub       Subscription
+	encoding  encoding
 	inProject int // index in its list of shard.projects
 	clients   []*client
 	batch     []*message // the messages of this turn that match the group
@@ -197,6 +199,9 @@ func (c *client) takenStamp() uint64 { return max(c.group.taken.stamp, c.shard.t
 func (c *client) enterGroup() {
 	s := c.shard
 	key, looksBack := c.sub.key(), c.replay != nil && s.history.isOn()
+	if c.encoding != frames {
+		key += "=" + strconv.Itoa(int(c.encoding))
+	}
 	switch {
 	case looksBack:
 		key += "<"
@@ -207,7 +212,9 @@ func (c *client) enterGroup() {
 	g := s.groups[key]
 	if g == nil {
 		ofProject := s.projects[c.sub.Project]
-		g = &group{key: key, sub: c.sub, inProject: len(ofProject), looksBack: looksBack, digest: s.history.digest(&c.sub)}
+		g = &group{
+			key: key, sub: c.sub, encoding: c.encoding, inProject: len(ofProject), looksBack: looksBack, digest: s.history.digest(&c.sub),
+		}
 		if c.apart {
 			g.apart, g.from = true, c.joined
 		}

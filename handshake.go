@@ -27,13 +27,15 @@ type opening struct {
 	version    bool // Sec-WebSocket-Version has 13
 	v1         bool // Sec-WebSocket-Protocol has Protocol
 	key        []byte
-	keys       int // lines of the name
-	origins    int // lines of the name
+	keys       int  // lines of the name
+	origins    int  // lines of the name
+	stripped   bool // it has headers of a handshake, and a proxy may have taken out the upgrade
 }
 
 func readOpening(h *fasthttp.RequestHeader) (o opening) {
 	//lint:ignore SA1019 the oldest fasthttp that go.mod allows has no RequestHeader.All
 	h.VisitAll(func(name, value []byte) {
+		o.stripped = o.stripped || len(name) > len(handshakePrefix) && sameASCII(name[:len(handshakePrefix)], handshakePrefix)
 		switch {
 		case sameASCII(name, fiber.HeaderConnection):
 			o.connection = o.connection || lists(value, "upgrade")
@@ -54,6 +56,9 @@ func readOpening(h *fasthttp.RequestHeader) (o opening) {
 	})
 	return o
 }
+
+// handshakePrefix is how the names begin that only a handshake has.
+const handshakePrefix = "Sec-WebSocket-"
 
 // sameASCII compares without case. A character outside ASCII never equals one within it.
 func sameASCII(b []byte, s string) bool {
@@ -140,17 +145,20 @@ func (m *Manager) upgrade(c *fiber.Ctx, a admission, o *opening) error {
 	m.warnOfPrefork(c.App())
 	o.settle(&c.Request().Header)
 	c.Context().Response.Header.Del(fiber.HeaderSecWebSocketExtensions) // contrib would refuse
-	r := reply{m: m, app: c.App(), ctx: c.Context(), sent: isAppTest(c.Context())}
+	r := reply{m: m, app: c.App(), ctx: c.Context(), sent: isAppTest(c.Context()), asks: true}
 	err := websocket.New(func(conn *websocket.Conn) {
-		p := r.send(conn, a.ip)
+		p := r.send(conn.NetConn(), &a)
 		if p == nil {
 			_ = conn.Close() // as in serve
 			return
 		}
-		_ = m.serve(conn, a.sub, a.grant, a.past, p) // the client has been told
+		a.v1 = conn.Subprotocol() == Protocol
+		_ = m.serve(conn.NetConn(), a, p) // the client has been told
 	}, websocket.Config{
-		Subprotocols:   []string{Protocol},
-		RecoverHandler: m.recovered, // the default one tells the client what the panic said
+		Subprotocols: []string{Protocol},
+		RecoverHandler: func(conn *websocket.Conn) { // the default one tells the client what the panic said
+			m.recovered(recover(), conn.NetConn(), frames)
+		},
 	})(c)
 	if err != nil {
 		return upgradeRequired(c) // as contrib says for every reason
@@ -171,39 +179,47 @@ func isNoSocket(addr net.Addr) bool {
 	return ok && tcp.Port == 0 && (len(tcp.IP) == 0 || tcp.IP.IsUnspecified())
 }
 
-// A reply is the response to an accepted handshake. fasthttp keeps ctx for the function that it has handed the
+// A reply is the response to a request for a stream that is accepted. fasthttp keeps ctx for the function that it has handed the
 // connection to, and reuses ctx when that function has returned.
 type reply struct {
 	m    *Manager
 	app  *fiber.App
 	ctx  *fasthttp.RequestCtx
 	sent bool // fasthttp has sent it
+	asks bool // a refusal is to have its true status
 }
 
-// send reserves a place and sends the 101. If it fails, it returns nil, and the client has been told if that was
-// possible.
-func (r *reply) send(conn *websocket.Conn, ip string) *place {
-	h := &r.ctx.Response.Header
-	if h.StatusCode() != fiber.StatusSwitchingProtocols { // a middleware has decided otherwise
+// send reserves a place and sends the head of the response. If it fails, it returns nil, and the client has been told if
+// that was possible.
+func (r *reply) send(conn net.Conn, a *admission) *place {
+	h, accepted := &r.ctx.Response.Header, fiber.StatusSwitchingProtocols
+	if a.encoding != frames {
+		accepted = fiber.StatusOK
+	}
+	if h.StatusCode() != accepted { // a middleware has decided otherwise
 		r.refuse(conn)
 		return nil
 	}
-	p, err := r.m.reserve(ip)
+	p, err := r.m.reserve(a.ip)
 	switch {
 	case err != nil && r.sent:
-		_ = tellRefusal(conn, err)
+		_ = a.end(conn, err)
 		return nil
 	case err != nil:
-		r.explain(admissionError(err))
+		r.explain(admissionError(err), a.encoding)
 		r.refuse(conn)
 		return nil
 	case r.sent:
 		return p
 	}
-	// A middleware or fasthttp may have put "close" there. No further request can follow anyway, and that is all it
-	// says.
-	h.ResetConnectionClose()
-	h.Set(fiber.HeaderConnection, "Upgrade")
+	if a.encoding != frames {
+		openStream(h)
+	} else {
+		// A middleware or fasthttp may have put "close" there. No further request can follow anyway, and that is all it
+		// says.
+		h.ResetConnectionClose()
+		h.Set(fiber.HeaderConnection, "Upgrade")
+	}
 	raw := link.Raw(conn)
 	_ = raw.SetWriteDeadline(time.Now().Add(upgradeGrace))
 	if _, err := raw.Write(h.Header()); err != nil {
@@ -216,7 +232,7 @@ func (r *reply) send(conn *websocket.Conn, ip string) *place {
 
 // explain has the app's ErrorHandler write the response, as if a handler had returned err: between the last handler and
 // here, the last place was reserved, or the manager has shut down.
-func (r *reply) explain(err error) {
+func (r *reply) explain(err error, e encoding) {
 	c := r.app.AcquireCtx(r.ctx)
 	defer r.app.ReleaseCtx(c)
 	defer func() {
@@ -228,12 +244,18 @@ func (r *reply) explain(err error) {
 	if r.app.ErrorHandler(c, err) != nil {
 		_ = c.SendStatus(fiber.StatusInternalServerError)
 	}
+	if e == events && !r.asks {
+		softenRefusal(r.ctx, err)
+	}
 }
 
-// refuse sends a response that is no 101, and that no proxy could mistake for one.
-func (r *reply) refuse(conn *websocket.Conn) {
+// refuse sends a response that begins no stream, and that no proxy could mistake for one that does.
+func (r *reply) refuse(conn net.Conn) {
 	if r.sent {
 		return
+	}
+	if string(r.ctx.Response.Body()) == stand {
+		r.ctx.Response.ResetBody()
 	}
 	h := &r.ctx.Response.Header
 	h.Del(fiber.HeaderSecWebSocketAccept)
@@ -251,11 +273,11 @@ func (r *reply) refuse(conn *websocket.Conn) {
 	}
 }
 
-// upgradeRequired says what the client has to ask for.
+// upgradeRequired says what the client has to ask for, to programs and to people.
 func upgradeRequired(c *fiber.Ctx) error {
 	c.Set(fiber.HeaderUpgrade, "websocket")
 	c.Set("Sec-WebSocket-Version", "13")
-	return fiber.ErrUpgradeRequired
+	return fiber.NewError(fiber.StatusUpgradeRequired, "this is a stream of events, which a WebSocket, an EventSource or curl -N can open")
 }
 
 // refuseNetHTTP answers if the handler of a hijacked connection would never be called, and the client would wait
@@ -268,9 +290,10 @@ func (m *Manager) refuseNetHTTP() error {
 	return fiber.NewError(fiber.StatusNotImplemented, why)
 }
 
-func (m *Manager) recovered(conn *websocket.Conn) {
-	if p := recover(); p != nil {
+// recovered ends a connection whose handler has panicked. p is what recover has returned.
+func (m *Manager) recovered(p any, conn net.Conn, e encoding) {
+	if p != nil {
 		m.cfg.logger.Error("mesherstream: panic", panicked(p)...)
-		refuse(conn, wsframe.CodeInternalError, "")
+		e.refuse(conn, wsframe.CodeInternalError, "")
 	}
 }

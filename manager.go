@@ -386,7 +386,9 @@ type message struct {
 	keep   bool   // its level is one that WithKeepLevels names
 	notice bool   // a message of the protocol for one client, which is not counted
 	own    bool   // a message of BufferMessage, which is none of a feed; number and stamp are then its place in a replay
-	extra  int    // how many messages its frame has besides
+	extra  int32  // how many messages its frame has besides
+
+	forms atomic.Pointer[forms] // in other encodings; nil until a client needs one
 }
 
 // newMessage copies everything that it needs from msg, in two allocations: the message, and one stretch of bytes for
@@ -421,7 +423,7 @@ func (m *message) size() int {
 	return len(m.frame) + len(m.project) + len(m.level) + len(m.environment) + len(m.key)
 }
 
-// payload returns the data that newMessage received.
+// payload returns the data that newMessage received. The message is one in frames.
 func (m *message) payload() []byte {
 	switch m.frame[1] {
 	case 127:

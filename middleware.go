@@ -90,19 +90,26 @@ func (m *Manager) handle(c *fiber.Ctx) error {
 		return c.Next()
 	}
 	m.checkApp(c.App())
-	var o opening // of a HEAD, none
-	if !head {
-		o = readOpening(&c.Request().Header)
-	}
+	o := readOpening(&c.Request().Header)
+	o.connection = o.connection && !head // a HEAD is no handshake
 	if project == browserClientName && !o.asked() {
 		return serveBrowserClient(c)
 	}
-	if !head && !o.asked() && asksForRefusal(c) {
+	var a admission
+	if !o.asked() {
+		a.encoding, a.v1 = plainEncoding(c, &o)
+	}
+	if !head && !o.asked() && !a.v1 && asksForRefusal(c) {
 		return m.answerRefusal(c, project)
 	}
-	a, err := m.screen(c, project, &o)
-	if err == nil {
+	err := m.screen(c, &a, project, &o)
+	switch {
+	case err == nil && a.encoding == frames:
 		err = m.upgrade(c, a, &o)
+	case err == nil:
+		err = m.stream(c, a)
+	case a.encoding != frames:
+		err = m.refuseStream(c, a.encoding, err)
 	}
 	if err != nil {
 		// A proxy that doesn't look at the status believes that the connection is a WebSocket now, and would let
@@ -128,24 +135,25 @@ func (m *Manager) handle(c *fiber.Ctx) error {
 // write the header as one line, since contrib keeps only the last line, and HAProxy's option forwardfor adds one.
 func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 	if !m.isMade() {
-		refuse(conn, wsframe.CodeInternalError, "")
+		frames.refuse(conn.NetConn(), wsframe.CodeInternalError, "")
 		return ErrNotMounted
 	}
 	filter, err := sub.normalize()
 	if err != nil {
-		refuse(conn, wsframe.CodeInternalError, "")
+		frames.refuse(conn.NetConn(), wsframe.CodeInternalError, "")
 		return err
 	}
 	sub = Subscription{Project: strings.Clone(sub.Project), Filter: filter, Since: sub.Since}
+	a := admission{sub: sub, grant: filter, v1: conn.Subprotocol() == Protocol}
 	p, err := m.reserve(m.addressOfConn(conn))
 	if err != nil {
-		return tellRefusal(conn, err)
+		return a.end(conn.NetConn(), err)
 	}
-	return m.serve(conn, sub, filter, past{}, p)
+	return m.serve(conn.NetConn(), a, p)
 }
 
 // serve streams to a client that holds a place, and gives the place back.
-func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, asked past, p *place) error {
+func (m *Manager) serve(conn net.Conn, a admission, p *place) error {
 	// If the server has KeepHijackedConns, fasthttp leaves the closing to the handler. Otherwise this does nothing.
 	defer func() { _ = conn.Close() }()
 	connectedAt := time.Now() // and not after the relay has taken its time: the client may ask for something meanwhile
@@ -156,12 +164,12 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, as
 	}
 	if err != nil {
 		p.release()
-		return tellRefusal(conn, err)
+		return a.end(conn, err)
 	}
 	defer leave()
 	registered := func() {}
 	if m.relaying != nil {
-		registered = m.relaying.follow(sub.Project)
+		registered = m.relaying.follow(a.sub.Project)
 	}
 
 	id := ClientID(m.lastID.Add(1))
@@ -171,20 +179,21 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, as
 		remoteAddr:  p.ip,
 		place:       p,
 		connectedAt: connectedAt,
-		grant:       grant,
-		sub:         sub,
+		grant:       a.grant,
+		sub:         a.sub,
+		encoding:    a.encoding,
 	}
-	if conn.Subprotocol() == Protocol {
+	if a.v1 {
 		c.agree()
 	}
-	c.recall(asked)
+	c.recall(a.past)
 	c.markSeen(time.Now()) // messages that it has sent in the meantime were not read
 	if raw := link.Raw(conn); !link.LimitUnsent(raw, m.cfg.unsentLimit) {
 		m.tellOfWrapper(raw)
 	}
 	var stay func()
 	c.link, stay = link.Open(conn, c, link.Options{
-		Reader:      &wsframe.Reader{Limit: m.cfg.readLimit},
+		Reader:      c.encoding.reader(&m.cfg),
 		IdleTimeout: m.cfg.idleTimeout,
 		Poller:      c.shard.poll,
 	})
@@ -193,7 +202,7 @@ func (m *Manager) serve(conn *websocket.Conn, sub Subscription, grant Filter, as
 	if err != nil {
 		c.link.Close()
 		p.release()
-		return tellRefusal(conn, err)
+		return a.end(conn, err)
 	}
 	stay()
 	return nil
@@ -226,61 +235,66 @@ func (m *Manager) tellOfWrapper(conn net.Conn) {
 	})
 }
 
-// tellRefusal closes a connection that can't be served, and returns the reason.
-func tellRefusal(conn *websocket.Conn, err error) error {
+// end closes a connection that can't be served, and returns the reason.
+func (a *admission) end(conn net.Conn, err error) error {
 	if errors.Is(err, ErrTooManyClients) {
-		refuse(conn, wsframe.CodeTryAgainLater, reasonTooMany)
+		a.encoding.refuse(conn, wsframe.CodeTryAgainLater, reasonTooMany)
 	} else {
-		refuse(conn, wsframe.CodeGoingAway, reasonShutdown)
+		a.encoding.refuse(conn, wsframe.CodeGoingAway, reasonShutdown)
 	}
 	return err
 }
 
 // refuse closes a connection that no shard has seen, so that no other goroutine writes to it.
-func refuse(conn *websocket.Conn, code int, reason string) {
+func (e encoding) refuse(conn net.Conn, code int, reason string) {
 	raw := link.Raw(conn)
 	_ = raw.SetDeadline(time.Now().Add(closeGrace))
-	if _, err := raw.Write(wsframe.Close(code, reason)); err != nil {
+	if _, err := raw.Write(e.closing(code, reason)); err != nil || e != frames {
 		return
 	}
 	// The close frame arrives only if nothing is left unread when the connection closes.
 	buf := make([]byte, 512)
 	for {
-		if _, err := conn.NetConn().Read(buf); err != nil {
+		if _, err := conn.Read(buf); err != nil {
 			return
 		}
 	}
 }
 
-// screen makes the checks that precede an upgrade, the cheap ones first. It reserves no place.
-func (m *Manager) screen(c *fiber.Ctx, segment string, o *opening) (a admission, err error) {
+// screen makes the checks that precede a stream, the cheap ones first. It reserves no place.
+func (m *Manager) screen(c *fiber.Ctx, a *admission, segment string, o *opening) (err error) {
 	if a.sub.Project, err = decodeProject(c, segment); err != nil {
-		return a, err
+		return err
 	}
-	if !o.asked() {
-		return a, upgradeRequired(c)
-	}
-	if err := o.check(c); err != nil {
-		return a, err
+	if a.encoding == frames {
+		if !o.asked() {
+			return upgradeRequired(c)
+		}
+		if err := o.check(c); err != nil {
+			return err
+		}
 	}
 	if c.Context().ConnRequestNum() == 0 { // fasthttp's server counts from 1
-		return a, m.refuseNetHTTP()
+		return m.refuseNetHTTP()
 	}
-	if err = m.checkOrigin(c, originOf(c)); err != nil {
-		return a, err
+	if a.encoding == frames {
+		err = m.checkOrigin(c, originOf(c))
+	} else if err = m.checkAskingOrigin(c); err == nil {
+		allowReading(c)
+		readLastEventID(c, &a.past)
+	}
+	if err != nil {
+		return err
 	}
 	asked, err := queryFilter(c)
-	if err == nil {
+	if err == nil && a.past.back == nil {
 		a.past, err = queryPast(c)
 	}
 	if err != nil {
-		return a, fiber.NewError(fiber.StatusBadRequest, err.Error())
+		return fiber.NewError(fiber.StatusBadRequest, err.Error())
 	}
 	a.ip = addressOf(c)
-	if err := m.admit(c, &a, asked); err != nil {
-		return a, err
-	}
-	return a, nil
+	return m.admit(c, a, asked)
 }
 
 // browserClient is the module for pages, which the handler serves beside the streams, so that the two are always of one

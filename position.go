@@ -510,11 +510,11 @@ func (c *client) fetchSome() error {
 	f.sent += n
 	notice := replayNotice{Type: typeReplay, Stream: c.v1.stream, Of: ofGap, Gap: f.gap}
 	if n > 0 && s.drained[1].isLarge() {
-		s.drained = slices.Insert(s.drained, 1, c.v1.large(s.drained[1]))
+		s.drained = slices.Insert(s.drained, 1, c.large(s.drained[1]))
 	}
-	s.drained[0] = newNotice(notice)
+	s.drained[0] = c.notice(notice.Type, "", notice)
 	notice.Type, notice.Messages, notice.More = typeReplayed, f.sent, got.more
-	s.drained = append(s.drained, newNotice(notice))
+	s.drained = append(s.drained, c.notice(notice.Type, "", notice))
 	c.v1.rest = slices.Clone(s.drained)
 	if !got.more {
 		c.v1.fetch = nil
@@ -529,7 +529,7 @@ const fetchBytes = 16 << 10
 func (c *client) sendRest() error {
 	s := c.shard
 	batch := c.v1.rest
-	p := join(&s.scratch, batch)
+	p := join(&s.scratch, batch, "")
 	probe := c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, 0, nil)
 	taken, landed, err := c.write(&p, batch, &s.scratch, probe)
 	c.flight.replayed = c.busy

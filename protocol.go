@@ -31,6 +31,7 @@ const (
 	typeLarge          = "large"
 	typeFetch          = "fetch"
 	typeFetching       = "fetching"
+	typeClose          = "close"
 )
 
 // The codes of an error reply.
@@ -304,7 +305,7 @@ func (c *client) setFilter(f Filter) (filtered int) {
 
 type gapNotice struct {
 	Type     string         `json:"type"`
-	Stream   string         `json:"stream"`
+	Stream   string         `json:"stream,omitempty"`
 	ID       string         `json:"id,omitempty"`
 	Reason   string         `json:"reason"`
 	Dropped  int            `json:"dropped,omitempty"`
@@ -324,14 +325,16 @@ const (
 
 // message returns the notice as a message, with the times at which the first and the last of the missing messages were
 // published.
-func (n gapNotice) message(since, until int64) *message {
+func (n gapNotice) message(c *client, since, until int64) *message {
 	moment := func(nanos int64) time.Time { return time.Unix(0, nanos).UTC().Truncate(time.Millisecond) }
 	n.Type, n.Since, n.Until = typeGap, moment(since), moment(until)
-	return newNotice(n)
+	return c.notice(n.Type, n.Position, n)
 }
 
-// newNotice returns a message of the protocol.
-func newNotice(v any) *message { return &message{frame: encodeAnswer(v), notice: true} }
+// notice returns a message of the protocol.
+func (c *client) notice(kind, position string, v any) *message {
+	return &message{frame: c.encoding.notice(kind, position, v), notice: true}
+}
 
 // gapNotice returns the message that tells a client of the oldest of its gaps.
 func (c *client) gapNotice(g *gap) *message {
@@ -341,7 +344,7 @@ func (c *client) gapNotice(g *gap) *message {
 		of := &hole{g.after, g.last, *g.filter, false}
 		n.ID, n.Held = c.holeText(of), c.held(of, g.dropped)
 	}
-	return n.message(g.since, g.until)
+	return n.message(c, g.since, g.until)
 }
 
 // lossNotice returns the message that tells a client of the messages that have left the history before its replay could
@@ -369,7 +372,7 @@ func (c *client) lossNotice(next []*message, ends bool) *message {
 	}
 	n.Position = c.positionText(c.before(next, ends))
 	until := l.until(r.at, next)
-	return n.message(min(r.seen, until), until)
+	return n.message(c, min(r.seen, until), until)
 }
 
 // until returns when the newest of the missing messages was published, or a later time. What is missing of the messages to
@@ -393,7 +396,7 @@ func (l *loss) until(to cursor, next []*message) (at int64) {
 
 type replayNotice struct {
 	Type     string `json:"type"`
-	Stream   string `json:"stream"`
+	Stream   string `json:"stream,omitempty"`
 	Of       string `json:"of,omitempty"`
 	Gap      string `json:"gap,omitempty"`
 	Messages int    `json:"messages,omitempty"`
@@ -407,7 +410,7 @@ func (c *client) replayNotice(next []*message) *message {
 	if r := c.replay; r.back == nil && len(next) > 0 && !r.loss.any() {
 		n.Position = c.positionText(c.before(next, false))
 	}
-	return newNotice(n)
+	return c.notice(n.Type, n.Position, n)
 }
 
 // replayedNotice returns the message that follows those of a replay.
@@ -416,16 +419,16 @@ func (c *client) replayedNotice() *message {
 	if c.group != nil {
 		n.Position = c.positionText(c.reachedLive(0, 0, nil))
 	}
-	return newNotice(n)
+	return c.notice(n.Type, n.Position, n)
 }
 
 // direct puts a notice before a message of BufferMessage, in one piece with it. So the client knows that the message is in
 // no replay.
-func (v *v1) direct(m *message) {
-	notice := encodeAnswer(struct {
+func (c *client) direct(m *message) {
+	notice := c.encoding.notice(typeDirect, "", struct {
 		Type   string `json:"type"`
-		Stream string `json:"stream"`
-	}{typeDirect, v.stream})
+		Stream string `json:"stream,omitempty"`
+	}{typeDirect, c.v1.stream})
 	m.frame = append(notice, m.frame...)
 	m.extra = 1
 }
@@ -448,31 +451,30 @@ func (v *v1) announced(m *message, yes bool) {
 }
 
 // large returns the notice before a large message, so that the client doesn't take its connection for dead.
-func (v *v1) large(m *message) *message {
-	return newNotice(struct {
+func (c *client) large(m *message) *message {
+	return c.notice(typeLarge, "", struct {
 		Type   string `json:"type"`
-		Stream string `json:"stream"`
+		Stream string `json:"stream,omitempty"`
 		Bytes  int    `json:"bytes"`
-	}{typeLarge, v.stream, len(m.frame)})
+	}{typeLarge, c.v1.stream, len(m.frame)})
 }
 
 type pastMessage struct {
 	Type   string  `json:"type"`
-	Stream string  `json:"stream"`
+	Stream string  `json:"stream,omitempty"`
 	Data   *string `json:"data,omitempty"`
 	Binary []byte  `json:"binary,omitzero"`
 }
 
 // past returns the message that stands for an old value of a key in the replay of a client that may have received it.
-func (v *v1) past(m *message) *message {
-	p := pastMessage{Type: typePast, Stream: v.stream, Binary: m.payload()}
-	if !m.isBinary() {
-		text := string(m.payload())
+func (c *client) past(m *message) *message {
+	of := m.asFrame()
+	p := pastMessage{Type: typePast, Stream: c.v1.stream, Binary: of.payload()}
+	if !of.isBinary() {
+		text := string(of.payload())
 		p.Data, p.Binary = &text, nil
 	}
-	old := *m
-	old.frame = encodeAnswer(p)
-	return &old
+	return m.withFrame(c.encoding.notice(typePast, "", p))
 }
 
 // Protocol is the WebSocket subprotocol with which a client agrees to be told more: its ID and the gaps in its stream.
@@ -482,10 +484,10 @@ func (v *v1) past(m *message) *message {
 // A route with an upgrade of its own offers it in the Subprotocols of its [websocket.Config].
 const Protocol = "mesherstream.v1"
 
-// v1 is the state that a shard keeps for a client that has agreed on the protocol. The methods of a nil *v1 are those
-// of a client that hasn't.
+// v1 is the state that a shard keeps for a client that has agreed on the protocol, or streams over plain HTTP. The methods
+// of a nil *v1 are those of a client that hasn't.
 type v1 struct {
-	stream string // a random word in each of the protocol's messages, so that no message of the application is mistaken for one
+	stream string // over a WebSocket, a random word in each of the protocol's messages, so that no message of the application is mistaken for one
 	window window
 	gaps   gaps
 	fetch  *fetch     // nil if it fetches nothing
@@ -500,8 +502,10 @@ func (v *v1) fetches() bool { return v != nil && v.fetch != nil }
 
 // agree marks c as a client that has agreed on the protocol. It is called before the client is registered.
 func (c *client) agree() {
-	c.v1 = &v1{stream: rand.Text()[:12]}
-	c.window, c.backlog.gaps = &c.v1.window, &c.v1.gaps
+	c.v1 = new(v1)
+	if c.backlog.gaps = &c.v1.gaps; c.encoding == frames {
+		c.v1.stream, c.window = rand.Text()[:12], &c.v1.window
+	}
 }
 
 func (v *v1) name() string {
@@ -513,7 +517,7 @@ func (v *v1) name() string {
 
 type helloMessage struct {
 	Type      string      `json:"type"`
-	Stream    string      `json:"stream"`
+	Stream    string      `json:"stream,omitempty"`
 	ID        ClientID    `json:"id"`
 	Project   string      `json:"project"`
 	Filters   wireFilters `json:"filters"`
@@ -546,7 +550,7 @@ func (v *v1) hello(c *client) []byte {
 		}
 	}
 	list := func(values []string) wireValues { return wireValues{values: values, isList: true} }
-	return encodeAnswer(helloMessage{
+	hello := helloMessage{
 		Type:      typeHello,
 		Stream:    v.stream,
 		ID:        c.id,
@@ -557,7 +561,11 @@ func (v *v1) hello(c *client) []byte {
 		MarkMS:    c.shard.cfg.pingInterval.Milliseconds(),
 		Position:  position,
 		Returned:  back,
-	})
+	}
+	if c.encoding != frames {
+		hello.Window = 0
+	}
+	return c.encoding.notice(typeHello, "", hello)
 }
 
 // appendMark appends the message that asks a client of the protocol how far it has got. As to the parameters, see reached.

@@ -473,7 +473,7 @@ func (sh *share) join(batch []*message) *stretch {
 		return nil
 	}
 	if sh.joined.bytes == nil {
-		sh.joined = join(new(stretch), batch)
+		sh.joined = join(new(stretch), batch, "")
 	}
 	return &sh.joined
 }
@@ -546,6 +546,11 @@ func (c *client) replaySomeMore() error {
 		c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 		return nil
 	}
+	if read := got.messages[mostNotices:]; c.encoding != frames {
+		for i, m := range read {
+			read[i] = m.in(c.encoding)
+		}
+	}
 	rest := c.withoutOld(got.messages[mostNotices:])
 	ends := whole && !got.more && to.reaches(got.at) // the shard may have to take messages that have left the history
 	batch, tells := c.withNotices(s.drained[:mostNotices+len(rest)], ends, got.more)
@@ -567,9 +572,13 @@ func (c *client) replaySomeMore() error {
 				r.asOf = rest[len(rest)-1].stamp // of a part, nobody knows: what does not match has stamps, too
 			}
 		}
+		id := ""
+		if !batch[len(batch)-1].notice {
+			id = c.placeAfter(0, tells.gaps)
+		}
 		p, buf := shared.join(batch), new(stretch)
-		if p == nil {
-			own := join(&s.scratch, batch)
+		if p == nil || id != "" {
+			own := join(&s.scratch, batch, id)
 			p, buf = &own, &s.scratch
 		}
 		taken, landed, err := c.write(p, batch, buf, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, tells.gaps, nil))
@@ -635,7 +644,7 @@ func (c *client) withNotices(batch []*message, ends, more bool) (used []*message
 		batch[mostNotices-t.notices] = notice
 	}
 	if len(rest) > 0 && c.v1.announces(rest[0]) {
-		put(c.v1.large(rest[0]))
+		put(c.large(rest[0]))
 	}
 	if r.loss.any() && (len(rest) > 0 || !more) {
 		put(c.lossNotice(rest, ends))
@@ -675,7 +684,7 @@ func (c *client) withoutOld(messages []*message) []*message {
 		case !c.comesAgain(m):
 			rest = append(rest, m)
 		case c.v1 != nil && b != nil && b.received > 0 && b.tail.covers(m):
-			rest = append(rest, c.v1.past(m))
+			rest = append(rest, c.past(m))
 		}
 	}
 	return rest

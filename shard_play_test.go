@@ -673,7 +673,8 @@ func (l *directLink) Progressed() (yes bool) {
 	return yes
 }
 
-func (l *directLink) Unread() bool { return l.unread }
+func (l *directLink) Unread() bool     { return l.unread }
+func (l *directLink) Unanswered() bool { return false }
 
 func (l *directLink) Close() { l.closed = true }
 

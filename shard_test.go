@@ -29,7 +29,8 @@ func (sink) Begin() {}
 
 func (sink) Progressed() bool { return false }
 
-func (sink) Unread() bool { return false }
+func (sink) Unread() bool     { return false }
+func (sink) Unanswered() bool { return false }
 
 func (sink) Ready() {}
 
@@ -634,6 +635,8 @@ func (brokenLink) Retry() {}
 func (brokenLink) Progressed() bool { return false }
 
 func (brokenLink) Unread() bool { return false }
+
+func (brokenLink) Unanswered() bool { return false }
 
 func (brokenLink) Ready() {}
 

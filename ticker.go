@@ -154,6 +154,9 @@ func (c *client) isPingDue(now time.Time) bool {
 		return false
 	}
 	turn := cfg.turnInterval()
+	if c.encoding != frames {
+		return now.Sub(c.pingAt) >= -turn-turn/2
+	}
 	if c.takesMark() {
 		silence := time.Duration(c.shard.now.since(c.window.probedAt)) * time.Millisecond
 		return silence >= cfg.pingInterval-turn-turn/2
@@ -180,6 +183,8 @@ func (c *client) silent(now time.Time) bool {
 	switch {
 	case now.Sub(s.awake) < s.cfg.idleTimeout:
 		return false
+	case c.encoding != frames: // nothing is asked of it
+		return c.owing && owed >= s.cfg.idleTimeout
 	case c.owing && owed >= s.cfg.idleTimeout:
 		return true
 	case c.owing && !c.owesMark(), silence < s.cfg.idleTimeout:

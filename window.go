@@ -143,6 +143,12 @@ func (c *client) unacknowledged() amount {
 func (c *client) greet() (err error) {
 	s := c.shard
 	switch {
+	case c.encoding != frames:
+		c.acks = acksNoProbe
+		c.review()
+		if c.encoding == events {
+			err = c.writeControl(append(appendRetry(nil, retry()), c.v1.hello(c)...))
+		}
 	case c.v1 != nil:
 		c.resetWindow()
 		err = c.writeControl(c.v1.hello(c))
@@ -160,6 +166,8 @@ func (c *client) greet() (err error) {
 // keepalive sends the ping that is due, or a mark in its place. It asks a client without the protocol how far it has got.
 func (c *client) keepalive() error {
 	switch {
+	case c.encoding != frames:
+		return c.writeControl(c.heartbeat())
 	case c.takesMark():
 		err := c.sendProbe()
 		c.v1.quiet = true
@@ -235,6 +243,9 @@ func (c *client) bound() (limit amount, ok bool) {
 // room returns how many messages may be written now, and how many bytes of them after the first. next is the size of
 // the first one.
 func (c *client) room(next int) (messages, bytes int) {
+	if c.encoding != frames {
+		return math.MaxInt, math.MaxInt
+	}
 	w := c.openWindow()
 	limit, ok := c.bound()
 	if !ok || c.phase == phaseFlushing { // no message follows a flush for which the rest should be held back
@@ -364,7 +375,11 @@ func (c *client) probed(mark amount) {
 // review decides up to which weight, and until when, messages pass without a look at the window.
 func (c *client) review() {
 	s, w := c.shard, c.window
-	if w == nil {
+	switch {
+	case c.encoding != frames: // it has no window
+		c.stop, c.lookAt = c.weight+farAhead, s.now+farAhead
+		return
+	case w == nil:
 		return
 	}
 	free := int64(farAhead)
@@ -460,6 +475,8 @@ func (c *client) sendProbe() (err error) {
 // send messages of its own, as long as it reads.
 func (c *client) owes() bool {
 	switch w := c.window; {
+	case c.encoding != frames:
+		return c.busy || c.backlog.len() > 0 || c.link.Unread() || c.link.Unanswered()
 	case w == nil:
 		return false
 	case c.busy && (c.backlog.len() > 0 || c.flight.messages > 0):

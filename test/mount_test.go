@@ -144,7 +144,7 @@ func TestOnlyTheStreamPathIsTakenFromWhatIsBelowAMount(t *testing.T) {
 	app.Use(func(c *fiber.Ctx) error { return c.SendString("next") })
 	for target, want := range map[string]string{
 		"/live": "next", "/live/": "next", "/live/page.html": "next", "/live/stream": "next", "/live/deep/stream/projects/shop": "next",
-		"/liveness": "next", "/stream/projects/shop": "next", "/live/stream/projects/shop": "Upgrade Required",
+		"/liveness": "next", "/stream/projects/shop": "next", "/live/stream/projects/shop": "this is a stream of events, which a WebSocket, an EventSource or curl -N can open",
 	} {
 		if got, body := streamtest.Ask(t, app, "GET", target); body != want {
 			t.Errorf("GET %s: got %d %q, want %q", target, got, body, want)

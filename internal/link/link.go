@@ -10,8 +10,6 @@ import (
 	"net"
 	"syscall"
 	"time"
-
-	"github.com/gofiber/contrib/websocket"
 )
 
 // A Link gives its owner access to one connection. The owner's goroutine calls its methods, and none of them blocks.
@@ -43,6 +41,10 @@ type Link interface {
 	// Unread reports whether, at the last call of Progressed, much that was sent had not been read by the program at the
 	// other end. It returns false if that can't be known.
 	Unread() bool
+
+	// Unanswered reports whether, at the last call of Progressed, the other end's kernel had acknowledged none of what has
+	// been waiting for that since the call before. It returns false if that can't be known.
+	Unanswered() bool
 
 	// Resume asks for the next message. After each Received event, the link waits for this call.
 	Resume()
@@ -120,10 +122,9 @@ func isReset(err error) bool {
 }
 
 // Raw returns the connection that fasthttp has wrapped in one whose Close does nothing.
-func Raw(conn *websocket.Conn) net.Conn {
-	raw := conn.NetConn()
-	if u, ok := raw.(interface{ UnsafeConn() net.Conn }); ok {
+func Raw(conn net.Conn) net.Conn {
+	if u, ok := conn.(interface{ UnsafeConn() net.Conn }); ok {
 		return u.UnsafeConn()
 	}
-	return raw
+	return conn
 }

@@ -4,8 +4,6 @@ package link
 
 import (
 	"net"
-
-	"github.com/gofiber/contrib/websocket"
 )
 
 // A Poller exists for the links of Linux.
@@ -17,9 +15,9 @@ func NewPoller(func(ready []Owner), func(func())) (*Poller, error) { return &Pol
 // Close does nothing.
 func (*Poller) Close() {}
 
-// Open returns a link for conn. The handler of conn must call stay, which returns when the owner has closed the link.
-func Open(conn *websocket.Conn, o Owner, opts Options) (l Link, stay func()) {
-	p := NewPortable(conn.NetConn(), Raw(conn), o, opts)
+// Open returns a link for a connection that fasthttp has handed over. The handler of conn must call stay, which returns when the owner has closed the link.
+func Open(conn net.Conn, o Owner, opts Options) (l Link, stay func()) {
+	p := NewPortable(conn, Raw(conn), o, opts)
 	return p, p.Serve
 }
 
@@ -27,7 +25,7 @@ func Open(conn *websocket.Conn, o Owner, opts Options) (l Link, stay func()) {
 func LimitUnsent(net.Conn, int) (reached bool) { return true }
 
 // A room isn't known here.
-type room struct{}
+type room struct{ unanswered bool }
 
 func (*room) advance(room) (read bool) { return false }
 

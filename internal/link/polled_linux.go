@@ -9,7 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/gofiber/contrib/websocket"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,7 +57,7 @@ const (
 // bytes that it has read ahead, as a listener for the PROXY protocol does. And it may count the connection until it is
 // closed, as fasthttp does for MaxConnsPerIP: fasthttp closes its own descriptor as soon as the handler has returned,
 // and the count would then be wrong for as long as the client stays.
-func takeOver(conn *websocket.Conn, o Owner, opts Options) *polled {
+func takeOver(conn net.Conn, o Owner, opts Options) *polled {
 	raw := Raw(conn)
 	switch raw.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -88,11 +87,11 @@ func takeOver(conn *websocket.Conn, o Owner, opts Options) *polled {
 
 // readAhead returns the bytes that fasthttp has read from the socket together with the handshake. After a deadline in
 // the past, a read returns buffered bytes and never asks the socket.
-func readAhead(conn *websocket.Conn, raw net.Conn) (early []byte) {
+func readAhead(conn net.Conn, raw net.Conn) (early []byte) {
 	_ = raw.SetReadDeadline(time.Unix(1, 0))
 	buf := make([]byte, readBytes)
 	for {
-		n, err := conn.NetConn().Read(buf)
+		n, err := conn.Read(buf)
 		early = append(early, buf[:n]...)
 		if err != nil || n == 0 {
 			return early
@@ -233,6 +232,8 @@ func (l *polled) Progressed() bool {
 
 func (l *polled) Unread() bool { return l.room.unread() }
 
+func (l *polled) Unanswered() bool { return l.room.unanswered }
+
 func (l *polled) Resume() {
 	switch l.state {
 	case linkHanding:
@@ -253,12 +254,12 @@ func (l *polled) Close() {
 	_ = unix.Close(l.fd)
 }
 
-// Open returns a link for conn. The handler of conn must call stay. If the link has taken the socket over, stay returns
+// Open returns a link for a connection that fasthttp has handed over. The handler of conn must call stay. If the link has taken the socket over, stay returns
 // immediately. Otherwise it returns when the owner has closed the link.
-func Open(conn *websocket.Conn, o Owner, opts Options) (l Link, stay func()) {
+func Open(conn net.Conn, o Owner, opts Options) (l Link, stay func()) {
 	if l := takeOver(conn, o, opts); l != nil {
 		return l, func() {}
 	}
-	p := NewPortable(conn.NetConn(), Raw(conn), o, opts)
+	p := NewPortable(conn, Raw(conn), o, opts)
 	return p, p.Serve
 }

@@ -75,6 +75,9 @@ func (l *Portable) Retry() {}
 // Unread is about the socket underneath.
 func (l *Portable) Unread() bool { return l.room.unread() }
 
+// Unanswered is about the socket underneath.
+func (l *Portable) Unanswered() bool { return l.room.unanswered }
+
 // Progressed also extends the deadline of a write that makes progress: under TLS, a write that reaches its deadline
 // can't be continued.
 func (l *Portable) Progressed() bool {

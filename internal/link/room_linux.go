@@ -13,6 +13,8 @@ type room struct {
 	queued uint32 // bytes after the acknowledged ones that our kernel has accepted
 	unsent uint32 // how many of these it has never sent
 	widest uint32 // the largest window that the other end has offered so far
+
+	unanswered bool // some bytes were sent before the last room, and none have been acknowledged since
 }
 
 // advance makes it the room of a later moment, and reports whether a program at the other end has read in between. An
@@ -37,6 +39,7 @@ func (r *room) advance(now room) (read bool) {
 	before := *r
 	*r = now
 	r.widest = max(before.widest, now.widest)
+	r.unanswered = before.queued > before.unsent && now.acked == before.acked
 	r.edge = max(before.edge, now.edge) // a kernel without memory takes an offer back, and renews it later
 	opened := now.edge-now.acked > before.edge-before.acked
 	waited := now.unsent > 0 || now.acked < before.acked+uint64(before.queued)

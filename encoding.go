@@ -1,0 +1,213 @@
+package mesherstream
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"unsafe"
+	"weak"
+
+	"github.com/mesher/mesherstream/internal/link"
+	"github.com/mesher/mesherstream/internal/wsframe"
+)
+
+// An encoding is how what is sent to a client looks on the wire. A shard and a link handle messages as bytes of some
+// length, and know nothing of it.
+type encoding uint8
+
+const (
+	frames encoding = iota // of a WebSocket
+	events                 // Server-Sent Events
+	lines                  // a line of JSON for each message
+	encodings
+)
+
+// Forms are the forms of one message in the encodings of plain HTTP. Each is made when the first client needs it, and
+// shared by all that do. It is held only by those for whom it waits, so that a message of the history takes no more memory
+// than it counts with.
+type forms struct {
+	frame *message
+
+	// Guarded by mu.
+	mu    sync.Mutex
+	plain [encodings]weak.Pointer[message]
+}
+
+// in returns the message in an encoding.
+func (m *message) in(e encoding) *message {
+	if e == frames {
+		return m
+	}
+	f := m.forms.Load()
+	if f == nil {
+		m.forms.CompareAndSwap(nil, &forms{frame: m})
+		f = m.forms.Load()
+	}
+	return f.in(e)
+}
+
+func (f *forms) in(e encoding) *message {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.plain[e].Value(); m != nil {
+		return m
+	}
+	of := f.frame
+	m := of.withFrame(e.encode(of.payload(), of.isBinary()))
+	m.forms.Store(f)
+	f.plain[e] = weak.Make(m)
+	return m
+}
+
+// asFrame returns the message that newMessage has made.
+func (m *message) asFrame() *message {
+	if f := m.forms.Load(); f != nil {
+		return f.frame
+	}
+	return m
+}
+
+// withFrame returns a message that is sent in the place of m.
+func (m *message) withFrame(frame []byte) *message {
+	return &message{
+		project: m.project, level: m.level, environment: m.environment, key: m.key,
+		frame: frame, number: m.number, stamp: m.stamp, at: m.at, keep: m.keep,
+	}
+}
+
+// reader returns what reads the bytes of a client. Over plain HTTP, nothing follows the request.
+func (e encoding) reader(cfg *config) link.Reader {
+	if e == frames {
+		return &wsframe.Reader{Limit: cfg.readLimit}
+	}
+	return deaf{}
+}
+
+// deaf is the reader of a client that has nothing more to say.
+type deaf struct{}
+
+func (deaf) Feed(p []byte, _ func(op byte, payload []byte) error) (n int, err error) {
+	return len(p), nil
+}
+
+// encode returns a message of the application as it is sent.
+func (e encoding) encode(data []byte, binary bool) []byte {
+	switch {
+	case e == events && binary:
+		return appendEvent(nil, "binary", "", encodeBase64(data))
+	case e == events:
+		return appendEvent(nil, "", "", data)
+	case binary:
+		return quoted(encodeBase64(data))
+	case bytes.ContainsAny(data, "\r\n") || !json.Valid(data):
+		return quoted(data)
+	default:
+		return append(bytes.Clone(data), '\n')
+	}
+}
+
+func encodeBase64(data []byte) []byte { return base64.StdEncoding.AppendEncode(nil, data) }
+
+// quoted returns a text as a line that is a JSON string.
+func quoted(text []byte) []byte {
+	return append(appendText(make([]byte, 0, len(text)+3), unsafe.String(unsafe.SliceData(text), len(text))), '\n')
+}
+
+// notice returns a message of the protocol, of a kind and with a position if it has one. Lines tell of gaps and of the end,
+// and leave out everything else.
+func (e encoding) notice(kind, position string, v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil { // all types of this package encode
+		panic(err)
+	}
+	switch {
+	case e == frames:
+		return wsframe.Append(nil, wsframe.OpText, data)
+	case e == events:
+		return appendEvent(nil, kind, position, data)
+	case kind == typeGap || kind == typeClose:
+		return append(append([]byte(`{"mesherstream":`), data...), '}', '\n')
+	default:
+		return nil
+	}
+}
+
+// closing returns what is sent before the end of a connection.
+func (e encoding) closing(code int, reason string) []byte {
+	if e == frames {
+		return wsframe.Close(code, reason)
+	}
+	return e.notice(typeClose, "", closeNotice{typeClose, code, reason})
+}
+
+type closeNotice struct {
+	Type   string `json:"type"`
+	Code   int    `json:"code"`
+	Reason string `json:"reason"`
+}
+
+// appendEvent appends an event. It has a data line for each line of the data, whatever ends these lines there: the client
+// joins them by LF.
+func appendEvent(dst []byte, name, id string, data []byte) []byte {
+	if name != "" {
+		dst = append(append(append(dst, "event: "...), name...), '\n')
+	}
+	if id != "" {
+		dst = appendEventID(dst, id)
+	}
+	for {
+		end := bytes.IndexAny(data, "\r\n")
+		if end < 0 {
+			break
+		}
+		dst = append(append(append(dst, "data: "...), data[:end]...), '\n')
+		if data[end] == '\r' && end+1 < len(data) && data[end+1] == '\n' {
+			end++
+		}
+		data = data[end+1:]
+	}
+	return append(append(append(dst, "data: "...), data...), '\n', '\n')
+}
+
+// appendEventID appends the line that gives the event after it an ID.
+func appendEventID(dst []byte, id string) []byte {
+	return append(append(append(dst, "id: "...), id...), '\n')
+}
+
+// retry returns how long a client is to wait before it comes back, in milliseconds, so that not all come at once.
+func retry() int { return 1000 + rand.IntN(2000) }
+
+// appendRetry appends how long a client is to wait, in milliseconds, before it comes back.
+func appendRetry(dst []byte, milliseconds int) []byte {
+	return append(strconv.AppendInt(append(dst, "retry: "...), int64(milliseconds), 10), '\n')
+}
+
+// placeAfter returns the ID of an event that is the last one of a write: the position of the client after it. As to the
+// parameters, see reached. It is "" in other encodings.
+func (c *client) placeAfter(sent, told int) string {
+	if c.encoding != events {
+		return ""
+	}
+	return c.positionText(c.reached(sent, told, nil))
+}
+
+// heartbeat returns what tells a client of plain HTTP that the connection lives. An event also gives it the position that it
+// has reached: an ID without data would be ignored by some browsers.
+func (c *client) heartbeat() []byte {
+	if c.encoding == lines {
+		return []byte{'\n'}
+	}
+	return c.appendPlace([]byte(":\n"))
+}
+
+// appendPlace appends an event that says where a client is in the stream, if that is known.
+func (c *client) appendPlace(dst []byte) []byte {
+	position := c.positionText(c.reached(0, 0, nil))
+	if position == "" {
+		return append(dst, '\n')
+	}
+	return appendEvent(dst, typeMark, position, []byte("{}"))
+}

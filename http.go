@@ -1,0 +1,157 @@
+package mesherstream
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
+)
+
+// This file answers requests for a stream over plain HTTP. Like the 101 of a handshake, the head of the response is written
+// when every handler has returned, and the connection is then the client's: fasthttp's own way to stream takes two
+// goroutines and a pipe for each client, and doesn't notice when a client leaves.
+
+// The types of the streams over plain HTTP.
+const (
+	typeEvents = "text/event-stream"
+	typeLines  = "application/x-ndjson"
+)
+
+// plainEncoding returns the encoding in which a request accepts a stream over plain HTTP. ok is false if it accepts none: a
+// browser that navigates to the URL or shows it as an image accepts anything, but among other things.
+func plainEncoding(c *fiber.Ctx, o *opening) (e encoding, ok bool) {
+	if o.stripped {
+		return e, false
+	}
+	accept := fieldText(c, fiber.HeaderAccept)
+	ofEvents, ofLines := quality(accept, typeEvents), quality(accept, typeLines)
+	switch {
+	case ofEvents > 0 && ofEvents >= ofLines:
+		return events, true
+	case ofLines > 0 || !strings.Contains(accept, ",") && quality(accept, "*/*") > 0:
+		return lines, true
+	default:
+		return e, false
+	}
+}
+
+// quality returns how much a list of media ranges wants one of them: 0 for not at all, up to 1. What is no number counts as 0.
+func quality(accept, name string) (q float64) {
+	for element := range strings.SplitSeq(accept, ",") {
+		kind, parameters, _ := strings.Cut(element, ";")
+		if !strings.EqualFold(strings.TrimSpace(kind), name) {
+			continue
+		}
+		weight := 1.0
+		for parameter := range strings.SplitSeq(parameters, ";") {
+			if key, value, _ := strings.Cut(strings.TrimSpace(parameter), "="); strings.EqualFold(key, "q") {
+				weight, _ = strconv.ParseFloat(value, 64)
+			}
+		}
+		if weight > 0 && weight <= 1 { // a NaN is neither
+			q = max(q, weight)
+		}
+	}
+	return q
+}
+
+// readLastEventID reads the header with which an EventSource returns. It says the position, and nothing about the events
+// that the client has received after that, so these are repeated.
+func readLastEventID(c *fiber.Ctx, p *past) {
+	if id := fieldText(c, "Last-Event-ID"); id != "" {
+		*p = past{back: &comeback{position: id}}
+	}
+}
+
+// stand is the body of the response that the handlers see, which is never sent to the client of a stream. A cache in front
+// of the handler takes it for the response, and answers other requests with it.
+const stand = ": There is no stream here. What has answered is a cache in front of it, or a test without a connection.\nretry: 5000\n\n"
+
+// stream arranges for a stream over plain HTTP to begin when every handler has returned.
+func (m *Manager) stream(c *fiber.Ctx, a admission) error {
+	c.Status(fiber.StatusOK)
+	c.Set(fiber.HeaderContentType, typeLines)
+	if a.encoding == events {
+		c.Set(fiber.HeaderContentType, typeEvents)
+	}
+	c.Set(fiber.HeaderCacheControl, "no-store")
+	c.Set("X-Accel-Buffering", "no") // nginx would keep events until it has many
+	c.Context().SetConnectionClose()
+	if c.Method() == fiber.MethodHead {
+		return nil
+	}
+	m.warnOfPrefork(c.App())
+	c.Response().SetBodyString(stand)
+	if isAppTest(c.Context()) {
+		return nil
+	}
+	r := reply{m: m, app: c.App(), ctx: c.Context(), asks: asksForRefusal(c)}
+	c.Context().HijackSetNoResponse(true)
+	c.Context().Hijack(func(conn net.Conn) {
+		defer func() { _ = conn.Close() }() // as in serve
+		defer func() { m.recovered(recover(), conn, a.encoding) }()
+		if p := r.send(conn, &a); p != nil {
+			_ = m.serve(conn, a, p) // the client has been told
+		}
+	})
+	return nil
+}
+
+// openStream prepares the head of a stream from the headers as the handlers have left them. Its body ends with the connection,
+// and no handler has changed its bytes.
+func openStream(h *fasthttp.ResponseHeader) {
+	h.SetContentLength(-1)
+	deleteFields(h, fiber.HeaderTransferEncoding, fiber.HeaderContentLength, fiber.HeaderContentEncoding, fiber.HeaderETag)
+	h.SetConnectionClose()
+}
+
+// deleteFields deletes header fields in any spelling, also in an app with DisableHeaderNormalizing.
+func deleteFields(h *fasthttp.ResponseHeader, names ...string) {
+	var keys []string
+	//lint:ignore SA1019 the oldest fasthttp that go.mod allows has no ResponseHeader.All
+	h.VisitAll(func(key, _ []byte) {
+		for _, name := range names {
+			if sameASCII(key, name) {
+				keys = append(keys, string(key))
+			}
+		}
+	})
+	for _, key := range append(keys, names...) {
+		h.Del(key)
+	}
+}
+
+// refuseStream answers a request for a stream over plain HTTP that is refused.
+func (m *Manager) refuseStream(c *fiber.Ctx, e encoding, err error) error {
+	if e != events || asksForRefusal(c) || c.Method() == fiber.MethodHead {
+		return err
+	}
+	if c.App().ErrorHandler(c, err) != nil {
+		_ = c.SendStatus(fiber.StatusInternalServerError)
+	}
+	softenRefusal(c.Context(), err)
+	return nil
+}
+
+// softenRefusal replaces the status of a refusal that will pass: after any status but 200, an EventSource gives up for good.
+func softenRefusal(ctx *fasthttp.RequestCtx, err error) {
+	status := ctx.Response.StatusCode()
+	if status != fiber.StatusTooManyRequests && status < 500 || status == fiber.StatusNotImplemented {
+		return
+	}
+	why := http.StatusText(status)
+	if e, ok := errors.AsType[*fiber.Error](err); ok && !strings.ContainsAny(e.Message, "\r\n") {
+		why = e.Message
+	}
+	h := &ctx.Response.Header
+	deleteFields(h, fiber.HeaderContentEncoding, fiber.HeaderETag) // of the body that is replaced
+	ctx.SetStatusCode(fiber.StatusOK)
+	ctx.Response.SetBody(append(appendRetry([]byte(": "+why+"\n"), 5*retry()), '\n'))
+	h.SetContentType(typeEvents)
+	h.Set(fiber.HeaderCacheControl, "no-store")
+	ctx.SetConnectionClose()
+}
