@@ -19,7 +19,7 @@ bench:          # every scenario against every peer, for hours; writes the figur
 	go run ./bench/cmd/compare -scenario all -markdown results.md -json results.json -svg results.svg
 
 fuzz:           # each target for a minute
-	for p in . ./internal/wsframe ./test; do for t in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do go test -run='^$$' -fuzz="^$$t$$" -fuzztime=1m $$p || exit 1; done; done
+	for p in . ./internal/request ./internal/wsframe ./test; do for t in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do go test -run='^$$' -fuzz="^$$t$$" -fuzztime=1m $$p || exit 1; done; done
 
 soak:           # half an hour without the race detector, then half an hour with it
 	go test -count=1 -v -timeout 60m ./e2e/soak -duration 30m

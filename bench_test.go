@@ -335,13 +335,3 @@ func TestABroadcastWithARelayAllocatesTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-
-func TestWritingATextAllocatesNothing(t *testing.T) {
-	dst := make([]byte, 0, 4<<10)
-	for _, text := range []string{"plain", "é", "<", "\b", "\u2028", "\x7f", "\xff", `"`, "\U0001F600"} {
-		text = strings.Repeat(text, 64)
-		if got := testing.AllocsPerRun(10, func() { appendText(dst, text) }); got != 0 {
-			t.Errorf("%.8q: got %v allocations, want 0", text, got)
-		}
-	}
-}

@@ -176,6 +176,34 @@ func (c *client) snapshot() Client {
 	}
 }
 
+// The bounds of a client's requests to its shard: that many requests at once, and that many more for each second since
+// it connected. A client saves up the requests of a minute at most. Beyond that, it is closed with code 1008.
+//
+// Counting the requests within a second would not do. The network, or this process, may stall, and then the requests
+// that a client has sent at its normal pace for half a minute are read at once. The savings are the requests that such
+// a client has not used meanwhile. They don't add to the cost of a client in the long run, and since a turn of the
+// shard reads one request of each client, no client waits for more than one of them.
+const (
+	maxRequestsPerSecond = 20
+	maxRequestsSaved     = 60 * maxRequestsPerSecond
+
+	requestPrice = time.Second / maxRequestsPerSecond
+	mostSaved    = maxRequestsSaved * requestPrice
+	savedAtFirst = time.Second
+)
+
+// pay charges the client for a request, and returns false if it can't pay. The currency is time: each client earns the
+// time that passes, and a request costs a twentieth of a second.
+func (c *client) pay(now time.Time) bool {
+	earned := now.Sub(c.connectedAt) // on the monotonic clock
+	paid := max(c.paid, earned-(mostSaved-savedAtFirst))
+	if paid-earned > savedAtFirst-requestPrice {
+		return false
+	}
+	c.paid = paid + requestPrice
+	return true
+}
+
 // closeGrace is how long a client may take to answer a close frame. The close frame itself may have to wait for room.
 const closeGrace = 2 * time.Second
 

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
-	"unsafe"
 	"weak"
 
 	"github.com/mesher/mesherstream/internal/link"
@@ -113,7 +112,8 @@ func encodeBase64(data []byte) []byte { return base64.StdEncoding.AppendEncode(n
 
 // quoted returns a text as a line that is a JSON string.
 func quoted(text []byte) []byte {
-	return append(appendText(make([]byte, 0, len(text)+3), unsafe.String(unsafe.SliceData(text), len(text))), '\n')
+	line, _ := json.Marshal(string(text)) // a string always encodes
+	return append(line, '\n')
 }
 
 // notice returns a message of the protocol, of a kind and with a position if it has one. Lines tell of gaps and of the end,

@@ -6,10 +6,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/mesher/mesherstream/internal/request"
 )
 
-// maxFilterValues bounds a list of a filter. Any client may send a filter.
-const maxFilterValues = 16
+// maxFilterValues bounds a list of a filter.
+const maxFilterValues = request.MaxValues
 
 // Filter narrows the messages that a client receives to some levels and some environments. A list that is empty, or
 // holds only "", accepts all messages. A [Message] whose field is empty passes every list. Values are compared byte by

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mesher/mesherstream/internal/request"
 	"github.com/mesher/mesherstream/internal/seal"
 )
 
@@ -384,7 +385,7 @@ func (c *client) catchUp() (done bool) {
 			rate = max(1, uint32(uint64(b.sent)*1000/uint64(elapsed)))
 		}
 		b.rate, b.sent, b.since = 0, 0, s.now
-		takes := int(min(rate, maxLast) * (returnPatience / 1000))
+		takes := int(min(rate, request.MaxLast) * (returnPatience / 1000))
 		if c.taken().beyond(r.at) <= uint64(takes) {
 			return true
 		}
@@ -463,7 +464,7 @@ type fetch struct {
 
 // fetch begins to bring the messages of a gap, and returns the reply.
 func (c *client) fetch(data []byte) []byte {
-	gap, err := parseFetch(data)
+	gap, err := request.ParseFetch(data)
 	switch {
 	case err != nil:
 		return refusal(c.v1.stream, errorMalformed, err.Error())

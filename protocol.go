@@ -6,8 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
+	"github.com/mesher/mesherstream/internal/request"
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
@@ -17,19 +17,16 @@ import (
 //	← {"type":"filters_updated","filters":{"level":"error","environment":["production","staging"]},"filtered":0}
 //	← {"type":"error","code":"invalid_filter","message":"…"}
 const (
-	typeSubscribe      = "subscribe"
 	typeFiltersUpdated = "filters_updated"
 	typeError          = "error"
 	typeHello          = "hello"
 	typeGap            = "gap"
-	typeAck            = "ack"
 	typeMark           = "mark"
 	typeReplay         = "replay"
 	typeReplayed       = "replayed"
 	typePast           = "past"
 	typeDirect         = "direct"
 	typeLarge          = "large"
-	typeFetch          = "fetch"
 	typeFetching       = "fetching"
 	typeClose          = "close"
 )
@@ -52,111 +49,21 @@ type errorAnswer struct {
 	Message string `json:"message"`
 }
 
-type subscribeRequest struct {
-	Type    string
-	Filters *wireFilters
-	Last    int // how many messages to look back for; 0 if the request does not say
+// filterOf returns the filter that a request asks for, normalized.
+func filterOf(f *request.Filters) (Filter, error) {
+	return Filter{Levels: f.Level.List, Environments: f.Environment.List}.normalize()
 }
 
-type wireFilters struct {
-	Level       wireValues `json:"level"`
-	Environment wireValues `json:"environment"`
-}
-
-// wireValues is a list of strings that may be written as a single string. It is written in the form in which it was
-// read.
-type wireValues struct {
-	values []string
-	isList bool
-}
-
-func (v wireValues) MarshalJSON() ([]byte, error) { return v.append(nil), nil }
-
-func (v wireValues) append(dst []byte) []byte {
-	switch {
-	case len(v.values) == 0 && !v.isList:
-		return append(dst, `""`...)
-	case len(v.values) == 1 && !v.isList:
-		return appendText(dst, v.values[0])
-	}
-	dst = append(dst, '[')
-	for i, s := range v.values {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = appendText(dst, s)
-	}
-	return append(dst, ']')
-}
-
-// escapes holds how encoding/json writes each ASCII character in a string.
-var escapes = func() (list [utf8.RuneSelf]string) {
-	for c := range list {
-		text, _ := json.Marshal(string(rune(c))) // a string always encodes
-		list[c] = string(text[1 : len(text)-1])
-	}
-	return list
-}()
-
-// isPlain holds the bytes that represent themselves in a JSON string, whatever is next to them.
-var isPlain = func() (plain [256]bool) {
-	for c, text := range escapes {
-		plain[c] = len(text) == 1
-	}
-	return plain
-}()
-
-// appendText appends a string as encoding/json writes it. encoding/json itself would take several times as long, and
-// memory of its own.
-func appendText(dst []byte, s string) []byte {
-	dst = append(dst, '"')
-	done := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if isPlain[c] {
-			i++
-			continue
-		}
-		escape, size := "", 1
-		if c < utf8.RuneSelf {
-			escape = escapes[c]
-		} else {
-			var r rune
-			switch r, size = utf8.DecodeRuneInString(s[i:]); {
-			case r == '\u2028':
-				escape = `\u2028`
-			case r == '\u2029':
-				escape = `\u2029`
-			case r == utf8.RuneError && size == 1:
-				escape = `\ufffd`
-			}
-		}
-		if escape != "" {
-			dst = append(append(dst, s[done:i]...), escape...)
-			done = i + size
-		}
-		i += size
-	}
-	return append(append(dst, s[done:]...), '"')
-}
-
-// filter returns what the request asks for, normalized.
-func (r *subscribeRequest) filter() (Filter, error) {
-	return Filter{Levels: r.Filters.Level.values, Environments: r.Filters.Environment.values}.normalize()
-}
-
-// answer reports the filter that is now in force, written in the form of the request, and the number of messages that
-// it has removed from the client's buffer. The reply is written in buf, which is reused, before it becomes a frame.
-func (r *subscribeRequest) answer(buf *[]byte, f Filter, stream, position string, filtered int) []byte {
-	r.Filters.Level.values = f.Levels
-	r.Filters.Environment.values = f.Environments
+// filtersUpdated reports the filter that is now in force, written in the form of the request, and the number of messages
+// that it has removed from the client's buffer. The reply is written in buf, which is reused, before it becomes a frame.
+func filtersUpdated(buf *[]byte, form request.Filters, f Filter, stream, position string, filtered int) []byte {
+	form.Level.List, form.Environment.List = f.Levels, f.Environments
 	text := append((*buf)[:0], `{"type":"`+typeFiltersUpdated+`",`...)
 	if stream != "" {
-		text = append(appendText(append(text, `"stream":`...), stream), ',')
+		text = append(append(append(text, `"stream":"`...), stream...), `",`...)
 	}
-	text = r.Filters.Level.append(append(text, `"filters":{"level":`...))
-	text = r.Filters.Environment.append(append(text, `,"environment":`...))
-	text = strconv.AppendInt(append(text, `},"filtered":`...), int64(filtered), 10)
+	text = form.Append(append(text, `"filters":`...))
+	text = strconv.AppendInt(append(text, `,"filtered":`...), int64(filtered), 10)
 	if position != "" {
 		text = append(append(append(text, `,"position":"`...), position...), '"')
 	}
@@ -229,14 +136,14 @@ func (c *client) receivedMessage(op byte, payload []byte) {
 	var kind string
 	var malformed error
 	if op == wsframe.OpText {
-		kind, malformed = requestType(payload)
+		kind, malformed = request.Type(payload)
 	}
 	switch {
-	case kind == typeSubscribe && malformed == nil:
+	case kind == request.TypeSubscribe && malformed == nil:
 		c.answer(func() []byte { return c.subscribe(payload) })
-	case kind == typeAck && malformed == nil && c.v1 != nil:
+	case kind == request.TypeAck && malformed == nil && c.v1 != nil:
 		c.acknowledged(payload)
-	case kind == typeFetch && malformed == nil && c.v1 != nil:
+	case kind == request.TypeFetch && malformed == nil && c.v1 != nil:
 		c.answer(func() []byte { return c.fetch(payload) })
 	case s.hooks.message(c, op == wsframe.OpBinary, payload):
 		c.inHook = true // the link resumes when the hook has returned
@@ -264,11 +171,11 @@ func (c *client) answer(reply func() []byte) {
 
 // subscribe changes the filter as the client asks, and returns the reply.
 func (c *client) subscribe(data []byte) []byte {
-	request, err := parseSubscribe(data)
+	asked, err := request.ParseSubscribe(data)
 	if err != nil {
 		return refusal(c.v1.name(), errorMalformed, err.Error())
 	}
-	filter, err := request.filter()
+	filter, err := filterOf(&asked.Filters)
 	if err != nil {
 		return refusal(c.v1.name(), errorInvalidFilter, err.Error())
 	}
@@ -279,10 +186,10 @@ func (c *client) subscribe(data []byte) []byte {
 	if c.v1 != nil {
 		position = c.positionText(c.reached(0, 0, nil))
 	}
-	if request.Last > 0 {
-		c.lookBack(request.Last)
+	if asked.Last > 0 {
+		c.lookBack(asked.Last)
 	}
-	return request.answer(&c.shard.answer, filter, c.v1.name(), position, filtered)
+	return filtersUpdated(&c.shard.answer, asked.Filters, filter, c.v1.name(), position, filtered)
 }
 
 // setFilter puts a filter within the grant into force. It removes the buffered messages that do not match the filter,
@@ -516,16 +423,16 @@ func (v *v1) name() string {
 }
 
 type helloMessage struct {
-	Type      string      `json:"type"`
-	Stream    string      `json:"stream,omitempty"`
-	ID        ClientID    `json:"id"`
-	Project   string      `json:"project"`
-	Filters   wireFilters `json:"filters"`
-	MaxBuffer int         `json:"max_buffer"`
-	Window    int         `json:"window"`
-	MarkMS    int64       `json:"mark_ms,omitempty"`
-	Position  string      `json:"position,omitempty"`
-	Returned  *returned   `json:"returned,omitempty"`
+	Type      string          `json:"type"`
+	Stream    string          `json:"stream,omitempty"`
+	ID        ClientID        `json:"id"`
+	Project   string          `json:"project"`
+	Filters   request.Filters `json:"filters"`
+	MaxBuffer int             `json:"max_buffer"`
+	Window    int             `json:"window"`
+	MarkMS    int64           `json:"mark_ms,omitempty"`
+	Position  string          `json:"position,omitempty"`
+	Returned  *returned       `json:"returned,omitempty"`
 }
 
 // returned tells a client that has returned what has happened since its position.
@@ -549,13 +456,13 @@ func (v *v1) hello(c *client) []byte {
 			back.AtMost = &r.back.atMost
 		}
 	}
-	list := func(values []string) wireValues { return wireValues{values: values, isList: true} }
+	list := func(values []string) request.Values { return request.Values{List: values, IsList: true} }
 	hello := helloMessage{
 		Type:      typeHello,
 		Stream:    v.stream,
 		ID:        c.id,
 		Project:   c.sub.Project,
-		Filters:   wireFilters{Level: list(c.sub.Levels), Environment: list(c.sub.Environments)},
+		Filters:   request.Filters{Level: list(c.sub.Levels), Environment: list(c.sub.Environments)},
 		MaxBuffer: c.shard.cfg.maxBuffer,
 		Window:    c.shard.cfg.helloWindow(),
 		MarkMS:    c.shard.cfg.pingInterval.Milliseconds(),
@@ -600,7 +507,7 @@ func (c *client) windowSize() int {
 // acknowledged handles the client's count of the messages that it has processed. An acknowledgement of something new
 // isn't counted as a request: a client that receives much acknowledges much.
 func (c *client) acknowledged(data []byte) {
-	n, err := parseAck(data)
+	n, err := request.ParseAck(data)
 	switch {
 	case err != nil:
 		c.answer(func() []byte { return refusal(c.v1.name(), errorMalformed, err.Error()) })

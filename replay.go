@@ -361,9 +361,6 @@ type past struct {
 	back  *comeback
 }
 
-// maxLast bounds how many messages a client may ask for. A history has no more.
-const maxLast = 1_000_000
-
 // later returns the later one of two times.
 func later(a, b time.Time) time.Time {
 	if a.After(b) {

@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/request"
 	"github.com/mesher/mesherstream/internal/seal"
 	"github.com/valyala/fasthttp"
 )
@@ -523,8 +524,8 @@ func queryPast(c *fiber.Ctx) (p past, err error) {
 	}
 	if ok {
 		n, err := strconv.ParseUint(last, 10, 32)
-		if err != nil || n < 1 || n > maxLast {
-			return p, fmt.Errorf("query parameter last is not a number from 1 to %d", maxLast)
+		if err != nil || n < 1 || n > request.MaxLast {
+			return p, fmt.Errorf("query parameter last is not a number from 1 to %d", request.MaxLast)
 		}
 		p.last = int(n)
 	}

@@ -1,92 +1,13 @@
 package mesherstream
 
 import (
-	"encoding/json"
 	"fmt"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
-
-func TestNamesAndValuesMayBeWrittenWithEscapeSequences(t *testing.T) {
-	const in = `{"\u0074ype":"subscrib\u0065","f\u0069lters":{"\u006cevel":["\ud83d\ude00","a\/b\b\f\n\r\t\"\\","\ud800","\udc00x\ud800\u0041"]}}`
-	kind, err := requestType([]byte(in))
-	if kind != typeSubscribe || err != nil {
-		t.Fatalf("requestType: got %q, %v", kind, err)
-	}
-	r, err := parseSubscribe([]byte(in))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []string{"\U0001F600", "a/b\b\f\n\r\t\"\\", "\uFFFD", "\uFFFDx\uFFFDA"}
-	if got := r.Filters.Level.values; fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-// A refusal quotes a name. It must not be a way to make the server send much in return for little.
-func TestARefusalIsShortWhateverTheNameIs(t *testing.T) {
-	for _, name := range []string{strings.Repeat("<", 4000), strings.Repeat(`\u0000`, 600), strings.Repeat("é", 2000)} {
-		_, err := parseSubscribe([]byte(`{"type":"subscribe","` + name + `":1}`))
-		if err == nil {
-			t.Fatalf("%.20s: got no error", name)
-		}
-		if frame := refusal("", errorMalformed, err.Error()); len(frame) > 1200 {
-			t.Errorf("%.20s: got a refusal of %d bytes", name, len(frame))
-		}
-	}
-}
-
-// FuzzJSONReader compares with encoding/json: both must accept the same texts as JSON, and read the same strings.
-func FuzzJSONReader(f *testing.F) {
-	for _, seed := range []string{
-		`{"type":"subscribe","filters":{"level":"a","level":"b"}}`, `{"type":"ack","n":1,"\u006e":1}`, `{"type":"subscribe","filters":{}}null`,
-		`{"type":"x","a":[1,-0.5e+3,0,1E9,true,false,null,"",{}],"b":"\ud83d\ude00\ud800"}`, `{"a":-}`, `{"a":1.}`, `{"a":.5}`, `{"a":1e}`,
-		`{"a":nul}`, `{"a":truefalse}`, ` { "a" : [ ] } `, `{"a":"\u+123"}`, `{"a":"\u12"}`, `{"a":"\`, `{"a":"\"`, `{"type":"a\u0000b"}`,
-	} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, in []byte) {
-		depth, deepest := 0, 0
-		for _, c := range in {
-			switch c {
-			case '{', '[':
-				depth++
-				deepest = max(deepest, depth)
-			case '}', ']':
-				depth--
-			}
-		}
-		if deepest > maxDepth {
-			return
-		}
-		var names []string
-		r := jsonReader{text: string(in)}
-		err := r.document(func(name string) error {
-			names = append(names, strings.ToValidUTF8(name, "\uFFFD"))
-			return r.skip(1)
-		})
-		var want map[string]json.RawMessage
-		wantErr := json.Unmarshal(in, &want)
-		isNull := strings.TrimSpace(string(in)) == "null" // which Unmarshal takes for an object
-		if (err == nil) != (wantErr == nil) && !isNull {
-			t.Fatalf("%q: got %v, encoding/json says %v", in, err, wantErr)
-		}
-		for _, name := range names {
-			if _, ok := want[name]; err == nil && !ok && !strings.Contains(name, "\uFFFD") { // of which there may be more or fewer
-				t.Errorf("%q: got member %q, want one of %v", in, name, want)
-			}
-		}
-		s := string(in)
-		text, _ := json.Marshal(s)
-		if got := appendText(nil, s); string(got) != string(text) {
-			t.Errorf("appendText(%q): got %s, want %s", in, got, text)
-		}
-	})
-}
 
 // asking is a client whose requests are read at moments that the test chooses.
 type asking struct {
