@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/base64"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,6 +75,30 @@ func lists(list []byte, element string) bool {
 		}
 	}
 	return false
+}
+
+// fieldText returns a request header as one list: lines of one name are one list (RFC 9110, section 5.3), and names match
+// in any spelling, also in an app with DisableHeaderNormalizing. The result is valid as long as the request is.
+func fieldText(c *fiber.Ctx, name string) string {
+	if !c.App().Config().DisableHeaderNormalizing {
+		lines := c.Request().Header.PeekAll(name)
+		if len(lines) == 0 {
+			return ""
+		}
+		texts := make([]string, len(lines))
+		for i, line := range lines {
+			texts[i] = string(line)
+		}
+		return strings.Join(texts, ",")
+	}
+	var texts []string
+	headers := c.GetReqHeaders()
+	for _, key := range slices.Sorted(maps.Keys(headers)) {
+		if strings.EqualFold(key, name) {
+			texts = append(texts, headers[key]...)
+		}
+	}
+	return strings.Join(texts, ",")
 }
 
 // asked reports whether the request asks for a WebSocket at all.

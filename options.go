@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/origin"
 )
 
 // Option configures a [Manager]. A later option overrides an earlier one of the same name. A nil Option is skipped.
@@ -340,8 +341,8 @@ func newConfig(opts []Option) (config, error) {
 		return c, err
 	}
 	c.origins = slices.Clone(c.origins) // the slice was the caller's until here
-	for i, origin := range c.origins {
-		c.origins[i], _ = allowedOrigin(origin)
+	for i, s := range c.origins {
+		c.origins[i], _ = origin.Allowed(s)
 	}
 	return c, nil
 }
@@ -397,9 +398,9 @@ func (c *config) validate() error {
 	if !pathPattern.MatchString(c.path) {
 		invalid("WithPath", fmt.Sprintf("%q", c.path), "a path of segments of letters, digits and -._~, each after one slash")
 	}
-	for _, origin := range c.origins {
-		if _, err := allowedOrigin(origin); err != nil {
-			invalid("WithOrigins", fmt.Sprintf("%q", origin), err.Error())
+	for _, s := range c.origins {
+		if _, err := origin.Allowed(s); err != nil {
+			invalid("WithOrigins", fmt.Sprintf("%q", s), err.Error())
 		}
 	}
 	if c.overflow > Disconnect {
