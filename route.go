@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/queryname"
 	"github.com/mesher/mesherstream/internal/request"
 	"github.com/mesher/mesherstream/internal/seal"
 	"github.com/valyala/fasthttp"
@@ -284,109 +285,15 @@ func (m *Manager) checkApp(serving *fiber.App) {
 	}
 }
 
-// A queryName is a name that the query of a stream may have, together with common mistakes for it.
-type queryName struct {
-	name    string
-	aliases []string // other words for it, without an s at their end
-	typos   int      // how many letters may be wrong without making it another word
-}
-
-var queryNames = []queryName{
-	{"level", []string{"lvl", "loglevel", "minlevel", "maxlevel", "minimumlevel", "maximumlevel", "severity", "severitie"}, 1},
-	{"environment", []string{"env", "environ"}, 2},
-}
-
-// levelWords are the words that do not change the meaning of a level. Any other word before it, as in zoom_level, makes
-// it something else.
-var levelWords = []string{"min", "minimum", "max", "maximum", "lowest", "highest", "at", "least", "most", "from", "to", "log", "event", "error", "message", "filter", "filters", "by", "only", "not"}
-
 // checkQuery returns an error if the name of a query parameter is nearly one that means something here: the stream
 // would carry everything, and the mistake would go unnoticed. Other parameters belong to the application.
 func checkQuery(c *fiber.Ctx) error {
 	for key := range c.Queries() {
-		if singular := strings.TrimSuffix(lettersOf(key), "s"); singular == "filter" {
-			return fmt.Errorf("query parameter %s is unknown: use level and environment", harmless(key))
-		}
-		for _, known := range queryNames {
-			if key != known.name && known.meantBy(key) {
-				return fmt.Errorf("query parameter %s is unknown: use %s", harmless(key), known.name)
-			}
+		if name := queryname.MeantBy(key); name != "" {
+			return fmt.Errorf("query parameter %s is unknown: use %s", harmless(key), name)
 		}
 	}
 	return nil
-}
-
-// lettersOf returns the letters of a key, in lower case.
-func lettersOf(key string) string { return strings.Join(wordsOf(key), "") }
-
-// wordsOf returns the words of a key, in lower case: snake_case, camelCase, with dots or brackets.
-func wordsOf(key string) []string {
-	if rest := strings.ToLower(key); strings.HasPrefix(rest, "amp;") { // of an address that was escaped for HTML once too often
-		key = key[len("amp;"):]
-	}
-	isLetter := func(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
-	isUpper := func(c byte) bool { return c >= 'A' && c <= 'Z' }
-	var words []string
-	for start := 0; start < len(key); {
-		if !isLetter(key[start]) {
-			start++
-			continue
-		}
-		end := start + 1
-		for end < len(key) && isLetter(key[end]) && (!isUpper(key[end]) || isUpper(key[end-1])) {
-			end++
-		}
-		words = append(words, strings.ToLower(key[start:end]))
-		start = end
-	}
-	return words
-}
-
-// meantBy reports whether the author of key probably means q: in another case or number, with brackets, as in
-// filter[level], or with words around it.
-func (q queryName) meantBy(key string) bool {
-	words := wordsOf(key)
-	for i, word := range words {
-		word = strings.TrimSuffix(word, "s")
-		if (word == q.name || slices.Contains(q.aliases, word)) && (q.name != "level" || !slices.ContainsFunc(words[:i], isNoLevelWord)) {
-			return true
-		}
-	}
-	letters := strings.Join(words, "")
-	for _, of := range []string{"filters", "filter"} {
-		letters = strings.TrimSuffix(strings.TrimPrefix(letters, of), of)
-	}
-	singular := strings.TrimSuffix(letters, "s")
-	return slices.Contains(q.aliases, singular) || distance(letters, q.name) <= q.typos || distance(singular, q.name) <= q.typos
-}
-
-func isNoLevelWord(word string) bool { return !slices.Contains(levelWords, word) }
-
-// distance returns how many letters must be added, removed, replaced or swapped with their neighbours to turn a into b.
-func distance(a, b string) int {
-	if len(a) > 2*len(b) {
-		return len(a) - len(b) // a stranger may send long ones
-	}
-	var before, last []int
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before, last, row = last, row, make([]int, len(b)+1)
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := last[j]
-			if a[i] != b[j] {
-				replaced++
-			}
-			row[j+1] = min(replaced, last[j+1]+1, row[j]+1)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				row[j+1] = min(row[j+1], before[j-1]+1)
-			}
-		}
-	}
-	return row[len(b)]
 }
 
 // projectOf returns the project's segment of the path as it is written there, and whether the path is a stream's. rest
