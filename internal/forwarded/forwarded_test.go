@@ -65,6 +65,7 @@ func TestTheClientIsTheLastAddressThatNoProxyHas(t *testing.T) {
 		{"203.0.113.007", "192.0.2.1", "192.0.2.1"},
 		{":443", "192.0.2.1", "192.0.2.1"},
 		{"[]", "192.0.2.1", "192.0.2.1"},
+		{"[203.0.113.7:80]", "192.0.2.1", "192.0.2.1"},
 		{"for=_hidden", "192.0.2.1", "192.0.2.1"},
 	} {
 		if got := Client(tt.list, peer, all); got != tt.all {

@@ -126,6 +126,7 @@ func TestAnAckIsReadStrictly(t *testing.T) {
 func TestTheTypeOfARequest(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"type":"subscribe"}`:                "subscribe",
+		`{"type":"ack","type":"x"`:            "ack", // ParseAck refuses it
 		`{"filters":{},"type":"subscribe"}`:   "subscribe",
 		`{"type":"x","other":[1,{"deep":2}]}`: "x",
 		`{"type":""}`:                         "",
@@ -136,7 +137,7 @@ func TestTheTypeOfARequest(t *testing.T) {
 			t.Errorf("Type(%s): got %q, %v, want %q", in, got, err, want)
 		}
 	}
-	for _, in := range []string{``, `{`, `{"type":5}`, `{"type":["subscribe"]}`, `[]`, `"subscribe"`, `5`, `{"type":"x"}{}`, `{type:"x"}`, "\x00"} {
+	for _, in := range []string{``, `{`, `{"type":5}`, `{"type":["subscribe"]}`, `[]`, `"subscribe"`, `5`, `{"type":"x"}{}`, `{"type":"x","type":"x"}`, `{"TYPE":"x"}`, `{type:"x"}`, "\x00"} {
 		if got, err := Type([]byte(in)); err == nil {
 			t.Errorf("Type(%q): got %q without an error", in, got)
 		}
