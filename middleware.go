@@ -43,10 +43,15 @@ func From(c *fiber.Ctx) *Manager {
 //
 // On that path, a GET is answered as follows. 400: the project is empty, longer than 128 bytes, or has a slash, a
 // control character or broken percent-encoding; or the handshake has a body, no host, a malformed key or several keys,
-// or isn't HTTP/1.1. 426: it asks for no upgrade or for another version, or has no key. 403: its origin isn't allowed
+// or isn't HTTP/1.1. 426: it asks for no stream, or for another version, or has no key. 403: its origin isn't allowed
 // or its filter isn't granted. 503 or 429: a cap is reached. 503: after Shutdown. 501: the app runs under net/http
 // (Fiber's adaptor), which does not hand over its connections. An error of [WithAuthorize] is answered as that error
 // says. A HEAD is answered as a GET without an upgrade.
+//
+// A GET without an upgrade streams over plain HTTP: Server-Sent Events if it accepts text/event-stream, and lines of JSON
+// if it accepts application/x-ndjson or, as curl does, */* and nothing else. A client of such a stream is told its gaps,
+// and can't send anything. An EventSource is answered with 200 and a time to wait if it is refused with 429 or 5xx, since
+// it would never come back after any other status. docs/http.md describes these streams.
 //
 // The query's level and environment, each repeated or with commas, are the first filter. A near miss of these names,
 // such as levels or filter, is answered with 400.
@@ -57,13 +62,13 @@ func From(c *fiber.Ctx) *Manager {
 // [WithHistory] and Since of [Subscription]. Then come those that are published after the handshake. Any other value is
 // answered with 400.
 //
-// A GET that asks for no upgrade, and accepts application/vnd.mesherstream.v1, is answered as the handshake would be.
+// A GET that asks for no stream, and accepts application/vnd.mesherstream.v1, is answered as the handshake would be.
 // This is how mesherstream.js learns why it was refused, which a WebSocket doesn't tell a page. A GET or HEAD for
 // mesherstream.js in place of the project receives the module for browsers. Everything else is passed to the next
 // handler, for which [From] returns m.
 //
-// The 101 is sent after all handlers have returned, with the headers that they have set. If one of them has set another
-// status by then, the client receives that response, and no stream begins.
+// The 101 or the 200 of a stream is sent after all handlers have returned, with the headers that they have set. If one of
+// them has set another status by then, the client receives that response, and no stream begins.
 //
 // The handler of a nil manager returns [ErrNotMounted].
 func (m *Manager) Handler() fiber.Handler {
