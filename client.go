@@ -24,6 +24,7 @@ type client struct {
 	again         bool // is in shard.again
 	biting        bool // is in shard.biting
 	apart         bool // has a group of its own, to which nothing is offered from before its join
+	fetching      bool // it receives the messages of a gap over plain HTTP, and nothing else
 	left          bool // its link has left out a probe that was to follow messages
 	inHook        bool // its message is with the Message hook, and nothing more is read until the hook returns
 	acks          acks
@@ -215,6 +216,7 @@ const (
 	reasonSilent   = "no sign of life; retry_after_ms=1000"
 	reasonTooMany  = "too many clients; retry_after_ms=5000"
 	reasonTooOften = "more than 20 requests a second"
+	reasonFetched  = "that is the gap"
 )
 
 func (c *client) add() {
@@ -260,6 +262,17 @@ func (c *client) shut(code int, reason string) {
 		c.link.Resume()
 	}
 	c.cutTimer = time.AfterFunc(closeGrace, func() { s.post(event{client: c, Event: link.Event{Kind: eventCut}}) })
+	c.drain()
+}
+
+// flush begins the end of a client that is to receive everything it was offered, and is then closed. If it looks back, its
+// replay ends at that place.
+func (c *client) flush(end cursor) {
+	if c.replay != nil {
+		c.replay.end = end
+	}
+	c.withdraw()
+	c.phase = phaseFlushing
 	c.drain()
 }
 

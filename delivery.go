@@ -550,6 +550,8 @@ func (c *client) settle(err error) {
 	}
 	c.unawait()
 	switch {
+	case c.phase == phaseFlushing && c.replay == nil && c.fetching:
+		c.shut(wsframe.CodeNormal, reasonFetched)
 	case c.phase == phaseFlushing && c.replay == nil:
 		c.shut(wsframe.CodeGoingAway, reasonShutdown)
 	case c.closeSent && c.closeReceived:

@@ -40,6 +40,10 @@ func (m *message) in(e encoding) *message {
 	if e == frames {
 		return m
 	}
+	return m.inPlain(e)
+}
+
+func (m *message) inPlain(e encoding) *message {
 	f := m.forms.Load()
 	if f == nil {
 		m.forms.CompareAndSwap(nil, &forms{frame: m})

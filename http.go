@@ -67,6 +67,24 @@ func readLastEventID(c *fiber.Ctx, p *past) {
 	}
 }
 
+// queryGap reads ?gap=, the ID of a gap, whose messages are then all that the client receives.
+func (m *Manager) queryGap(c *fiber.Ctx, a *admission) error {
+	id := c.Query("gap")
+	if id == "" {
+		return nil
+	}
+	h, ok := openHole(&m.history.seal, a.sub.Project, id)
+	if !ok || !m.history.isOn() {
+		return fiber.NewError(fiber.StatusGone, notAGap)
+	}
+	filter, err := h.filter.within(a.grant)
+	if err != nil {
+		return fiber.NewError(fiber.StatusForbidden, err.Error())
+	}
+	a.sub.Filter, a.past = filter, past{gap: &fetched{strings.Clone(id), h}}
+	return nil
+}
+
 // stand is the body of the response that the handlers see, which is never sent to the client of a stream. A cache in front
 // of the handler takes it for the response, and answers other requests with it.
 const stand = ": There is no stream here. What has answered is a cache in front of it, or a test without a connection.\nretry: 5000\n\n"

@@ -299,7 +299,10 @@ func (m *Manager) screen(c *fiber.Ctx, a *admission, segment string, o *opening)
 		return fiber.NewError(fiber.StatusBadRequest, err.Error())
 	}
 	a.ip = addressOf(c)
-	return m.admit(c, a, asked)
+	if err := m.admit(c, a, asked); err != nil || a.encoding == frames {
+		return err
+	}
+	return m.queryGap(c, a)
 }
 
 // browserClient is the module for pages, which the handler serves beside the streams, so that the two are always of one

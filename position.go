@@ -473,7 +473,7 @@ func (c *client) fetch(data []byte) []byte {
 	}
 	h, ok := openHole(&c.shard.history.seal, c.sub.Project, gap)
 	if !ok {
-		return refusal(c.v1.stream, errorInvalidGap, "not a gap of this server and project, or of its time before a restart")
+		return refusal(c.v1.stream, errorInvalidGap, notAGap)
 	}
 	f := &fetch{gap: gap, hole: h, at: h.after.most(c.shard.history.since(c.sub.Project, c.sub.Since))}
 	if f.filter, err = h.filter.within(c.grant); err != nil {
@@ -483,6 +483,8 @@ func (c *client) fetch(data []byte) []byte {
 	c.biteSoon()
 	return encodeAnswer(replayNotice{Type: typeFetching, Stream: c.v1.stream, Gap: gap})
 }
+
+const notAGap = "not a gap of this server and project, or of its time before a restart"
 
 // fetchSome brings another bite of a gap.
 func (c *client) fetchSome() error {

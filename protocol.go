@@ -313,7 +313,7 @@ type replayNotice struct {
 
 // replayNotice returns the message that precedes those of a replay.
 func (c *client) replayNotice(next []*message) *message {
-	n := replayNotice{Type: typeReplay, Stream: c.v1.stream, Of: c.replay.of}
+	n := replayNotice{Type: typeReplay, Stream: c.v1.stream, Of: c.replay.of, Gap: c.replay.gap.name()}
 	if r := c.replay; r.back == nil && len(next) > 0 && !r.loss.any() {
 		n.Position = c.positionText(c.before(next, false))
 	}
@@ -322,7 +322,7 @@ func (c *client) replayNotice(next []*message) *message {
 
 // replayedNotice returns the message that follows those of a replay.
 func (c *client) replayedNotice() *message {
-	n := replayNotice{Type: typeReplayed, Stream: c.v1.stream, Of: c.replay.of}
+	n := replayNotice{Type: typeReplayed, Stream: c.v1.stream, Of: c.replay.of, Gap: c.replay.gap.name()}
 	if c.group != nil {
 		n.Position = c.positionText(c.reachedLive(0, 0, nil))
 	}

@@ -330,6 +330,13 @@ type replay struct {
 	asked     int64     // when the client asked for it, likewise
 
 	back *comeback // nil if it isn't a return
+	gap  *fetched  // nil if it isn't one of the messages of a gap
+}
+
+// Fetched is the gap whose messages a client over plain HTTP asks for. They are all that it receives.
+type fetched struct {
+	id string
+	hole
 }
 
 // The kinds of replays.
@@ -339,6 +346,13 @@ const (
 	ofSubscribe = "subscribe"
 	ofGap       = "gap"
 )
+
+func (f *fetched) name() string {
+	if f == nil {
+		return ""
+	}
+	return f.id
+}
 
 // A loss is the messages that have left the history before a replay has read them.
 type loss struct {
@@ -354,11 +368,12 @@ type loss struct {
 func (l *loss) any() bool { return l.messages > 0 || l.unknown }
 
 // past is what a client asks for that joins: the last messages, or those since a time, or if both are set, the last ones
-// of those. Or it returns. The zero value is nothing of that.
+// of those. Or it returns, or asks for the messages of a gap. The zero value is nothing of that.
 type past struct {
 	last  int
 	since time.Time
 	back  *comeback
+	gap   *fetched
 }
 
 // later returns the later one of two times.
@@ -373,6 +388,10 @@ func later(a, b time.Time) time.Time {
 func (c *client) recall(p past) {
 	switch {
 	case p == past{}:
+	case p.gap != nil:
+		at := p.gap.after.most(c.shard.history.since(c.sub.Project, c.sub.Since))
+		c.fetching = true
+		c.replay = &replay{of: ofGap, gap: p.gap, at: at, first: at, begun: true, seen: c.connectedAt.UnixNano(), asked: c.connectedAt.UnixNano()}
 	case p.back != nil && (c.v1 != nil || c.shard.history.isOn()): // without a history, there is still something to tell
 		c.replay = &replay{of: ofReturn, back: p.back, since: c.sub.Since, asked: c.connectedAt.UnixNano()}
 	case c.shard.history.isOn():
@@ -390,6 +409,8 @@ func (c *client) joinReplay() error {
 		return c.tellReturn()
 	case r.back != nil:
 		r.back.since = c.shard.now
+	case r.gap != nil:
+		c.flush(r.gap.until)
 	default:
 		r.first = c.joined
 		if r.missing > 0 {
@@ -535,7 +556,9 @@ func (c *client) replaySomeMore() error {
 	got, shared := s.readOnce(c, to, append(s.drained[:0], space[:]...), min(room, 2*historyBite), min(size, joinBytes))
 	s.drained = got.messages
 	defer func() { clear(s.drained) }()
-	if !r.lose(got.begin) {
+	if r.gap != nil {
+		r.at = got.begin // the client knows that these are missing
+	} else if !r.lose(got.begin) {
 		c.biteSoon()
 		return nil
 	}
@@ -677,7 +700,11 @@ func (r *replay) passed(batch []*message, t tells) {
 func (c *client) withoutOld(messages []*message) []*message {
 	rest := messages[:0]
 	for _, m := range messages {
-		switch b := c.replay.back; {
+		switch b, gap := c.replay.back, c.replay.gap; {
+		case gap != nil:
+			if gap.has(c.shard.history, m) {
+				rest = append(rest, m)
+			}
 		case !c.comesAgain(m):
 			rest = append(rest, m)
 		case c.v1 != nil && b != nil && b.received > 0 && b.tail.covers(m):

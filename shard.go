@@ -409,12 +409,11 @@ func (s *shard) shutAll(flush bool) {
 			continue
 		}
 		if c.phase == phaseOpen {
+			var end cursor
 			if c.replay != nil {
-				c.replay.end = c.taken()
+				end = c.taken()
 			}
-			c.withdraw()
-			c.phase = phaseFlushing
-			c.drain()
+			c.flush(end)
 		}
 	}
 }

@@ -1,7 +1,9 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -454,6 +456,57 @@ func TestTheMessagesOfAGapCanBeFetched(t *testing.T) {
 		if got := p.all()[shown:]; len(got) != 1 || got[0] != "b0" {
 			t.Errorf("got %s, want b0", got)
 		}
+	})
+}
+
+// The messages of a gap can be had by a plain request, too, which ends after them.
+func TestTheMessagesOfAGapCanBeFetchedOverPlainHTTP(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		p := stall(w)
+		gaps, missing := p.gaps()
+		get := func(query string) (status, body string) {
+			conn, err := w.Dial("tcp", "app.test:80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			_, _ = fmt.Fprintf(conn, "GET /stream/projects/%s HTTP/1.1\r\nHost: app.test\r\nAccept: */*\r\n\r\n", query)
+			_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+			response, err := io.ReadAll(conn)
+			if err != nil {
+				t.Fatalf("%s: %v after %q", query, err, response)
+			}
+			head, body, _ := strings.Cut(string(response), "\r\n\r\n")
+			return strings.Fields(head)[1], body
+		}
+		const end = `{"mesherstream":{"type":"close","code":1000,"reason":"that is the gap"}}`
+		var got []string
+		for _, gap := range gaps {
+			status, body := get("shop?gap=" + gap.ID.(string))
+			lines := strings.Split(strings.TrimSpace(body), "\n")
+			if n := len(lines) - 1; status != "200" || lines[n] != end || n != gap.Dropped {
+				t.Fatalf("got %s %q, want %d messages and the end", status, body, gap.Dropped)
+			}
+			for _, line := range lines[:len(lines)-1] {
+				var text string
+				if err := json.Unmarshal([]byte(line), &text); err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, text)
+			}
+		}
+		if !slices.Equal(got, missing) {
+			t.Errorf("got %s, want %s", got, missing)
+		}
+		id := gaps[0].ID.(string)
+		for query, want := range map[string]string{
+			"other?gap=" + id: "410", "shop?gap=g": "410", "shop?gap=" + id[1:]: "410", "shop?gap=" + p.Position: "410",
+		} {
+			if status, body := get(query); status != want {
+				t.Errorf("%s: got %s %q, want %s", query, status, body, want)
+			}
+		}
+		w.Eventually("only the page is left", func() bool { return w.M.Stats().Clients == 1 })
 	})
 }
 
