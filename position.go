@@ -189,7 +189,7 @@ func (c *client) before(next []*message, ends bool) (p position, ok bool) {
 	case c.group == nil || c.backlog.gaps.any():
 		return p, false
 	case len(next) > 0:
-		return c.within(r.at, next[0].stamp-1), true
+		return c.within(c.placeBefore(nil, next)), true
 	case ends:
 		return c.reachedLive(0, 0, nil)
 	}

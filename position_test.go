@@ -1518,18 +1518,21 @@ func newScript(t *testing.T, f Filter, options ...Option) *script {
 
 // say publishes messages to the page's project, one a millisecond, and lets the shard take them. Each text may begin with
 // a level and a slash.
-func (s *script) say(key string, texts ...string) {
+func (s *script) say(key string, texts ...string) { s.sayTo("a", key, texts...) }
+
+// sayTo publishes to that project.
+func (s *script) sayTo(project, key string, texts ...string) {
 	for _, text := range texts {
 		level, text, ok := strings.Cut(text, "/")
 		if !ok {
 			level, text = "", level
 		}
-		e := &said{id: len(s.log), project: "a", level: level, key: key, text: text, at: time.Now()}
+		e := &said{id: len(s.log), project: project, level: level, key: key, text: text, at: time.Now()}
 		s.add(e)
-		if err := s.m.Broadcast(Message{Project: "a", Level: level, Key: key, Data: e.data()}); err != nil {
+		if err := s.m.Broadcast(Message{Project: project, Level: level, Key: key, Data: e.data()}); err != nil {
 			s.Fatal(err)
 		}
-		s.notef("publish %d, %q, key %q", e.id, text, key)
+		s.notef("publish %d to %q, %q, key %q", e.id, project, text, key)
 		s.turns()
 		time.Sleep(time.Millisecond)
 	}
@@ -1731,5 +1734,71 @@ func TestAFilterThatIsSetBeforeAReplaySwallowsNothing(t *testing.T) {
 		}
 		s.arrive()
 		s.want("a", "x", "away: at most 1", "x")
+	})
+}
+
+// A place within a replay is one moment for the messages to the project and those to all projects: with another filter,
+// the page is not sent one of the latter that is older than what it has shown.
+func TestAPlaceWithinAReplayIsOneMomentOfBothFeeds(t *testing.T) {
+	for _, feeds := range [][2]string{{"a", ""}, {"", "a"}} {
+		for n := 0; n < 500 && !t.Failed(); n += 50 {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScript(t, Filter{Levels: []string{"error"}}, WithWindow(5))
+				s.sayTo(feeds[0], "", "error/1")
+				s.arrive()
+				s.cut(s.v)
+				s.turns()
+				for i := range 4 {
+					s.sayTo(feeds[1], "", fmt.Sprint("info/x", i))
+					s.sayTo(feeds[0], "", fmt.Sprint("error/", i+2))
+				}
+				s.dial(s.v)
+				s.block()
+				for s.turns(); s.v.Arrived == 0; s.turns() { // the replay begins after hello is acknowledged
+					s.v.link.grant(1)
+					s.read(s.v, 1<<20)
+					s.answer(s.v, 1)
+				}
+				s.v.link.grant(1 << 16)
+				s.turns()
+				s.read(s.v, n)
+				s.notef("%d bytes later", n)
+				s.v.chosen = Filter{}
+				s.returns()
+				s.settle()
+				s.notef("%q", s.told())
+			})
+		}
+	}
+}
+
+// The time of a position is that of its place: of the gap of a page that returns from there with another filter, no message
+// is older than the gap says.
+func TestTheTimeOfAPositionIsThatOfItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, Filter{Levels: []string{"error"}}, WithHistoryAge(time.Second))
+		s.m.history.join("a") // another client
+		s.say("", "error/1")
+		s.arrive()
+		s.cut(s.v)
+		s.turns()
+		s.say("", "error/2", "error/3")
+		time.Sleep(900 * time.Millisecond)
+		s.say("", "info/4", "info/5")
+		time.Sleep(50 * time.Millisecond)
+		s.say("", "error/6")
+		time.Sleep(100 * time.Millisecond)
+		s.dial(s.v)
+		for s.turns(); len(s.v.items) < 2; s.turns() {
+			s.v.link.grant(1)
+			s.read(s.v, 1<<20)
+		}
+		s.cut(s.v)
+		s.turns()
+		time.Sleep(2 * time.Second)
+		s.v.chosen = Filter{}
+		s.returns()
+		s.settle()
+		s.want("1", "away: at most 2", "away: 1")
 	})
 }

@@ -316,8 +316,9 @@ type replay struct {
 	first cursor // where the replay begins at the latest: what follows is not looked back for, it is due to the client
 	end   cursor // where it ends, if the client is being flushed
 
-	then cursor // how far it has read when what is being written has arrived
-	asOf uint64 // every message after that has a higher stamp
+	ahead cursor // how far the bite reaches that is being sent
+	then  cursor // how far the client has read when what is being written has arrived
+	asOf  uint64 // every message after that has a higher stamp
 
 	since     time.Time // messages from before are not looked back for
 	missing   int       // how many messages the search for the beginning has not found yet
@@ -571,6 +572,7 @@ func (c *client) replaySomeMore() error {
 			read[i] = m.in(c.encoding)
 		}
 	}
+	r.ahead = got.at
 	rest := c.withoutOld(got.messages[mostNotices:])
 	ends := whole && !got.more && to.reaches(got.at) // the shard may have to take messages that have left the history
 	batch, tells := c.withNotices(s.drained[:mostNotices+len(rest)], ends, got.more)
@@ -586,12 +588,7 @@ func (c *client) replaySomeMore() error {
 			return nil
 		}
 		asOf := r.asOf
-		if r.passing(batch); all {
-			r.then = got.at
-			if len(rest) > 0 {
-				r.asOf = rest[len(rest)-1].stamp // of a part, nobody knows: what does not match has stamps, too
-			}
-		}
+		r.then, r.asOf = c.between(rest, len(batch)-tells.notices, all)
 		id := ""
 		if !batch[len(batch)-1].notice {
 			id = c.placeAfter(0, tells.gaps)
@@ -610,8 +607,9 @@ func (c *client) replaySomeMore() error {
 		if taken < len(batch) {
 			all = false
 			r.asOf = asOf
-			r.passing(batch[:taken])
+			r.then, r.asOf = c.between(rest, taken-tells.notices, all)
 		}
+		r.at = r.then
 		if r.passed(batch[:taken], tells); len(rest) > 0 {
 			c.v1.announced(rest[0], taken == tells.notices)
 		}
@@ -632,14 +630,34 @@ func (c *client) replaySomeMore() error {
 	return nil
 }
 
-// passing computes how far the client has read when some messages have arrived.
-func (r *replay) passing(batch []*message) {
-	r.then = r.at
-	for _, m := range batch {
-		if !m.notice {
-			r.then.pass(m)
-		}
+// between returns the place after the first messages of a bite, that many, and before the rest of it. all says that the
+// whole bite is before the place, also if nothing of it is sent.
+func (c *client) between(bite []*message, sent int, all bool) (at cursor, asOf uint64) {
+	switch r := c.replay; {
+	case sent >= len(bite) && len(bite) > 0:
+		return r.ahead, bite[len(bite)-1].stamp
+	case all:
+		return r.ahead, r.asOf
+	case sent <= 0:
+		return r.at, r.asOf
 	}
+	return c.placeBefore(bite[:sent], bite[sent:])
+}
+
+// placeBefore returns the place after some messages of a bite and before the next ones. It is one moment in the order, for
+// the messages to the project and for those to all projects: what the filter holds back, and is older than the next
+// message, is before the place, and everything else is after it.
+func (c *client) placeBefore(sent, next []*message) (at cursor, asOf uint64) {
+	r := c.replay
+	at = r.at
+	for _, m := range sent {
+		at.pass(m)
+	}
+	at = at.most(c.shard.history.placeOf(c.sub.Project, next[0].stamp)).least(r.ahead)
+	for _, m := range next { // some may have left the history since they were read
+		at.precede(m)
+	}
+	return at, next[0].stamp - 1
 }
 
 // mostNotices is how many notices there are at most before the messages of a bite.
@@ -676,12 +694,11 @@ func (c *client) withNotices(batch []*message, ends, more bool) (used []*message
 	return batch[mostNotices-t.notices:], t
 }
 
-// passed moves the place past messages that the link has taken, and past the notices before them.
+// passed notes that the link has taken messages, and the notices before them.
 func (r *replay) passed(batch []*message, t tells) {
 	for _, m := range batch {
 		switch {
 		case !m.notice:
-			r.at.pass(m)
 			r.seen = m.at
 			if b := r.back; b != nil {
 				b.repeated++
