@@ -877,7 +877,9 @@ func parseQuery(t *testing.T, query string) (Filter, past) {
 
 // buffer sends a message to one page.
 func (p *simulation) buffer(v *page) {
-	p.makeRoom()
+	if p.makeRoom(); v.client == nil { // the page has lost its connection in the meantime
+		return
+	}
 	e := &said{id: len(p.log), at: time.Now(), to: v, conn: v.conn, text: one(p, "same", fmt.Sprint("m", len(p.log)))}
 	if err := p.m.BufferMessage(v.client.id, e.data()); err != nil {
 		return
