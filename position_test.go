@@ -1804,3 +1804,49 @@ func TestTheTimeOfAPositionIsThatOfItsPlace(t *testing.T) {
 		s.want("1", "away: at most 2", "away: 1")
 	})
 }
+
+// A burst ends shortly after a mark, so that most of it has no mark after it. A page that loses its connection two seconds
+// later, and returns when all of that has left the history, has missed nothing, and is told so.
+func TestAPageThatLosesItsConnectionInALullHasMissedNothing(t *testing.T) {
+	for name, test := range map[string]struct {
+		options []Option
+		beats   bool // the drains are rare
+		counts  bool // the page acknowledges all messages before the lull ends
+	}{
+		"by age":         {options: []Option{WithHistoryAge(time.Minute)}},
+		"by number":      {options: []Option{WithHistory(2)}},
+		"with a window":  {options: []Option{WithHistoryAge(time.Minute), WithWindow(100)}},
+		"without pings":  {options: []Option{WithHistoryAge(time.Minute), WithPingInterval(0), WithIdleTimeout(0)}},
+		"with few pings": {options: []Option{WithHistoryAge(time.Minute), WithPingInterval(24 * time.Hour), WithIdleTimeout(0)}},
+		"with beats":     {options: []Option{WithHistoryAge(time.Minute)}, beats: true},
+		"acknowledged":   {options: []Option{WithHistoryAge(time.Minute)}, counts: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScript(t, Filter{}, test.options...)
+				s.m.history.join("a") // another client
+				s.say("", "1")
+				s.arrive()
+				s.say("", "2", "3", "4")
+				s.flow(s.v)
+				if test.counts {
+					s.v.says = append(s.v.says, fmt.Sprintf(`{"type":"ack","n":%d}`, s.v.Arrived))
+				}
+				for range 8 {
+					s.flow(s.v)
+					s.m.shards[0].tick(!test.beats, test.beats)
+					s.turns()
+					time.Sleep(250 * time.Millisecond)
+				}
+				s.cut(s.v)
+				s.turns()
+				time.Sleep(time.Hour)
+				s.returns()
+				s.want("1", "2", "3", "4")
+				if r := s.v.Hello.Returned; r == nil || !r.Complete || r.AtMost == nil || *r.AtMost != 0 {
+					t.Errorf("it is told %+v", r)
+				}
+			})
+		})
+	}
+}

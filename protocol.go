@@ -402,6 +402,7 @@ type v1 struct {
 	moved  bool       // the client is to be told its position, since the application has changed its filter
 	rest   []*message // of a bite of a fetch of which the beginning is on its way: nothing else may come between
 	quiet  bool       // the newest mark is one in silence
+	lull   moment     // when the lull ends that its newest answer has begun
 	fresh  freshness
 }
 

@@ -56,6 +56,7 @@ type shard struct {
 	shares     map[shareKey]*share // what these have read
 	waiting    []*client           // the clients that a drain visits: they are busy, or have something buffered
 	wheel      wheel
+	lulls      []lull     // the one that ends first comes first
 	beatAt     time.Time  // the last beat
 	awake      time.Time  // since when beats have come on time
 	joined     stretch    // the frames of a group's batch
@@ -305,7 +306,7 @@ func (s *shard) take() bool {
 	defer s.mu.Unlock()
 	for s.inbox.isEmpty() && len(s.again) == 0 && len(s.biting) == 0 {
 		if s.stopping && len(s.members) == 0 && len(s.leaving) == 0 {
-			s.running = false
+			s.running, s.lulls = false, nil
 			if s.poller != nil {
 				s.poller.Close()
 				s.poller = nil
@@ -339,6 +340,9 @@ func (s *shard) takeTurn() {
 	}
 	for range min(s.turn.beats, wheelSlots) {
 		s.beat(time.Now())
+	}
+	if s.turn.drain || s.turn.beats > 0 {
+		s.endLulls()
 	}
 	if len(s.apart) > 0 {
 		s.rejoin()

@@ -142,6 +142,9 @@ func (s *modelShard) turn() {
 				c.markSlow()
 			}
 		}
+		for _, c := range s.clients {
+			c.lull()
+		}
 	}
 	for _, c := range take(&s.pinged) {
 		c.pump(onlyControl)
@@ -1163,6 +1166,8 @@ type modelWindow struct {
 	marks           int
 	asked           []modelProbe // those that wait for an answer
 	lastAt          int          // when the last probe was written
+	probed          modelAmount  // what was written up to that
+	lullBy          int          // when a mark is due if another message has followed the last one; 0 if that has been looked for
 	repeats         int
 
 	limit      modelAmount
@@ -1237,6 +1242,7 @@ func (c *modelClient) join(id ClientID) {
 		c.makeWindow()
 		w.lastAt = c.s.now()
 		c.sendControl(c.hello(id))
+		w.probed = w.written
 	case c.s.ping > 0 && c.s.window > 0:
 		w.pinged = true
 		c.sendControl(c.ping())
@@ -1310,6 +1316,26 @@ func (c *modelClient) takesMark() bool {
 	return c.stream != "" && c.win.answers && len(c.win.asked) == 0 && c.phase == phaseOpen
 }
 
+// lull: a second and a quarter after the answer to a mark, rounded up, messages that came after the mark and have none of
+// their own yet are followed by one.
+func (c *modelClient) lull() {
+	w := &c.win
+	if w.lullBy == 0 || c.s.now() < w.lullBy {
+		return
+	}
+	w.lullBy = 0
+	switch {
+	case !c.takesMark():
+		c.s.reach("a lull in which the client is asked anyway")
+	case w.written == w.probed:
+		c.s.reach("a lull in which nothing was sent")
+	default:
+		c.s.reach("a mark after a lull")
+		c.pingDue = true
+		c.pump(onlyControl)
+	}
+}
+
 // periodic sends a ping, which is a probe if the client is without the protocol, or a mark.
 func (c *modelClient) periodic() {
 	switch {
@@ -1377,7 +1403,7 @@ func (c *modelClient) asks(before modelAmount) {
 	if !w.made {
 		return
 	}
-	w.lastAt = c.s.now()
+	w.lastAt, w.probed = c.s.now(), w.written
 	if len(w.asked) == 0 {
 		w.repeats = 0
 	}
@@ -1550,6 +1576,9 @@ func (c *modelClient) acknowledge(count string) {
 			c.s.reach("acknowledged beyond the mark")
 		}
 		w.asked = nil
+		if w.answers {
+			w.lullBy = (c.s.now()+127)/128*128 + 1250
+		}
 		w.acked = between(mark.to, w.written, n)
 	}
 	c.tookSome()

@@ -918,6 +918,10 @@ var frameStory = []func(p *player, c *playedClient){
 	func(p *player, c *playedClient) { p.arrive(c, wsframe.OpText, []byte(modelRequests[0].text)) },
 	func(p *player, _ *playedClient) { p.broadcast(Message{Project: "a", Level: "error", Data: p.data(30)}) },
 	func(p *player, c *playedClient) { p.arrive(c, wsframe.OpPing, nil) },
+	func(p *player, _ *playedClient) { // a client of the protocol is sent a mark
+		p.sleep(3 * time.Second / 2)
+		p.drain()
+	},
 	func(p *player, c *playedClient) { p.bufferMessage(c, p.data(9)) },
 	func(p *player, _ *playedClient) { p.drain() },
 	func(p *player, _ *playedClient) {
@@ -1096,6 +1100,7 @@ var toReach = []string{
 	"a pong for several pings", "a pong for an earlier ping",
 	"hello acknowledged", "hello acknowledged after a mark", "a mark counted", "acknowledged without a mark",
 	"acknowledged before the mark", "acknowledged beyond the mark",
+	"a lull in which nothing was sent", "a lull in which the client is asked anyway",
 	"a mark in silence", "a late answer to a mark in silence", "an answer that shows no age",
 	"a client that owes and reads", "removed because it takes nothing", "removed because it is silent", "told that it was silent",
 }
@@ -1392,6 +1397,40 @@ func TestTheWindowDoesWhatTheModelSays(t *testing.T) {
 		steps   func(p *player, c *playedClient)
 		reached []string
 	}{
+		"what a burst has sent after its mark is followed by a mark in the lull": {
+			agrees: true,
+			steps: func(p *player, _ *playedClient) {
+				wait(p, time.Millisecond)
+				publish(p, 1, 10)
+				wait(p, time.Millisecond)
+				publish(p, 3, 10)
+				for range 8 {
+					wait(p, 250*time.Millisecond)
+					p.drain()
+					wait(p, 0)
+				}
+				wait(p, 5*time.Second)
+				p.drain()
+				wait(p, 0)
+			},
+			reached: []string{"a mark after a lull", "a lull in which nothing was sent"},
+		},
+		"a lull without an acknowledgement has no mark": {
+			agrees: true,
+			steps: func(p *player, c *playedClient) {
+				wait(p, time.Millisecond)
+				publish(p, 1, 10)
+				wait(p, time.Millisecond)
+				wait(p, 1100*time.Millisecond)
+				c.mute = true
+				publish(p, 1, 10)
+				wait(p, time.Millisecond)
+				wait(p, 400*time.Millisecond)
+				p.drain()
+				wait(p, 0)
+			},
+			reached: []string{"a lull in which the client is asked anyway"},
+		},
 		"a client with the protocol may have 1,024 messages until it acknowledges": {
 			agrees: true, manner: manner{mute: true},
 			steps: func(p *player, _ *playedClient) {

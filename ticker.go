@@ -1,6 +1,7 @@
 package mesherstream
 
 import (
+	"slices"
 	"time"
 
 	"github.com/mesher/mesherstream/internal/link"
@@ -62,6 +63,52 @@ func (m *Manager) DrainBuffers() {
 	}
 	for _, s := range m.shards {
 		s.tick(true, false)
+	}
+}
+
+// A lull begins with the answer to a mark. A message that is written a second after that mark has a mark of its own. Those
+// that were written earlier, and had nothing after them, would have none before the next mark in silence, and the position
+// of the client would be older than they are for so long. At the end of the lull, they are followed by a mark.
+//
+// The shard has the lulls of all clients in the order of their ends, so that a drain or a beat looks only at those that are
+// over. The next answer of a client begins another one, and the one before means nothing then.
+type lull struct {
+	client *client
+	end    moment
+}
+
+const (
+	// lullLength is longer than the pause between two marks: of a client that is sent several messages a second, the next
+	// one comes before its end, and brings the mark with it.
+	lullLength = probePause + probePause/4
+
+	// lullGrain is what the ends of lulls are rounded to, so that a client with many marks has few. It is a power of two.
+	lullGrain = 128
+)
+
+// beginLull is called when the client has answered a mark.
+func (c *client) beginLull() {
+	end := (c.shard.now+lullGrain-1)&^(lullGrain-1) + lullLength
+	if c.answersMarks() && c.v1.lull != end {
+		c.v1.lull = end
+		c.shard.lulls = append(c.shard.lulls, lull{c, end})
+	}
+}
+
+// endLulls sends a mark to each client whose lull is over, and which has been sent something since its last mark.
+func (s *shard) endLulls() {
+	n := 0
+	for n < len(s.lulls) && s.now.since(s.lulls[n].end) >= 0 {
+		n++
+	}
+	for _, l := range s.lulls[:n] {
+		if c := l.client; c.v1.lull == l.end && c.takesMark() && c.position() != c.window.probed {
+			c.pingDue = true
+			c.drainControl()
+		}
+	}
+	if s.lulls = slices.Delete(s.lulls, 0, n); len(s.lulls) == 0 && cap(s.lulls) > 1<<12 {
+		s.lulls = nil
 	}
 }
 

@@ -627,6 +627,7 @@ func (c *client) acknowledgedTo(n uint64) (ok bool) {
 			c.aged(now)
 		}
 		w.asked = false
+		c.beginLull()
 		to = w.probed.plus(out.minus(toMark).share(forward - toMark.messages))
 	}
 	c.Seen(now, true)
