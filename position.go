@@ -44,7 +44,8 @@ func (p position) append(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, rate)
 }
 
-// openPosition reads the text of a position. What comes after it was published at that time or later.
+// openPosition reads the text of a position. What comes after it was published at that time or later. Of a text that this
+// process can't open, the time is what its maker says, or zero.
 func openPosition(s *seal.Seal, project, text string) (p position, at time.Time, ok bool) {
 	b, at, ok := s.Open(sealsPosition, project, text)
 	if !ok {
@@ -278,7 +279,10 @@ func (c *client) comeBack() {
 		b.tail = h.since(project, now.Add(clockSlack-b.ago+b.ago/1000))
 	}
 	pos, at, ok := openPosition(&h.seal, project, b.position)
-	if r.seen = min(at.UnixNano(), now.UnixNano()); ok {
+	if at.IsZero() || at.After(now) {
+		at = now // the text is damaged or forged
+	}
+	if r.seen = at.UnixNano(); ok {
 		c.resume(pos, held)
 	} else {
 		// The server has restarted since, and the client has received nothing that this process holds. With a relay, it may

@@ -337,6 +337,41 @@ func TestAPositionOfAnotherProjectIsWorthless(t *testing.T) {
 	})
 }
 
+// A position that this server can't open says nothing, whatever is wrong with it: what was missed is not known, and nothing
+// is sent that the page may have.
+func TestADamagedPositionIsAGapOfUnknownSize(t *testing.T) {
+	for name, damage := range map[string]func(position string) string{
+		"its letter":         func(string) string { return "p" },
+		"no length of any":   func(string) string { return "pA" },
+		"too short":          func(string) string { return "pANxq" },
+		"a byte is missing":  func(position string) string { return position[:len(position)-1] },
+		"of another time":    func(position string) string { return "p________" + position[9:] },
+		"of the last second": func(position string) string { return "p" + strings.Repeat("_", len(position)-1) },
+		"a gap's":            func(position string) string { return "p" + strings.Repeat("-", 60) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				w.Start()
+				p := newPage(w, "shop")
+				publish(w, numbers("a", 0, 3)...)
+				p.until(3)
+				time.Sleep(time.Second)
+				p.leave()
+				p.Position = damage(p.Position)
+				p.open()
+				if r := p.Hello.Returned; r == nil || r.Complete || r.AtMost != nil || p.Hello.Position != p.Position {
+					t.Errorf("hello says %+v of %q, want an incomplete return of unknown size from %q", r, p.Hello.Position, p.Position)
+				}
+				publish(w, "b0")
+				p.expect(append(numbers("a", 0, 3), "gap away held 0", "b0")...)
+				if g := p.Shown[3].Gap; g.Since.Year() < 2000 || g.Since.After(g.Until) {
+					t.Errorf("the gap is from %v to %v", g.Since, g.Until)
+				}
+			})
+		})
+	}
+}
+
 // The value that a page shows last is the newest, however often it has been there before.
 func TestAnOldValueOfAKeyIsNeitherShownNorTakenForTheNewest(t *testing.T) {
 	for _, c := range []struct{ before, missed, want string }{
@@ -612,10 +647,24 @@ func TestAQueryOfAReturnThatIsMalformedIsRefused(t *testing.T) {
 			"since=" + p.Position + "&received=1&received=2":      400,
 			"since=" + p.Position + "&ago=-1":                     400,
 			"since=" + p.Position + "&ago=soon":                   400,
-			"since=p":                                             400,
-			"since=position":                                      400,
-			"since=p" + strings.Repeat("A", 2048):                 400,
+			"since=p":                                             101, // damaged, likewise
+			"since=pA":                                            101,
+			"since=position":                                      101,
+			"since=" + p.Position[:len(p.Position)-1]:             101,
+			"since=" + p.Position + "A":                           101,
+			"since=" + p.Position + "AA":                          101,
+			"since=p" + strings.Repeat("A", 2047):                 101,
+			"since=p" + strings.Repeat("A", 2048):                 400, // not even that
+			"since=":                                              400,
+			"since=gAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA": 400,
 			"since=" + p.Position + "%20":                         400,
+			"since=" + p.Position + "%00":                         400,
+			"since=" + p.Position + "%0A":                         400,
+			"since=" + p.Position + "=":                           400,
+			"since=" + p.Position + "%3D%3D":                      400,
+			"since=" + p.Position + "%2B":                         400,
+			"since=" + p.Position + "/":                           400,
+			"since=" + p.Position + "é":                           400,
 			"since=" + p.Position + "&since=" + p.Position:        400,
 			"since=" + strings.Replace(p.Position, "p", "P", 1):   400,
 			"since=" + strings.ReplaceAll(p.Position, "p", "%70"): 101,

@@ -59,29 +59,32 @@ func Fits(n int) bool {
 }
 
 // Open returns the payload of a text that a copy of this seal has made with that kind and label. The time is that of the
-// text, also if another seal has made it.
+// text, also if another seal has made it, and zero if the text is damaged so that nobody can read it.
 func (s *Seal) Open(kind byte, label, text string) (payload []byte, at time.Time, ok bool) {
-	sealed, ok := decode(kind, text)
-	if !ok {
+	if !IsText(kind, text) {
+		return nil, at, false
+	}
+	sealed, err := base64.RawURLEncoding.DecodeString(text[1:])
+	if err != nil || len(sealed) < headBytes {
 		return nil, at, false
 	}
 	var ms [8]byte
 	copy(ms[8-timeBytes:], sealed)
 	at = time.UnixMilli(int64(binary.BigEndian.Uint64(ms[:])))
-	payload, err := s.aead.Open(nil, sealed[:headBytes], sealed[headBytes:], append([]byte{kind}, label...))
+	payload, err = s.aead.Open(nil, sealed[:headBytes], sealed[headBytes:], append([]byte{kind}, label...))
 	return payload, at, err == nil
 }
 
-// IsText reports whether any seal may have made the text.
+// IsText reports whether a text looks like one of that kind: its first letter, its length and its alphabet are right. It may
+// be damaged, or of another seal, and only Open can tell.
 func IsText(kind byte, text string) bool {
-	_, ok := decode(kind, text)
-	return ok
-}
-
-func decode(kind byte, text string) (sealed []byte, ok bool) {
 	if text == "" || text[0] != kind || len(text) > MaxText {
-		return nil, false
+		return false
 	}
-	sealed, err := base64.RawURLEncoding.DecodeString(text[1:])
-	return sealed, err == nil && len(sealed) >= headBytes
+	for _, c := range []byte(text) {
+		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return true
 }

@@ -89,3 +89,22 @@ func TestAppendAllocatesNothing(t *testing.T) {
 		t.Errorf("got %v allocations", got)
 	}
 }
+
+// Whether a text looks like one says nothing about whether base64 can have its length: a damaged one is still one.
+func TestATextIsToldByItsLettersAlone(t *testing.T) {
+	s := New()
+	long := "p" + strings.Repeat("Az09-_", MaxText)
+	for text, want := range map[string]bool{
+		"p": true, "pA": true, "position": true, "pAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA": true, long[:MaxText]: true, long[:MaxText-1]: true,
+		"": false, "P": false, "gAAAA": false, " pAAAA": false, "pAAA=": false, "pAA/A": false, "pAA+A": false, "pAA A": false,
+		"pAA\nA": false, "pAA\rA": false, "pAA\x00A": false, "pAA\x7fA": false, "pAA@A": false, "pAA[A": false, "pAA`A": false,
+		"pAA{A": false, "pAAéA": false, "pAA\xffA": false, long[:MaxText+1]: false,
+	} {
+		if got := IsText('p', text); got != want {
+			t.Errorf("%.40q: got %v, want %v", text, got, want)
+		}
+		if _, _, ok := s.Open('p', "shop", text); ok {
+			t.Errorf("%.40q is opened", text)
+		}
+	}
+}
