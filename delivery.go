@@ -92,7 +92,7 @@ func (s *shard) deliverGroup(g *group) {
 	for i := len(g.clients) - 1; i >= 0; i-- {
 		c := g.clients[i]
 		if c.backlog.len() > 0 && !c.backlog.fits(len(g.batch), bytes, s.limits) {
-			c.makeRoom()
+			c.makeRoom(g.batch)
 			if c.phase == phaseGone {
 				continue
 			}
@@ -363,7 +363,12 @@ func (c *client) landed(messages int) {
 // has queued, and data for which the kernel has room by now but has not reported it yet. In a flood, one turn brings as
 // many messages as a buffer holds, and the report of room may be one turn late. For a client that is already slow,
 // nothing is tried: that would be a system call for each broadcast that it misses.
-func (c *client) makeRoom() {
+//
+// The shard has taken those messages, and the client is yet to be offered them: its position is before them.
+func (c *client) makeRoom(batch []*message) {
+	s := c.shard
+	s.coming = batch
+	defer func() { s.coming = nil }()
 	switch {
 	case !c.busy:
 		c.drain()

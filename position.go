@@ -150,6 +150,9 @@ func (c *client) reachedLive(sent, told int, rest []*message) (p position, ok bo
 	for _, m := range rest {
 		p.precede(m)
 	}
+	for _, m := range s.coming {
+		p.precede(m)
+	}
 	for _, g := range b.gaps.untold(told) {
 		if b.reordered {
 			return p, false

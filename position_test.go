@@ -1850,3 +1850,24 @@ func TestAPageThatLosesItsConnectionInALullHasMissedNothing(t *testing.T) {
 		})
 	}
 }
+
+// A client's buffer is full, and makes room for messages that the shard has taken and that it has not been offered yet. The
+// mark that follows what is sent then is before them.
+func TestAMarkIsBeforeTheMessagesThatRoomIsMadeFor(t *testing.T) {
+	for n := 0; n < 400 && !t.Failed(); n += 10 {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScript(t, Filter{}, WithMaxBuffer(1))
+			s.say("", "1")
+			s.arrive()
+			time.Sleep(2 * time.Second)
+			s.buffer(s.v)
+			s.turns()
+			s.say("", "3")
+			s.read(s.v, n)
+			s.notef("%d bytes later", n)
+			s.returns()
+			s.settle()
+			s.notef("%q", s.told())
+		})
+	}
+}

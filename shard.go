@@ -61,6 +61,7 @@ type shard struct {
 	awake      time.Time  // since when beats have come on time
 	joined     stretch    // the frames of a group's batch
 	drained    []*message // the messages that a drain takes from a backlog
+	coming     []*message // the messages for which a client makes room
 	scratch    stretch    // the frames of batch
 	seal       seal.Seal  // a copy of that of the history
 	payload    []byte     // what a position is made of
