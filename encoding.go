@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -24,9 +25,9 @@ const (
 	encodings
 )
 
-// Forms are the forms of one message in the encodings of plain HTTP. Each is made when the first client needs it, and
-// shared by all that do. It is held only by those for whom it waits, so that a message of the history takes no more memory
-// than it counts with.
+// Forms holds one message in the encodings of plain HTTP. Each form is made when the first client needs it, and shared by
+// all that do. It is kept alive only by those for whom it waits, so that a message of the history takes no more memory than
+// it counts with.
 type forms struct {
 	frame *message
 
@@ -86,13 +87,22 @@ func (e encoding) reader(cfg *config) link.Reader {
 	if e == frames {
 		return &wsframe.Reader{Limit: cfg.readLimit}
 	}
-	return deaf{}
+	return new(deaf)
 }
 
-// deaf is the reader of a client that has nothing more to say.
-type deaf struct{}
+// A deaf reader is for a client that has nothing more to say. It puts up with the body of its request or another request,
+// and not with a flood.
+type deaf struct{ heard int }
 
-func (deaf) Feed(p []byte, _ func(op byte, payload []byte) error) (n int, err error) {
+// mostHeard is how many bytes may follow the request for a stream over plain HTTP.
+const mostHeard = 64 << 10
+
+var errTalkative = errors.New("too much follows the request for the stream")
+
+func (d *deaf) Feed(p []byte, _ func(op byte, payload []byte) error) (n int, err error) {
+	if d.heard += len(p); d.heard > mostHeard {
+		return 0, errTalkative
+	}
 	return len(p), nil
 }
 
