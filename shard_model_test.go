@@ -1325,7 +1325,7 @@ func (c *modelClient) lull() {
 	}
 	w.lullBy = 0
 	switch {
-	case !c.takesMark():
+	case !c.takesMark() || c.busy:
 		c.s.reach("a lull in which the client is asked anyway")
 	case w.written == w.probed:
 		c.s.reach("a lull in which nothing was sent")

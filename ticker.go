@@ -102,7 +102,8 @@ func (s *shard) endLulls() {
 		n++
 	}
 	for _, l := range s.lulls[:n] {
-		if c := l.client; c.v1.lull == l.end && c.takesMark() && c.position() != c.window.probed {
+		// A client that is busy is asked when it no longer is, with the messages that wait.
+		if c := l.client; c.v1.lull == l.end && c.takesMark() && !c.busy && c.position() != c.window.probed {
 			c.pingDue = true
 			c.drainControl()
 		}
