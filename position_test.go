@@ -543,7 +543,7 @@ func (p *simulation) heed(v *page, payload []byte) {
 // checkFirst checks the promise of a return: if the replay isn't complete, a gap comes before the first message, and
 // otherwise there is none of that kind.
 func (p *simulation) checkFirst(v *page, it *item) {
-	if g := it.gap; g != nil && g.Dropped > 0 && g.Held > g.Dropped {
+	if g := it.gap; g != nil && (g.Dropped > 0 && g.Held > g.Dropped || g.AtMost != nil && g.Held > *g.AtMost) {
 		p.Errorf("page %d was told that it can fetch more than it is missing: %+v", v.name, g)
 	}
 	if v.Hello.Returned == nil {

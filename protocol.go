@@ -272,7 +272,7 @@ func (c *client) lossNotice(next []*message, ends bool) *message {
 		n.Dropped = int(l.messages)
 	}
 	if c.shard.history.isOn() {
-		of := &hole{l.after, r.at, *f, l.counted}
+		of := &hole{l.after, r.at, *f, true} // an old value of a key is not missing
 		if n.ID, n.Held = c.holeText(of), c.held(of, 0); n.Dropped > 0 {
 			n.Held = min(n.Held, n.Dropped)
 		}

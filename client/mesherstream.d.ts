@@ -171,7 +171,7 @@ export interface Gap {
   /**
    * How many of them fetch can bring, as of when the gap was told. 0 if the server does not have them, or does not know
    * which they are, and for a gap of a part of which the stream itself dropped. If only a bound is known, there may be some
-   * among them that this page has received.
+   * among them that this page has received, as there may be among atMost, and fetch brings them again.
    */
   held: number;
   /**
