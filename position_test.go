@@ -1871,3 +1871,22 @@ func TestAMarkIsBeforeTheMessagesThatRoomIsMadeFor(t *testing.T) {
 		})
 	}
 }
+
+// A message to the page alone comes while it looks back, and the gap from before waits for its place: the notice that the
+// look-back begins, and the marks within it, come before that gap is told, and name no place after it.
+func TestALookBackThatIsUnderWayNamesNoPlaceBeforeItsGapIsTold(t *testing.T) {
+	for last := range 4 {
+		cutAnywhere(t, Filter{}, []Option{WithMaxBuffer(2)}, func(s *script) {
+			s.say("", "1")
+			s.arrive()
+			s.block()
+			s.say("", "2", "3", "4", "5")
+			s.v.says = append(s.v.says, fmt.Sprintf(`{"type":"subscribe","filters":{"level":[],"environment":[]},"last":%d}`, last+1))
+			s.answer(s.v, len(s.v.says))
+			s.turns()
+			s.buffer(s.v)
+			s.turns()
+			time.Sleep(2 * time.Second)
+		})
+	}
+}
