@@ -120,7 +120,7 @@ func openHole(s *seal.Seal, project, text string) (h hole, ok bool) {
 func (c *client) reached(sent, told int, rest []*message) (p position, ok bool) {
 	r := c.replay
 	switch {
-	case c.group == nil: // it is being flushed
+	case c.group == nil, c.v1 != nil && c.v1.untold: // it is being flushed, or yet to be told what it has missed
 		return p, false
 	case r != nil:
 		return c.within(r.then, r.asOf), !r.searching && !c.backlog.gaps.any() && (told > 0 || !r.loss.any())
@@ -353,7 +353,7 @@ func (c *client) tellReturn() error {
 	if r.loss.any() {
 		batch = append(batch, c.lossNotice(nil, true))
 	}
-	c.v1.rest = append(batch, c.replayedNotice())
+	c.v1.rest, c.v1.untold = append(batch, c.replayedNotice()), true
 	if c.replay = nil; c.busy {
 		return nil
 	}
@@ -540,11 +540,15 @@ func (c *client) sendRest() error {
 	s := c.shard
 	batch := c.v1.rest
 	p := join(&s.scratch, batch, "")
+	untold := c.v1.untold
+	c.v1.untold = false // a probe follows all of it
 	probe := c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, 0, nil)
 	taken, landed, err := c.write(&p, batch, &s.scratch, probe)
 	c.flight.replayed = c.busy
 	c.countReplayed(landed)
-	if c.v1.rest = batch[taken:]; len(c.v1.rest) == 0 {
+	if c.v1.rest = batch[taken:]; len(c.v1.rest) > 0 {
+		c.v1.untold = untold
+	} else {
 		c.v1.rest = nil
 		if c.v1.fetch != nil {
 			c.biteSoon()

@@ -1890,3 +1890,22 @@ func TestALookBackThatIsUnderWayNamesNoPlaceBeforeItsGapIsTold(t *testing.T) {
 		})
 	}
 }
+
+// Without a history, a page that returns is told of what it has missed by notices alone. The application changes its filter
+// while these are on their way: the mark that says so comes between them, and is not past a gap that is yet to be told.
+func TestAMarkBeforeTheGapOfAReturnWithoutHistoryNamesNoPlace(t *testing.T) {
+	cutAnywhere(t, Filter{}, []Option{WithHistory(0)}, func(s *script) {
+		s.say("", "1")
+		s.arrive()
+		s.cut(s.v)
+		s.turns()
+		s.say("", "2", "3")
+		s.dial(s.v)
+		s.block()
+		s.turns()
+		if err := s.m.SetFilter(s.v.client.id, Filter{}); err != nil {
+			s.Fatal(err)
+		}
+		s.turns()
+	})
+}

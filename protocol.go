@@ -401,6 +401,7 @@ type v1 struct {
 	told   *message   // a large message that the client was told of, and that is to follow
 	moved  bool       // the client is to be told its position, since the application has changed its filter
 	rest   []*message // of a bite of a fetch of which the beginning is on its way: nothing else may come between
+	untold bool       // rest is that of a return, and tells what the client has missed
 	quiet  bool       // the newest mark is one in silence
 	lull   moment     // when the lull ends that its newest answer has begun
 	fresh  freshness
