@@ -2,6 +2,7 @@ package mesherstream
 
 import (
 	"errors"
+	"iter"
 	"net"
 	"net/http"
 	"strconv"
@@ -27,36 +28,72 @@ func plainEncoding(c *fiber.Ctx, o *opening) (e encoding, ok bool) {
 	if o.stripped {
 		return e, false
 	}
-	accept := fieldText(c, fiber.HeaderAccept)
-	ofEvents, ofLines := quality(accept, typeEvents), quality(accept, typeLines)
+	ranges := 0
+	var ofEvents, ofLines, ofAnything float64
+	for name, q := range mediaRanges(fieldText(c, fiber.HeaderAccept)) {
+		switch ranges++; name {
+		case typeEvents:
+			ofEvents = max(ofEvents, q)
+		case typeLines:
+			ofLines = max(ofLines, q)
+		case "*/*":
+			ofAnything = q
+		}
+	}
 	switch {
 	case ofEvents > 0 && ofEvents >= ofLines:
 		return events, true
-	case ofLines > 0 || !strings.Contains(accept, ",") && quality(accept, "*/*") > 0:
+	case ofLines > 0 || ranges == 1 && ofAnything > 0:
 		return lines, true
 	default:
 		return e, false
 	}
 }
 
-// quality returns how much a list of media ranges wants one of them: 0 for not at all, up to 1. What is no number counts as 0.
-func quality(accept, name string) (q float64) {
-	for element := range strings.SplitSeq(accept, ",") {
-		kind, parameters, _ := strings.Cut(element, ";")
-		if !strings.EqualFold(strings.TrimSpace(kind), name) {
-			continue
-		}
-		weight := 1.0
-		for parameter := range strings.SplitSeq(parameters, ";") {
-			if key, value, _ := strings.Cut(strings.TrimSpace(parameter), "="); strings.EqualFold(key, "q") {
-				weight, _ = strconv.ParseFloat(value, 64)
+// mediaRanges yields the media ranges of an Accept header, in lower case, and how much each one is wanted: 0 for not at
+// all, up to 1. What is no number counts as 0.
+func mediaRanges(accept string) iter.Seq2[string, float64] {
+	return func(yield func(string, float64) bool) {
+		for element := range splitUnquoted(accept, ',') {
+			weight, name := 1.0, ""
+			for part := range splitUnquoted(element, ';') {
+				key, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+				switch {
+				case name == "":
+					name = strings.ToLower(strings.TrimSpace(part))
+				case strings.EqualFold(key, "q"):
+					weight, _ = strconv.ParseFloat(value, 64)
+				}
+			}
+			if !(weight > 0 && weight <= 1) { // a NaN is neither
+				weight = 0
+			}
+			if name != "" && !yield(name, weight) {
+				return
 			}
 		}
-		if weight > 0 && weight <= 1 { // a NaN is neither
-			q = max(q, weight)
-		}
 	}
-	return q
+}
+
+// splitUnquoted yields the parts of s between separators that are outside of quoted strings (RFC 9110, section 5.6.4).
+func splitUnquoted(s string, separator byte) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		begin, quoted := 0, false
+		for i := 0; i < len(s); i++ {
+			switch c := s[i]; {
+			case c == '"':
+				quoted = !quoted
+			case c == '\\' && quoted:
+				i++ // the next character is itself
+			case c == separator && !quoted:
+				if !yield(s[begin:i]) {
+					return
+				}
+				begin = i + 1
+			}
+		}
+		yield(s[begin:])
+	}
 }
 
 // readLastEventID reads the header with which an EventSource returns. It says the position, and nothing about the events
@@ -125,6 +162,7 @@ func (m *Manager) stream(c *fiber.Ctx, a admission) error {
 func openStream(h *fasthttp.ResponseHeader) {
 	h.SetContentLength(-1)
 	deleteFields(h, fiber.HeaderTransferEncoding, fiber.HeaderContentLength, fiber.HeaderContentEncoding, fiber.HeaderETag)
+	deleteFields(h, fiber.HeaderConnection, fiber.HeaderKeepAlive, fiber.HeaderUpgrade) // of a connection that can be reused
 	h.SetConnectionClose()
 }
 
@@ -146,13 +184,14 @@ func deleteFields(h *fasthttp.ResponseHeader, names ...string) {
 
 // refuseStream answers a request for a stream over plain HTTP that is refused.
 func (m *Manager) refuseStream(c *fiber.Ctx, e encoding, err error) error {
-	if e != events || asksForRefusal(c) || c.Method() == fiber.MethodHead {
+	if e != events || asksForRefusal(c) {
 		return err
 	}
 	if c.App().ErrorHandler(c, err) != nil {
 		_ = c.SendStatus(fiber.StatusInternalServerError)
 	}
 	softenRefusal(c.Context(), err)
+	c.Context().SetConnectionClose() // as after every refusal
 	return nil
 }
 
@@ -172,5 +211,4 @@ func softenRefusal(ctx *fasthttp.RequestCtx, err error) {
 	ctx.Response.SetBody(append(appendRetry([]byte(": "+why+"\n"), 5*retry()), '\n'))
 	h.SetContentType(typeEvents)
 	h.Set(fiber.HeaderCacheControl, "no-store")
-	ctx.SetConnectionClose()
 }

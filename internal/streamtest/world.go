@@ -49,6 +49,7 @@ type World struct {
 	stop    func() // of the current listening; nil if there is none
 	listens atomic.Int64
 	viewers []*Viewer
+	plains  []*Plain
 	Mute    bool // viewers that connect from now on answer no ping
 	Pace    int  // how many messages Broadcast sends before it waits for the healthy viewers; 20 unless set
 }
@@ -61,6 +62,9 @@ func (w *World) Play(scenario func(w *World)) {
 		w.CheckAccounts()
 		for _, v := range w.viewers {
 			v.Close()
+		}
+		for _, p := range w.plains {
+			p.Leave()
 		}
 		w.Stop()
 		w.CheckAccounts()
