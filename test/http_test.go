@@ -228,8 +228,14 @@ func TestTheHeadOfAStream(t *testing.T) {
 	app.Use(func(c *fiber.Ctx) error {
 		err := c.Next()
 		for _, field := range [][2]string{
-			{"Content-Length", "17"}, {"Content-Encoding", "gzip"}, {"Transfer-Encoding", "chunked"}, {"ETag", `"x"`}, {"Connection", "keep-alive"},
-			{"Keep-Alive", "timeout=5"}, {"Upgrade", "h2c"}, {"X-Mine", "yes"},
+			{"Content-Length", "17"},
+			{"Content-Encoding", "gzip"},
+			{"Transfer-Encoding", "chunked"},
+			{"ETag", `"x"`},
+			{"Connection", "keep-alive"},
+			{"Keep-Alive", "timeout=5"},
+			{"Upgrade", "h2c"},
+			{"X-Mine", "yes"},
 		} {
 			c.Set(field[0], field[1])
 		}
