@@ -1909,3 +1909,29 @@ func TestAMarkBeforeTheGapOfAReturnWithoutHistoryNamesNoPlace(t *testing.T) {
 		s.turns()
 	})
 }
+
+// A window of one message has room for the notice that a replay begins, and not for the gap after it: the mark that follows
+// the notice names no place after that gap.
+func TestAMarkBeforeTheGapOfAReplayNamesNoPlace(t *testing.T) {
+	for n := 0; n < 400 && !t.Failed(); n += 20 {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScript(t, Filter{}, WithHistory(1), WithWindow(1))
+			s.say("", "1")
+			s.arrive()
+			s.cut(s.v)
+			s.turns()
+			s.say("", "2", "3")
+			s.dial(s.v)
+			s.v.link.grant(1 << 16)
+			s.turns()
+			s.read(s.v, 1<<20)
+			s.answer(s.v, 1) // to hello
+			s.turns()
+			s.read(s.v, n)
+			s.notef("%d bytes later", n)
+			s.returns()
+			s.settle()
+			s.notef("%q", s.told())
+		})
+	}
+}

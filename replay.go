@@ -598,7 +598,7 @@ func (c *client) replaySomeMore() error {
 			own := join(&s.scratch, batch, id)
 			p, buf = &own, &s.scratch
 		}
-		taken, landed, err := c.write(p, batch, buf, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, tells.gaps, nil))
+		taken, landed, err := c.write(p, batch, buf, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, tells.told(len(batch)), nil))
 		c.flight.replayed = c.busy
 		c.countReplayed(landed)
 		if r.back != nil {
@@ -668,6 +668,14 @@ type tells struct {
 	notices int  // how many there are
 	replay  bool // the first one tells that the replay begins
 	gaps    int  // 1 if the next one tells of a loss
+}
+
+// told returns how many gaps the client is told of by the first ones of a batch, that many.
+func (t tells) told(n int) int {
+	if t.replay {
+		n--
+	}
+	return min(max(0, n), t.gaps)
 }
 
 // withNotices puts the notices before the messages of a bite that are due. The first slots of the batch are for them, and
