@@ -421,6 +421,11 @@ func (g *gaps) untold(told int) []gap {
 // any reports whether there is something to tell.
 func (g *gaps) any() bool { return g != nil && len(g.list) > 0 }
 
+// hold reports whether a gap has messages that others receive, too.
+func (g *gaps) hold() bool {
+	return g != nil && slices.ContainsFunc(g.list, func(a gap) bool { return a.first > 0 })
+}
+
 // due joins the gaps before the oldest message, whose number is first, into one. It returns that gap, or nil.
 func (g *gaps) due(first uint64) *gap {
 	if !g.any() || g.list[0].before > first {

@@ -120,10 +120,10 @@ func openHole(s *seal.Seal, project, text string) (h hole, ok bool) {
 func (c *client) reached(sent, told int, rest []*message) (p position, ok bool) {
 	r := c.replay
 	switch {
-	case c.group == nil, c.v1 != nil && c.v1.untold: // it is being flushed, or yet to be told what it has missed
-		return p, false
 	case r != nil:
 		return c.within(r.then, r.asOf), !r.searching && !c.backlog.gaps.any() && (told > 0 || !r.loss.any())
+	case c.group == nil, c.v1 != nil && c.v1.untold: // it is being flushed, or yet to be told what it has missed
+		return p, false
 	}
 	return c.reachedLive(sent, told, rest)
 }
@@ -186,15 +186,15 @@ func (c *client) setPlace() {
 }
 
 // before returns the position before messages of a replay that are read and not sent, or where it is if there are none,
-// which may be its end.
+// which may be its end. Messages to this client alone have no place, so a gap of such ones is neither before nor after it.
 func (c *client) before(next []*message, ends bool) (p position, ok bool) {
 	r := c.replay
 	switch {
-	case c.group == nil || c.backlog.gaps.any():
+	case c.backlog.gaps.hold():
 		return p, false
 	case len(next) > 0:
 		return c.within(c.placeBefore(nil, next)), true
-	case ends:
+	case ends && c.group != nil:
 		return c.reachedLive(0, 0, nil)
 	}
 	return c.within(r.at, r.asOf), true
@@ -203,7 +203,7 @@ func (c *client) before(next []*message, ends bool) (p position, ok bool) {
 // within returns a position in the client's replay.
 func (c *client) within(at cursor, asOf uint64) position {
 	r := c.replay
-	return position{at, asOf, c.group.digest, c.handles(), r.vague || !at.reaches(r.first)}
+	return position{at, asOf, c.digest(), c.handles(), r.vague || !at.reaches(r.first)}
 }
 
 // appendPosition appends the text of a position.
@@ -237,6 +237,14 @@ func (c *client) held(of *hole, dropped int) int {
 		return dropped
 	}
 	return h.count(c.sub.Project, of)
+}
+
+// digest returns that of the filter in force.
+func (c *client) digest() uint64 {
+	if c.group == nil { // it is being flushed
+		return c.shard.history.digest(&c.sub)
+	}
+	return c.group.digest
 }
 
 // digest is the same for equal filters of a project, and differs for nearly all others.

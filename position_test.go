@@ -1935,3 +1935,39 @@ func TestAMarkBeforeTheGapOfAReplayNamesNoPlace(t *testing.T) {
 		})
 	}
 }
+
+// A gap of a return ends the tail of the page, whatever else waits: with a message to the page alone that was dropped, and
+// when the server shuts down. What comes after the gap, and has the text of a message in the tail, is shown.
+func TestAGapOfAReturnEndsTheTail(t *testing.T) {
+	for name, test := range map[string]struct {
+		meanwhile func(s *script)
+		want      []string
+	}{
+		"at a shutdown":          {func(s *script) { s.m.shards[0].close(true) }, []string{"a", "x", "away: at most 1", "x"}},
+		"before one of its own":  {func(s *script) { s.buffer(s.v); s.buffer(s.v) }, []string{"a", "x", "away: at most 1", "x", "slow: 1", "m4"}},
+		"when nothing else does": {func(*script) {}, []string{"a", "x", "away: at most 1", "x"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScript(t, Filter{}, WithMaxBuffer(1))
+				s.say("", "info/a", "info/x") // a mark follows the first one
+				s.flow(s.v)
+				s.cut(s.v)
+				s.turns()
+				time.Sleep(time.Second)
+				s.say("", "error/x")
+				s.dial(s.v)
+				s.block() // the replay has not begun
+				s.turns()
+				if err := s.m.SetFilter(s.v.client.id, Filter{Levels: []string{"error"}}); err != nil {
+					t.Fatal(err)
+				}
+				s.turns()
+				test.meanwhile(s)
+				s.turns()
+				s.arrive()
+				s.want(test.want...)
+			})
+		})
+	}
+}
