@@ -591,7 +591,7 @@ func (c *client) replaySomeMore() error {
 		r.then, r.asOf = c.between(rest, len(batch)-tells.notices, all)
 		id := ""
 		if !batch[len(batch)-1].notice {
-			id = c.placeAfter(0, tells.gaps)
+			id = c.placeAfter(0, tells.told(len(batch)))
 		}
 		p, buf := shared.join(batch), new(stretch)
 		if p == nil || id != "" {
