@@ -3,6 +3,7 @@ module github.com/mesher/mesherstream/bench
 go 1.26.0
 
 require (
+	github.com/alexandrevicenzi/go-sse v1.6.0
 	github.com/centrifugal/centrifuge v0.40.1
 	github.com/coder/websocket v1.8.15
 	github.com/gobwas/ws v1.5.0
@@ -13,6 +14,8 @@ require (
 	github.com/lxzan/gws v1.8.9
 	github.com/mesher/mesherstream v0.0.0
 	github.com/olahol/melody v1.3.0
+	github.com/r3labs/sse/v2 v2.10.0
+	github.com/tmaxmax/go-sse v0.12.0
 	golang.org/x/sys v0.49.0
 )
 
@@ -46,6 +49,7 @@ require (
 	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
+	gopkg.in/cenkalti/backoff.v1 v1.1.0 // indirect
 )
 
 replace github.com/mesher/mesherstream => ../

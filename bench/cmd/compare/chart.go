@@ -76,7 +76,7 @@ func (b *book) bars(sc *scenario) (bars []bar) {
 	if at < 0 {
 		return nil
 	}
-	for _, server := range b.servers {
+	for _, server := range sc.servers {
 		if v := b.median(sc, &sc.columns[at], server); !math.IsNaN(v) {
 			bars = append(bars, bar{server, v})
 		}

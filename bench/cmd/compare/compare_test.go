@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,15 +29,21 @@ func TestEveryMessageIsAccountedFor(t *testing.T) {
 	}
 	t.Cleanup(binaries.remove)
 	z := size{clients: 20, rate: 100, bytes: 512, idle: 20, window: time.Second, settle: 10 * time.Millisecond}
-	for _, run := range []struct {
+	type run struct {
 		server string
 		make   func(size) scenario
-	}{
-		{"syscalls", paced}, {"joined", burst}, {"gws", paced}, {"mesherstream", filtered}, {"syscalls", churn}, {"gws", idle},
-	} {
+	}
+	all := []run{{"syscalls", paced}, {"joined", burst}, {"gws", paced}, {"mesherstream", filtered}, {"syscalls", churn}, {"gws", idle}}
+	for _, server := range streamServers {
+		all = append(all, run{server, paced}, run{server, burst})
+	}
+	for _, run := range all {
 		z := z
 		if run.server == "mesherstream" {
 			z.rate = 10 // 5,000 messages a second for each of so few clients would be dropped while the load client waits for a core
+		}
+		if slices.Contains(streamServers, run.server) && run.server != "mesherstream" {
+			z.window = 300 * time.Millisecond // there are many of them
 		}
 		sc := run.make(z)
 		t.Run(sc.name+"/"+run.server, func(t *testing.T) {
@@ -84,7 +91,9 @@ func TestAnInterruptedComparisonLeavesWhatItHas(t *testing.T) {
 
 	file := filepath.Join(t.TempDir(), "results")
 	z := size{clients: 20, rate: 100, bytes: 512, window: 100 * time.Millisecond}
-	s := settings{scenarios: []scenario{paced(z)}, servers: []string{"syscalls"}, rounds: 100, markdown: file}
+	sc := paced(z)
+	sc.servers = []string{"syscalls"}
+	s := settings{scenarios: []scenario{sc}, rounds: 100, markdown: file}
 	if err := s.run(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want that it was cancelled", err)
 	}
@@ -105,6 +114,8 @@ func TestBadFlagsAreRefusedBeforeAnythingRuns(t *testing.T) {
 		"paced":                         "is no flag",
 		"-scenario paced,nap":           "unknown scenario",
 		"-servers mesherstream,nginx":   "unknown server",
+		"-servers r3labs":               "unknown server",
+		"-scenario events -servers gws": "unknown server",
 		"-rounds 0":                     "want at least 1",
 		"-seconds 5":                    "parse error",
 		"-size 10":                      "messages of 10 bytes",
@@ -119,6 +130,38 @@ func TestBadFlagsAreRefusedBeforeAnythingRuns(t *testing.T) {
 		if !ok || ended.ExitCode() != 2 || !strings.Contains(string(out), want) {
 			t.Errorf("compare %s: got %v, want exit code 2 and %q in\n%s", flags, err, want, out)
 		}
+	}
+}
+
+// TestLeavingClientsAreSeen lets clients leave servers that notice it, and one that doesn't.
+func TestLeavingClientsAreSeen(t *testing.T) {
+	binaries, err := build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(binaries.remove)
+	sc := streams(size{clients: 20, rate: 100, bytes: 512, idle: 20, window: time.Second, settle: 10 * time.Millisecond})
+	for _, server := range streamServers {
+		t.Run(server, func(t *testing.T) {
+			t.Parallel()
+			r := runner{binaries: binaries, server: server, pass: sc.passes[len(sc.passes)-1]}
+			result := r.run(t.Context())
+			if result.Error != "" {
+				t.Fatal(result.Error)
+			}
+			if server == "fiberstream" {
+				if !result.Unnoticed || len(result.Leaving) != 0 {
+					t.Errorf("noticed %v, want nothing: it writes nothing", result.Leaving)
+				}
+				return
+			}
+			if result.Unnoticed || len(result.Leaving) != 20 || slices.Min(result.Leaving) <= 0 {
+				t.Errorf("unnoticed %v, noticed %v, want all 20, after they have left", result.Unnoticed, result.Leaving)
+			}
+			if result.Rested.ResidentBytes == 0 || result.After.Clients != 20 {
+				t.Errorf("got %+v and %+v, want what 20 clients weigh", result.Rested, result.After)
+			}
+		})
 	}
 }
 
@@ -154,7 +197,8 @@ func TestFiguresAreWrittenWithThreeDigits(t *testing.T) {
 // bookOfThree is a paced comparison of three rounds in which gws costs 2, 3 and 4 × syscalls, and melody froze.
 func bookOfThree() *book {
 	sc := paced(size{clients: 10, rate: 100, bytes: 512, window: time.Second})
-	b := &book{scenarios: []scenario{sc}, servers: []string{"gws", "melody", "syscalls"}, rounds: 3}
+	sc.servers = []string{"gws", "melody", "syscalls"}
+	b := &book{scenarios: []scenario{sc}, rounds: 3}
 	for i := range 3 {
 		base := time.Duration(i+1) * time.Millisecond
 		for server, factor := range map[string]time.Duration{"gws": time.Duration(i + 2), "syscalls": 1} {
@@ -175,6 +219,15 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 	b.rounds = 2 // of medians the ratio would be 4 ms / 1.5 ms
 	if got := b.median(&sc, &sc.columns[1], "gws"); got != 2.5 {
 		t.Errorf("got a ratio of %v, want 2.5, between the rounds' 2 and 3", got)
+	}
+}
+
+func TestASpreadIsThatOfTheRounds(t *testing.T) {
+	b := bookOfThree()
+	sc := b.scenarios[0]
+	sc.columns = []column{spread(sc.columns[1]), sc.columns[1]}
+	if got, want := strings.Join(b.table(sc).rows[1], "|"), "gws|3.00 (2.00 – 4.00)|3.00|"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

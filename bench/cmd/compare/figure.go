@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/mesher/mesherstream/bench/internal/control"
@@ -27,6 +28,7 @@ type column struct {
 	title  string
 	value  func(r round, server string) float64
 	format func(float64) string
+	spread bool // show the least and the greatest of the rounds, too
 }
 
 // of makes a figure of one pass. A run that froze or failed has no figures, except where a figure asks for it itself.
@@ -52,6 +54,12 @@ func against(title string, f figure, reference string) column {
 // ratio divides two figures of the same server and round.
 func ratio(title string, above, below figure) column {
 	return own(title, func(r runs) float64 { return above(r) / below(r) }, times)
+}
+
+// spread shows how far the rounds of a column are apart.
+func spread(c column) column {
+	c.spread = true
+	return c
 }
 
 func duration(title string, f figure) column  { return own(title, f, formatDuration) }
@@ -154,6 +162,32 @@ func perConnection(weight func(*control.MemoryReport) float64) figure {
 		return (weight(&r.After) - weight(&r.Empty)) / float64(r.After.Clients)
 	})
 }
+
+// restedPerConnection is the same before the garbage is collected.
+func restedPerConnection(weight func(*control.MemoryReport) float64) figure {
+	return of("idle", func(r *result) float64 {
+		return (weight(&r.Rested) - weight(&r.Empty)) / float64(r.After.Clients)
+	})
+}
+
+// leaving are the times after which the server has seen that a client was gone.
+func leaving(take func(seen []float64) float64) figure {
+	return of("idle", func(r *result) float64 {
+		var seen []float64
+		for _, d := range r.Leaving {
+			seen = append(seen, float64(d))
+		}
+		if len(seen) == 0 {
+			return none
+		}
+		return take(seen)
+	})
+}
+
+var (
+	leavingMedian = leaving(median)
+	leavingMax    = leaving(slices.Max[[]float64])
+)
 
 func residentOf(m *control.MemoryReport) float64   { return float64(m.ResidentBytes) }
 func heapOf(m *control.MemoryReport) float64       { return float64(m.HeapBytes) }

@@ -19,13 +19,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mesher/mesherstream/bench/internal/control"
 	"github.com/mesher/mesherstream/bench/internal/feed"
 )
 
 // settings is what the flags say.
 type settings struct {
 	scenarios []scenario
-	servers   []string
 	rounds    int
 	warmUp    time.Duration
 	cpus      int
@@ -34,9 +34,29 @@ type settings struct {
 	markdown, json, svg string
 }
 
-// allServers is the default, the limits last.
+// allServers are those of WebSockets, the limits last.
 var allServers = []string{
 	"mesherstream", "fiberhub", "socketio", "melody", "gorilla", "coder", "gws", "gobwas", "centrifuge", "syscalls", "joined",
+}
+
+// streamServers are those of the scenario events. The first is what the others are compared with.
+var streamServers = []string{
+	"mesherstream", "mesherstream-protocol", "mesherstream-events", "mesherstream-lines",
+	"fiberstream", "r3labs", "tmaxmax", "alexandrevicenzi", "centrifuge-sse",
+}
+
+// wireOf returns what the clients ask a server for.
+func wireOf(server string) string {
+	switch {
+	case server == "mesherstream-protocol":
+		return control.Protocol
+	case server == "mesherstream-lines":
+		return control.Lines
+	case server != "mesherstream" && slices.Contains(streamServers, server):
+		return control.Events
+	default:
+		return control.WebSocket
+	}
 }
 
 func main() {
@@ -58,7 +78,8 @@ func parse() (settings, error) {
 		s       settings
 		z       = size{}
 		names   = flag.String("scenario", "paced", "`scenarios`, by comma: "+strings.Join(scenarioNames(), ", ")+", or all")
-		servers = flag.String("servers", strings.Join(allServers, ","), "`servers`, by comma; syscalls and joined are what ratios refer to")
+		servers = flag.String("servers", "", "`servers`, by comma, instead of all that a scenario compares: "+strings.Join(allServers, ", ")+
+			"; of events: "+strings.Join(streamServers, ", "))
 	)
 	flag.IntVar(&s.rounds, "rounds", 3, "rounds; figures are medians over them")
 	flag.DurationVar(&z.window, "seconds", 10*time.Second, "how long a window publishes: a `duration`, such as 10s")
@@ -66,7 +87,7 @@ func parse() (settings, error) {
 	flag.IntVar(&z.clients, "clients", 1000, "connections where the scenario does not say")
 	flag.IntVar(&z.rate, "rate", 100, "messages a second; a machine that can't keep up measures its queues instead of its servers")
 	flag.IntVar(&z.bytes, "size", 512, "bytes of a message")
-	flag.IntVar(&z.idle, "idle", 10_000, "connections of the idle scenario")
+	flag.IntVar(&z.idle, "idle", 10_000, "idle connections of the scenarios idle and events")
 	flag.DurationVar(&z.settle, "settle", 12*time.Second, "rest before idle connections are weighed; pools and worker goroutines need about ten seconds to give up")
 	flag.StringVar(&s.profile, "profile", "", "write each server's CPU profile to this `folder`; it costs the servers some time")
 	flag.IntVar(&s.cpus, "cpus", 0, "GOMAXPROCS of the servers; 0 leaves it to Go")
@@ -78,12 +99,6 @@ func parse() (settings, error) {
 		return s, fmt.Errorf("%q is no flag: lists are by comma, without spaces", flag.Arg(0))
 	}
 
-	s.servers = strings.Split(*servers, ",")
-	for _, server := range s.servers {
-		if !slices.Contains(allServers, server) {
-			return s, fmt.Errorf("unknown server %q, known are %s", server, strings.Join(allServers, ", "))
-		}
-	}
 	if s.rounds < 1 || z.clients < 10 || z.rate < 1 || z.window <= 0 {
 		return s, fmt.Errorf("%d rounds of %v with %d clients and %d messages a second: want at least 1, more than 0, 10 and 1",
 			s.rounds, z.window, z.clients, z.rate)
@@ -95,11 +110,32 @@ func parse() (settings, error) {
 	if s.scenarios, err = scenarios(*names, z); err != nil {
 		return s, err
 	}
-	drawn := slices.ContainsFunc(s.scenarios, func(sc scenario) bool { return slices.Contains(charted, sc.name) })
-	if s.svg != "" && !(drawn && slices.Contains(s.servers, "syscalls")) {
+	if *servers != "" {
+		if err := choose(s.scenarios, strings.Split(*servers, ",")); err != nil {
+			return s, err
+		}
+	}
+	drawn := slices.ContainsFunc(s.scenarios, func(sc scenario) bool {
+		return slices.Contains(charted, sc.name) && slices.Contains(sc.servers, "syscalls")
+	})
+	if s.svg != "" && !drawn {
 		return s, fmt.Errorf("a chart needs the server syscalls and one of the scenarios %s", strings.Join(charted, ", "))
 	}
 	return s, nil
+}
+
+// choose gives all scenarios the servers that the flags name.
+func choose(scenarios []scenario, servers []string) error {
+	for i := range scenarios {
+		sc := &scenarios[i]
+		for _, server := range servers {
+			if !slices.Contains(sc.servers, server) {
+				return fmt.Errorf("unknown server %q, scenario %s knows %s", server, sc.name, strings.Join(sc.servers, ", "))
+			}
+		}
+		sc.servers = servers
+	}
+	return nil
 }
 
 func (s *settings) run(ctx context.Context) error {
@@ -127,9 +163,9 @@ func (s *settings) run(ctx context.Context) error {
 // play makes all runs of a scenario, or those before ctx ends.
 func (s *settings) play(ctx context.Context, binaries *binaries, book *book, sc *scenario) error {
 	for round := range s.rounds {
-		for i := range s.servers {
+		for i := range sc.servers {
 			// Every round begins with another server, so that none always runs behind the same one.
-			server := s.servers[(i+round)%len(s.servers)]
+			server := sc.servers[(i+round)%len(sc.servers)]
 			for _, p := range sc.passes {
 				r := runner{binaries: binaries, server: server, pass: p, warmUp: s.warmUp, cpus: s.cpus, profile: s.profile}
 				result := r.run(ctx)

@@ -27,10 +27,14 @@ type result struct {
 	Error                  string `json:",omitempty"` // why there are no figures
 
 	Empty   control.MemoryReport // before the first client
+	Rested  control.MemoryReport // of an idle pass: after the rest, garbage included
 	Before  control.MemoryReport // with all clients, before the window, where the pass asks for it
 	After   control.MemoryReport // after the window
 	Measure control.MeasureReport
 	Load    control.ReceivedReport
+
+	Leaving   []time.Duration `json:",omitempty"` // how long the server took to see that a client had left
+	Unnoticed bool            `json:",omitempty"` // or it did not see it
 }
 
 // runner makes one run.
@@ -74,7 +78,7 @@ func (r *runner) try(ctx context.Context, out *result) (err error) {
 	out.Empty = *empty.Memory
 
 	load, err := start("load", r.binaries.load, 0,
-		"-addr", listening.Address,
+		"-addr", listening.Address, "-wire", wireOf(r.server),
 		"-clients", strconv.Itoa(r.pass.clients), "-stalled", strconv.Itoa(r.pass.stalled), "-churn", strconv.Itoa(r.pass.churn),
 		"-projects", strconv.Itoa(r.pass.plan.Projects), "-filtered="+strconv.FormatBool(r.pass.plan.Filtered),
 		"-size", strconv.Itoa(r.pass.traffic.Size))
@@ -96,12 +100,7 @@ func (r *runner) try(ctx context.Context, out *result) (err error) {
 		return err
 	}
 	if r.pass.idle {
-		time.Sleep(r.pass.settle)
-		after, err := server.ask(control.Command{Do: control.Memory}, control.Remembered, briefly)
-		if err == nil {
-			out.After = *after.Memory
-		}
-		return err
+		return r.idle(server, load, out)
 	}
 	return r.window(server, load, out)
 }
@@ -119,6 +118,41 @@ func (r *runner) awaitClients(server *process) error {
 			return fmt.Errorf("%s has registered %d of %d clients", r.server, counted.Clients, r.pass.clients)
 		}
 	}
+}
+
+// idle weighs the connections after a rest, and lets some clients leave.
+func (r *runner) idle(server, load *process, out *result) error {
+	time.Sleep(r.pass.settle)
+	rested, err := server.ask(control.Command{Do: control.Glance}, control.Remembered, briefly)
+	if err != nil {
+		return err
+	}
+	out.Rested = *rested.Memory
+	after, err := server.ask(control.Command{Do: control.Memory}, control.Remembered, briefly)
+	if err != nil {
+		return err
+	}
+	out.After = *after.Memory
+	for i := range r.pass.leaves {
+		// The server watches from before the client leaves, and answers after it has noticed.
+		if err := server.commands.Encode(control.Command{Do: control.Watch, Clients: r.pass.clients - i}); err != nil {
+			return fmt.Errorf("ask %s: %w", server.name, err)
+		}
+		left, err := load.ask(control.Command{Do: control.Leave}, control.Left, briefly)
+		if err != nil {
+			return err
+		}
+		noticed, err := server.wait(control.Noticed, briefly)
+		if err != nil {
+			return err
+		}
+		if noticed.Nanos == 0 {
+			out.Unnoticed = true
+			return nil
+		}
+		out.Leaving = append(out.Leaving, time.Duration(noticed.Nanos-left.Nanos))
+	}
+	return nil
 }
 
 // window warms up, publishes, waits for everything to arrive, and collects both sides' figures.

@@ -15,6 +15,7 @@ import (
 type scenario struct {
 	name    string
 	about   string
+	servers []string // that it compares, unless the flags say which
 	passes  []pass
 	columns []column
 }
@@ -30,6 +31,7 @@ type pass struct {
 	weigh   bool // weigh the heap before and after the window
 	idle    bool // publish nothing, weigh after settle
 	settle  time.Duration
+	leaves  int // of an idle pass: clients that leave one after another, once it has been weighed
 }
 
 // size is what the flags say about how big a scenario is.
@@ -58,6 +60,7 @@ var allScenarios = []struct {
 	{"idle", idle},
 	{"churn", churn},
 	{"fan", fan},
+	{"events", streams},
 }
 
 func scenarioNames() (names []string) {
@@ -75,7 +78,11 @@ next:
 	for name := range strings.SplitSeq(names, ",") {
 		for _, s := range allScenarios {
 			if s.name == name {
-				chosen = append(chosen, s.make(z))
+				sc := s.make(z)
+				if sc.servers == nil {
+					sc.servers = allServers
+				}
+				chosen = append(chosen, sc)
 				continue next
 			}
 		}
@@ -225,4 +232,34 @@ func fan(z size) scenario {
 		duration("p99 at 1000", p99("1000")), duration("p99 at 15000", p99("15000")), mebibytes("peak RSS at 15000", peak("15000")),
 		count("lost at 15000", lost("15000")))
 	return s
+}
+
+// streams compares ways to stream over plain HTTP with each other and with the WebSocket.
+func streams(z size) scenario {
+	const websocket = "mesherstream"
+	together := pacedPass("burst", z)
+	together.traffic.Every, together.traffic.Batch = time.Second, z.rate
+	rest := pass{
+		name: "idle", clients: z.idle, plan: feed.Plan{Projects: 1}, idle: true, settle: z.settle, leaves: min(20, z.idle),
+		traffic: control.Traffic{Size: z.bytes},
+	}
+	resident := perConnection(residentOf)
+	return scenario{
+		name: "events",
+		about: fmt.Sprintf("%d clients, %d B, %d messages a second, then as many at once, every second; %d idle connections",
+			z.clients, z.bytes, z.rate, z.idle),
+		servers: streamServers,
+		passes:  []pass{pacedPass("paced", z), together, rest},
+		columns: []column{
+			spread(cpuColumn("paced")), spread(against("× WebSocket", cpu("paced"), websocket)),
+			duration("p50", p50("paced")), duration("p99", p99("paced")),
+			spread(duration("CPU/delivery of bursts", cpu("burst"))), against("× WebSocket", cpu("burst"), websocket),
+			duration("p99 of bursts", p99("burst")),
+			count("lost", func(r runs) float64 { return lost("paced")(r) + lost("burst")(r) }),
+			spread(count("resident B/connection", restedPerConnection(residentOf))), spread(count("… after collection", resident)),
+			against("× WebSocket", resident, websocket),
+			decimal("goroutines/connection", perConnection(goroutinesOf)),
+			duration("leaving seen, median", leavingMedian), spread(duration("… max", leavingMax)),
+		},
+	}
 }

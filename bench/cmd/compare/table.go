@@ -27,14 +27,13 @@ type book struct {
 	Results  []result
 
 	scenarios   []scenario
-	servers     []string
 	rounds      int
 	interrupted string // the scenario that was, if any
 }
 
 func newBook(s *settings, b *binaries) *book {
 	k := &book{
-		Date: time.Now().UTC(), Machine: machine(), scenarios: s.scenarios, servers: s.servers, rounds: s.rounds,
+		Date: time.Now().UTC(), Machine: machine(), scenarios: s.scenarios, rounds: s.rounds,
 		Command: command(),
 	}
 	k.Go, k.Versions = b.versions()
@@ -88,13 +87,17 @@ func (b *book) round(scenario string, number int) round {
 
 // median returns the column's median over the rounds that have the figure, or NaN.
 func (b *book) median(sc *scenario, c *column, server string) float64 {
-	var values []float64
+	return median(b.values(sc, c, server))
+}
+
+// values returns the column's values of the rounds that have the figure.
+func (b *book) values(sc *scenario, c *column, server string) (values []float64) {
 	for i := range b.rounds {
 		if v := c.value(b.round(sc.name, i), server); !math.IsNaN(v) && !math.IsInf(v, 0) {
 			values = append(values, v)
 		}
 	}
-	return median(values)
+	return values
 }
 
 func median(values []float64) float64 {
@@ -138,6 +141,8 @@ func (r *result) note() string {
 	case r.Error != "":
 		reason, _, _ := strings.Cut(r.Error, "\n")
 		return "void: " + reason
+	case r.Unnoticed:
+		return "did not notice within 2 s that a client had left"
 	case r.Load.Repeated > 0:
 		return "repeated messages"
 	case r.Load.ClosedByIt > 0 && r.Load.Lost > 0:
@@ -162,12 +167,15 @@ func (b *book) table(sc scenario) table {
 		header = append(header, c.title)
 	}
 	t.rows = append(t.rows, append(header, "notes"))
-	for _, server := range b.servers {
+	for _, server := range sc.servers {
 		row := []string{server}
 		for _, c := range sc.columns {
 			cell := "–"
-			if v := b.median(&sc, &c, server); !math.IsNaN(v) {
-				cell = c.format(v)
+			if values := b.values(&sc, &c, server); len(values) > 0 {
+				cell = c.format(median(values)) // which sorts them
+				if c.spread && len(values) > 1 {
+					cell += fmt.Sprintf(" (%s – %s)", c.format(values[0]), c.format(values[len(values)-1]))
+				}
 			}
 			row = append(row, cell)
 		}
@@ -240,7 +248,7 @@ func (b *book) finished() (done []scenario) {
 var measured = []string{
 	"github.com/gofiber/fiber/v2", "github.com/gofiber/contrib/websocket", "github.com/gofiber/contrib/socketio", "github.com/valyala/fasthttp",
 	"github.com/olahol/melody", "github.com/gorilla/websocket", "github.com/coder/websocket", "github.com/lxzan/gws", "github.com/gobwas/ws",
-	"github.com/centrifugal/centrifuge",
+	"github.com/centrifugal/centrifuge", "github.com/r3labs/sse/v2", "github.com/tmaxmax/go-sse", "github.com/alexandrevicenzi/go-sse",
 }
 
 func (b *book) markdown() ([]byte, error) {

@@ -13,6 +13,9 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mesher/mesherstream/bench/internal/chunked"
+	"github.com/mesher/mesherstream/bench/internal/control"
 )
 
 // stage is how far a connection has come.
@@ -21,7 +24,7 @@ type stage uint8
 const (
 	absent     stage = iota
 	connecting       // the TCP handshake
-	upgrading        // the WebSocket handshake
+	upgrading        // the handshake, or a request without one
 	open
 )
 
@@ -34,26 +37,37 @@ type client struct {
 	again   bool   // it has come again, and got nothing yet
 	request []byte // the handshake, kept for reconnects
 	rest    []byte // what was read and is no whole frame, or no whole handshake, yet
-	carry   []byte // of a fragmented message, what may be the beginning of a stamp
+	carry   []byte // of a fragmented message, what may be the beginning of a stamp; of a chunked body, what is no whole message
 	account account
+
+	// Over plain HTTP.
+	chunked bool
+	chunks  chunked.Decoder
+
+	// With the protocol.
+	handled, acknowledged int
 }
 
 // handshake is the part of the handshake that all clients share.
 type handshake struct {
-	key, accept string
+	key, accept, subprotocol string
 }
 
-func newHandshake() handshake {
+func newHandshake(wire string) handshake {
+	subprotocol := ""
+	if wire == control.Protocol {
+		subprotocol = "Sec-WebSocket-Protocol: mesherstream.v1\r\n"
+	}
 	nonce := make([]byte, 16)
 	_, _ = rand.Read(nonce) // never fails
 	key := base64.StdEncoding.EncodeToString(nonce)
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return handshake{key: key, accept: base64.StdEncoding.EncodeToString(sum[:])}
+	return handshake{key: key, accept: base64.StdEncoding.EncodeToString(sum[:]), subprotocol: subprotocol}
 }
 
 func (h *handshake) request(host, uri string) []byte {
 	return []byte("GET " + uri + " HTTP/1.1\r\nHost: " + host + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + h.key + "\r\n\r\n")
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + h.key + "\r\n" + h.subprotocol + "\r\n")
 }
 
 var errRefused = errors.New("handshake refused")
@@ -112,6 +126,7 @@ func (l *load) dial(index int) error {
 	}
 	c.fd, c.stage = fd, connecting
 	c.rest, c.carry = c.rest[:0], c.carry[:0]
+	c.chunks, c.handled, c.acknowledged = chunked.Decoder{}, 0, 0
 	l.underway++
 	return nil
 }
@@ -131,7 +146,12 @@ func (l *load) connected(c *client) error {
 
 // upgraded takes the handshake's answer off data and returns what follows it.
 func (l *load) upgraded(c *client, data []byte) (rest []byte, err error) {
-	rest, done, err := l.handshake.response(data)
+	var done bool
+	if l.plain() {
+		rest, c.chunked, done, err = plainResponse(data)
+	} else {
+		rest, done, err = l.handshake.response(data)
+	}
 	if err != nil || !done {
 		return rest, err
 	}

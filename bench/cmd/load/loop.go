@@ -35,6 +35,7 @@ type load struct {
 	handshake handshake
 	clients   []client
 	buffer    []byte // what is read, of one client at a time
+	decoded   []byte // of a chunked body
 	reply     []byte
 	line      []byte // of a command, what has come
 
@@ -77,7 +78,7 @@ func newLoad(c config, commands *os.File, answers io.Writer) (*load, error) {
 		commands:  commands,
 		answers:   json.NewEncoder(answers),
 		epoll:     epoll,
-		handshake: newHandshake(),
+		handshake: newHandshake(c.wire),
 		clients:   make([]client, c.clients),
 		buffer:    make([]byte, bufferSize),
 		first:     math.MaxUint64,
@@ -86,12 +87,19 @@ func newLoad(c config, commands *os.File, answers io.Writer) (*load, error) {
 		k := &l.clients[i]
 		k.account.audience = c.plan.Audience(i)
 		sub := k.account.audience.Subscription()
-		k.request = l.handshake.request(c.server.String(), sub.URI())
+		if l.plain() {
+			k.request = plainRequest(c.wire, c.server.String(), sub.URI())
+		} else {
+			k.request = l.handshake.request(c.server.String(), sub.URI())
+		}
 		k.stalled = spread(i, c.stalled, c.clients)
 		k.churns = !k.stalled && spread(i+1, c.churners+c.stalled, c.clients)
 	}
 	return l, nil
 }
+
+// plain reports whether the clients ask for streams over plain HTTP.
+func (l *load) plain() bool { return l.wire == control.Events || l.wire == control.Lines }
 
 // spread deals k of n evenly: it reports whether i is one of them.
 func spread(i, k, n int) bool { return (i+1)*k/n != i*k/n }
@@ -215,7 +223,7 @@ func (l *load) churnOne(now int64) {
 			}
 		}
 		c := &l.clients[l.turn]
-		if c.stage == open {
+		if c.stage == open && !l.plain() {
 			l.reply = wsframe.AppendControl(l.reply[:0], wsframe.Close, []byte{0x03, 0xe8})
 			_, _ = unix.Write(c.fd, l.reply)
 		}
@@ -225,6 +233,18 @@ func (l *load) churnOne(now int64) {
 			c.again = l.dial(l.turn) == nil
 		}
 	}
+}
+
+// leaveOne closes the connection of one client as a process does that is killed, and returns when that was.
+func (l *load) leaveOne() (nanos int64) {
+	for i := range l.clients {
+		if c := &l.clients[i]; c.stage == open {
+			nanos = clock.Now()
+			l.leave(c)
+			break
+		}
+	}
+	return nanos
 }
 
 // command reads what has come on standard input and carries out each whole line.
@@ -253,6 +273,10 @@ func (l *load) command() error {
 			}
 		case control.End:
 			l.end(c.Last)
+		case control.Leave:
+			if err := l.answer(control.Answer{Say: control.Left, Nanos: l.leaveOne()}); err != nil {
+				return err
+			}
 		default:
 			return fmt.Errorf("unknown command %q", c.Do)
 		}

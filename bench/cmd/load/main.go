@@ -1,6 +1,6 @@
 //go:build linux
 
-// Command load is the clients of a run: thousands of WebSocket connections in one thread, cheaper per message than any server, so that
+// Command load is the clients of a run: thousands of connections in one thread, cheaper per message than any server, so that
 // what is measured is the server. It is started by compare, which talks to it over standard input and output (package control).
 package main
 
@@ -11,14 +11,17 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
+	"github.com/mesher/mesherstream/bench/internal/control"
 	"github.com/mesher/mesherstream/bench/internal/feed"
 )
 
 // config is what the flags say.
 type config struct {
 	server   netip.AddrPort
+	wire     string
 	clients  int
 	stalled  int
 	churn    int // reconnects a second
@@ -37,6 +40,7 @@ func main() {
 
 	var c config
 	address := flag.String("addr", "", "`address` of the server, an IP address and a port")
+	flag.StringVar(&c.wire, "wire", control.WebSocket, "what clients ask for: `websocket`, protocol, events or lines")
 	flag.IntVar(&c.clients, "clients", 1000, "connections")
 	flag.IntVar(&c.stalled, "stalled", 0, "how many of them never read")
 	flag.IntVar(&c.churn, "churn", 0, "connections closed and made again, a second")
@@ -70,6 +74,8 @@ func (c *config) parse(address string) (err error) {
 		return err
 	}
 	switch {
+	case !slices.Contains([]string{control.WebSocket, control.Protocol, control.Events, control.Lines}, c.wire):
+		return fmt.Errorf("unknown wire %q", c.wire)
 	case !c.server.Addr().Is4() || !c.server.Addr().IsLoopback():
 		return fmt.Errorf("server %v is not on IPv4 loopback", c.server)
 	case c.clients < 1 || c.stalled < 0 || c.stalled > c.clients:

@@ -3,11 +3,14 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mesher/mesherstream/bench/internal/clock"
+	"github.com/mesher/mesherstream/bench/internal/control"
 	"github.com/mesher/mesherstream/bench/internal/feed"
 	"github.com/mesher/mesherstream/bench/internal/wsframe"
 )
@@ -39,8 +42,13 @@ func (l *load) readable(c *client, ended bool) (gone bool, err error) {
 			}
 		}
 		if c.stage == open {
-			if data, gone = l.frames(c, data); gone {
-				return true, nil
+			if l.plain() {
+				data, gone, err = l.body(c, data)
+			} else {
+				data, gone = l.frames(c, data)
+			}
+			if gone || err != nil {
+				return gone, err
 			}
 		}
 		c.rest = keep(c.rest, data)
@@ -63,11 +71,20 @@ func (l *load) frames(c *client, data []byte) (rest []byte, closed bool) {
 	for {
 		frame, rest, ok := wsframe.Next(data)
 		if !ok {
+			if c.handled-c.acknowledged >= acknowledgeEvery {
+				l.acknowledge(c)
+			}
 			return data, false
 		}
 		data = rest
 		switch frame.Opcode {
 		case wsframe.Text, wsframe.Binary, wsframe.Continuation:
+			if l.wire == control.Protocol {
+				c.handled++
+				if bytes.HasPrefix(frame.Payload, []byte(`{"type":"hello"`)) || bytes.HasPrefix(frame.Payload, []byte(`{"type":"mark"`)) {
+					l.acknowledge(c)
+				}
+			}
 			l.payload(c, frame, now)
 		case wsframe.Ping:
 			l.pings++
@@ -80,6 +97,16 @@ func (l *load) frames(c *client, data []byte) (rest []byte, closed bool) {
 			return nil, true
 		}
 	}
+}
+
+// acknowledgeEvery is a quarter of the default window of this library.
+const acknowledgeEvery = 256
+
+// acknowledge says how much a client with the protocol has handled.
+func (l *load) acknowledge(c *client) {
+	c.acknowledged = c.handled
+	l.reply = wsframe.AppendControl(l.reply[:0], wsframe.Text, fmt.Appendf(nil, `{"type":"ack","n":%d}`, c.handled))
+	_, _ = unix.Write(c.fd, l.reply) // as with a pong
 }
 
 // payload counts the messages of one data frame. Servers that join messages put several into one frame, and some cut a frame

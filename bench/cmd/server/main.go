@@ -17,6 +17,17 @@ var servers = map[string]harness.New{
 	"gobwas":       newGobwas,
 	"coder":        newCoderChat,
 	"centrifuge":   newCentrifuge,
+
+	// The same library, whose clients ask for something else.
+	"mesherstream-protocol": newMesherstream,
+	"mesherstream-events":   newMesherstream,
+	"mesherstream-lines":    newMesherstream,
+
+	"fiberstream":      newFiberStream,
+	"r3labs":           newR3labs,
+	"tmaxmax":          newTmaxmax,
+	"alexandrevicenzi": newVicenzi,
+	"centrifuge-sse":   newCentrifugeSSE,
 }
 
 func main() { harness.Main(servers) }

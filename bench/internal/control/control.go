@@ -14,8 +14,11 @@ const (
 	Memory  = "memory"  // server: collect garbage, then say what is in use. Answer: Remembered
 	Publish = "publish" // server: begin the window and publish. Answer: Published, when the last Broadcast has returned
 	Measure = "measure" // server: end the window. Answer: Measured
+	Glance  = "glance"  // server: what is in use, garbage included. Answer: Remembered
+	Watch   = "watch"   // server: when are there fewer than Clients? Answer: Noticed
 	Begin   = "begin"   // load: count messages from First on. Answer: Begun
 	End     = "end"     // load: the last message was Last; answer Received when all have come or no more do
+	Leave   = "leave"   // load: close one client's connection, without a word. Answer: Left
 )
 
 // Answers.
@@ -28,7 +31,17 @@ const (
 	Ready      = "ready"
 	Begun      = "begun"
 	Received   = "received"
+	Noticed    = "noticed"
+	Left       = "left"
 	Failed     = "failed"
+)
+
+// Wires: what the clients ask a server for.
+const (
+	WebSocket = "websocket"
+	Protocol  = "protocol" // a WebSocket with this library's subprotocol
+	Events    = "events"   // Server-Sent Events
+	Lines     = "lines"    // a line for each message
 )
 
 // Command is one line to a process.
@@ -37,6 +50,7 @@ type Command struct {
 	Traffic *Traffic `json:",omitempty"` // Publish
 	First   uint64   `json:",omitempty"` // Publish, Begin: the first message's number
 	Last    uint64   `json:",omitempty"` // End
+	Clients int      `json:",omitempty"` // Watch
 }
 
 // Traffic is what the publisher does: Batch messages every Every, for For. An Every of zero publishes as fast as Broadcast returns.
@@ -54,13 +68,14 @@ type Answer struct {
 	Error   string          `json:",omitempty"`
 	Address string          `json:",omitempty"`
 	Clients int             `json:",omitempty"`
+	Nanos   int64           `json:",omitempty"` // CLOCK_MONOTONIC; of Noticed, 0 if nothing was noticed
 	Memory  *MemoryReport   `json:",omitempty"`
 	Publish *PublishReport  `json:",omitempty"`
 	Measure *MeasureReport  `json:",omitempty"`
 	Receive *ReceivedReport `json:",omitempty"`
 }
 
-// MemoryReport is what a server holds at rest, after garbage collection.
+// MemoryReport is what a server holds at rest.
 type MemoryReport struct {
 	Clients       int
 	ResidentBytes int64 // VmRSS

@@ -18,7 +18,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
+	"github.com/mesher/mesherstream/bench/internal/clock"
 	"github.com/mesher/mesherstream/bench/internal/control"
 	"github.com/mesher/mesherstream/bench/internal/feed"
 )
@@ -147,6 +149,12 @@ func (s *session) obey(commands *json.Decoder) error {
 			report := Settle()
 			report.Clients = s.server.Clients()
 			s.answer(control.Answer{Say: control.Remembered, Memory: report})
+		case control.Glance:
+			s.answer(control.Answer{Say: control.Remembered, Memory: Glance()})
+		case control.Watch:
+			go func(n int) {
+				s.answer(control.Answer{Say: control.Noticed, Nanos: s.watch(n)})
+			}(command.Clients)
 		case control.Publish:
 			s.publisher = newPublisher(s.server, *command.Traffic, command.First)
 			s.meter.Start()
@@ -163,4 +171,18 @@ func (s *session) obey(commands *json.Decoder) error {
 			return fmt.Errorf("unknown command %q", command.Do)
 		}
 	}
+}
+
+// watchPatience is how long a client may be away unnoticed before the server is taken to be one that doesn't notice.
+const watchPatience = 2 * time.Second
+
+// watch returns when the server has fewer than n clients, and 0 if it keeps them.
+func (s *session) watch(n int) int64 {
+	for end := clock.Now() + int64(watchPatience); clock.Now() < end; {
+		if s.server.Clients() < n {
+			return clock.Now()
+		}
+		clock.SleepUntil(clock.Now() + int64(200*time.Microsecond))
+	}
+	return 0
 }

@@ -59,6 +59,11 @@ func Settle() *control.MemoryReport {
 	for range 3 {
 		debug.FreeOSMemory()
 	}
+	return Glance()
+}
+
+// Glance reports what is in use, with the garbage that no collection has found yet.
+func Glance() *control.MemoryReport {
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	return &control.MemoryReport{
