@@ -93,6 +93,10 @@ func allocsPerBroadcast(pass string) figure {
 	return of(pass, func(r *result) float64 { return float64(r.Measure.Allocations) / broadcasts(r) })
 }
 
+func writesPerDelivery(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Measure.Writes) / float64(r.Load.Received) })
+}
+
 func p50(pass string) figure {
 	return of(pass, func(r *result) float64 { return float64(r.Load.P50) })
 }

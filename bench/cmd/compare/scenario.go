@@ -252,9 +252,9 @@ func streams(z size) scenario {
 		passes:  []pass{pacedPass("paced", z), together, rest},
 		columns: []column{
 			spread(cpuColumn("paced")), spread(against("× WebSocket", cpu("paced"), websocket)),
-			duration("p50", p50("paced")), duration("p99", p99("paced")),
+			decimal("writes/delivery", writesPerDelivery("paced")), duration("p50", p50("paced")), duration("p99", p99("paced")),
 			spread(duration("CPU/delivery of bursts", cpu("burst"))), against("× WebSocket", cpu("burst"), websocket),
-			duration("p99 of bursts", p99("burst")),
+			decimal("writes/delivery of bursts", writesPerDelivery("burst")), duration("p99 of bursts", p99("burst")),
 			count("lost", func(r runs) float64 { return lost("paced")(r) + lost("burst")(r) }),
 			spread(count("resident B/connection", restedPerConnection(residentOf))), spread(count("… after collection", resident)),
 			against("× WebSocket", resident, websocket),

@@ -107,6 +107,7 @@ type MeasureReport struct {
 	PeakResidentBytes int64 // VmHWM, reset at the beginning of the window
 	Goroutines        int
 	Clients           int
+	Writes            int64 // system calls that write
 }
 
 // ReceivedReport is what the load client counted.

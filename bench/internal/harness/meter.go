@@ -21,13 +21,15 @@ type Meter struct {
 	user, system time.Duration
 	memory       runtime.MemStats
 	resident     int64
+	writes       int64
 }
 
 // Start begins the window.
 func (m *Meter) Start() {
 	// Writing 5 sets VmHWM back to what is resident now; without it the handshakes' peak would be the window's.
 	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
-	m.resident = status("VmRSS:")
+	m.resident = process("status", "VmRSS:") << 10
+	m.writes = process("io", "syscw:")
 	runtime.ReadMemStats(&m.memory)
 	m.user, m.system = clock.CPU()
 	m.began = time.Now()
@@ -48,8 +50,9 @@ func (m *Meter) Stop() *control.MeasureReport {
 		AllocatedBytes:    memory.TotalAlloc - m.memory.TotalAlloc,
 		Collections:       memory.NumGC - m.memory.NumGC,
 		ResidentBytes:     m.resident,
-		PeakResidentBytes: status("VmHWM:"),
+		PeakResidentBytes: process("status", "VmHWM:") << 10,
 		Goroutines:        runtime.NumGoroutine(),
+		Writes:            process("io", "syscw:") - m.writes,
 	}
 }
 
@@ -67,16 +70,16 @@ func Glance() *control.MemoryReport {
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	return &control.MemoryReport{
-		ResidentBytes: status("VmRSS:"),
+		ResidentBytes: process("status", "VmRSS:") << 10,
 		HeapBytes:     int64(memory.HeapAlloc),
 		StackBytes:    int64(memory.StackInuse),
 		Goroutines:    runtime.NumGoroutine(),
 	}
 }
 
-// status returns a line of /proc/self/status in bytes, and 0 where there is none.
-func status(key string) int64 {
-	content, err := os.ReadFile("/proc/self/status")
+// process returns the number in a line of a file in /proc/self, and 0 where there is none.
+func process(file, key string) int64 {
+	content, err := os.ReadFile("/proc/self/" + file)
 	if err != nil {
 		return 0
 	}
@@ -84,8 +87,8 @@ func status(key string) int64 {
 	for lines.Scan() {
 		fields := bytes.Fields(lines.Bytes())
 		if len(fields) > 1 && string(fields[0]) == key {
-			kibibytes, _ := strconv.ParseInt(string(fields[1]), 10, 64)
-			return kibibytes << 10
+			n, _ := strconv.ParseInt(string(fields[1]), 10, 64)
+			return n
 		}
 	}
 	return 0
