@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/mesher/mesherstream/bench/internal/clock"
 	"github.com/mesher/mesherstream/bench/internal/control"
 	"github.com/mesher/mesherstream/bench/internal/feed"
 )
@@ -16,10 +18,11 @@ import (
 // fake is a server without clients, whose Broadcast can be made to hang.
 type fake struct {
 	hang chan struct{} // nil: Broadcast returns at once
+	left atomic.Int32  // of its seven clients
 }
 
 func (f *fake) Serve(l net.Listener) error { select {} }
-func (f *fake) Clients() int               { return 7 }
+func (f *fake) Clients() int               { return 7 - int(f.left.Load()) }
 func (f *fake) Broadcast(feed.Event) {
 	if f.hang != nil {
 		<-f.hang
@@ -94,6 +97,22 @@ func TestTheScheduleIsKept(t *testing.T) {
 	measured := c.hear(control.Measured).Measure
 	if measured.Publish.Last != 25 || measured.Wall < published.Elapsed || measured.PeakResidentBytes == 0 {
 		t.Errorf("got %+v, want a window around the publishing", measured)
+	}
+}
+
+func TestAClientThatLeavesIsNoticedAfterwards(t *testing.T) {
+	server := &fake{}
+	c := converse(t, server)
+	c.hear(control.Listening)
+	c.tell(control.Command{Do: control.Watch, Clients: 7})
+	c.tell(control.Command{Do: control.Glance}) // the conversation goes on meanwhile
+	if glance := c.hear(control.Remembered).Memory; glance.ResidentBytes == 0 || glance.HeapBytes == 0 {
+		t.Errorf("got %+v, want what is in use", glance)
+	}
+	left := clock.Now()
+	server.left.Store(1)
+	if noticed := c.hear(control.Noticed).Nanos; noticed < left {
+		t.Errorf("noticed at %d what happened at %d", noticed, left)
 	}
 }
 
