@@ -115,7 +115,7 @@ func (e encoding) encode(data []byte, binary bool) []byte {
 		return appendEvent(nil, "", "", data)
 	case binary:
 		return quoted(encodeBase64(data))
-	case bytes.ContainsAny(data, "\r\n") || !json.Valid(data):
+	case bytes.ContainsAny(data, "\r\n") || !json.Valid(data) || isNotice(data):
 		return quoted(data)
 	default:
 		return append(bytes.Clone(data), '\n')
@@ -124,10 +124,27 @@ func (e encoding) encode(data []byte, binary bool) []byte {
 
 func encodeBase64(data []byte) []byte { return base64.StdEncoding.AppendEncode(nil, data) }
 
-// quoted returns a text as a line that is a JSON string.
+// quoted returns a text as a line that is a JSON string, as readable as it can be.
 func quoted(text []byte) []byte {
-	line, _ := json.Marshal(string(text)) // a string always encodes
-	return append(line, '\n')
+	var line bytes.Buffer
+	encoder := json.NewEncoder(&line)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(string(text)) // a string always encodes
+	return line.Bytes()
+}
+
+// noticeMember is the member of the objects with which lines tell of gaps and of the end.
+const noticeMember = "mesherstream"
+
+// isNotice reports whether valid JSON could be mistaken for such an object. Its first member decides: a program that reads
+// the lines may look at nothing else.
+func isNotice(data []byte) bool {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if opening, err := decoder.Token(); err != nil || opening != json.Delim('{') {
+		return false
+	}
+	name, err := decoder.Token()
+	return err == nil && name == noticeMember
 }
 
 // notice returns a message of the protocol, of a kind and with a position if it has one. Lines tell of gaps and of the end,
@@ -143,7 +160,7 @@ func (e encoding) notice(kind, position string, v any) []byte {
 	case e == events:
 		return appendEvent(nil, kind, position, data)
 	case kind == typeGap || kind == typeClose:
-		return append(append([]byte(`{"mesherstream":`), data...), '}', '\n')
+		return append(append([]byte(`{"`+noticeMember+`":`), data...), '}', '\n')
 	default:
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/mesher/mesherstream/internal/seal"
 	"github.com/valyala/fasthttp"
 )
 
@@ -97,9 +98,10 @@ func splitUnquoted(s string, separator byte) iter.Seq[string] {
 }
 
 // readLastEventID reads the header with which an EventSource returns. It says the position, and nothing about the events
-// that the client has received after that, so these are repeated.
+// that the client has received after that, so these are repeated. The ID of something else than a stream of this package
+// says nothing: the client is a new one.
 func readLastEventID(c *fiber.Ctx, p *past) {
-	if id := fieldText(c, "Last-Event-ID"); id != "" {
+	if id := fieldText(c, "Last-Event-ID"); seal.IsText(sealsPosition, id) {
 		*p = past{back: &comeback{position: id}}
 	}
 }

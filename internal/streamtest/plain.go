@@ -163,6 +163,7 @@ func (p *Plain) isEvents() bool { return p.Head.Header.Get("Content-Type") == "t
 // Event returns the next event.
 func (p *Plain) Event() Event {
 	p.T.Helper()
+	p.wait()
 	e, err := p.event()
 	if err != nil {
 		p.T.Fatalf("next event of client %d: %v", p.ID, err)
@@ -173,7 +174,7 @@ func (p *Plain) Event() Event {
 func (p *Plain) event() (e Event, err error) {
 	buf := make([]byte, 16<<10)
 	for len(p.events) == 0 {
-		n, err := p.read(buf)
+		n, err := p.Head.Body.Read(buf)
 		p.events = p.Parser.Feed(buf[:n])
 		if err != nil && len(p.events) == 0 {
 			return e, err
@@ -183,19 +184,17 @@ func (p *Plain) event() (e Event, err error) {
 	return e, nil
 }
 
-// Patience bounds how long a client waits for something.
-const patience = 20 * time.Second
-
-func (p *Plain) read(buf []byte) (int, error) {
+// wait sets how long the client waits for what it reads next, whatever else arrives in the meantime.
+func (p *Plain) wait() {
 	if p.Done == nil {
-		_ = p.Conn.SetReadDeadline(time.Now().Add(patience))
+		_ = p.Conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	}
-	return p.Head.Body.Read(buf)
 }
 
 // Line returns the next line.
 func (p *Plain) Line() string {
 	p.T.Helper()
+	p.wait()
 	line, err := p.line()
 	if err != nil {
 		p.T.Fatalf("next line of client %d: %v", p.ID, err)
@@ -204,9 +203,6 @@ func (p *Plain) Line() string {
 }
 
 func (p *Plain) line() (string, error) {
-	if p.Done == nil {
-		_ = p.Conn.SetReadDeadline(time.Now().Add(patience))
-	}
 	line, err := p.in.ReadString('\n') // the body ends with the connection
 	if err == io.EOF && line != "" {
 		err = io.ErrUnexpectedEOF
@@ -217,6 +213,7 @@ func (p *Plain) line() (string, error) {
 // Next returns the next message of the application, as text. It keeps the gaps before it, and skips everything else.
 func (p *Plain) Next() string {
 	p.T.Helper()
+	p.wait()
 	text, err := p.message()
 	if err != nil {
 		p.T.Fatalf("next message of client %d: %v", p.ID, err)
@@ -237,6 +234,7 @@ func (p *Plain) Expect(want ...string) {
 // Rest returns the messages until the end of the connection, and the error that has ended it: nil if the server has
 // closed it after a whole event or line.
 func (p *Plain) Rest() (messages []string, err error) {
+	p.wait()
 	for {
 		text, err := p.message()
 		if errors.Is(err, io.EOF) && p.Parser.Whole() {
@@ -354,4 +352,14 @@ func (p *Plain) Leave() {
 	if p.Done != nil {
 		<-p.Done
 	}
+}
+
+// ClientOf returns the snapshot of a client of plain HTTP.
+func (w *World) ClientOf(p *Plain) mesherstream.Client {
+	w.Helper()
+	c, ok := w.M.Client(p.ID)
+	if !ok {
+		w.Fatalf("Client(%d): got none", p.ID)
+	}
+	return c
 }
