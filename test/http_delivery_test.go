@@ -423,6 +423,7 @@ func TestALastEventIDThatIsNone(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		w.Start()
 		w.Publish("old")
+		time.Sleep(time.Second)
 		other := w.Follow("other", streamtest.AcceptEvents)
 		for _, id := range []string{"42", "x", "p", "pAAAA", strings.Repeat("p", 3000), "ä", `"`, "g" + other.Hello.Position[1:], other.Hello.Position + "=", "1, 2"} {
 			p := w.Follow("shop?last=1", streamtest.AcceptEvents, "Last-Event-ID: "+id)
