@@ -140,6 +140,9 @@ func TestCurlReceivesTheSameWithOtherOptions(t *testing.T) {
 				t.Errorf("the first line is %q, want when to come back", line)
 			}
 			c.prints("event: hello")
+			if line := c.line(); !strings.HasPrefix(line, "id: p") {
+				t.Errorf("hello begins with %q, want an ID", line)
+			}
 			if line := c.line(); !strings.HasPrefix(line, `data: {"type":"hello",`) {
 				t.Errorf("the third line is %q, want the data of hello", line)
 			}
