@@ -2,6 +2,7 @@ package browser
 
 import (
 	"context"
+	"flag"
 	"os"
 	"os/exec"
 	"sync"
@@ -24,9 +25,14 @@ var chromium struct {
 }
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	_ = flag.Set("test.parallel", "6") // those that run in parallel wait more than they work
 	code := m.Run()
 	if chromium.stop != nil {
 		chromium.stop()
+	}
+	if firefox.stop != nil {
+		firefox.stop()
 	}
 	os.Exit(code)
 }
