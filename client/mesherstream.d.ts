@@ -5,11 +5,14 @@
  * @param url The stream's address with ws, wss, http or https, or relative to the page. Its query is kept, except that
  * the filters of the options replace its level and environment. Its last or since makes the stream begin with earlier
  * messages; a return replaces both.
- * @throws {TypeError} if the url is not a URL, if an option or a filter is unknown or of a wrong type, and in Node
- * before 22 if no WebSocket is given.
+ * @throws {TypeError} if the url is not a URL, if an option or a filter is unknown or of a wrong type, in Node before 22
+ * if no WebSocket is given, and if the transports are ["sse"] and there is no fetch or a value of the filters has a comma.
  * @throws {RangeError} if the delays are out of their bounds.
  */
 export function connect(url: string | URLLike, options?: Options): Stream;
+
+/** Transport carries a stream: a WebSocket, or server-sent events, which are read by fetch. */
+export type Transport = "websocket" | "sse";
 
 /**
  * Filters select the messages that a stream receives. A plain object; a field that is omitted, "" or [] accepts all.
@@ -49,12 +52,28 @@ export interface Options extends Callbacks {
   maxDelay?: number;
   /** Further subprotocols to offer: some servers expect a token there. The server must choose mesherstream.v1. */
   protocols?: string | readonly string[];
+  /**
+   * What may carry the stream: ["websocket", "sse"] by default, or one of the two alone. With both, each attempt begins
+   * with a WebSocket. If it does not open, the stream follows the events of the same address by fetch:
+   *
+   * - if the handshake fails or the browser forbids it, and the answer to a GET says that the server would have accepted it,
+   * - or if a WebSocket has not brought the server's hello after 6 seconds, or after 20 if one has before.
+   *
+   * A final refusal ends the stream as ever, and a server that does not answer is tried again as ever. Streams of the page,
+   * and of the same tab after a reload, then use events at once for 10 minutes: for the same host, and kept in
+   * sessionStorage if there is one. The WebSocket is tried first again after that, after an event stream that did not open
+   * or was given up for silence, and when the page comes back online. A connection that is open is not replaced.
+   *
+   * Only fetch can follow events: they are not used if fetch is null, as it is by default with protocols, if the bodies of
+   * its responses are no streams, and while a value of the filters has a comma.
+   */
+  transports?: readonly ["websocket", "sse"] | readonly ["websocket"] | readonly ["sse"] | null;
   /** The WebSocket constructor, for tests and for Node before 22; the global one by default. */
   WebSocket?: new (url: string, protocols: string[]) => WebSocketLike;
   /**
    * The function that asks why a handshake failed, which a WebSocket does not tell a page. It sends a GET to the same
-   * address, once after each failed attempt. The status of the response becomes the status in the info of onstate. The
-   * global fetch by default; null never asks.
+   * address, once after each failed attempt. The status of the response becomes the status in the info of onstate. It also
+   * follows events, see transports. The global fetch by default; null never asks.
    *
    * If protocols are given, the default is null, since the request can't send them, and a token may be among them. If
    * the error of a given WebSocket says what went wrong, as that of the package ws does, that is used instead.
@@ -192,7 +211,7 @@ export interface Gap {
    * later connection, and waits for one. If the connection is lost before it is complete, it is made again from the
    * start.
    *
-   * It rejects with a FetchError. The property is not enumerable, so that a gap can be compared, and sent to a worker.
+   * Over events, it rejects: nothing can be asked for there. It rejects with a FetchError. The property is not enumerable, so that a gap can be compared, and sent to a worker.
    */
   fetch(): Promise<(string | ArrayBuffer)[]>;
 }
@@ -256,9 +275,12 @@ export interface Stream extends Callbacks, AsyncIterable<Item> {
   readonly replaying: "join" | "return" | "subscribe" | null;
   /**
    * How old the messages were when this page had handled them, in milliseconds, as the server has measured it last. It
-   * includes the way of the acknowledgement. Undefined while it is unknown, and with an older server.
+   * includes the way of the acknowledgement. Undefined while it is unknown, with an older server, and over events, which
+   * nobody acknowledges.
    */
   readonly age: number | undefined;
+  /** What carries the stream: the transport of its newest connection that was open. null before the first one. */
+  readonly transport: Transport | null;
   /**
    * setFilters changes the filters of the stream, on this connection and on all later ones. A change is sent
    * immediately, but at most ten are sent in a second. If the next call is made while a change is waiting, it replaces
@@ -266,6 +288,10 @@ export interface Stream extends Callbacks, AsyncIterable<Item> {
    * change is requested again on the next connection.
    *
    * If it rejects, it does so with a FilterError, and the filters stay as they were.
+   *
+   * Over events, a change is a new connection from the position of this one, and onstate says so. It waits until a write of
+   * the server has arrived as a whole. It resolves with a filtered of 0, and rejects if the server refuses the new
+   * connection with 400 or 403.
    *
    * @param lookBack With { last: 200 }, the newest 200 messages that match the new filters and that the server still has
    * are sent after the change, before later ones. stream.replaying is "subscribe" meanwhile. The page may have shown some
@@ -293,8 +319,11 @@ export interface FilterError extends Error {
 
 /** FetchError says why the messages of a gap could not be fetched. */
 export interface FetchError extends Error {
-  /** "closed" if the stream is closed; otherwise the server's: "invalid_gap" if it does not know the gap. */
-  code: "invalid_gap" | "closed";
+  /**
+   * "closed" if the stream is closed; "no_websocket" if it is carried by events; otherwise the server's: "invalid_gap" if it
+   * does not know the gap.
+   */
+  code: "invalid_gap" | "no_websocket" | "closed";
 }
 
 // The rest declares the used parts of types that are not part of the language, so that a program may have the types of
@@ -306,8 +335,11 @@ export interface URLLike {
   toString(): string;
 }
 
-/** FetchLike is the part of fetch that the stream uses. */
-export type FetchLike = (url: string, options: any) => Promise<{ readonly status: number }>;
+/** FetchLike is the part of fetch that the stream uses. Without headers and body, it can't follow events. */
+export type FetchLike = (
+  url: string,
+  options: any,
+) => Promise<{ readonly status: number; readonly headers?: { get(name: string): string | null }; readonly body?: any }>;
 
 /** StorageLike is the part of a Storage that the stream uses. */
 export interface StorageLike {
@@ -322,7 +354,7 @@ export interface AbortSignalLike {
   addEventListener(type: "abort", listener: () => void, options?: any): void;
 }
 
-/** StreamMessageEvent is the WebSocket's event: a MessageEvent, if the program's types have one. */
+/** StreamMessageEvent is the event of the message: a MessageEvent, if the program's types have one. */
 export type StreamMessageEvent = typeof globalThis extends { MessageEvent: { prototype: infer E } }
   ? E
   : { readonly data: unknown };

@@ -1,7 +1,7 @@
 /*
  * mesherstream.js follows a stream of a mesherstream server, from a page or from Node. It reconnects when the connection
  * is lost and is given what it missed, reports messages that are missing and fetches them, and can change the filters of
- * an open stream.
+ * an open stream. If no WebSocket gets through, it follows the same stream as server-sent events.
  *
  *     import { connect } from "/stream/projects/mesherstream.js";
  *     const stream = connect("/stream/projects/shop", { filters: { level: ["error", "fatal"] } });
@@ -19,6 +19,16 @@ const STABLE = 10_000;
 
 // A proxy may accept a connection and never answer. This is longer than a TLS handshake takes on a bad mobile network.
 const HELLO_TIMEOUT = 20_000;
+
+// Something on the way may let a WebSocket connect and then pass nothing on. The upgrade and the hello take five round
+// trips with TLS, so this is enough for a line on which each takes more than a second. A stream that falls back wrongly on
+// an even slower one works all the same. After a WebSocket that has worked, the server is more likely to be slow: it is
+// given the longer time.
+const FALL_BACK = 6_000;
+
+// A page that reconnects doesn't wait for the WebSocket first, for this long after it has fallen back. It is longer than a
+// restart of a server takes, and short enough for a page that has moved to another network.
+const REMEMBER = 600_000;
 
 // A server that doesn't answer within this time won't say why a handshake failed: the next attempt doesn't wait for it.
 const ASK_TIMEOUT = 5_000;
@@ -40,6 +50,32 @@ const SLOWEST = 4; // bytes per millisecond
 
 // The middleware answers a request that accepts this, and asks for no upgrade, as it would answer the handshake.
 const ASK = "application/vnd.mesherstream.v1";
+
+const EVENT_STREAM = "text/event-stream";
+
+// How a request by fetch is made.
+const REQUEST = {
+  credentials: "include", // as a handshake does
+  referrerPolicy: "origin", // there is no other way to tell the page's origin
+  redirect: "manual", // a WebSocket doesn't follow one
+  cache: "no-store",
+};
+
+// The server answers a WebSocket's request so if the request that has arrived is no handshake any more.
+const NO_UPGRADE = 426;
+
+// The transports, and the lists of them that can be chosen.
+const WEBSOCKET = "websocket";
+const SSE = "sse";
+const TRANSPORTS = [[WEBSOCKET, SSE], [WEBSOCKET], [SSE]];
+
+const NO_FETCH = "a gap can't be fetched without a WebSocket";
+const NO_COMMA = "without a WebSocket, no value of a filter has a comma";
+
+const SILENCE = "silence";
+
+// The events of an event stream that are messages of the protocol.
+const PROTOCOL_EVENTS = ["hello", "gap", "mark", "replay", "replayed", "direct", "large", "past"];
 
 // The server permanently closes a client that sends more than 20 requests a second. The network can bunch requests up,
 // so this is half of that rate.
@@ -98,6 +134,7 @@ const OPTIONS = {
   minDelay: "number",
   maxDelay: "number",
   protocols: "",
+  transports: "object",
   WebSocket: "function",
   fetch: "function",
   signal: "object",
@@ -108,14 +145,21 @@ const OPTIONS = {
 // The keys of the streams that are stored now. Two streams under one key would return with each other's position.
 const stored = new Set();
 
+// Until when streams of a host don't try a WebSocket, for a page that has no sessionStorage.
+const fallen = new Map();
+const SESSION_KEY = "mesherstream-sse ";
+
 // connect is one function, and the functions in it share its variables: variables minify, and the fields of a class
 // don't.
 export function connect(url, options = {}) {
   check("option", options, OPTIONS);
   const { minDelay = 500, maxDelay = 30_000, signal } = options;
   const protocols = [].concat(options.protocols ?? []);
+  const transports = checkTransports(options.transports ?? TRANSPORTS[0]);
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
-  if (!WebSocket) throw invalid("no WebSocket here, give one as an option");
+  if (!WebSocket && transports[0] === WEBSOCKET) throw invalid("no WebSocket here, give one as an option");
+  const { fetch = protocols.length ? null : globalThis.fetch } = options;
+  if (!fetch && transports[0] === SSE) throw invalid("no fetch here, which may be because of protocols: give one as an option");
   if (!(minDelay > 0 && maxDelay >= minDelay)) throw new RangeError("mesherstream: want 0 < minDelay <= maxDelay");
   if (protocols.some((name) => typeof name !== "string")) throw invalid("protocols are a string or a list of strings");
   if (signal && !signal.addEventListener) throw invalid("signal is no AbortSignal");
@@ -124,6 +168,7 @@ export function connect(url, options = {}) {
   address.protocol = address.protocol.replace("http", "ws");
   if (!/^wss?:$/.test(address.protocol)) throw invalid(`the url has ws, wss, http or https, and not ${address.protocol}`);
   address.hash = "";
+  const { host } = address;
   let { storage } = options;
   if (storage) checkStorage(storage);
 
@@ -143,6 +188,9 @@ export function connect(url, options = {}) {
     get age() {
       return age;
     },
+    get transport() {
+      return transport;
+    },
     setFilters,
     close,
     [Symbol.asyncIterator]: loop,
@@ -152,7 +200,10 @@ export function connect(url, options = {}) {
   const listening = new AbortController(); // aborted when the stream is closed: removes every listener
 
   // The connection.
-  let socket = null; // events of any other socket are late, and ignored
+  let link = null; // what any other link says is late, and ignored
+  let over; // the transport of the link
+  let transport = null; // that of the newest connection that was open
+  let streams = transports.includes(SSE) && Boolean(fetch); // this fetch may have streams
   let hello = null;
   let pulse; // ends a connection on which nothing arrives
   let heard = 0; // when something has arrived
@@ -189,6 +240,7 @@ export function connect(url, options = {}) {
 
   // The filters. One request is in flight at a time, and one waits for it. A new request replaces the waiting one.
   let accepted = options.filters && normalize(options.filters); // undefined leaves the filters to the URL
+  if (transports[0] === SSE && accepted && !isExpressible(accepted)) throw invalid(NO_COMMA);
   let sent = null;
   let next = null;
   let restore = false; // the accepted filters are not in force on this connection, and are requested first
@@ -250,7 +302,7 @@ export function connect(url, options = {}) {
   }
 
   function close(code = 1000, reason = "") {
-    socket?.close(code, reason);
+    link?.close(code, reason);
     end(code, reason);
   }
 
@@ -278,9 +330,12 @@ export function connect(url, options = {}) {
 
   // --- the connection
 
-  function dial() {
+  function dial(by = choose()) {
     const target = new URL(address);
     const { searchParams: query } = target;
+    over = by;
+    if (over === SSE) change();
+    const { filters, last } = sent ?? { filters: accepted };
     returning = Boolean(place);
     if (place) {
       for (const name of RETURN) query.delete(name);
@@ -293,46 +348,112 @@ export function connect(url, options = {}) {
     } else if (wasOpen && !looking) {
       for (const name of START) query.delete(name); // the page has seen it
     }
-    for (const field of accepted ? FIELDS : []) {
-      const values = accepted[field];
+    if (last) query.set("last", last);
+    for (const field of filters ? FIELDS : []) {
+      const values = filters[field];
       if (values.length && expressible(values)) query.set(field, values.join());
       else query.delete(field);
     }
-    const dialed = new WebSocket(target.href, [PROTOCOL].concat(protocols));
-    const current = (handle) => (event) => dialed === socket && handle(event);
-    let opened = false;
-    dialed.binaryType = "arraybuffer";
-    dialed.onopen = current(() => {
-      opened = true;
-      if (dialed.protocol !== PROTOCOL) drop("no " + PROTOCOL);
-    });
-    dialed.onmessage = current(receive);
-    dialed.onclose = current(({ code, reason }) => (opened || code !== 1006 ? lost(code, reason) : failed(target)));
-    // In Node 22, no close event follows a failed handshake. After a successful one it does, and has the code.
-    dialed.onerror = current(({ message }) => {
-      if (!opened) return failed(target, message);
-      clearTimeout(timer);
-      timer = setTimeout(drop, HELLO_TIMEOUT, "error");
-    });
-    socket = dialed;
     base = arrived; // only the hello is acknowledged before the loop has handled what earlier ones brought
     ahead = 0;
     marks = [];
     room = MAX_QUEUE;
-    timer = setTimeout(drop, HELLO_TIMEOUT, "no hello");
+    let opened;
+    const current = (handle) => (...args) => opened === link && handle(...args);
+    const on = { receive: current(receive), hear: current(hear), drop: current(drop) };
+    if (over === SSE) {
+      on.closed = current(lost);
+      on.failed = current(refused);
+      opened = link = followEvents(fetch, target.href.replace("ws", "http"), on);
+    } else {
+      on.closed = current((code, reason) => (hello || code !== 1006 ? lost(code, reason) : failed(target)));
+      on.failed = current((message) => failed(target, message));
+      on.erred = current(() => wait(drop, HELLO_TIMEOUT, "error"));
+      try {
+        opened = link = openWebSocket(WebSocket, target.href, protocols, on);
+      } catch (error) {
+        // The page may not open any. But a subprotocol that is no token is a mistake.
+        if (error.name === "SyntaxError" || !canFallBack()) throw error;
+        failed(target);
+        return;
+      }
+    }
+    wait(unanswered, over === WEBSOCKET && canFallBack() && transport !== WEBSOCKET ? FALL_BACK : HELLO_TIMEOUT);
+  }
+
+  // wait sets the one timer of an attempt.
+  function wait(...args) {
+    clearTimeout(timer);
+    timer = setTimeout(...args);
+  }
+
+  // choose returns the transport of the next attempt.
+  function choose() {
+    return transports[0] === SSE || (canFallBack() && recallFall(host)) ? SSE : WEBSOCKET;
+  }
+
+  function canFallBack() {
+    return streams && !(accepted && !isExpressible(accepted));
+  }
+
+  // change takes the change of filters that waits, to make the next event stream with it. How many of the messages since the
+  // position match the new filters, nobody knows: so there must be none.
+  function change() {
+    if (!next || !isClean()) return;
+    sent = next;
+    next = null;
+    if (!isExpressible(sent.filters)) settle(({ reject }) => reject(failure("invalid_filter", NO_COMMA)));
+  }
+
+  // isClean reports whether everything that has arrived is before the position.
+  function isClean() {
+    return place ? !place.unknown && !place.tail.length : !looking;
+  }
+
+  // settle ends the request that is in flight.
+  function settle(settleEach) {
+    const { waiters } = sent;
+    sent = null;
+    waiters.forEach(settleEach);
+  }
+
+  // unanswered ends an attempt that has brought no hello in time.
+  function unanswered() {
+    if (over === WEBSOCKET && canFallBack()) redial();
+    else drop("no hello");
+  }
+
+  // redial replaces the connection by an event stream.
+  function redial() {
+    const left = link;
+    leave();
+    left.close();
+    space();
+    dial(SSE);
   }
 
   function begin(message) {
+    // The query can't express every value, and a route of the application's own need not read it.
+    const wanted = sent?.filters ?? accepted;
+    restore = wanted && !FIELDS.every((field) => within(message.filters?.[field], wanted[field]));
+    if (restore && !link.send) {
+      if (sent) settle(({ reject }) => reject(failure("not_granted", "the filters are not in force")));
+      return drop("the filters are not in force");
+    }
     clearTimeout(timer);
     hello = message;
+    transport = over;
+    if (over === WEBSOCKET) forgetFall(host);
+    else if (transports[0] !== SSE && !recallFall(host)) rememberFall(host);
     resize(hello.window);
     confirm(arrived); // at once: this says that marks will be acknowledged
     openedAt = heard = calm = performance.now(); // not Date.now(): that clock may be set
     wasOpen = true;
     if (patience() > 0) watch(patience() * stretch);
-    // The query can't express every value, and a route of the application's own need not read it.
-    restore = accepted && !FIELDS.every((field) => within(hello.filters?.[field], accepted[field]));
+    accepted = wanted;
+    const changed = sent;
     enter("open", arrive(hello));
+    if (changed && sent === changed) settle(({ resolve }) => resolve({ filters: message.filters, filtered: 0 }));
     flush();
   }
 
@@ -379,7 +500,7 @@ export function connect(url, options = {}) {
       else if (now - due > LATE && !last) watch(GRACE, true);
       else {
         stretch = Math.min(2 * stretch, MAX_STRETCH);
-        drop("silence");
+        drop(SILENCE);
       }
     }, Math.min(delay, MAX_TIMER));
     pulse?.unref?.();
@@ -387,6 +508,7 @@ export function connect(url, options = {}) {
 
   // hear notes that something has arrived.
   function hear() {
+    if (!hello) return;
     const now = performance.now();
     if (now - heard > patience()) calm = now;
     else if (now - calm >= CALM * hello.mark_ms) stretch = 1;
@@ -396,10 +518,23 @@ export function connect(url, options = {}) {
 
   // drop abandons a connection that the other side has not closed.
   function drop(reason) {
-    const dropped = socket;
-    socket = null;
+    const dropped = link;
+    link = null;
     dropped.close();
     lost(1006, reason);
+  }
+
+  // refused ends an attempt to follow the events, with the status of the answer if there is one. A change of filters may be
+  // the reason: then the stream goes on with the old ones.
+  function refused(status, unable) {
+    const code = sent && { 400: "invalid_filter", 403: "not_granted" }[status];
+    if (code) {
+      settle(({ reject }) => reject(failure(code, `HTTP ${status}`)));
+      return redial();
+    }
+    if (unable) streams = false;
+    if (unable && transports[0] === SSE) end(1006, "this fetch has no streams");
+    else lost(1006, status ? `HTTP ${status}` : "", status);
   }
 
   // failed ends an attempt whose handshake failed. The WebSocket of a page doesn't tell why, so fetch asks. The answer
@@ -409,17 +544,13 @@ export function connect(url, options = {}) {
   async function failed(target, message = "") {
     leave();
     let status = Number(/server response: (\d{3})/.exec(message)?.[1] ?? 0);
-    const { fetch = protocols.length ? null : globalThis.fetch } = options;
     if (!status && fetch && (!options.WebSocket || !message || message.includes("101"))) {
       const question = (asking = new AbortController());
       timer = setTimeout(() => question.abort(), ASK_TIMEOUT);
       try {
         const answer = await fetch(target.href.replace("ws", "http"), {
+          ...REQUEST,
           headers: { Accept: ASK },
-          credentials: "include", // as the handshake does
-          referrerPolicy: "origin", // there is no other way to tell the page's origin
-          redirect: "manual", // a WebSocket doesn't follow one
-          cache: "no-store",
           signal: question.signal,
         });
         status = answer.status;
@@ -429,10 +560,12 @@ export function connect(url, options = {}) {
       }
       if (asking !== question) return; // the stream was closed, or the page put away
     }
+    if (status === NO_UPGRADE && canFallBack()) return dial(SSE);
     lost(1006, status ? `HTTP ${status}` : "", status);
   }
 
   function lost(code, reason, status) {
+    if (over === SSE && (!hello || reason === SILENCE)) forgetFall(host); // the WebSocket may do better
     const known = status && { status };
     const refused = status >= 400 && status < 500 && !PASSING.includes(status);
     // Some proxies answer 404 while their server restarts: this is not final if the stream has been open before.
@@ -485,7 +618,7 @@ export function connect(url, options = {}) {
     clearTimeout(timer);
     clearTimeout(spacing);
     clearTimeout(pulse);
-    socket = asking = hello = sent = spacing = fetching = replaying = null;
+    link = asking = hello = sent = spacing = fetching = replaying = null;
     bite = direct = restore = false;
     expected = [];
     age = undefined;
@@ -498,7 +631,7 @@ export function connect(url, options = {}) {
     paused = true;
     clearTimeout(timer);
     if (state === "waiting") return;
-    const left = socket;
+    const left = link;
     leave();
     told = null;
     left?.close(1000);
@@ -519,7 +652,10 @@ export function connect(url, options = {}) {
     const hurry = () => state === "waiting" && !told && !paused && retry();
     const { document } = globalThis;
     const on = (target, type, listener) => target?.addEventListener?.(type, listener, until);
-    on(globalThis, "online", hurry);
+    on(globalThis, "online", () => {
+      forgetFall(host); // it may be another network
+      hurry();
+    });
     on(globalThis, "pagehide", ({ persisted }) => {
       save();
       if (persisted) pause();
@@ -592,15 +728,14 @@ export function connect(url, options = {}) {
 
   // --- messages
 
-  function receive(event) {
-    const { data } = event;
-    const message = parse(data, hello?.stream);
+  // receive takes what a link has received: a message of the protocol, or data of the application.
+  function receive(message, data, event) {
     const rested = hello && handled() === arrived && performance.now() - idle >= PAUSE;
     arrived++;
-    if (hello) hear();
+    hear();
     if (rested || (hello && message?.type === "mark")) marks.push(arrived);
     if (!hello) {
-      if (message) begin(message);
+      if (message?.type === "hello") begin(message);
       else drop("no hello");
     } else if (message) {
       heed(message);
@@ -640,6 +775,7 @@ export function connect(url, options = {}) {
       resize(message.window);
       age = message.age_ms ?? age;
       if (position) move(position, expected); // what is still expected is after it
+      flush(); // a change of filters may have waited for it
     } else if (type === "replay") {
       if (of === "gap") bite = Boolean(fetching);
       else replaying = of;
@@ -653,7 +789,7 @@ export function connect(url, options = {}) {
     } else if (type === "large") {
       large = message.bytes / SLOWEST || 0;
     } else if (type === "past") {
-      found(message.data ?? keyOf(Uint8Array.from(atob(message.binary ?? ""), (byte) => byte.charCodeAt())));
+      found(message.data ?? keyOf(bytesOf(message.binary ?? "")));
     } else {
       answered(message);
     }
@@ -758,8 +894,9 @@ export function connect(url, options = {}) {
     send({ type: "ack", n: n - base });
   }
 
+  // send sends a message, if the link can do so: nobody waits for an acknowledgement of events.
   function send(message) {
-    socket.send(JSON.stringify(message));
+    link.send?.(JSON.stringify(message));
   }
 
   // --- filters
@@ -773,10 +910,16 @@ export function connect(url, options = {}) {
   }
 
   // flush sends the next request, if one may be sent. A replay that brings what was missed must end first: it depends
-  // on the filters.
+  // on the filters. Over events, nothing can be sent: a change of filters is a new connection, and a fetch is refused.
   function flush() {
+    if (hello && !link.send) for (const { reject } of fetches.splice(0)) reject(failure("no_websocket", NO_FETCH));
     if (!hello || sent || spacing || returning) return;
-    if (restore) {
+    if (!link.send) {
+      change();
+      if (!sent) return;
+      redial();
+      enter("connecting");
+    } else if (restore) {
       restore = false;
       subscribe({ filters: accepted, waiters: [] });
     } else if (next) {
@@ -795,11 +938,15 @@ export function connect(url, options = {}) {
 
   function request(asked, message) {
     sent = asked;
+    space();
+    send(message);
+  }
+
+  function space() {
     spacing = setTimeout(() => {
       spacing = null;
       flush();
     }, REQUEST_SPACING);
-    send(message);
   }
 
   // answered takes the reply to the request that is in flight. A fetch may fail later too.
@@ -814,7 +961,7 @@ export function connect(url, options = {}) {
       // No caller waits if these are the stream's own filters, which the URL can't express. Without them it would be
       // another stream, and asking again would not help.
       if (!waiters.length) {
-        socket.close();
+        link.close();
         end(1008, code);
       }
     } else if (type === "filters_updated") {
@@ -934,6 +1081,12 @@ function checkStorage(storage) {
   if (storage === shared) throw invalid("option storage can't be localStorage, which tabs share; give sessionStorage");
 }
 
+function checkTransports(transports) {
+  const chosen = TRANSPORTS.find((list) => JSON.stringify(list) === JSON.stringify(transports));
+  if (!chosen) throw invalid(`transports are one of ${TRANSPORTS.map((list) => JSON.stringify(list)).join(", ")}`);
+  return chosen;
+}
+
 // within reports whether the filters in a hello are those that were requested, or narrower.
 function within(inForce, asked) {
   const values = [].concat(inForce ?? []);
@@ -943,6 +1096,145 @@ function within(inForce, asked) {
 // expressible reports whether a query can express this list, in which commas separate the values.
 function expressible(values) {
   return !values.some((v) => v.includes(","));
+}
+
+function isExpressible(filters) {
+  return FIELDS.every((field) => expressible(filters[field]));
+}
+
+// --- the links
+//
+// A link carries one connection. It has close, and send if something can be sent. It tells what happens by the functions of
+// on: receive(message) of the protocol, receive(undefined, data, event) of the application, closed(code, reason) of a
+// connection that was made, failed(why) of one that was not, and drop(reason) to be given up.
+
+function openWebSocket(WebSocket, url, protocols, on) {
+  const socket = new WebSocket(url, [PROTOCOL].concat(protocols));
+  let opened = false;
+  let token;
+  socket.binaryType = "arraybuffer";
+  socket.onopen = () => {
+    opened = true;
+    if (socket.protocol !== PROTOCOL) on.drop("no " + PROTOCOL);
+  };
+  socket.onmessage = (event) => {
+    const message = parse(event.data, token);
+    token ??= message?.stream;
+    on.receive(message, event.data, event);
+  };
+  socket.onclose = ({ code, reason }) => on.closed(code, reason);
+  // In Node 22, no close event follows a failed handshake. After a successful one it does, and has the code.
+  socket.onerror = ({ message }) => (opened ? on.erred() : on.failed(message));
+  return socket;
+}
+
+// followEvents follows an event stream. All that arrives is a sign of life, also a comment, and a part of an event.
+function followEvents(fetch, url, on) {
+  const request = new AbortController();
+  const close = () => request.abort();
+  // Whatever ends it, the rest is not read.
+  const closed = (code, reason) => {
+    close();
+    on.closed(code, reason);
+  };
+  const follow = async () => {
+    const accept = { Accept: `${EVENT_STREAM}, ${ASK}` };
+    const { status, headers, body } = await fetch(url, { ...REQUEST, headers: accept, signal: request.signal });
+    if (status !== 200 || !headers?.get("content-type")?.startsWith(EVENT_STREAM)) return on.failed(status);
+    if (!body?.getReader) return on.failed(0, true);
+    const reader = body.getReader();
+    const read = readEvents(url, { ...on, closed });
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      on.hear();
+      try {
+        read(value);
+      } catch (error) {
+        closed(1006, String(error)); // it is no event stream of this protocol
+      }
+    }
+  };
+  // Nobody has told how it ends.
+  const end = () => closed(1006, "");
+  follow().then(end, end);
+  return { close };
+}
+
+// readEvents returns a function that takes the bytes of an event stream, and tells of the events when they are complete:
+// https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation. The position that is the id of
+// an event comes after it, as a mark.
+function readEvents(url, on) {
+  const { origin } = new URL(url);
+  const decoder = new TextDecoder(); // leaves the byte order mark out
+  let line = ""; // a part
+  let afterCR = false; // an LF would belong to it
+  let event = { data: [] };
+
+  const dispatch = ({ type = "message", data: lines, id }) => {
+    const data = lines.join("\n");
+    if (!lines.length) {
+      // it only has an id
+    } else if (type === "message" || type === "binary") {
+      const content = type === "binary" ? bytesOf(data).buffer : data;
+      on.receive(undefined, content, new MessageEvent("message", { data: content, origin }));
+    } else if (type === "close") {
+      const { code = 1006, reason = "" } = JSON.parse(data);
+      on.closed(code, reason);
+    } else if (PROTOCOL_EVENTS.includes(type)) {
+      on.receive({ ...JSON.parse(data), type });
+    }
+    if (POSITION.test(id)) on.receive({ type: "mark", position: id });
+  };
+  const take = (text) => {
+    if (!text) {
+      dispatch(event);
+      event = { data: [] };
+      return;
+    }
+    const [, name, value] = /^([^:]*):? ?(.*)$/s.exec(text);
+    if (name === "data") event.data.push(value);
+    else if (name === "event") event.type = value || undefined;
+    else if (name === "id" && !value.includes("\0")) event.id = value;
+  };
+  return (bytes) => {
+    let text = decoder.decode(bytes, { stream: true });
+    if (!text) return;
+    if (afterCR && text[0] === "\n") text = text.slice(1);
+    afterCR = text.endsWith("\r");
+    const [end, ...others] = text.split(/\r\n?|\n/);
+    line += end;
+    for (const other of others) {
+      take(line);
+      line = other;
+    }
+  };
+}
+
+// --- what links on a host have found out
+
+function recallFall(host) {
+  const until = fallen.get(host) ?? inSession((storage) => storage.getItem(SESSION_KEY + host));
+  return until > Date.now() && until <= Date.now() + REMEMBER; // that clock may have been set
+}
+
+function rememberFall(host) {
+  const until = Date.now() + REMEMBER;
+  fallen.set(host, until);
+  inSession((storage) => storage.setItem(SESSION_KEY + host, until));
+}
+
+function forgetFall(host) {
+  fallen.delete(host);
+  inSession((storage) => storage.removeItem(SESSION_KEY + host));
+}
+
+function inSession(use) {
+  try {
+    return use(globalThis.sessionStorage);
+  } catch {
+    // this page may not have one
+  }
 }
 
 // parse returns a message of the protocol, and undefined for one of the application. The server's first message
@@ -981,6 +1273,10 @@ function sizeOf(tail) {
 // transfer the data. No text that has come as UTF-8 has half a surrogate pair, so none is taken for binary data.
 function keyOf(data) {
   return typeof data === "string" ? data : "\ud800" + new TextDecoder("latin1").decode(data);
+}
+
+function bytesOf(base64) {
+  return Uint8Array.from(atob(base64), (byte) => byte.charCodeAt());
 }
 
 function failure(code, message) {

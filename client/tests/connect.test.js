@@ -211,7 +211,7 @@ test("gives a connection up whose first message is no hello", async (t) => {
 test("gives a connection up that has no hello for 20 s", async (t) => {
   const tick = freeze(t);
   const server = await listen(t);
-  const { states, stream } = follow(t, server.url);
+  const { states, stream } = follow(t, server.url, { transports: ["websocket"] });
   const connection = await server.accept();
   await turns();
   tick(19_999);

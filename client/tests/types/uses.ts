@@ -68,6 +68,11 @@ export async function uses() {
   // @ts-expect-error: the same, later
   stream.onMessage = () => {};
   connect("/", { fetch: null });
+  connect("/", { transports: ["sse"], fetch: async () => ({ status: 503 }) });
+  // @ts-expect-error: a list in another order
+  connect("/", { transports: ["sse", "websocket"] });
+  const carried: "websocket" | "sse" | null = stream.transport;
+  log(carried);
   // @ts-expect-error: a URL is needed
   connect();
 }
