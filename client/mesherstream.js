@@ -69,6 +69,10 @@ const WEBSOCKET = "websocket";
 const SSE = "sse";
 const TRANSPORTS = [[WEBSOCKET, SSE], [WEBSOCKET], [SSE]];
 
+// A change of filters over events waits so long for the end of a write. A position may be missing for longer: while messages
+// with keys are sent to a slow page in another order.
+const CHANGE_TIMEOUT = 2_000;
+
 const NO_FETCH = "a gap can't be fetched without a WebSocket";
 const NO_COMMA = "without a WebSocket, no value of a filter has a comma";
 
@@ -92,6 +96,9 @@ const MAX_TAIL_SIZE = 2 ** 20; // characters
 
 // How many places before the newest one are remembered while a loop has not handled them.
 const MAX_PASSED = 64;
+
+// What the keys of binary messages begin with.
+const BINARY = "\ud800";
 
 // What is stored, in characters. A longer tail is left out.
 const MAX_STORED = 2 ** 18;
@@ -203,6 +210,7 @@ export function connect(url, options = {}) {
   let link = null; // what any other link says is late, and ignored
   let over; // the transport of the link
   let transport = null; // that of the newest connection that was open
+  let blocked = 0; // handshakes that failed since a WebSocket was open, although the server would have accepted them
   let streams = transports.includes(SSE) && Boolean(fetch); // this fetch may have streams
   let hello = null;
   let pulse; // ends a connection on which nothing arrives
@@ -245,6 +253,7 @@ export function connect(url, options = {}) {
   let next = null;
   let restore = false; // the accepted filters are not in force on this connection, and are requested first
   let spacing = null; // the timer that keeps requests apart
+  let urging = null; // the timer of a change that waits for the end of a write
 
   // The gaps to fetch. One fetch runs at a time, the first, and the others wait.
   let fetches = [];
@@ -378,7 +387,17 @@ export function connect(url, options = {}) {
         return;
       }
     }
-    wait(unanswered, over === WEBSOCKET && canFallBack() && transport !== WEBSOCKET ? FALL_BACK : HELLO_TIMEOUT);
+    awaitHello(over === WEBSOCKET && canFallBack() && transport !== WEBSOCKET ? FALL_BACK : HELLO_TIMEOUT);
+  }
+
+  // awaitHello ends an attempt that has brought no hello in time.
+  function awaitHello(delay, last) {
+    const due = performance.now() + delay;
+    wait(() => {
+      if (performance.now() - due > LATE && !last) awaitHello(GRACE, true);
+      else if (over === WEBSOCKET && canFallBack()) redial();
+      else drop("no hello");
+    }, delay);
   }
 
   // wait sets the one timer of an attempt.
@@ -397,9 +416,9 @@ export function connect(url, options = {}) {
   }
 
   // change takes the change of filters that waits, to make the next event stream with it. How many of the messages since the
-  // position match the new filters, nobody knows: so there must be none.
+  // position match the new filters, nobody knows. So there must be none, unless the change has waited for that too long.
   function change() {
-    if (!next || !isClean()) return;
+    if (!next || !(isClean() || next.urgent)) return;
     sent = next;
     next = null;
     if (!isExpressible(sent.filters)) settle(({ reject }) => reject(failure("invalid_filter", NO_COMMA)));
@@ -415,12 +434,6 @@ export function connect(url, options = {}) {
     const { waiters } = sent;
     sent = null;
     waiters.forEach(settleEach);
-  }
-
-  // unanswered ends an attempt that has brought no hello in time.
-  function unanswered() {
-    if (over === WEBSOCKET && canFallBack()) redial();
-    else drop("no hello");
   }
 
   // redial replaces the connection by an event stream.
@@ -443,6 +456,7 @@ export function connect(url, options = {}) {
     clearTimeout(timer);
     hello = message;
     transport = over;
+    blocked = 0;
     if (over === WEBSOCKET) forgetFall(host);
     else if (transports[0] !== SSE && !recallFall(host)) rememberFall(host);
     resize(hello.window);
@@ -560,7 +574,8 @@ export function connect(url, options = {}) {
       }
       if (asking !== question) return; // the stream was closed, or the page put away
     }
-    if (status === NO_UPGRADE && canFallBack()) return dial(SSE);
+    // The network may have failed just once, if WebSockets have come through before.
+    if (status === NO_UPGRADE && canFallBack() && (transport !== WEBSOCKET || blocked++)) return dial(SSE);
     lost(1006, status ? `HTTP ${status}` : "", status);
   }
 
@@ -617,8 +632,9 @@ export function connect(url, options = {}) {
     if (fetching) fetching.messages = [];
     clearTimeout(timer);
     clearTimeout(spacing);
+    clearTimeout(urging);
     clearTimeout(pulse);
-    link = asking = hello = sent = spacing = fetching = replaying = null;
+    link = asking = hello = sent = spacing = urging = fetching = replaying = null;
     bite = direct = restore = false;
     expected = [];
     age = undefined;
@@ -820,7 +836,7 @@ export function connect(url, options = {}) {
   function remember(key) {
     const at = (place.newest = performance.now());
     place.size += key.length;
-    if (place.tail.push({ n: arrived, key, at }) <= MAX_TAIL && place.size <= MAX_TAIL_SIZE) return;
+    if (place.tail.push({ n: arrived, key, at, over }) <= MAX_TAIL && place.size <= MAX_TAIL_SIZE) return;
     move(place.position, [], true);
   }
 
@@ -833,7 +849,8 @@ export function connect(url, options = {}) {
   // found takes a message out of what is expected, and reports whether it was there. A replay has the order of the tail,
   // so that it is usually the first.
   function found(key) {
-    const index = expected.findIndex((entry) => entry.key === key);
+    const asEvents = (entry) => (entry.over !== WEBSOCKET || over !== WEBSOCKET) && plain(entry.key) === plain(key);
+    const index = expected.findIndex((entry) => entry.key === key || asEvents(entry));
     if (index >= 0) expected.splice(index, 1);
     return index >= 0;
   }
@@ -906,6 +923,7 @@ export function connect(url, options = {}) {
   function ask(request) {
     if (next) request.waiters.unshift(...next.waiters);
     request.last ??= next?.last;
+    request.urgent ||= next?.urgent;
     next = request;
   }
 
@@ -916,9 +934,15 @@ export function connect(url, options = {}) {
     if (!hello || sent || spacing || returning) return;
     if (!link.send) {
       change();
-      if (!sent) return;
-      redial();
-      enter("connecting");
+      if (sent) {
+        redial();
+        enter("connecting");
+      } else if (next) {
+        urging ??= setTimeout(() => {
+          if (next) next.urgent = true;
+          flush();
+        }, CHANGE_TIMEOUT);
+      }
     } else if (restore) {
       restore = false;
       subscribe({ filters: accepted, waiters: [] });
@@ -1269,10 +1293,15 @@ function sizeOf(tail) {
   return tail.reduce((sum, { key }) => sum + key.length, 0);
 }
 
+// plain returns the key of a message as it is if it has come as an event: that has lost how its lines ended.
+function plain(key) {
+  return key.includes("\r") && key[0] !== BINARY ? key.replace(/\r\n?/g, "\n") : key;
+}
+
 // keyOf returns a string that is equal for equal messages. It is made when a message arrives, since a callback may
 // transfer the data. No text that has come as UTF-8 has half a surrogate pair, so none is taken for binary data.
 function keyOf(data) {
-  return typeof data === "string" ? data : "\ud800" + new TextDecoder("latin1").decode(data);
+  return typeof data === "string" ? data : BINARY + new TextDecoder("latin1").decode(data);
 }
 
 function bytesOf(base64) {

@@ -272,6 +272,9 @@ test("a stream that moves from a WebSocket to events, and back, goes on from its
   world.tick(1);
   world.sockets.at(-1).cut();
   await (await requests.question()).refuse(426);
+  world.tick(1); // the network may have failed just once
+  world.sockets.at(-1).cut();
+  await (await requests.question()).refuse(426);
   const events = await requests.events();
   assert.deepEqual({ ...events.query, ago: 0 }, { since: "p0", received: "2", ago: 0 });
   await (await events.open()).hello(whole);
@@ -287,6 +290,61 @@ test("a stream that moves from a WebSocket to events, and back, goes on from its
   second.hello({ ...whole, position: "p3" }).say({ type: "replay", of: "return" }).give("d", "e").say({ type: "replayed", of: "return" });
   assert.deepEqual(shown(take()), ["a", "b", "c", "d", "e"]);
   assert.equal(stream.transport, "websocket");
+});
+
+test("a message that has lost how its lines end is the same message", async () => {
+  const text = "a\r\nb\rc\n";
+  const lossy = "a\nb\nc\n";
+  const binary = bytes(13, 10);
+  // From a WebSocket to events.
+  const world = new World();
+  const requests = new Requests();
+  const { take, stream } = world.page().follow({ fetch: requests.fetch });
+  world.socket().hello({ position: "p0" }).give(text, binary);
+  world.socket().cut();
+  world.tick(1);
+  world.tick(20_000); // nobody answers
+  const events = await (await requests.events()).open();
+  await events.hello(whole);
+  await events.say({ type: "replay", of: "return" });
+  take();
+  await events.give([text, bytes(10), binary, "x"]);
+  assert.deepEqual(take(), [bytes(10), "x"]);
+  await events.say({ type: "replayed", of: "return", position: "p1" });
+  // An old value of a key.
+  await events.give([text, text]);
+  assert.deepEqual(take(), [lossy, lossy]);
+  await events.end();
+  world.tick(1);
+  const second = await (await requests.events()).open();
+  await second.hello({ ...whole, position: "p1" });
+  await second.say({ type: "replay", of: "return" }, { type: "past", data: text });
+  take();
+  await second.give([text, text]);
+  assert.deepEqual(take(), [lossy]);
+  await second.say({ type: "replayed", of: "return", position: "p2" });
+  // And back.
+  await second.give(text);
+  world.tick(700_000);
+  await second.end();
+  world.tick(1);
+  world.socket().hello({ ...whole, position: "p2" }).say({ type: "replay", of: "return" });
+  take();
+  world.socket().give(text, text);
+  assert.deepEqual(take(), [text]);
+  assert.equal(stream.transport, "websocket");
+});
+
+test("over WebSockets alone, messages whose lines end differently are different", () => {
+  const world = new World();
+  const { take } = world.page().follow();
+  world.socket().hello({ position: "p0" }).give("a\r\n");
+  world.socket().cut();
+  world.tick(1);
+  world.socket().hello(whole).say({ type: "replay", of: "return" });
+  take();
+  world.socket().give("a\n", "a\r\n");
+  assert.deepEqual(take(), ["a\n"]);
 });
 
 test("storage keeps the position of an event stream too", async () => {
@@ -464,6 +522,22 @@ test("setFilters waits for the end of a write, so that what follows can be told 
   assert.deepEqual(shown(take()), ["a", "b", "c", "d"]);
 });
 
+test("setFilters waits two seconds for the end of a write, and no longer", async () => {
+  const { world, requests, events, stream } = await follow();
+  await events.give("a");
+  const changes = [stream.setFilters({ level: "error" })];
+  world.tick(1000);
+  changes.push(stream.setFilters({ level: "fatal" }));
+  world.tick(999);
+  await settle();
+  assert.ok(!events.left);
+  world.tick(1);
+  const second = await requests.events();
+  assert.deepEqual({ ...second.query, ago: 0 }, { since: "p0", received: "1", ago: 0, level: "fatal" });
+  await (await second.open()).hello({ position: "p0", returned: { complete: false } });
+  for (const { filters } of await Promise.all(changes)) assert.deepEqual(filters.level, ["fatal"]);
+});
+
 test("setFilters waits for the end of a return", async () => {
   const { again, requests, events, stream } = await follow();
   await events.give("a", "p1");
@@ -572,6 +646,14 @@ test("changes are made ten times a second at most, and the last one wins", async
   await opened("l2");
   await Promise.all(changes);
   assert.deepEqual(order, [0, 1, 2]);
+});
+
+test("a stream that is closed while a change waits has no timer", async () => {
+  const { world, events, stream } = await follow();
+  await events.give("a");
+  stream.setFilters({ level: "error" }).catch(() => {});
+  stream.close();
+  assert.equal(world.timers.size, 0);
 });
 
 test("a value with a comma is refused, and the connection stays", async () => {

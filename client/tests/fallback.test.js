@@ -156,6 +156,48 @@ test("a WebSocket that has worked is tried first when it breaks, and given twent
   assert.equal(stream.transport, "sse");
 });
 
+test("one handshake that fails after a WebSocket has worked is tried again, and a second one leads to events", async () => {
+  const page = follow();
+  const { world, requests, stream, take } = page;
+  const refused = async () => {
+    world.sockets.at(-1).cut();
+    await (await requests.question()).refuse(426);
+  };
+  world.socket().hello({ position: "p0" });
+  for (let i = 0; i < 2; i++) {
+    world.socket().cut();
+    world.tick(1);
+    await refused();
+    assert.deepEqual(take().at(-1), ["waiting", { code: 1006, reason: "HTTP 426", status: 426, delay: 0 }]);
+    world.tick(1);
+    world.socket().hello({ position: "p0" });
+  }
+  world.socket().cut();
+  world.tick(1);
+  await refused();
+  world.tick(1);
+  await refused();
+  await (await (await requests.events()).open()).hello({ position: "p0", returned: { complete: true } });
+  assert.equal(stream.transport, "sse");
+});
+
+test("a page that was too busy for six seconds takes the hello that has arrived", async () => {
+  for (const transports of [["websocket", "sse"], ["websocket"]]) {
+    const { world, stream, requests } = follow({ transports });
+    world.pass(60_000);
+    world.tick(999);
+    world.socket().hello();
+    assert.equal(stream.transport, "websocket");
+    world.tick(1e6);
+    await settle();
+    assert.equal(requests.made.length, 0);
+  }
+  const { world, requests } = follow();
+  world.pass(60_000);
+  world.tick(1000); // and none had arrived
+  await requests.events();
+});
+
 test("a refusal that is final is final, and leads to no events", async () => {
   for (const status of [400, 401, 403, 404, 410]) {
     const { world, requests, stream, take } = follow();

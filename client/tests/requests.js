@@ -94,7 +94,7 @@ class Request {
     messages = [].concat(messages);
     for (const [i, data] of messages.entries()) {
       const id = position && i === messages.length - 1 ? `id: ${position}\n` : "";
-      if (typeof data === "string") this.put(`${id}data: ${data.replaceAll("\n", "\ndata: ")}\n\n`);
+      if (typeof data === "string") this.put(`${id}data: ${data.replace(/\r\n?|\n/g, "\ndata: ")}\n\n`);
       else this.put(`event: binary\n${id}data: ${Buffer.from(data).toString("base64")}\n\n`);
     }
     await settle();
