@@ -345,7 +345,6 @@ export function connect(url, options = {}) {
     over = by;
     if (over === SSE) change();
     const { filters, last } = sent ?? { filters: accepted };
-    returning = Boolean(place);
     if (place) {
       for (const name of RETURN) query.delete(name);
       query.set("since", place.position);
@@ -416,9 +415,11 @@ export function connect(url, options = {}) {
   }
 
   // change takes the change of filters that waits, to make the next event stream with it. How many of the messages since the
-  // position match the new filters, nobody knows. So there must be none, unless the change has waited for that too long.
+  // position match the new filters, nobody knows. So there must be none, unless the change has waited for that too long. And
+  // a replay that brings what was missed must end first, also on a later connection: it leaves out old values of keys
+  // whose newest ones it has yet to bring.
   function change() {
-    if (!next || !(isClean() || next.urgent)) return;
+    if (!next || returning || !(isClean() || next.urgent)) return;
     sent = next;
     next = null;
     if (!isExpressible(sent.filters)) settle(({ reject }) => reject(failure("invalid_filter", NO_COMMA)));
@@ -478,7 +479,7 @@ export function connect(url, options = {}) {
   function arrive({ position, returned }) {
     const complete = returned?.complete === true;
     const atMost = returned?.at_most;
-    const info = returning ? { complete, ...(atMost !== undefined && { atMost }) } : undefined;
+    const info = place ? { complete, ...(atMost !== undefined && { atMost }) } : undefined;
     looking ||= !position && hello.mark_ms > 0;
     if (!position) {
       place = null;

@@ -551,6 +551,21 @@ test("setFilters waits for the end of a return", async () => {
   assert.deepEqual((await requests.events()).query, { since: "p3", level: "error" });
 });
 
+test("a return that breaks before its end is made again with the old filters", async () => {
+  const { again, requests, events, stream } = await follow();
+  await events.give("a", "p1");
+  const second = await again();
+  await (await second.open()).hello({ ...whole, position: "p1" });
+  await second.say({ type: "replay", of: "return" });
+  stream.setFilters({ level: "error" });
+  await second.give("x", "p2");
+  const third = await again();
+  assert.deepEqual(third.query, { since: "p2" });
+  await (await third.open()).hello({ ...whole, position: "p2" });
+  await third.say({ type: "replay", of: "return" }, { type: "replayed", of: "return", position: "p3" });
+  assert.deepEqual((await requests.events()).query, { since: "p3", level: "error" });
+});
+
 test("setFilters with last asks for that many earlier messages besides", async () => {
   const { world, requests, events, stream, take } = await follow({ url: "ws://host/?last=7" });
   await events.give("a", "p1");

@@ -40,6 +40,7 @@ export class Server {
   accept(socket) {
     const { query } = socket;
     const connection = new Connection(this, socket, query.level?.split(","), this.#chance);
+    if (query.since) connection.look = Number(query.last ?? 0);
     if (!query.since) {
       const cursor = Math.max(this.first, this.log.length - Number(query.last ?? 0));
       connection.cursor = cursor;
@@ -87,6 +88,7 @@ class Connection {
   ahead = new Set(); // those after the cursor that have been sent, in the place of an older value of their key
   replaying = null;
   fresh = 0; // the first message that the client can't have when it returns
+  look = 0; // how many messages it looks back at after its return
   bites = null; // the messages of a fetch that are still to be sent
 
   constructor(server, socket, levels, chance) {
@@ -117,7 +119,7 @@ class Connection {
   // pass goes on to a message, without sending those before it.
   pass(to) {
     for (; this.cursor < to; this.cursor++) {
-      if (this.matches(this.cursor)) this.server.due.add(this.cursor);
+      if (this.matches(this.cursor) || this.ahead.has(this.cursor)) this.server.due.add(this.cursor);
       this.ahead.delete(this.cursor);
     }
   }
@@ -148,7 +150,17 @@ class Connection {
     } else if (this.replaying) {
       this.socket.say({ type: "replayed", of: this.replaying });
       this.replaying = null;
+      if (this.look) this.#lookBack(this.look);
     }
+  }
+
+  // lookBack goes back to the newest messages that match.
+  #lookBack(last) {
+    const numbers = this.matching(this.server.first).slice(-last);
+    for (let n = numbers[0] ?? this.cursor; n < this.cursor; n++) this.server.again.add(n);
+    this.cursor = numbers[0] ?? this.cursor;
+    this.look = 0;
+    this.replay("subscribe");
   }
 
   drain() {

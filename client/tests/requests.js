@@ -34,14 +34,15 @@ class Request {
   #chunks = [];
   #reading = null;
   #ended = false;
+  #error = null;
 
   constructor(url, options, answer, fail) {
     Object.assign(this, { url: new URL(url), options, answer, fail, accept: options.headers.Accept });
     options.signal.addEventListener("abort", () => {
       this.left = true;
-      const reason = options.signal.reason;
-      fail(reason);
-      this.#reading?.fail(reason);
+      this.#error = options.signal.reason;
+      fail(this.#error);
+      this.#reading?.fail(this.#error);
     });
   }
 
@@ -56,9 +57,9 @@ class Request {
 
   // lose answers nothing, or ends the response without an end.
   async lose() {
-    const error = new TypeError("Failed to fetch");
-    this.fail(error);
-    this.#reading?.fail(error);
+    this.#error = new TypeError("Failed to fetch");
+    this.fail(this.#error);
+    this.#reading?.fail(this.#error);
     await settle();
   }
 
@@ -66,7 +67,8 @@ class Request {
     this.opened = true;
     const read = () =>
       new Promise((take, fail) => {
-        if (this.#chunks.length) take({ done: false, value: this.#chunks.shift() });
+        if (this.#error) fail(this.#error);
+        else if (this.#chunks.length) take({ done: false, value: this.#chunks.shift() });
         else if (this.#ended) take({ done: true });
         else this.#reading = { take, fail };
       });

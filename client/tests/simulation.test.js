@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { random, settle, Store, World } from "./lockstep.js";
 import { dataOf, LEVELS, nameOf, Server } from "./model.js";
+import { Requests } from "./requests.js";
 
 const { SEED, RUNS = "400" } = process.env;
 
@@ -14,6 +15,11 @@ const KINDS = {
   "keys": { keys: true },
   "keys, in a loop": { keys: true, loop: true },
   "look-backs": { looks: true },
+  "losses, over events": { losses: true, events: true },
+  "losses, in a loop, over events": { losses: true, loop: true, events: true },
+  "keys, over events": { keys: true, events: true },
+  "look-backs, over events": { looks: true, events: true },
+  "losses, over both": { losses: true, events: true, both: true },
 };
 
 for (const [index, [name, kind]] of Object.entries(KINDS).entries()) {
@@ -21,7 +27,7 @@ for (const [index, [name, kind]] of Object.entries(KINDS).entries()) {
     const count = Math.ceil(Number(RUNS) / Object.keys(KINDS).length);
     for (const seed of SEED ? [Number(SEED)] : Array(count).keys()) {
       try {
-        await new Run(seed * 8 + index, kind).go();
+        await new Run(seed * 16 + index, kind).go();
       } catch (error) {
         error.message = `SEED=${seed}: ${error.message}`;
         throw error;
@@ -57,44 +63,71 @@ class Run {
   async go() {
     for (let i = this.below(10); i > 0; i--) this.publish();
     this.url = "ws://host/stream" + (this.below(2) ? "?last=5" : "");
-    this.load();
+    await this.load();
     for (let steps = 20 + this.below(150); steps > 0; steps--) {
-      this.step();
+      await this.step();
       this.world.tick(this.below(3));
       await this.handle(this.below(4));
+      await this.follow();
     }
     await this.finish();
     this.check();
   }
 
   // load is a page, anew.
-  load() {
+  async load() {
     this.world.timers.clear();
     this.fetches = [];
     this.gaps = [];
     this.item = null;
     this.page = this.world.page();
+    this.requests = new Requests();
+    const { fetch } = this.requests;
+    const over = this.kind.events && { fetch, transports: this.kind.both ? ["websocket", "sse"] : ["sse"] };
     const callbacks = this.kind.loop ? {} : { onmessage: (data) => this.show(data), ongap: (gap) => this.tell(gap) };
-    const { stream } = this.page.follow({ url: this.url, storage: this.storage, minDelay: 1, onmessage: null, ongap: null, ...callbacks });
+    const { stream } = this.page.follow({ url: this.url, storage: this.storage, minDelay: 1, onmessage: null, ongap: null, ...callbacks, ...over });
     this.stream = stream;
     if (this.kind.loop) {
       this.loop = stream[Symbol.asyncIterator]();
       this.ask();
     }
-    this.accept();
+    await this.accept();
   }
 
-  accept() {
+  // accept takes the next connection.
+  async accept() {
     for (let failures = this.below(8) ? 0 : 1; ; failures--) {
-      while (this.world.sockets.at(-1).opened) this.world.tick(1000);
-      if (failures <= 0) break;
-      this.world.socket().cut();
+      let link;
+      while (!(link = this.newest())) {
+        this.world.tick(1000);
+        await settle();
+      }
+      if (failures <= 0) {
+        this.connection = this.server.accept(link);
+        return;
+      }
+      link.cut();
+      await settle();
     }
-    this.connection = this.server.accept(this.world.socket());
+  }
+
+  // newest is the connection that the page asks for, and which is not answered yet. With both transports, a WebSocket is
+  // sometimes not answered at all.
+  newest() {
+    const socket = this.world.sockets.at(-1);
+    const request = this.requests.made.at(-1);
+    if (request && !request.opened && !request.left) return new Events(request, this);
+    if (!socket || socket.opened || socket.left || (this.kind.both && this.below(2))) return null;
+    return this.world.socket();
+  }
+
+  // follow takes the connection that the page has made by itself, to change its filters.
+  async follow() {
+    if (this.connection.socket.request?.left) await this.accept();
   }
 
   show(data) {
-    if (!this.alone) this.shown.push(nameOf(data));
+    if (!this.alone && !String(data).startsWith("alone")) this.shown.push(nameOf(data));
   }
 
   tell(gap) {
@@ -131,16 +164,16 @@ class Run {
     this.server.publish({ key, data: dataOf(number, this.unique ? length % 2 : this.below(2)), level: LEVELS[this.below(3)] });
   }
 
-  step() {
+  async step() {
     const { connection, kind } = this;
     const what = this.below(40);
     if (what < 10) for (let i = this.below(4); i >= 0; i--) this.publish();
     else if (what < 22) for (let i = this.below(6); i >= 0; i--) this.pass();
     else if (what < 26) connection.mark();
     else if (what < 28) this.direct();
-    else if (what < 31) this.cut();
-    else if (what < 32) this.away();
-    else if (what < 34) this.reload();
+    else if (what < 31) await this.cut();
+    else if (what < 32) await this.away();
+    else if (what < 34) await this.reload();
     else if (what < 35) this.change();
     else if (what < 36) this.fetch();
     else if (kind.losses) this.lose(what);
@@ -157,7 +190,7 @@ class Run {
   direct() {
     this.alone = true;
     this.connection.socket.say({ type: "direct" });
-    this.connection.socket.give(this.kind.loop ? "alone" : dataOf(this.below(3), this.below(2)));
+    this.connection.socket.give(this.kind.loop || this.kind.events ? "alone" : dataOf(this.below(3), this.below(2)));
     this.alone = false;
   }
 
@@ -166,24 +199,24 @@ class Run {
     this.world.pass(this.below(50));
   }
 
-  cut() {
+  async cut() {
     this.connection.socket.cut();
     this.missed();
-    this.accept();
+    await this.accept();
   }
 
-  away() {
+  async away() {
     this.page.hide(true);
     this.missed();
     this.page.show();
-    this.accept();
+    await this.accept();
   }
 
-  reload() {
+  async reload() {
     if (!this.reloads) return;
     this.page.hide(false);
     this.missed();
-    this.load();
+    await this.load();
   }
 
   change() {
@@ -193,7 +226,7 @@ class Run {
   }
 
   fetch() {
-    if (!this.gaps.length) return;
+    if (!this.gaps.length || this.kind.events) return;
     const [gap, id] = this.gaps[this.below(this.gaps.length)];
     const fetch = { id };
     this.fetches.push(fetch);
@@ -211,9 +244,11 @@ class Run {
     do {
       this.connection.serve();
       this.connection.drain();
+      this.connection.socket.finish?.();
       this.world.tick(100);
       await this.handle(1000);
-    } while (this.item || this.connection.bites || this.fetches.some(({ messages }) => !messages));
+      await this.follow();
+    } while (this.connection.behind || this.connection.replaying || this.item || this.connection.bites || this.fetches.some(({ messages }) => !messages));
     await settle();
   }
 
@@ -259,5 +294,43 @@ function assertWithin(part, all) {
     const found = all.indexOf(each, at);
     assert.ok(found >= 0, `${each} is out of order, or there twice`);
     at = found + 1;
+  }
+}
+
+// Events is a link of the model that writes an event stream. Some events end a write, and have the position.
+class Events {
+  constructor(request, run) {
+    Object.assign(this, { request, run });
+  }
+
+  get query() {
+    return this.request.query;
+  }
+
+  hello(message) {
+    this.request.open();
+    this.request.hello(message);
+  }
+
+  say(message) {
+    this.request.say(message);
+  }
+
+  give(data) {
+    const { connection } = this.run;
+    this.request.give(data, this.run.below(2) ? connection.position : undefined);
+  }
+
+  // finish ends a write.
+  finish() {
+    this.request.mark(this.run.connection.position);
+  }
+
+  asked() {
+    return [];
+  }
+
+  cut() {
+    this.request.lose();
   }
 }
