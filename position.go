@@ -121,7 +121,8 @@ func (c *client) reached(sent, told int, rest []*message) (p position, ok bool) 
 	r := c.replay
 	switch {
 	case r != nil:
-		return c.within(r.then, r.asOf), !r.searching && !c.backlog.gaps.any() && (told > 0 || !r.loss.any())
+		begun := r.told || r.back != nil || r.then.reaches(r.first) // it may have some of what it looks back for, and must know
+		return c.within(r.then, r.asOf), begun && !r.searching && !c.backlog.gaps.any() && (told > 0 || !r.loss.any())
 	case c.group == nil, c.v1 != nil && c.v1.untold: // it is being flushed, or yet to be told what it has missed
 		return p, false
 	}

@@ -1975,3 +1975,28 @@ func TestAGapOfAReturnEndsTheTail(t *testing.T) {
 		})
 	}
 }
+
+// A page asks for other filters and looks back. If it loses its connection before the notice that this begins, it returns
+// from where it was: what it has shown before doesn't come again.
+func TestAPageThatWasNotToldOfItsLookBackReceivesNothingTwice(t *testing.T) {
+	cutAnywhere(t, Filter{}, nil, func(s *script) {
+		s.say("", "1", "2", "3")
+		s.arrive()
+		time.Sleep(2 * time.Second)
+		s.beat()
+		s.arrive()
+		s.block()
+		s.v.says = append(s.v.says, `{"type":"subscribe","filters":{"level":[],"environment":[]},"last":3}`)
+		s.answer(s.v, len(s.v.says))
+		for before := s.v.Position; s.v.Position == before; { // until exactly the reply has arrived
+			s.turns()
+			s.v.link.grant(1)
+			s.turns()
+			s.read(s.v, 1)
+		}
+		if err := s.m.SetFilter(s.v.client.id, Filter{}); err != nil {
+			s.Fatal(err)
+		}
+		s.turns()
+	})
+}

@@ -587,7 +587,8 @@ func (c *client) replaySomeMore() error {
 			c.window.held = true
 			return nil
 		}
-		asOf := r.asOf
+		asOf, told := r.asOf, r.told
+		r.told = true // the notice is among the batch, or was before
 		r.then, r.asOf = c.between(rest, len(batch)-tells.notices, all)
 		id := ""
 		if !batch[len(batch)-1].notice {
@@ -610,6 +611,7 @@ func (c *client) replaySomeMore() error {
 			r.then, r.asOf = c.between(rest, taken-tells.notices, all)
 		}
 		r.at = r.then
+		r.told = told
 		if r.passed(batch[:taken], tells); len(rest) > 0 {
 			c.v1.announced(rest[0], taken == tells.notices)
 		}
