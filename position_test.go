@@ -2000,3 +2000,26 @@ func TestAPageThatWasNotToldOfItsLookBackReceivesNothingTwice(t *testing.T) {
 		s.turns()
 	})
 }
+
+// What leaves the history in the course of a look-back, the page may have received before: how much of that is missing is
+// not known, and only a bound is told.
+func TestAGapOfALookBackIsABound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, Filter{}, WithHistory(4))
+		s.say("", "1", "2", "3", "4")
+		s.arrive()
+		s.block()
+		s.v.says = append(s.v.says, `{"type":"subscribe","filters":{"level":[],"environment":[]},"last":4}`)
+		s.answer(s.v, len(s.v.says))
+		for before := s.v.Position; s.v.Position == before; { // until exactly the reply has arrived
+			s.turns()
+			s.v.link.grant(1)
+			s.turns()
+			s.read(s.v, 1)
+		}
+		s.say("", "5", "6", "7")
+		s.arrive()
+		s.settle()
+		s.want("1", "2", "3", "4", "away: at most 3", "4", "5", "6", "7")
+	})
+}

@@ -793,6 +793,7 @@ func (r *replay) lose(to cursor) (ok bool) {
 	r.loss.messages += lost
 	r.loss.counted = r.loss.counted && lost == 0
 	r.loss.slow = r.loss.slow || due > 0
+	r.loss.atMost = r.loss.atMost || lost > due && r.of == ofSubscribe // it may have received those before
 	r.loss.atMost = r.loss.atMost || lost > 0 && b != nil && b.received != 0 && !r.at.reaches(b.tail)
 	r.at, r.begun = to, true
 	if lost == 0 || b == nil || b.received == 0 || to.reaches(b.tail) {
