@@ -115,7 +115,7 @@ func (e encoding) encode(data []byte, binary bool) []byte {
 		return appendEvent(nil, "", "", data)
 	case binary:
 		return quoted(encodeBase64(data))
-	case bytes.ContainsAny(data, "\r\n") || !json.Valid(data) || resemblesNotice(data):
+	case bytes.ContainsAny(data, "\r\n") || !json.Valid(data) || isLikeNotice(data):
 		return quoted(data)
 	default:
 		return append(bytes.Clone(data), '\n')
@@ -136,9 +136,9 @@ func quoted(text []byte) []byte {
 // noticeMember is the member of the objects with which lines tell of gaps and of the end.
 const noticeMember = "mesherstream"
 
-// resemblesNotice reports whether valid JSON could be mistaken for such an object. Its first member decides: a program that reads
+// isLikeNotice reports whether valid JSON could be mistaken for such an object. Its first member decides: a program that reads
 // the lines may look at nothing else.
-func resemblesNotice(data []byte) bool {
+func isLikeNotice(data []byte) bool {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	if opening, err := decoder.Token(); err != nil || opening != json.Delim('{') {
 		return false

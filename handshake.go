@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"maps"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -280,10 +281,12 @@ func (r *reply) refuse(conn net.Conn) {
 	if r.sent {
 		return
 	}
-	if string(r.ctx.Response.Body()) == stand {
-		r.ctx.Response.ResetBody()
-	}
 	h := &r.ctx.Response.Header
+	if string(r.ctx.Response.Body()) == stand { // as c.SendStatus answers if it finds no body
+		r.ctx.Response.SetBodyString(http.StatusText(h.StatusCode()))
+		h.SetContentType(fiber.MIMETextPlainCharsetUTF8)
+		deleteFields(h, fiber.HeaderETag)
+	}
 	h.Del(fiber.HeaderSecWebSocketAccept)
 	h.Del(fiber.HeaderSecWebSocketProtocol)
 	if h.StatusCode() != fiber.StatusUpgradeRequired {

@@ -268,6 +268,13 @@ func (e encoding) refuse(conn net.Conn, code int, reason string) {
 
 // screen makes the checks that precede a stream, the cheap ones first. It reserves no place.
 func (m *Manager) screen(c *fiber.Ctx, a *admission, segment string, o *opening) (err error) {
+	if a.encoding != frames { // first of all, so that an allowed page can read every other answer
+		if err := m.checkAskingOrigin(c); err != nil {
+			return err
+		}
+		allowReading(c)
+		readLastEventID(c, &a.past)
+	}
 	if a.sub.Project, err = decodeProject(c, segment); err != nil {
 		return err
 	}
@@ -283,13 +290,9 @@ func (m *Manager) screen(c *fiber.Ctx, a *admission, segment string, o *opening)
 		return m.refuseNetHTTP()
 	}
 	if a.encoding == frames {
-		err = m.checkOrigin(c, originOf(c))
-	} else if err = m.checkAskingOrigin(c); err == nil {
-		allowReading(c)
-		readLastEventID(c, &a.past)
-	}
-	if err != nil {
-		return err
+		if err := m.checkOrigin(c, originOf(c)); err != nil {
+			return err
+		}
 	}
 	asked, err := queryFilter(c)
 	if err == nil && a.past.back == nil {

@@ -1,0 +1,440 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/gofiber/fiber/v2/middleware/adaptor"
+	"github.com/gofiber/fiber/v2/middleware/cache"
+	"github.com/gofiber/fiber/v2/middleware/compress"
+	"github.com/gofiber/fiber/v2/middleware/cors"
+	"github.com/gofiber/fiber/v2/middleware/csrf"
+	"github.com/gofiber/fiber/v2/middleware/encryptcookie"
+	"github.com/gofiber/fiber/v2/middleware/etag"
+	"github.com/gofiber/fiber/v2/middleware/helmet"
+	"github.com/gofiber/fiber/v2/middleware/idempotency"
+	"github.com/gofiber/fiber/v2/middleware/limiter"
+	"github.com/gofiber/fiber/v2/middleware/logger"
+	"github.com/gofiber/fiber/v2/middleware/recover"
+	"github.com/gofiber/fiber/v2/middleware/requestid"
+	"github.com/gofiber/fiber/v2/middleware/session"
+	"github.com/gofiber/fiber/v2/middleware/timeout"
+	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/streamtest"
+)
+
+// Streams over plain HTTP after other middlewares. See the table at the end of docs/http.md.
+
+var plainAccepts = []string{streamtest.AcceptEvents, streamtest.AcceptLines}
+
+// streams checks that a client has a stream.
+func streams(t *testing.T, s *streamtest.Site, p *streamtest.Plain) {
+	t.Helper()
+	if p.Head.StatusCode != http.StatusOK || p.Head.ContentLength >= 0 || len(p.Head.TransferEncoding) > 0 ||
+		p.Head.Header.Get("Content-Encoding")+p.Head.Header.Get("ETag") != "" || p.Head.Header.Get("Cache-Control") != "no-store" {
+		t.Fatalf("got %+v, want the head of a stream", p.Head)
+	}
+	s.Eventually("it is in", func() bool { return s.M.Stats().Clients == 1 })
+	s.Publish(mesherstream.Message{Project: "shop", Data: []byte(`{"n":1}`)})
+	p.Expect(`{"n":1}`)
+}
+
+// An accepted request either becomes a stream, or holds no place, from the very moment that it fails.
+func TestAStreamThatOthersSpoilHoldsNoPlace(t *testing.T) {
+	for _, b := range behinds {
+		t.Run(b.name, func(t *testing.T) {
+			app := streamtest.QuietApp(b.config)
+			m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithMaxClients(1), mesherstream.WithMaxClientsPerIP(1))
+			app.Use(b.use)
+			if strings.HasPrefix(b.name, "panics") {
+				app.Use(func(c *fiber.Ctx) error { _ = c.Next(); panic("behind the stream") })
+			}
+			app.Use(m.Handler())
+			s := streamtest.NewSite(t, app, m)
+			for _, accept := range append(plainAccepts, plainAccepts...) { // one place would be gone after the first
+				if b.status == 0 {
+					conn, err := s.Net("tcp", "app.test")
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+					_, _ = io.WriteString(conn, streamtest.PlainRequest("GET", shopStream, accept))
+					if got, err := io.ReadAll(conn); len(got) > 0 || streamtest.IsTimeout(err) {
+						t.Errorf("got %q, %v, want the end", got, err)
+					}
+					_ = conn.Close()
+					continue
+				}
+				p := s.Get(shopStream, accept)
+				switch {
+				case b.name == "hijacks it for nobody": // fasthttp sends what the handlers have seen
+					if body, err := io.ReadAll(p.Head.Body); err != nil || !strings.Contains(string(body), "There is no stream here") {
+						t.Errorf("got %q, %v, want the response that the handlers have seen", body, err)
+					}
+				case b.status == 101, b.status == 200:
+					streams(t, s, p)
+				default:
+					body, err := io.ReadAll(p.Head.Body)
+					if p.Head.StatusCode != b.status || err != nil || !strings.Contains(string(body), b.body) || strings.Contains(string(body), "no stream here") || b.status != 408 && !p.Head.Close {
+						t.Errorf("got %+v, %q, %v, want %d with %q, and the end", p.Head, body, err, b.status, b.body)
+					}
+				}
+				_ = p.Conn.Close()
+				s.Eventually("no place is held", s.IsEmpty)
+			}
+		})
+	}
+}
+
+// Each middleware in front does what it does for any response, and the stream is whole.
+func TestMiddlewaresInFrontOfAStream(t *testing.T) {
+	sessions := session.New()
+	for _, tt := range []struct {
+		name   string
+		config fiber.Config
+		use    []fiber.Handler
+		header []string // of the request
+		want   map[string]string
+	}{
+		{name: "recover", use: []fiber.Handler{recover.New()}},
+		{name: "logger", use: []fiber.Handler{logger.New(logger.Config{Output: io.Discard, Format: "${status} ${resBody} ${error} ${latency}\n"})}},
+		{name: "requestid", use: []fiber.Handler{requestid.New()}, header: []string{"X-Request-ID: seven"}, want: map[string]string{"X-Request-Id": "seven"}},
+		{name: "cors", use: []fiber.Handler{cors.New()}, header: []string{"Origin: http://app.test"}, want: map[string]string{"Access-Control-Allow-Origin": "http://app.test"}},
+		{name: "session", use: []fiber.Handler{func(c *fiber.Ctx) error {
+			sess, err := sessions.Get(c)
+			if err != nil {
+				return err
+			}
+			sess.Set("n", 1)
+			if err := sess.Save(); err != nil {
+				return err
+			}
+			return c.Next()
+		}}, want: map[string]string{"Set-Cookie": "session_id="}},
+		{name: "csrf", use: []fiber.Handler{csrf.New()}, want: map[string]string{"Set-Cookie": "csrf_="}},
+		{name: "encryptcookie", use: []fiber.Handler{encryptcookie.New(encryptcookie.Config{Key: encryptcookie.GenerateKey()}), func(c *fiber.Ctx) error {
+			c.Cookie(&fiber.Cookie{Name: "plain", Value: "value"})
+			return c.Next()
+		}}, want: map[string]string{"Set-Cookie": "plain="}},
+		{name: "helmet", use: []fiber.Handler{helmet.New()}, want: map[string]string{"X-Content-Type-Options": "nosniff"}},
+		{name: "limiter", use: []fiber.Handler{limiter.New(limiter.Config{Max: 777})}, want: map[string]string{"X-Ratelimit-Limit": "777"}},
+		{name: "limiter with a sliding window", use: []fiber.Handler{limiter.New(limiter.Config{Max: 777, LimiterMiddleware: limiter.SlidingWindow{}, SkipFailedRequests: true})}},
+		{name: "idempotency", use: []fiber.Handler{idempotency.New()}, header: []string{"X-Idempotency-Key: 00000000-0000-0000-0000-000000000000"}},
+		{name: "compress", use: []fiber.Handler{compress.New()}, header: []string{"Accept-Encoding: gzip, deflate, br, zstd"}},
+		{name: "compress for speed", use: []fiber.Handler{compress.New(compress.Config{Level: compress.LevelBestSpeed})}, header: []string{"Accept-Encoding: gzip"}},
+		{name: "compress best", use: []fiber.Handler{compress.New(compress.Config{Level: compress.LevelBestCompression})}, header: []string{"Accept-Encoding: br"}},
+		{name: "compress disabled", use: []fiber.Handler{compress.New(compress.Config{Level: compress.LevelDisabled})}, header: []string{"Accept-Encoding: gzip"}},
+		{name: "compress of whatever comes before", use: []fiber.Handler{compress.New(), func(c *fiber.Ctx) error {
+			err := c.Next()
+			c.Response().SetBodyString(strings.Repeat("a long body ", 1000))
+			return err
+		}}, header: []string{"Accept-Encoding: gzip"}},
+		{name: "etag", use: []fiber.Handler{etag.New()}, header: []string{"If-None-Match: *"}},
+		{name: "etag, weak", use: []fiber.Handler{etag.New(etag.Config{Weak: true})}, header: []string{`If-None-Match: W/"x"`}},
+		{name: "Fiber's own etag", config: fiber.Config{ETag: true}, header: []string{`If-None-Match: "x"`}},
+		{name: "cache", use: []fiber.Handler{cache.New()}, header: []string{"Cache-Control: no-cache"}},
+		{name: "all of them", config: fiber.Config{ETag: true, ServerHeader: "shop"}, use: []fiber.Handler{
+			recover.New(), logger.New(logger.Config{Output: io.Discard}), requestid.New(), cors.New(), helmet.New(), limiter.New(limiter.Config{Max: 100}), csrf.New(), compress.New(), etag.New(), idempotency.New(),
+		}, header: []string{"Accept-Encoding: gzip, br", "If-None-Match: *"}, want: map[string]string{"Server": "shop", "X-Ratelimit-Limit": "100", "Set-Cookie": "csrf_="}},
+		{name: "an app of its own settings", config: fiber.Config{StrictRouting: true, CaseSensitive: true, Immutable: true, DisableHeaderNormalizing: true, ReduceMemoryUsage: true, StreamRequestBody: true, DisableKeepalive: true, DisableDefaultDate: true, DisableDefaultContentType: true, ReadTimeout: 100 * time.Millisecond, WriteTimeout: 100 * time.Millisecond, IdleTimeout: 100 * time.Millisecond, BodyLimit: 1}},
+	} {
+		for _, tr := range streamtest.Sockets() {
+			t.Run(tt.name+" over "+tr.Name, func(t *testing.T) {
+				app := streamtest.QuietApp(tt.config)
+				m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithOrigins("http://app.test"))
+				for _, h := range tt.use {
+					app.Use(h)
+				}
+				app.Use(m.Handler())
+				s := streamtest.NewSiteOver(t, app, m, tr)
+				for _, accept := range append(plainAccepts, plainAccepts...) {
+					p := s.Get(shopStream, append([]string{accept}, tt.header...)...)
+					streams(t, s, p)
+					for name, want := range tt.want {
+						if got := strings.Join(p.Head.Header.Values(name), "\n"); !strings.HasPrefix(got, want) {
+							t.Errorf("header %s: got %q, want %s", name, got, want)
+						}
+					}
+					if tt.config.ReadTimeout > 0 {
+						time.Sleep(3 * tt.config.ReadTimeout) // they would end the connection
+						s.Publish(mesherstream.Message{Project: "shop", Data: []byte("later")})
+						p.Expect("later")
+					}
+					_ = p.Conn.Close()
+					s.Eventually("it has left", s.IsEmpty)
+				}
+			})
+		}
+	}
+}
+
+// The etag of the response that the handlers see is in no stream. A client that knows it all the same receives a stream.
+func TestNoStreamIsNotModified(t *testing.T) {
+	for name, config := range map[string]fiber.Config{"etag": {}, "Fiber's own": {ETag: true}, "DisableHeaderNormalizing": {ETag: true, DisableHeaderNormalizing: true}} {
+		app := streamtest.QuietApp(config)
+		m := streamtest.NewTestManager(t)
+		if !config.ETag {
+			app.Use(etag.New())
+		}
+		app.Use(m.Handler())
+		req := httptest.NewRequest("GET", shopStream, nil)
+		req.Header.Set("Accept", eventsType)
+		resp, err := app.Test(req)
+		if err != nil || resp.Header.Get("ETag") == "" {
+			t.Fatalf("%s: app.Test: got %+v, %v, want an ETag", name, resp, err)
+		}
+		s := streamtest.NewSite(t, app, m)
+		for _, tag := range []string{resp.Header.Get("ETag"), "W/" + resp.Header.Get("ETag")} {
+			p := s.Get(shopStream, streamtest.AcceptEvents, "If-None-Match: "+tag)
+			streams(t, s, p)
+			_ = p.Conn.Close()
+			s.Eventually("it has left", s.IsEmpty)
+		}
+	}
+}
+
+// A timeout is about the handlers, and not about the stream.
+func TestATimeoutDoesNotEndAStream(t *testing.T) {
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t)
+	app.Use(timeout.NewWithContext(m.Handler(), 50*time.Millisecond))
+	s := streamtest.NewSite(t, app, m)
+	p := s.Get(shopStream, streamtest.AcceptEvents)
+	streams(t, s, p)
+	time.Sleep(150 * time.Millisecond)
+	s.Publish(mesherstream.Message{Project: "shop", Data: []byte("later")})
+	p.Expect("later")
+}
+
+// A limiter counts streams like other requests, and what it refuses never reaches the handler.
+func TestALimiterCountsStreams(t *testing.T) {
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t)
+	app.Use(limiter.New(limiter.Config{Max: 2}), m.Handler())
+	s := streamtest.NewSite(t, app, m)
+	for _, want := range []string{eventsType, eventsType, "429"} {
+		if got := formOf(s.Get(shopStream, streamtest.AcceptEvents)); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+// Fiber's cache keeps what it sees of the response, and gives that to those who don't say no-cache or no-store.
+func TestACacheInFrontOfAStream(t *testing.T) {
+	for name, config := range map[string]cache.Config{
+		"default": {}, "StoreResponseHeaders": {StoreResponseHeaders: true}, "CacheControl": {CacheControl: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := streamtest.QuietApp()
+			m := streamtest.NewTestManager(t)
+			app.Use(cache.New(config), m.Handler())
+			s := streamtest.NewSite(t, app, m)
+			first := s.Get(shopStream, streamtest.AcceptEvents)
+			streams(t, s, first)
+			_ = first.Conn.Close()
+			s.Eventually("it has left", s.IsEmpty)
+
+			second := s.Get(shopStream, streamtest.AcceptEvents)
+			body, err := io.ReadAll(second.Head.Body)
+			if formOf(second) != eventsType || err != nil || second.Head.Header.Get("X-Cache") != "hit" {
+				t.Errorf("from the cache: got %+v, %q, %v", second.Head, body, err)
+			}
+			// An EventSource reads no event, a comment that says why, and comes back.
+			if got := second.Parser.Feed(body); len(got) > 0 || len(second.Parser.Comments) != 1 || second.Parser.Retry != 5000 || !second.Parser.Whole() {
+				t.Errorf("from the cache: got %q: events %v, want a comment and the time to wait", body, got)
+			}
+			for _, says := range []string{"no-cache", "no-store"} {
+				p := s.Get(shopStream, streamtest.AcceptEvents, "Cache-Control: "+says)
+				streams(t, s, p)
+				_ = p.Conn.Close()
+				s.Eventually("it has left", s.IsEmpty)
+			}
+		})
+	}
+}
+
+// Handlers and mounted apps: the stream is where the handler is.
+func TestPlainHTTPWhereverTheHandlerIsMounted(t *testing.T) {
+	for _, mount := range streamtest.Mounts {
+		t.Run(mount.Name, func(t *testing.T) {
+			app := streamtest.QuietApp()
+			m := streamtest.NewTestManager(t)
+			mount.Use(app, m.Handler())
+			s := streamtest.NewSite(t, app, m)
+			for _, accept := range plainAccepts {
+				p := s.Get(mount.Before+"shop"+mount.After+"?level=error", accept)
+				s.Eventually("it is in", func() bool { return m.Stats().Clients == 1 })
+				s.Publish(mesherstream.Message{Project: "shop", Level: "info", Data: []byte("no")})
+				s.Publish(mesherstream.Message{Project: "shop", Level: "error", Data: []byte("yes")})
+				p.Expect("yes")
+				_ = p.Conn.Close()
+				s.Eventually("it has left", s.IsEmpty)
+			}
+		})
+	}
+}
+
+func TestUnderNetHTTPAStreamIs501(t *testing.T) {
+	var logs streamtest.LogBuffer
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithLogger(slog.New(slog.NewTextHandler(&logs, nil))), mesherstream.WithOrigins("https://other.test"))
+	app.Use(m.Handler())
+	server := httptest.NewServer(adaptor.FiberApp(app))
+	defer server.Close()
+	for _, accept := range []string{eventsType, linesType, "*/*", eventsType + ", application/vnd.mesherstream.v1"} {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+shopStream, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", accept)
+		req.Header.Set("Origin", "https://other.test")
+		resp, err := server.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != 501 || err != nil || !strings.Contains(string(body), "net/http") || resp.Header.Get("Access-Control-Allow-Origin") != "https://other.test" {
+			t.Errorf("%s: got %d %q, %v, %v, want 501 that a page can read", accept, resp.StatusCode, body, err, resp.Header)
+		}
+	}
+	if got := logs.Count("level=ERROR"); got != 1 || m.Stats().Connects != 0 {
+		t.Errorf("got %d errors in the log, want 1: %s", got, &logs)
+	}
+}
+
+// In app.Test, there is no connection that could be a stream: the response says so.
+func TestAppTestReceivesTheHeadOfAStream(t *testing.T) {
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithMaxClients(1))
+	app.Use(m.Handler())
+	for range 2 {
+		req := httptest.NewRequest("GET", shopStream, nil)
+		req.Header.Set("Accept", eventsType)
+		resp, err := app.Test(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != eventsType || err != nil || !strings.HasPrefix(string(body), ": There is no stream here.") || m.Stats().Connects != 0 {
+			t.Errorf("got %d, %v, %q, %v", resp.StatusCode, resp.Header, body, err)
+		}
+	}
+}
+
+// fasthttp counts a connection that was taken over as it counts that of a WebSocket.
+func TestFasthttpCountsAStreamLikeAWebSocket(t *testing.T) {
+	for name, config := range map[string]struct {
+		set  func(app *fiber.App)
+		most uint32 // how many connections an address may have
+	}{
+		"normal":             {func(*fiber.App) {}, 0},
+		"KeepHijackedConns":  {func(app *fiber.App) { app.Server().KeepHijackedConns = true }, 0},
+		"both, less memory":  {func(app *fiber.App) { app.Server().KeepHijackedConns, app.Server().ReduceMemoryUsage = true, true }, 0},
+		"MaxConnsPerIP":      {func(app *fiber.App) { app.Server().MaxConnsPerIP = 2 }, 2},
+		"MaxRequestsPerConn": {func(app *fiber.App) { app.Server().MaxRequestsPerConn = 1 }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := streamtest.QuietApp()
+			config.set(app)
+			m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
+			app.Use(m.Handler())
+			s := streamtest.NewSite(t, app, m)
+			counts := func(open func() net.Conn) (list []string) {
+				count := func() string {
+					return fmt.Sprint(app.Server().GetOpenConnectionsCount(), app.Server().GetCurrentConcurrency())
+				}
+				var conns []net.Conn
+				for range 2 {
+					conns = append(conns, open())
+					s.Eventually("it is in", func() bool { return m.Stats().Clients == len(conns) })
+					var last string
+					s.Eventually("fasthttp has counted", func() bool { // until its goroutine has returned
+						before := last
+						last = count()
+						time.Sleep(5 * time.Millisecond)
+						return last == before
+					})
+					list = append(list, last)
+				}
+				if config.most > 0 { // a third one is refused
+					if conn, err := s.Net("tcp", "app.test"); err == nil {
+						_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+						got, _ := io.ReadAll(conn)
+						list = append(list, fmt.Sprintf("%.12s", got))
+						_ = conn.Close()
+					}
+				}
+				for _, conn := range conns {
+					_ = conn.Close()
+				}
+				s.Eventually("all have left", s.IsEmpty)
+				s.Eventually("fasthttp counts nothing", func() bool { return count() == "0 0" || count() == "0 1" })
+				return list
+			}
+			want := counts(func() net.Conn { ws, _ := s.Connect(shopStream); return ws.NetConn() })
+			for _, accept := range plainAccepts {
+				if got := counts(func() net.Conn { return s.Follow(shopStream, accept).Conn }); !slices.Equal(got, want) {
+					t.Errorf("%s: got %q, want as for WebSockets %q", accept, got, want)
+				}
+			}
+		})
+	}
+}
+
+// An ErrorHandler may answer in its own way, and knows errors that others don't.
+func TestTheErrorHandlerOfTheAppAnswersForStreams(t *testing.T) {
+	errSession := fmt.Errorf("the session is over")
+	app := streamtest.QuietApp(fiber.Config{ErrorHandler: func(c *fiber.Ctx, err error) error {
+		status := 500
+		switch e := (*fiber.Error)(nil); {
+		case err == errSession:
+			status = 401
+		case asFiber(err, &e):
+			status = e.Code
+		}
+		return c.Status(status).JSON(fiber.Map{"error": err.Error(), "path": c.Path()})
+	}})
+	m := streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(_ *fiber.Ctx, sub *mesherstream.Subscription) error {
+		switch sub.Project {
+		case "session":
+			return errSession
+		case "secret":
+			return fiber.ErrForbidden
+		case "broken":
+			return io.ErrUnexpectedEOF
+		}
+		return nil
+	}))
+	app.Use(m.Handler())
+	s := streamtest.NewSite(t, app, m)
+	for project, want := range map[string]int{"session": 401, "secret": 403, "broken": 200} {
+		p := s.Get("/stream/projects/"+project, streamtest.AcceptEvents)
+		body, err := io.ReadAll(p.Head.Body)
+		if p.Head.StatusCode != want || err != nil {
+			t.Errorf("%s: got %d %q, %v, want %d", project, p.Head.StatusCode, body, err, want)
+		}
+		var told struct{ Error, Path string }
+		if want != 200 && (json.Unmarshal(body, &told) != nil || told.Error == "" || told.Path != "/stream/projects/"+project || p.Head.Header.Get("Content-Type") != "application/json") {
+			t.Errorf("%s: got %v, %q, want the JSON of the ErrorHandler", project, p.Head.Header, body)
+		}
+		if want == 200 && (len(p.Parser.Feed(body)) > 0 || p.Parser.Retry < 1000 || !p.Parser.Whole() || strings.Contains(string(body), "EOF")) {
+			t.Errorf("%s: got %q, want a comment and the time to wait", project, body)
+		}
+	}
+}
+
+func asFiber(err error, target **fiber.Error) (ok bool) {
+	*target, ok = err.(*fiber.Error)
+	return ok
+}
