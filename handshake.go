@@ -263,6 +263,11 @@ func (r *reply) explain(err error, e encoding) {
 	c := r.app.AcquireCtx(r.ctx)
 	defer r.app.ReleaseCtx(c)
 	defer func() {
+		if e == events && !r.asks {
+			softenRefusal(r.ctx, err)
+		}
+	}()
+	defer func() {
 		if p := recover(); p != nil {
 			r.m.cfg.logger.Error("mesherstream: ErrorHandler panicked", panicked(p)...)
 			_ = c.SendStatus(fiber.StatusInternalServerError)
@@ -270,9 +275,6 @@ func (r *reply) explain(err error, e encoding) {
 	}()
 	if r.app.ErrorHandler(c, err) != nil {
 		_ = c.SendStatus(fiber.StatusInternalServerError)
-	}
-	if e == events && !r.asks {
-		softenRefusal(r.ctx, err)
 	}
 }
 
