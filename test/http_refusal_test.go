@@ -348,4 +348,3 @@ func TestClientsDoNotAllComeBackAtOnce(t *testing.T) {
 		t.Errorf("got %d and %d times for 20 clients each, want nearly as many as clients", len(first), len(later))
 	}
 }
-
