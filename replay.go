@@ -332,6 +332,7 @@ type replay struct {
 
 	back *comeback // nil if it isn't a return
 	gap  *fetched  // nil if it isn't one of the messages of a gap
+	last int       // how many messages the client looks back for when this has ended; 0 if it doesn't
 }
 
 // Fetched is the gap whose messages a client over plain HTTP asks for. They are all that it receives.
@@ -369,7 +370,8 @@ type loss struct {
 func (l *loss) any() bool { return l.messages > 0 || l.unknown }
 
 // past is what a client asks for that joins: the last messages, or those since a time, or if both are set, the last ones
-// of those. Or it returns, or asks for the messages of a gap. The zero value is nothing of that.
+// of those. Or it returns, or asks for the messages of a gap. A client of events that returns with other filters may ask
+// for the last messages besides, as it does over a WebSocket by a request. The zero value is nothing of that.
 type past struct {
 	last  int
 	since time.Time
@@ -395,6 +397,9 @@ func (c *client) recall(p past) {
 		c.replay = &replay{of: ofGap, gap: p.gap, at: at, first: at, begun: true, seen: c.connectedAt.UnixNano(), asked: c.connectedAt.UnixNano()}
 	case p.back != nil && (c.v1 != nil || c.shard.history.isOn()): // without a history, there is still something to tell
 		c.replay = &replay{of: ofReturn, back: p.back, since: c.sub.Since, asked: c.connectedAt.UnixNano()}
+		if c.encoding == events {
+			c.replay.last = p.last
+		}
 	case c.shard.history.isOn():
 		c.replay = &replay{
 			of: ofJoin, since: later(p.since, c.sub.Since), missing: p.last, searching: true, seen: c.connectedAt.UnixNano(), asked: c.connectedAt.UnixNano(),
@@ -836,10 +841,13 @@ func (c *client) replayBuffered() error {
 	return err
 }
 
-// endReplay makes the client one that its shard offers messages to.
+// endReplay makes the client one that its shard offers messages to, unless it looks back then.
 func (c *client) endReplay() {
+	last := c.replay.last
 	c.replay = nil
-	if c.phase == phaseOpen {
+	if last > 0 && c.phase == phaseOpen {
+		c.lookBack(last)
+	} else if c.phase == phaseOpen {
 		c.changeGroup()
 	}
 	if c.v1.fetches() {

@@ -1,9 +1,11 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -432,4 +434,69 @@ func TestAClientThatLeavesIsSeenAtOnce(t *testing.T) {
 			w.Logf("%s: seen after %v", accept, time.Since(begin))
 		}
 	})
+}
+
+// This is how a client changes its filter over events and fills its list with what matches the new one.
+func TestAReturnOverEventsMayLookBackToo(t *testing.T) {
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithApp(app))
+	app.Use(m.Handler())
+	s := streamtest.NewSite(t, app, m)
+	publish := func(level string, numbers ...int) {
+		t.Helper()
+		for _, n := range numbers {
+			if err := m.Broadcast(mesherstream.Message{Project: "shop", Level: level, Data: fmt.Append(nil, n)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	first := s.Follow(shopStream, streamtest.AcceptEvents)
+	publish("debug", 1, 2, 3, 4)
+	first.Expect("1", "2", "3", "4")
+	position := first.Parser.LastID
+	first.Leave()
+	publish("error", 5)
+	publish("debug", 6)
+
+	// Each reads what is published meanwhile, after all that it was due.
+	for live, tt := range []struct {
+		query  string
+		header []string
+		want   []string
+	}{
+		{
+			"level=debug&last=3&since=" + position, []string{streamtest.AcceptEvents},
+			[]string{"replay return", "6", "replayed return", "replay subscribe", "3", "4", "6", "replayed subscribe", "10"},
+		},
+		{"level=debug&since=" + position, []string{streamtest.AcceptEvents}, []string{"replay return", "6", "10", "replayed return", "11"}},
+		{"level=debug&last=3", []string{streamtest.AcceptEvents, "Last-Event-ID: " + position}, []string{"replay return", "6", "10", "11", "replayed return", "12"}},
+	} {
+		p := s.Follow(shopStream+"?"+tt.query, tt.header...)
+		var got []string
+		read := func(n int) {
+			for len(got) < n {
+				e := p.Event()
+				var notice struct{ Of string }
+				switch e.Name {
+				case "replay", "replayed":
+					_ = json.Unmarshal([]byte(e.Data), &notice)
+					got = append(got, e.Name+" "+notice.Of)
+				case "":
+					got = append(got, e.Data)
+				}
+			}
+		}
+		read(len(tt.want) - 1)
+		publish("debug", 10+live)
+		if read(len(tt.want)); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %q, want %q", tt.query, got, tt.want)
+		}
+		p.Leave()
+	}
+
+	// Lines have no notices that would tell the one from the other.
+	p := s.Follow(shopStream+"?level=debug&last=1&since="+position, "Accept: application/x-ndjson")
+	p.Expect("6", "10", "11", "12")
+	publish("debug", 13)
+	p.Expect("13")
 }
