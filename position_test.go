@@ -2023,3 +2023,38 @@ func TestAGapOfALookBackIsABound(t *testing.T) {
 		s.want("1", "2", "3", "4", "away: at most 3", "4", "5", "6", "7")
 	})
 }
+
+// The time of a gap of a look-back is not later than any message that it counts: also if messages left the history between
+// the page's join and its look-back, an older one to all projects is still there then, and that leaves before it is read.
+func TestTheTimeOfAGapOfALookBackIsThatOfItsOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, Filter{}, WithHistory(1))
+		s.cut(s.v)
+		s.turns()
+		s.sayTo("", "", "1")
+		time.Sleep(time.Second)
+		s.v.Follower, s.v.begins = follower.Follower{}, past{last: 8}
+		s.dial(s.v)
+		s.block()
+		for _, text := range []string{"2", "3", "4"} { // before the page's turn
+			e := &said{id: len(s.log), project: "a", text: text, at: time.Now()}
+			s.add(e)
+			if err := s.m.Broadcast(Message{Project: "a", Data: e.data()}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		for s.turns(); s.v.Arrived == 0; s.turns() { // until exactly hello has arrived
+			s.v.link.grant(1)
+			s.read(s.v, 1)
+		}
+		s.sayTo("", "", "5")
+		s.say("", "6")
+		s.arrive()
+		s.settle()
+		s.want("slow: 4", "5", "6")
+		if g := s.v.items[0].gap; g.Since.After(s.log[0].at) {
+			t.Errorf("the gap begins at %v, and its oldest message is of %v", g.Since, s.log[0].at)
+		}
+	})
+}

@@ -768,10 +768,14 @@ func (r *replay) search(c *client) (done bool) {
 		}
 	}
 	r.at = r.at.most(h.since(project, r.since)).least(r.first)
-	switch next := h.read(project, &Filter{}, r.at, c.taken(), nil, 1, 0); {
+	next := h.read(project, &Filter{}, r.at, c.taken(), nil, 1, 0)
+	if len(next.messages) > 0 {
+		r.seen = min(r.seen, next.messages[0].at)
+	}
+	switch {
 	case next.lost > 0: // and nobody knows their stamps
 	case len(next.messages) > 0:
-		r.seen, r.asOf = min(r.seen, next.messages[0].at), next.messages[0].stamp-1
+		r.asOf = next.messages[0].stamp - 1
 	case c.group != nil:
 		r.asOf = c.takenStamp()
 	}
