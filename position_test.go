@@ -70,7 +70,8 @@ type call struct {
 type page struct {
 	follower.Follower
 	name      int
-	agrees    bool
+	agrees    bool // it is told what it misses
+	encoding  encoding
 	project   string
 	filters   []inForce // the filters, and since when
 	chosen    Filter    // the filter with which it returns
@@ -79,6 +80,7 @@ type page struct {
 	fast      bool
 	stored    follower.Follower
 	storedAt  int // how many of its items were there at that time
+	storedDue int
 	lookBacks int
 
 	// A look-back that breaks goes on with the return: what was published before it may be shown again there.
@@ -88,6 +90,7 @@ type page struct {
 	conn     int
 	client   *client
 	link     *strait
+	plain    plainReader
 	fed      int      // how many bytes of the stream have been read as frames
 	arrived  int      // how many bytes have arrived
 	says     []string // what it has sent, and has not arrived
@@ -226,11 +229,15 @@ func (p *simulation) compose(project string) (Message, *said) {
 	if p.chance(3) {
 		e.key = one(p, "k", "l")
 	}
-	switch p.rand.IntN(12) {
+	switch p.rand.IntN(14) {
 	case 0, 1, 2, 3:
 		e.text = one(p, "same", "again", "", `{"type":"gap","stream":"other","dropped":3}`)
 	case 4:
 		e.text = fmt.Sprint("m", e.id, strings.Repeat(".", p.rand.IntN(1000)))
+	case 5:
+		e.text = fmt.Sprint(one(p, "\n", "\r", "\r\n", "m\n\nid: p\r"), "m", e.id, one(p, "", "\r", "\n"))
+	case 6:
+		e.text = fmt.Sprint(beginsJSON, "m", e.id)
 	default:
 		e.text = fmt.Sprint("m", e.id)
 	}
@@ -248,7 +255,15 @@ func (p *simulation) add(e *said) {
 }
 
 // data is what is sent: the text, and a number by which the simulation knows the message, and which no page sees.
-func (e *said) data() []byte { return fmt.Appendf(nil, "%s #%d", e.text, e.id) }
+func (e *said) data() []byte {
+	if strings.HasPrefix(e.text, beginsJSON) {
+		return fmt.Appendf(nil, "%s #%d%s", e.text, e.id, endsJSON)
+	}
+	return fmt.Appendf(nil, "%s #%d", e.text, e.id)
+}
+
+// Some messages are JSON.
+const beginsJSON, endsJSON = `{"m":"`, `"}`
 
 // publish publishes a message, if need be after a turn.
 func (p *simulation) publish() {
@@ -346,9 +361,14 @@ func (p *simulation) open() *page {
 	if p.chance(3) {
 		v.begins.last = 1 + p.rand.IntN(30)
 	}
+	if v.encoding = one(p, frames, frames, frames, events, events, lines); v.encoding != frames {
+		v.agrees = true
+		v.Tailless = v.encoding == lines || p.chance(2)
+		v.FirstOnly = v.encoding == lines && p.chance(2)
+	}
 	v.stored = v.Stored()
 	p.pages = append(p.pages, v)
-	if p.node != nil && v.agrees {
+	if p.node != nil && v.agrees && v.encoding == frames {
 		p.openPlayed(v)
 	}
 	p.dial(v)
@@ -376,6 +396,9 @@ func (p *simulation) dial(v *page) {
 		}
 	}
 	if asked.back != nil {
+		if v.Tailless {
+			p.rollBack(v)
+		}
 		v.setFilter(v.cutAt, v.chosen)
 	} else {
 		v.itemFrom, v.joined = len(v.items), len(p.log)
@@ -396,7 +419,7 @@ func (p *simulation) dial(v *page) {
 	}
 	c := &client{
 		id: id, shard: p.m.shardOf(id), place: pl, connectedAt: time.Now(),
-		sub: Subscription{Project: v.project, Filter: v.chosen, Since: v.since},
+		sub: Subscription{Project: v.project, Filter: v.chosen, Since: v.since}, encoding: v.encoding,
 	}
 	if v.agrees {
 		c.agree()
@@ -409,12 +432,12 @@ func (p *simulation) dial(v *page) {
 	}
 	v.conn++
 	v.client, v.link = c, c.link.(*strait)
-	v.fed, v.arrived, v.says, v.asked, v.dialedAt = 0, 0, nil, nil, len(p.log)
+	v.plain, v.fed, v.arrived, v.says, v.asked, v.dialedAt = plainReader{}, 0, 0, nil, nil, len(p.log)
 	if v.isPlayed {
 		p.tell(v, follower.Event{What: "accept"})
 	}
-	p.notef("page %d of %q connects for the time %d with %v, protocol %v, fast %v, holds %v, since %v: last %d, %v, %s", v.name, v.project, v.conn,
-		v.chosen, v.agrees, v.fast, v.link.holds, v.since, asked.last, asked.since, sealed.ReplaceAllString(query, "…"))
+	p.notef("page %d of %q connects for the time %d with %v, encoding %d, told %v, tail %v, fast %v, holds %v, since %v: last %d, %v, %s", v.name, v.project, v.conn,
+		v.chosen, v.encoding, v.agrees, !v.Tailless, v.fast, v.link.holds, v.since, asked.last, asked.since, sealed.ReplaceAllString(query, "…"))
 }
 
 // What is random on the wire.
@@ -440,8 +463,10 @@ func (p *simulation) flow(v *page) {
 // read lets more bytes arrive at the page.
 func (p *simulation) read(v *page, n int) {
 	v.arrived = min(v.arrived+n, len(v.link.taken))
-	p.look(v)
-	for v.client != nil {
+	if p.look(v); v.encoding != frames {
+		p.readPlain(v)
+	}
+	for v.client != nil && v.encoding == frames {
 		frame, payload := firstFrame(v.link.taken[v.fed:v.arrived])
 		if frame == nil {
 			break
@@ -487,6 +512,11 @@ func (p *simulation) receive(v *page, op byte, payload []byte) {
 	}
 	p.notef("page %d receives %.300q, %d", v.name, anyText.ReplaceAll(payload, []byte("…")), id)
 	p.heed(v, payload)
+	p.keep(v, id, shown, position)
+}
+
+// keep keeps what the page shows of something that it has received, if it shows anything, and how far it has got.
+func (p *simulation) keep(v *page, id, shown int, position string) {
 	if len(v.Shown) > shown && (id >= 0 || v.Shown[shown].Gap != nil) {
 		s := v.Shown[shown]
 		it := item{id: id, gap: s.Gap, returned: s.Replay == ofReturn, conn: v.conn, logged: len(p.log)}
@@ -508,7 +538,7 @@ func (p *simulation) receive(v *page, op byte, payload []byte) {
 
 // store stores how far the page has got.
 func (v *page) store() {
-	v.stored, v.storedAt, v.storedLooksBack = v.Stored(), len(v.items), v.looksBack
+	v.stored, v.storedAt, v.storedLooksBack, v.storedDue = v.Stored(), len(v.items), v.looksBack, v.due
 }
 
 // heed notes what a message of the protocol means for the page.
@@ -520,6 +550,10 @@ func (p *simulation) heed(v *page, payload []byte) {
 		}
 		return
 	}
+	p.heedNotice(v, &n)
+}
+
+func (p *simulation) heedNotice(v *page, n *follower.Notice) {
 	switch n.Type {
 	case typeHello:
 		if n.Returned != nil && n.Returned.AtMost != nil {
@@ -568,7 +602,11 @@ func cutNumber(data []byte) (text []byte, number int) {
 	if i < 0 {
 		return data, -1
 	}
-	number, err := strconv.Atoi(string(data[i+2:]))
+	digits := string(data[i+2:])
+	if bytes.HasPrefix(data, []byte(beginsJSON)) {
+		digits = strings.TrimSuffix(digits, endsJSON)
+	}
+	number, err := strconv.Atoi(digits)
 	if err != nil {
 		return data, -1
 	}
@@ -648,6 +686,14 @@ func (p *simulation) end(v *page, code int, reason string) {
 func (p *simulation) subscribe(v *page) {
 	if v.isPlayed {
 		p.changeFilters(v)
+		return
+	}
+	if v.encoding != frames { // it changes its filter by a new request
+		if v.client != nil {
+			p.cut(v)
+		}
+		v.chosen = p.someFilter()
+		p.dial(v)
 		return
 	}
 	if v.client == nil || v.asked != nil || v.IsReturning() || v.Arrived == 0 || v.client.phase != phaseOpen {
@@ -930,6 +976,10 @@ func (p *simulation) reload(v *page) {
 	if v.client != nil {
 		p.cut(v)
 	}
+	if v.Tailless { // it doesn't store anything
+		v.Position = ""
+		return
+	}
 	if p.chance(2) { // it has stored how far it has got when it ended
 		p.save(v)
 	}
@@ -973,8 +1023,12 @@ func (p *simulation) settle() {
 	for _, v := range p.pages {
 		if v.client != nil {
 			p.check(v)
-			v.due = len(p.log)
-			p.save(v)
+			if v.due = len(p.log); v.encoding != frames {
+				p.checkPlain(v)
+			}
+			if !v.Tailless {
+				p.save(v)
+			}
 		}
 	}
 }
@@ -1057,7 +1111,7 @@ func (p *simulation) check(v *page) {
 			}
 			id := e.id
 			if shown[id] {
-				if id = p.twin(v, e, it.logged, shown); id < 0 {
+				if id = p.twin(v, e, it.logged, shown); id < 0 || v.Tailless {
 					p.Errorf("page %d has shown %d twice", v.name, e.id)
 					continue
 				}
@@ -1315,7 +1369,9 @@ func (p *simulation) step() {
 		p.subscribe(v)
 	case 15:
 		if v.client != nil && v.client.phase == phaseOpen {
-			p.makeRoom()
+			if p.makeRoom(); v.client == nil { // the page has lost its connection in the meantime
+				return
+			}
 			f := p.someFilter()
 			if p.m.SetFilter(v.client.id, f) == nil {
 				p.notef("the server gives page %d the filter %v", v.name, f)
@@ -1507,9 +1563,12 @@ type never struct{}
 func (never) Uint64() uint64 { return math.MaxUint64 }
 
 func newScript(t *testing.T, f Filter, options ...Option) *script {
-	s := &script{simulation: simulation{T: t, rand: rand.New(never{}), classes: make(map[string][]int), shards: 1, began: time.Now()}}
+	return newScriptOf(t, &page{agrees: true, project: "a", chosen: f}, options...)
+}
+
+func newScriptOf(t *testing.T, v *page, options ...Option) *script {
+	s := &script{v: v, simulation: simulation{T: t, rand: rand.New(never{}), classes: make(map[string][]int), shards: 1, began: time.Now()}}
 	s.options = append([]Option{WithMaxBuffer(100), WithWindow(0)}, options...)
-	s.v = &page{agrees: true, project: "a", chosen: f}
 	s.pages = []*page{s.v}
 	s.start()
 	s.dial(s.v)

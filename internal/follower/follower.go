@@ -12,14 +12,17 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// A Follower plays the rules of a client of the protocol that returns: what it remembers of its stream, and what it shows.
-// It is told what arrives and has no connection of its own.
+// A Follower plays the rules of a client that returns: what it remembers of its stream, and what it shows. It is a client of
+// the protocol, or one that follows events and counts; or one that only knows its position, as an EventSource does, or a
+// client of lines. It is told what arrives and has no connection of its own.
 type Follower struct {
-	Hello    Notice
-	Position string
-	Shown    []Shown // over all connections
-	Arrived  int     // messages of any kind on this connection
-	MaxTail  int     // how many messages it remembers; 0 for all
+	Hello     Notice
+	Position  string
+	Shown     []Shown // over all connections
+	Arrived   int     // messages of any kind on this connection
+	MaxTail   int     // how many messages it remembers; 0 for all
+	Tailless  bool    // it remembers its position, and nothing of what it has received since
+	FirstOnly bool    // it follows lines, and doesn't return
 
 	tail      []string // what it has received since its position
 	uncounted bool
@@ -62,7 +65,7 @@ type Notice struct {
 	}
 	Data   *string
 	Binary string
-	Code   string
+	Code   any // a text for an error, a number for the end of the stream
 }
 
 // Dial forgets the connection, and returns the query with which the follower connects.
@@ -95,10 +98,24 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 		f.show(text)
 		return ""
 	}
+	f.heed(&n)
 	switch n.Type {
 	case "hello":
-		f.Hello = n
+		return `{"type":"ack","n":1}`
+	case "mark":
+		return fmt.Sprintf(`{"type":"ack","n":%d}`, f.Arrived)
+	}
+	return ""
+}
+
+// heed does what a message of the protocol asks for.
+func (f *Follower) heed(n *Notice) {
+	switch n.Type {
+	case "hello":
+		f.Hello = *n
 		switch {
+		case f.Tailless:
+			f.reach(n.Position, false)
 		case n.Position == "":
 			f.Position, f.tail, f.uncounted = "", nil, false
 		case n.Returned == nil:
@@ -107,12 +124,10 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 			f.Position, f.expected = n.Position, slices.Clone(f.tail)
 		default: // the tail ends with the gap, of which it has to be told again if the connection breaks before that
 		}
-		return `{"type":"ack","n":1}`
 	case "mark":
 		f.reach(n.Position, true) // it may come before the replay of a return
-		return fmt.Sprintf(`{"type":"ack","n":%d}`, f.Arrived)
 	case "gap":
-		f.Shown = append(f.Shown, Shown{Gap: &n, Replay: f.replaying})
+		f.Shown = append(f.Shown, Shown{Gap: n, Replay: f.replaying})
 		if n.Position == "" {
 			f.lose() // nobody knows how much of the tail the gap counts
 		} else {
@@ -148,7 +163,7 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 		f.replaying = ""
 		f.reach(n.Position, false)
 	case "error":
-		f.Refused = n.Code
+		f.Refused, _ = n.Code.(string)
 	case "direct":
 		f.direct = true
 	case "past":
@@ -159,7 +174,6 @@ func (f *Follower) Receive(op byte, payload []byte) (answer string) {
 		}
 		f.forget(&f.expected, text)
 	}
-	return ""
 }
 
 // reach takes a new position. Within the replay of a return, what is still expected stays: it is behind that place.
@@ -176,7 +190,7 @@ func (f *Follower) reach(position string, returning bool) {
 }
 
 // lose loses count of the tail, until the next position.
-func (f *Follower) lose() { f.uncounted, f.newestAt = true, time.Now() }
+func (f *Follower) lose() { f.uncounted, f.newestAt = !f.Tailless, time.Now() }
 
 func (f *Follower) show(text string) {
 	switch {
@@ -190,6 +204,7 @@ func (f *Follower) show(text string) {
 		f.direct = false
 	case f.forget(&f.expected, text):
 		return
+	case f.Tailless:
 	default:
 		f.newestAt = time.Now()
 		if f.tail = append(f.tail, text); f.MaxTail > 0 && len(f.tail) > f.MaxTail {
@@ -218,7 +233,7 @@ func (f *Follower) LoseCount() { f.uncounted = true }
 // Stored returns what a reload of the page leaves of the follower: how far it has got.
 func (f *Follower) Stored() Follower {
 	return Follower{
-		Position: f.Position, MaxTail: f.MaxTail, tail: slices.Clone(f.tail), uncounted: f.uncounted, newestAt: f.newestAt,
+		Position: f.Position, MaxTail: f.MaxTail, Tailless: f.Tailless, FirstOnly: f.FirstOnly, tail: slices.Clone(f.tail), uncounted: f.uncounted, newestAt: f.newestAt,
 	}
 }
 
