@@ -129,6 +129,25 @@ func (p *simulation) checkPlain(v *page) {
 	}
 }
 
+// An EventSource loses its connection before it has received a message. It says on its return from where to go on, or what
+// was published meanwhile would be missing without a word.
+func TestAnEventSourceIsPlacedByHello(t *testing.T) {
+	for _, history := range []int{100, 0} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScriptOf(t, &page{agrees: true, encoding: events, project: "a", Follower: follower.Follower{Tailless: true}}, WithHistory(history))
+			s.cut(s.v)
+			s.turns()
+			s.say("", "1", "2")
+			s.returns()
+			if history > 0 {
+				s.want("1", "2")
+			} else {
+				s.want("away: 2")
+			}
+		})
+	}
+}
+
 // A turnstile is a link that counts messages and not bytes, so that clients of different encodings are equally slow.
 type turnstile struct {
 	sink

@@ -444,13 +444,15 @@ type returned struct {
 }
 
 // hello is the first message of the stream. A client that returns is as far as it has said, until it is told of a gap. One
-// that looks back has no position before that is found.
+// that looks back has no position before that is found. Only for a newcomer is it one that an EventSource may return with:
+// the place of one that returns is the one that it has.
 func (v *v1) hello(c *client) []byte {
-	var position string
+	var position, place string
 	var back *returned
 	switch r := c.replay; {
 	case r == nil:
 		position = c.positionText(c.reached(0, 0, nil))
+		place = position
 	case r.back != nil:
 		position = r.back.position
 		back = &returned{Complete: r.back.complete}
@@ -474,7 +476,7 @@ func (v *v1) hello(c *client) []byte {
 	if c.encoding != frames {
 		hello.Window = 0
 	}
-	return c.encoding.notice(typeHello, "", hello)
+	return c.encoding.notice(typeHello, place, hello)
 }
 
 // appendMark appends the message that asks a client of the protocol how far it has got. As to the parameters, see reached.
