@@ -1,9 +1,11 @@
 package test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -541,6 +543,47 @@ func TestTheMessagesOfAGapCanBeFetchedOverPlainHTTP(t *testing.T) {
 			}
 		}
 		w.Eventually("only the page is left", func() bool { return w.M.Stats().Clients == 1 })
+	})
+}
+
+// An EventSource that is cut before its first message has only the ID of hello to return with.
+func TestAnEventStreamThatIsCutBeforeItsFirstMessageReturns(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start()
+		open := func(header string) (conn net.Conn, lines *bufio.Scanner) {
+			conn, err := w.Dial("tcp", "app.test:80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+			_, _ = fmt.Fprintf(conn, "GET /stream/projects/shop HTTP/1.1\r\nHost: app.test\r\nAccept: text/event-stream\r\n%s\r\n", header)
+			return conn, bufio.NewScanner(conn)
+		}
+		find := func(lines *bufio.Scanner, prefix string) string {
+			for lines.Scan() {
+				if rest, ok := strings.CutPrefix(lines.Text(), prefix); ok {
+					return rest
+				}
+			}
+			t.Fatalf("no line begins with %q: %v", prefix, lines.Err())
+			return ""
+		}
+		conn, lines := open("")
+		find(lines, "event: hello")
+		if !lines.Scan() || !strings.HasPrefix(lines.Text(), "id: p") {
+			t.Fatalf("hello goes on with %q, want an ID", lines.Text())
+		}
+		id := lines.Text()
+		_ = conn.Close()
+		w.Eventually("it has left", func() bool { return w.M.Stats().Clients == 0 })
+		if err := w.M.Broadcast(mesherstream.Message{Project: "shop", Data: []byte("missed")}); err != nil {
+			t.Fatal(err)
+		}
+
+		conn, lines = open("Last-Event-" + strings.Replace(id, "id", "ID", 1) + "\r\n")
+		defer func() { _ = conn.Close() }()
+		find(lines, "event: hello")
+		find(lines, "data: missed")
 	})
 }
 
