@@ -320,14 +320,13 @@ func TestAnEventSourceFollowsARestartedServerAndIsToldOfAGap(t *testing.T) {
 		page.until("hello")
 		s.broadcast("error", 1, 100)
 		page.receives(1, 100)
-		id := page.id
 		// Shutdown flushes what waits, and what was published just before.
 		s.broadcast("error", 101, 200)
 		if err := s.m.Shutdown(t.Context()); err != nil {
 			t.Error(err)
 		}
 		page.receives(101, 200)
-		id = page.id
+		id := page.id
 		if bye, _ := page.until("close"); !strings.Contains(bye.Data, `"code":1001,"reason":"the server is shutting down"`) {
 			t.Errorf("got %+v, want 1001", bye)
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,6 +32,8 @@ type proxy struct {
 	bound string
 	// timeout is what says 60 seconds, and brief what says 2.
 	timeout, brief string
+	// compression is like adapt, and makes the proxy compress all that it may, as docs/scaling.md says.
+	compression []string
 	// around goes around the configuration, which takes the place of CONFIG: what a distribution has in its own files.
 	around string
 	// command starts it.
@@ -65,6 +68,7 @@ var proxies = []*proxy{
 		},
 		bound:   " sndbuf=32k",
 		timeout: "proxy_read_timeout 60s", brief: "proxy_read_timeout 2s",
+		compression: []string{"location / {", "gzip on; gzip_types *; gzip_proxied any; gzip_min_length 0; location / {"},
 		around: nginxUser() + `
 daemon off;
 pid DIR/pid;
@@ -92,9 +96,10 @@ CONFIG
 		},
 		bound:   "\ttune.sndbuf.client 32768\n",
 		timeout: "timeout tunnel  60s", brief: "timeout tunnel 2s",
-		around:  "CONFIG",
-		command: func(p place) []string { return []string{"-W", "-db", "-f", p.file("config")} },
-		reload:  func(t *testing.T, r *running) { r.signal(t, syscall.SIGUSR2) }, terminated: []int{1006},
+		compression: []string{"balance leastconn", "balance leastconn\n\tcompression algo gzip\n\tcompression type text/event-stream application/x-ndjson"},
+		around:      "CONFIG",
+		command:     func(p place) []string { return []string{"-W", "-db", "-f", p.file("config")} },
+		reload:      func(t *testing.T, r *running) { r.signal(t, syscall.SIGUSR2) }, terminated: []int{1006},
 	},
 	{
 		name: "Caddy", program: "caddy", debian: "caddy", config: "Caddyfile",
@@ -104,6 +109,7 @@ CONFIG
 			"/etc/ssl/app.crt", "DIR/app.crt",
 			"/etc/ssl/app.key", "DIR/app.key",
 		},
+		compression: []string{"reverse_proxy", "@others not path /stream/*\n\tencode @others gzip\n\treverse_proxy"},
 		around: `{
 	admin unix/DIR/admin
 	storage file_system DIR/storage
@@ -130,6 +136,7 @@ CONFIG`,
 		},
 		bound:   "SendBufferSize 32768\n",
 		timeout: "Timeout 60", brief: "Timeout 2",
+		compression: []string{"SSLEngine on", "SSLEngine on\n\tSetOutputFilter DEFLATE"},
 		around: apacheUser() + `
 ServerRoot DIR
 DefaultRuntimeDir DIR
@@ -138,6 +145,8 @@ ErrorLog /dev/stderr
 Listen 127.0.0.1:PORT
 LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
 LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule deflate_module /usr/lib/apache2/modules/mod_deflate.so
+LoadModule filter_module /usr/lib/apache2/modules/mod_filter.so
 LoadModule headers_module /usr/lib/apache2/modules/mod_headers.so
 LoadModule http2_module /usr/lib/apache2/modules/mod_http2.so
 LoadModule proxy_module /usr/lib/apache2/modules/mod_proxy.so
@@ -183,10 +192,12 @@ func apacheUser() string {
 type variant int
 
 const (
-	asPrinted variant = iota
-	unbounded         // without what bounds the proxy's buffer
-	brief             // with a timeout of 2 s
-	fussy             // unbounded, with the settings that look as if they bounded it: nginx only
+	asPrinted   variant = iota
+	unbounded           // without what bounds the proxy's buffer
+	brief               // with a timeout of 2 s
+	briefStream         // with a timeout of 2 s for a response that streams
+	compressing         // with compression of all that it can compress
+	fussy               // unbounded, with the settings that look as if they bounded it: nginx only
 )
 
 // configuration is the file as docs/scaling.md has it, adapted.
@@ -210,8 +221,12 @@ func (p *proxy) configuration(t *testing.T, at place, v variant) string {
 	if p.timeout != "" && v == brief {
 		edit(p.timeout, p.brief)
 	}
-	for i := 0; i < len(p.adapt); i += 2 {
-		edit(p.adapt[i], at.expand(p.adapt[i+1]))
+	edits := p.adapt
+	if v == compressing {
+		edits = slices.Concat(p.compression, edits)
+	}
+	for i := 0; i < len(edits); i += 2 {
+		edit(edits[i], at.expand(edits[i+1]))
 	}
 	return strings.Replace(at.expand(p.around), "CONFIG", config, 1)
 }
