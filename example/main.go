@@ -7,6 +7,10 @@
 //	journalctl -f | go run ./example -stdin    # each line is an event, a stack trace is one
 //	cat app.log | go run ./example -stdin      # the last lines, for whoever opens the page
 //
+// The same events in a terminal:
+//
+//	curl -N 'localhost:3000/stream/projects/demo?level=error&last=20'
+//
 // It asks nobody for a login, and therefore answers only to requests for localhost, for the host in -addr, and for the
 // names in -host:
 //

@@ -1,6 +1,8 @@
 package browser
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -280,5 +282,56 @@ func TestTheExampleShowsTheLinesOfALogToWhoeverComesAfterwards(t *testing.T) {
 	for range 2 {
 		tb := p.visit("/?project=shop")
 		tb.wait(`[...document.querySelectorAll('.row .message')].map((cell) => cell.textContent).join() === 'INFO one,ERROR two,INFO three'`)
+	}
+}
+
+// The README shows this line.
+func TestTheExampleStreamsIntoATerminalWhileItsPageIsOpen(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("needs curl: apt-get install curl")
+	}
+	p := newExample(t, "", "-demo", "200")
+	tb := p.visit("/")
+	tb.wait(received + ` > 50`)
+	ctx, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	curl := exec.CommandContext(ctx, "curl", "-sSN", p.url()+"/stream/projects/demo?level=error&last=20")
+	output, err := curl.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	curl.Stderr = t.Output()
+	if err := curl.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(output)
+	for n := 0; n < 25; { // some are of the history, and some are live
+		var event struct{ Type, Level string }
+		if !lines.Scan() {
+			t.Fatalf("curl printed %d lines: %v", n, lines.Err())
+		}
+		if err := json.Unmarshal(lines.Bytes(), &event); err != nil || event.Type == "event" && event.Level != "error" {
+			t.Fatalf("curl prints %q, %v, want an event of level error", lines.Text(), err)
+		}
+		if event.Type == "event" { // and no notice of an issue, which every filter lets pass
+			n++
+		}
+	}
+	before := eval[int](tb, received)
+	tb.wait(fmt.Sprintf(`%s > %d`, received, before+50))
+	if got := eval[int](tb, missed); got != 0 {
+		t.Errorf("the page has missed %d, want none", got)
+	}
+	p.stop()
+	last := ""
+	for lines.Scan() {
+		last = lines.Text()
+	}
+	if want := `{"mesherstream":{"type":"close","code":1001,"reason":"the server is shutting down"}}`; last != want {
+		t.Errorf("at the end, curl prints %q, want %s", last, want)
+	}
+	if err := curl.Wait(); err != nil {
+		t.Errorf("curl: %v", err)
 	}
 }
