@@ -211,7 +211,7 @@ export interface Gap {
    * later connection, and waits for one. If the connection is lost before it is complete, it is made again from the
    * start.
    *
-   * Over events, it rejects: nothing can be asked for there. It rejects with a FetchError. The property is not enumerable, so that a gap can be compared, and sent to a worker.
+   * Over events, it makes a request of its own. It rejects with a FetchError. The property is not enumerable, so that a gap can be compared, and sent to a worker.
    */
   fetch(): Promise<(string | ArrayBuffer)[]>;
 }
@@ -320,10 +320,10 @@ export interface FilterError extends Error {
 /** FetchError says why the messages of a gap could not be fetched. */
 export interface FetchError extends Error {
   /**
-   * "closed" if the stream is closed; "no_websocket" if it is carried by events; otherwise the server's: "invalid_gap" if it
-   * does not know the gap.
+   * "closed" if the stream is closed; otherwise the server's: "invalid_gap" if it does not know the gap and, over events,
+   * "not_granted" if this page may no longer receive the messages.
    */
-  code: "invalid_gap" | "no_websocket" | "closed";
+  code: "invalid_gap" | "not_granted" | "closed";
 }
 
 // The rest declares the used parts of types that are not part of the language, so that a program may have the types of

@@ -73,7 +73,6 @@ const TRANSPORTS = [[WEBSOCKET, SSE], [WEBSOCKET], [SSE]];
 // with keys are sent to a slow page in another order.
 const CHANGE_TIMEOUT = 2_000;
 
-const NO_FETCH = "a gap can't be fetched without a WebSocket";
 const NO_COMMA = "without a WebSocket, no value of a filter has a comma";
 
 const SILENCE = "silence";
@@ -583,9 +582,8 @@ export function connect(url, options = {}) {
   function lost(code, reason, status) {
     if (over === SSE && (!hello || reason === SILENCE)) forgetFall(host); // the WebSocket may do better
     const known = status && { status };
-    const refused = status >= 400 && status < 500 && !PASSING.includes(status);
     // Some proxies answer 404 while their server restarts: this is not final if the stream has been open before.
-    if (FINAL.test(code) || (refused && !(status === 404 && wasOpen))) return end(code, reason, known);
+    if (FINAL.test(code) || (isFinal(status) && !(status === 404 && wasOpen))) return end(code, reason, known);
     leave();
 
     // Full jitter: anything up to the back-off. When a server restarts, its clients reconnect spread over the whole
@@ -631,6 +629,7 @@ export function connect(url, options = {}) {
     if (sent?.waiters?.length) ask(sent);
     if (later) ask(later);
     if (fetching) fetching.messages = [];
+    fetching?.stop?.();
     clearTimeout(timer);
     clearTimeout(spacing);
     clearTimeout(urging);
@@ -929,9 +928,9 @@ export function connect(url, options = {}) {
   }
 
   // flush sends the next request, if one may be sent. A replay that brings what was missed must end first: it depends
-  // on the filters. Over events, nothing can be sent: a change of filters is a new connection, and a fetch is refused.
+  // on the filters. Over events, nothing can be sent: a change of filters is a new connection, and a fetch has one besides.
   function flush() {
-    if (hello && !link.send) for (const { reject } of fetches.splice(0)) reject(failure("no_websocket", NO_FETCH));
+    if (hello && !link.send && fetches.length && !fetching) collect(fetches[0]);
     if (!hello || sent || spacing || returning) return;
     if (!link.send) {
       change();
@@ -1025,6 +1024,52 @@ export function connect(url, options = {}) {
       flush();
       acknowledge(); // what a loop held back
     });
+  }
+
+  // collect makes a fetch over events: a request of its own brings the messages. It is made again if it breaks, or if
+  // nothing arrives for too long.
+  function collect(asked) {
+    fetching = asked;
+    const target = new URL(bare);
+    target.searchParams.set("gap", asked.id);
+    let timer;
+    let within = false;
+    const current = (handle) => (...args) => asked.stop === stop && handle(...args);
+    const again = () => {
+      stop();
+      asked.messages = [];
+      asked.tries = (asked.tries ?? 0) + 1;
+      timer = setTimeout(collect, Math.random() * Math.min(maxDelay, minDelay * 2 ** asked.tries), asked);
+      asked.stop = () => clearTimeout(timer);
+    };
+    const hear = () => {
+      clearTimeout(timer);
+      timer = setTimeout(again, HELLO_TIMEOUT);
+    };
+    const request = followEvents(fetch, target.href.replace("ws", "http"), {
+      hear: current(hear),
+      receive: current((message, data) => {
+        if (!message && within) asked.messages.push(data);
+        if (message?.of !== "gap") return;
+        within = message.type === "replay";
+        if (within || message.more) return;
+        stop();
+        bitten();
+      }),
+      closed: current(again),
+      failed: current((status) => {
+        if (!isFinal(status)) return again();
+        stop();
+        unfetched(status === 403 ? "not_granted" : "invalid_gap", `HTTP ${status}`);
+        flush();
+      }),
+    });
+    const stop = (asked.stop = () => {
+      asked.stop = null; // nothing of this request counts any more
+      clearTimeout(timer);
+      request.close();
+    });
+    hear();
   }
 
   // bitten ends a bite of the fetch that runs. The last one completes it.
@@ -1125,6 +1170,11 @@ function expressible(values) {
 
 function isExpressible(filters) {
   return FIELDS.every((field) => expressible(filters[field]));
+}
+
+// isFinal reports whether a refusal with this status would recur.
+function isFinal(status) {
+  return status >= 400 && status < 500 && !PASSING.includes(status);
 }
 
 // --- the links

@@ -465,7 +465,8 @@ func TestAReturnOverEventsMayLookBackToo(t *testing.T) {
 		want   []string
 	}{
 		{
-			"level=debug&last=3&since=" + position, []string{streamtest.AcceptEvents},
+			"level=debug&last=3&since=" + position,
+			[]string{streamtest.AcceptEvents},
 			[]string{"replay return", "6", "replayed return", "replay subscribe", "3", "4", "6", "replayed subscribe", "10"},
 		},
 		{"level=debug&since=" + position, []string{streamtest.AcceptEvents}, []string{"replay return", "6", "10", "replayed return", "11"}},

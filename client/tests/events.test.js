@@ -709,25 +709,122 @@ test("a change that onstate makes is not answered by the hello that it is told o
 
 // --- gaps
 
-test("a gap can't be fetched over events, and its fetch says so", async () => {
-  const { events, stream } = await follow();
+// missed is a stream that has been told of a gap, and the fetch of it.
+async function missed(options) {
+  const opened = await follow({ url: "ws://host/stream/projects/shop?token=1&last=5", filters: { level: "error" }, ...options });
   const gaps = [];
-  stream.ongap = (gap) => gaps.push(gap);
-  await events.say({ type: "gap", id: "g1", reason: "slow", dropped: 2, held: 2, position: "p1" }, { type: "gap", reason: "away", position: "p2" });
-  await assert.rejects(gaps[0].fetch(), { code: "no_websocket", message: /WebSocket/ });
-  assert.deepEqual(await gaps[1].fetch(), []);
+  opened.stream.ongap = (gap) => gaps.push(gap);
+  const gap = { type: "gap", reason: "slow", dropped: 2, held: 2, position: "p1" };
+  await opened.events.say({ ...gap, id: "g1" }, { ...gap, id: "g2" }, { ...gap, id: undefined });
+  return { ...opened, gaps };
+}
+
+const bite = (type, more) => ({ type, of: "gap", ...(more && { more }) });
+
+test("a gap is fetched by a request of its own, while the newest messages arrive", async () => {
+  const { events, requests, gaps, take, stream } = await missed();
+  const fetched = gaps[0].fetch();
+  const other = gaps[1].fetch();
+  const request = await requests.events();
+  assert.deepEqual(request.query, { token: "1", gap: "g1" });
+  await (await request.open()).hello();
+  await request.say(bite("replay"));
+  await request.give(["a", bytes(1)]);
+  take();
+  await events.give("live");
+  assert.deepEqual(take(), ["live"]);
+  await request.say(bite("replayed", true), bite("replay"));
+  await request.give("c");
+  assert.equal(requests.made.at(-1), request); // one fetch runs at a time
+  await request.say(bite("replayed"));
+  await request.write('event: close\ndata: {"type":"close","code":1000,"reason":""}\n\n');
+  assert.deepEqual(await fetched, ["a", bytes(1), "c"]);
+  assert.ok(request.left);
+  const second = await requests.events();
+  assert.equal(second.query.gap, "g2");
+  await (await second.open()).hello();
+  await second.say(bite("replay"), bite("replayed"));
+  assert.deepEqual(await other, []);
+  assert.deepEqual(await gaps[2].fetch(), []);
   assert.equal(stream.state, "open");
+  assert.deepEqual(take(), []);
 });
 
-test("a fetch that waited for a connection is refused when it is an event stream", async () => {
-  const { events, again, stream } = await follow();
-  let gap;
-  stream.ongap = (told) => (gap = told);
-  await events.say({ type: "gap", id: "g1", reason: "slow", dropped: 2, held: 2, position: "p1" });
+test("a fetch whose gap is not known, or no longer granted, is rejected, and the next one is made", async () => {
+  for (const [status, code] of [[410, "invalid_gap"], [400, "invalid_gap"], [403, "not_granted"]]) {
+    const { requests, gaps, stream, world } = await missed();
+    const fetched = assert.rejects(gaps[0].fetch(), { code, message: `mesherstream: HTTP ${status}` });
+    gaps[1].fetch().catch(() => {});
+    await (await requests.events()).refuse(status);
+    await fetched;
+    assert.equal((await requests.events()).query.gap, "g2");
+    assert.equal(stream.state, "open");
+    stream.close();
+    assert.equal(world.timers.size, 0);
+  }
+});
+
+test("a fetch that breaks is made again from the start", async () => {
+  const breaks = {
+    "an end": (request) => request.end(),
+    "a lost connection": (request) => request.lose(),
+    silence: (_, world) => world.tick(20_000),
+  };
+  for (const [name, happen] of Object.entries(breaks)) {
+    const { requests, gaps, world, stream } = await missed();
+    const fetched = gaps[0].fetch();
+    const request = await requests.events();
+    await (await request.open()).hello();
+    await request.say(bite("replay"));
+    world.tick(19_999);
+    await request.give("a");
+    await happen(request, world);
+    assert.ok(request.left, name);
+    world.tick(1);
+    await (await requests.events()).refuse(503);
+    world.tick(1);
+    const again = await requests.events();
+    assert.equal(requests.made.length, 4, name);
+    await (await again.open()).hello();
+    await again.say(bite("replay"));
+    await again.give(["a", "b"]);
+    await again.say(bite("replayed"));
+    assert.deepEqual(await fetched, ["a", "b"], name);
+    stream.close();
+    assert.equal(world.timers.size, 0, name);
+  }
+});
+
+test("what is no replay of the gap is not what was missed", async () => {
+  const { requests, gaps } = await missed();
+  const fetched = gaps[0].fetch();
+  const request = await (await requests.events()).open();
+  await request.hello();
+  await request.give("live");
+  await request.say({ type: "replay", of: "join" });
+  await request.give("old");
+  await request.say({ type: "replayed", of: "join" }, bite("replay"));
+  await request.give("a");
+  await request.say(bite("replayed"));
+  assert.deepEqual(await fetched, ["a"]);
+});
+
+test("a fetch waits for a connection, is made again on the next one, and ends with the stream", async () => {
+  const { events, requests, gaps, world, stream } = await missed();
+  const fetched = assert.rejects(gaps[0].fetch(), { code: "closed" });
+  const first = await requests.events();
   await events.end();
-  const fetched = assert.rejects(gap.fetch(), { code: "no_websocket" });
-  await (await (await again()).open()).hello({ ...whole, position: "p1" });
-  await fetched; // also while the return is not over
+  assert.ok(first.left);
+  await settle();
+  assert.equal(requests.made.length, 2);
+  world.tick(1);
+  await (await (await requests.events()).open()).hello({ ...whole, position: "p1" });
+  const second = await requests.events(); // also while the return is not over
+  assert.equal(second.query.gap, "g1");
+  stream.close();
+  assert.ok(second.left);
+  await fetched;
+  assert.equal(world.timers.size, 0);
 });
 
 // --- in earnest
