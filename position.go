@@ -222,13 +222,25 @@ func (c *client) positionText(p position, ok bool) string {
 	return string(c.appendPosition(nil, p))
 }
 
-// holeText returns the text of a hole, or "" if it would be too long.
+// holeText returns the text of a hole, or "" if it would be too long, or too long for a request that the client may send.
 func (c *client) holeText(h *hole) string {
 	payload := h.append(nil)
 	if !seal.Fits(len(payload)) {
 		return ""
 	}
-	return string(c.shard.seal.Append(nil, sealsGap, c.sub.Project, time.Now(), payload))
+	text := c.shard.seal.Append(nil, sealsGap, c.sub.Project, time.Now(), payload)
+	if c.encoding == frames && len(text)+len(`{"type":"fetch","gap":""}`) > c.shard.cfg.readLimit {
+		return ""
+	}
+	return string(text)
+}
+
+// name gives a gap the ID of its hole, and says how many of its messages can be fetched with that. dropped is how many it
+// has, or 0 if that isn't known.
+func (n *gapNotice) name(c *client, of *hole, dropped int) {
+	if n.ID = c.holeText(of); n.ID != "" {
+		n.Held = c.held(of, dropped)
+	}
 }
 
 // held returns how many messages of a hole can be fetched. dropped is how many it has, or 0 if that isn't known.

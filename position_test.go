@@ -1539,6 +1539,23 @@ func TestTheIDOfAGapIsReadAsItWasMade(t *testing.T) {
 	}
 }
 
+// A request over the read limit ends a client's stream for good. Over plain HTTP, the ID is in the query.
+func TestAGapWhoseFetchIsOverTheReadLimitHasNoID(t *testing.T) {
+	const limit = 160
+	h := hole{filter: Filter{Levels: []string{"error"}}}
+	for range maxFilterValues - 1 {
+		c := &client{encoding: frames, shard: &shard{seal: seal.New(), cfg: &config{readLimit: limit}}}
+		text := c.holeText(&h)
+		c.encoding, c.shard.cfg.readLimit = events, 128
+		whole := c.holeText(&h)
+		request := fmt.Sprintf(`{"type":"fetch","gap":%q}`, whole)
+		if fits := len(request) <= limit; whole == "" || fits != (text != "") {
+			t.Errorf("the request has %d bytes, and the bound is %d; got %q", len(request), limit, text)
+		}
+		h.filter.Levels = append(h.filter.Levels, "fatal")
+	}
+}
+
 func TestASeedRepeatsARun(t *testing.T) {
 	for seed := range uint64(8) {
 		var runs [2][]string

@@ -248,8 +248,7 @@ func (c *client) gapNotice(g *gap) *message {
 	n := gapNotice{Stream: c.v1.stream, Reason: reasonSlow, Dropped: g.dropped, ByLevel: c.v1.gaps.byLevel(g)}
 	n.Position = c.positionText(c.reached(0, 1, nil))
 	if !g.loose && c.shard.history.isOn() {
-		of := &hole{g.after, g.last, *g.filter, false}
-		n.ID, n.Held = c.holeText(of), c.held(of, g.dropped)
+		n.name(c, &hole{g.after, g.last, *g.filter, false}, g.dropped)
 	}
 	return n.message(c, g.since, g.until)
 }
@@ -272,8 +271,8 @@ func (c *client) lossNotice(next []*message, ends bool) *message {
 		n.Dropped = int(l.messages)
 	}
 	if c.shard.history.isOn() {
-		of := &hole{l.after, r.at, *f, true} // an old value of a key is not missing
-		if n.ID, n.Held = c.holeText(of), c.held(of, 0); n.Dropped > 0 {
+		n.name(c, &hole{l.after, r.at, *f, true}, 0) // an old value of a key is not missing
+		if n.Dropped > 0 {
 			n.Held = min(n.Held, n.Dropped)
 		}
 	}
