@@ -102,6 +102,9 @@ const BINARY = "\ud800";
 // What is stored, in characters. A longer tail is left out.
 const MAX_STORED = 2 ** 18;
 
+// What was received longer ago than this, by a clock that may have been set since, is taken for new: about a year.
+const MAX_AGO = 2 ** 35;
+
 // A position is opaque. But a server would refuse a return with something else, and for good.
 const POSITION = /^p[\w-]{0,2047}$/;
 
@@ -709,10 +712,16 @@ export function connect(url, options = {}) {
     const at = Date.now() - performance.now() + newest; // this page's other clock means nothing to the next one
     const text = (tail) => JSON.stringify({ position, tail, at, filters });
     const whole = unknown ? "" : text(keys);
+    if (!(whole && whole.length <= MAX_STORED && store(whole))) store(text());
+  }
+
+  // store reports whether there was space. If there is none, or it is forbidden, a reload returns from what was stored before.
+  function store(text) {
     try {
-      storage.setItem(key, whole && whole.length <= MAX_STORED ? whole : text());
+      storage.setItem(key, text);
+      return true;
     } catch {
-      // it is full, or forbidden: a reload then returns from what was stored before
+      return false;
     }
   }
 
@@ -723,8 +732,8 @@ export function connect(url, options = {}) {
     try {
       const { position, tail, at, filters } = JSON.parse(storage.getItem(key));
       if (!POSITION.test(position)) return;
-      const past = Number.isFinite(at) ? Math.max(0, Date.now() - at) : 0; // this clock may have been set
-      const newest = performance.now() - past;
+      const past = Date.now() - at; // this clock may have been set
+      const newest = performance.now() - (past > 0 && past < MAX_AGO ? past : 0);
       const same = JSON.stringify(filters) === JSON.stringify(accepted);
       const entries = (tail ?? []).map((key) => ({ n: 0, key: String(key), at: newest }));
       const unknown = !tail || (!same && entries.length > 0);

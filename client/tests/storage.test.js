@@ -338,11 +338,26 @@ test("a storage that is full, forbidden or full of garbage costs nothing", () =>
     storage.setItem(key, text);
     assert.deepEqual(returned(new World(), storage), {}, text);
   }
-  for (const at of ['"now"', "null", "1e999", "[]"]) {
+  for (const at of ['"now"', "null", "1e999", "[]", "0", "-1e15", "-1e300"]) {
     const storage = new Store();
     storage.setItem(key, `{"position":"p1","tail":["a"],"at":${at}}`);
     assert.deepEqual(returned(new World(), storage), { since: "p1", received: "1", ago: "0" }, at);
   }
+});
+
+test("a tail for which there is no space is left out, so that a return shows none of it again", () => {
+  const world = new World();
+  const storage = new Store();
+  const { socket, page } = visit(world, storage);
+  socket.give("a").say(mark("p1"));
+  const { setItem } = storage;
+  storage.setItem = (key, text) => {
+    if (text.length > 100) throw new Error("full");
+    setItem.call(storage, key, text);
+  };
+  socket.say(mark("p2")).give("b".repeat(100));
+  page.hide(false);
+  assert.deepEqual(returned(world, storage), { since: "p2", received: "unknown", ago: "0" });
 });
 
 test("a server without positions leaves nothing that a later one could be asked for", () => {
