@@ -579,7 +579,8 @@ func (c *client) replaySomeMore() error {
 	}
 	r.ahead = got.at
 	rest := c.withoutOld(got.messages[mostNotices:])
-	ends := whole && !got.more && to.reaches(got.at) // the shard may have to take messages that have left the history
+	// The shard may have to take messages that have left the history. Those of a gap are never taken.
+	ends := whole && !got.more && (to.reaches(got.at) || r.gap != nil)
 	batch, tells := c.withNotices(s.drained[:mostNotices+len(rest)], ends, got.more)
 	if ends && c.v1 != nil {
 		batch = append(batch, c.replayedNotice())

@@ -501,3 +501,33 @@ func TestAReturnOverEventsMayLookBackToo(t *testing.T) {
 	publish("debug", 13)
 	p.Expect("13")
 }
+
+// This ends too, with what is left: all, some and none of the messages.
+func TestTheMessagesOfAGapMayHaveLeftTheHistory(t *testing.T) {
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithApp(app), mesherstream.WithHistory(300), mesherstream.WithMaxBuffer(5))
+	app.Use(m.Handler())
+	s := streamtest.NewSite(t, app, m)
+	publish := func(count int, data string) {
+		t.Helper()
+		for range count {
+			if err := m.Broadcast(mesherstream.Message{Project: "shop", Data: []byte(data)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	slow := s.Follow(shopStream, streamtest.AcceptEvents)
+	for publish(200, strings.Repeat("x", 60_000)); len(slow.Gaps) == 0; {
+		slow.Next()
+	}
+	gap := slow.Gaps[0]
+	slow.Leave()
+	for i, count := range []int{0, 200, 100, 1000} {
+		publish(count, "")
+		messages, err := s.Follow(shopStream+"?gap="+gap.ID, streamtest.AcceptEvents).Rest()
+		all, none := len(messages) == gap.Held, len(messages) == 0
+		if err != nil || all != (i == 0) || none != (i >= 2) {
+			t.Errorf("after %d messages: got %d of %d, %v", count, len(messages), gap.Held, err)
+		}
+	}
+}
