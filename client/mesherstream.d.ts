@@ -56,8 +56,9 @@ export interface Options extends Callbacks {
    * What may carry the stream: ["websocket", "sse"] by default, or one of the two alone. With both, each attempt begins
    * with a WebSocket. If it does not open, the stream follows the events of the same address by fetch:
    *
-   * - if the handshake fails or the browser forbids it, and the answer to a GET says that the server would have accepted it,
-   * - or if a WebSocket has not brought the server's hello after 6 seconds, or after 20 if one has before.
+   * - if the handshake fails or the browser forbids it, and the answer to a GET says that the server would have accepted it;
+   *   after a WebSocket that was open, if that happens twice in a row,
+   * - or if a WebSocket has not brought the server's hello after 6 seconds; after one that was open, after 20 seconds.
    *
    * A final refusal ends the stream as ever, and a server that does not answer is tried again as ever. Streams of the page,
    * and of the same tab after a reload, then use events at once for 10 minutes: for the same host, and kept in

@@ -932,7 +932,6 @@ export function connect(url, options = {}) {
   function ask(request) {
     if (next) request.waiters.unshift(...next.waiters);
     request.last ??= next?.last;
-    request.urgent ||= next?.urgent;
     next = request;
   }
 

@@ -196,6 +196,13 @@ test("a page that was too busy for six seconds takes the hello that has arrived"
   world.pass(60_000);
   world.tick(1000); // and none had arrived
   await requests.events();
+
+  const hidden = follow(); // all its timers fire late
+  for (let i = 0; i < 2; i++) {
+    hidden.world.pass(60_000);
+    hidden.world.tick(0);
+  }
+  await hidden.requests.events();
 });
 
 test("a refusal that is final is final, and leads to no events", async () => {
