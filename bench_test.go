@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -260,6 +261,49 @@ func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
 				}
 				if name == "fast" && kind == "pinged" && probes == 0 {
 					t.Error("no client was asked, and this test is about that")
+				}
+			}
+		}
+	}
+}
+
+// plainShard is newTestShard with clients of an encoding beside one of a WebSocket.
+func plainShard(t *testing.T, n int, e encoding, l link.Link) *shard {
+	t.Helper()
+	s := newTestShard(t, 1, l)
+	for i := range n {
+		c := &client{id: ClientID((i + 1) * 1000), shard: s, link: l, sub: Subscription{Project: "shop", Filter: Filter{Levels: []string{"error"}}}, encoding: e}
+		c.agree()
+		if err := s.register(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.take()
+	s.takeTurn()
+	return s
+}
+
+// A broadcast over plain HTTP costs the same number of allocations for one client and for many, if these are in step or
+// take nothing at all.
+func TestABroadcastOverPlainHTTPAllocatesNothingForEachClient(t *testing.T) {
+	for _, e := range []encoding{events, lines} {
+		for name, l := range map[string]link.Link{"fast": sink{}, "slow": wall{}} {
+			for _, broadcasts := range []int{1, 10} {
+				var got [2]float64
+				for i, clients := range []int{1, 50} {
+					s := plainShard(t, clients, e, l)
+					m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})
+					form := m.in(e) // made before, since the collector may take it from one of the two
+					publishTurn(t, s, m, 100)
+					publishTurn(t, s, m, 100)
+					got[i] = testing.AllocsPerRun(100, func() { publishTurn(t, s, m, broadcasts) })
+					runtime.KeepAlive(form)
+				}
+				if got[0] != got[1] {
+					t.Errorf("%s clients of encoding %d, %d broadcasts in a turn: got %v allocations for 1 client and %v for 50, want as many", name, e, broadcasts, got[0], got[1])
+				}
+				if e == lines && got[0] != 0 {
+					t.Errorf("%s clients of lines, %d broadcasts in a turn: got %v allocations, want 0", name, broadcasts, got[0])
 				}
 			}
 		}

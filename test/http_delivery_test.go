@@ -80,20 +80,24 @@ func TestAnyDataArrivesAsLines(t *testing.T) {
 	})
 }
 
-// checkLine checks the line of a text message.
+// checkLine checks the line of a text message: JSON as it is, unless it could be taken for a gap, and other text as a string.
 func checkLine(t *testing.T, data, line string) {
 	t.Helper()
-	var text string
-	var ours struct{ Mesherstream *json.RawMessage }
-	switch {
-	case !utf8.ValidString(line) || strings.ContainsAny(line, "\r\n"):
+	if !utf8.ValidString(line) || strings.ContainsAny(line, "\r\n") {
 		t.Errorf("message %q: got %q, want one line", data, line)
-	case json.Valid([]byte(data)) && !strings.ContainsAny(data, "\r\n"):
-		if line == data && (json.Unmarshal([]byte(line), &ours) != nil || ours.Mesherstream == nil || strings.Contains(data, "M") || strings.Contains(data, `"a":1`)) {
-			return
+	}
+	isJSON := json.Valid([]byte(data)) && !strings.ContainsAny(data, "\r\n")
+	var members map[string]json.RawMessage
+	_ = json.Unmarshal([]byte(data), &members)
+	_, named := members["mesherstream"]
+	switch {
+	case isJSON && named && len(members) > 1 && line == data: // either will do
+	case isJSON && !named:
+		if line != data {
+			t.Errorf("message %q: got %s, want it as it is", data, line)
 		}
-		fallthrough
 	default:
+		var text string
 		if err := json.Unmarshal([]byte(line), &text); err != nil || text != data {
 			t.Errorf("message %q: got %s, want it as a JSON string, %v", data, line, err)
 		}
