@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"weak"
 
@@ -171,8 +172,33 @@ func (e encoding) closing(code int, reason string) []byte {
 	if e == frames {
 		return wsframe.Close(code, reason)
 	}
-	return e.notice(typeClose, "", closeNotice{typeClose, code, reason})
+	notice := e.notice(typeClose, "", closeNotice{typeClose, code, reason})
+	if e == events {
+		return append(appendRetry(nil, retryAfter(code, reason)), notice...)
+	}
+	return notice
 }
+
+// retryAfter returns after how many milliseconds an EventSource is to come back that is closed. As over a WebSocket, the
+// reason may say when, and each client waits a little longer than that.
+func retryAfter(code int, reason string) int {
+	const most = 24 * 60 * 60 * 1000
+	_, after, told := strings.Cut(reason, "retry_after_ms=")
+	if !told || code != wsframe.CodeTryAgainLater && code != codeServiceRestart {
+		return retry()
+	}
+	digits := after[:len(after)-len(strings.TrimLeft(after, "0123456789"))]
+	n, err := strconv.ParseUint(digits, 10, 64)
+	switch {
+	case errors.Is(err, strconv.ErrRange), n > most:
+		n = most
+	case n == 0: // or no number
+		return retry()
+	}
+	return int(n) + rand.IntN(int(n)/2+1)
+}
+
+const codeServiceRestart = 1012 // only the application closes with it
 
 type closeNotice struct {
 	Type   string `json:"type"`

@@ -447,3 +447,28 @@ func TestALastEventIDThatIsNone(t *testing.T) {
 		p.Expect("new")
 	})
 }
+
+// Without a history, a client that returns is told of what it has missed.
+func TestWithoutAHistoryAReturnOverPlainHTTPIsAGap(t *testing.T) {
+	overPlainHTTP(t, func(w *streamtest.World, accept string) {
+		w.Start(mesherstream.WithHistory(0))
+		w.Follow("shop", accept).Collect() // somebody stays
+		p := w.Follow("shop", streamtest.AcceptEvents)
+		w.Publish("1")
+		id := p.Event().ID
+		p.Leave()
+		for i := range 3 {
+			w.Publish(fmt.Sprint("missed ", i))
+		}
+		header := []string{accept, "Last-Event-ID: " + id}
+		path := "shop"
+		if accept == streamtest.AcceptLines { // curl has no last event, and knows a position from elsewhere
+			path, header = "shop?since="+id, header[:1]
+		}
+		p = w.Follow(path, header...)
+		w.Publish("2")
+		if p.Expect("2"); len(p.Gaps) != 1 || p.Gaps[0].Reason != "away" || p.Gaps[0].Dropped != 3 || p.Gaps[0].Position == "" {
+			w.Errorf("got gaps %+v, want one of the 3 messages", p.Gaps)
+		}
+	})
+}

@@ -306,3 +306,37 @@ func TestAClientThatTalksIsHeardByNobody(t *testing.T) {
 		}
 	})
 }
+
+// Before the end, an EventSource is told when to come back: as the reason says if the code is one for that, and otherwise
+// soon.
+func TestAnEventSourceIsToldWhenToComeBack(t *testing.T) {
+	streamtest.OverTransports(t, func(w *streamtest.World) {
+		w.Start()
+		for _, tt := range []struct {
+			code        int
+			reason      string
+			least, most int
+		}{
+			{1000, "", 1000, 3000},
+			{4000, "bye", 1000, 3000},
+			{4000, "retry_after_ms=60000", 1000, 3000},
+			{1013, "busy; retry_after_ms=60000", 60_000, 90_000},
+			{1012, "retry_after_ms=60000, please", 60_000, 90_000},
+			{1013, "retry_after_ms=1", 1, 2},
+			{1013, "retry_after_ms=0", 1000, 3000},
+			{1013, "retry_after_ms=-5", 1000, 3000},
+			{1013, "retry_after_ms=soon", 1000, 3000},
+			{1013, "retry_after_ms=", 1000, 3000},
+			{1013, "retry_after_ms=99999999999999999999", 86_400_000, 129_600_000},
+		} {
+			p := w.Follow("shop", streamtest.AcceptEvents)
+			p.Parser.Retry = 0
+			if err := w.M.Disconnect(p.ID, tt.code, tt.reason); err != nil {
+				w.Fatal(err)
+			}
+			if rest, err := p.Rest(); err != nil || len(rest) > 0 || p.Close == nil || p.Close.Code != tt.code || p.Parser.Retry < tt.least || p.Parser.Retry > tt.most {
+				w.Errorf("%d %q: got %+v and retry %d, %v, want %d to %d ms", tt.code, tt.reason, p.Close, p.Parser.Retry, err, tt.least, tt.most)
+			}
+		}
+	})
+}
