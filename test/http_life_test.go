@@ -340,3 +340,25 @@ func TestAnEventSourceIsToldWhenToComeBack(t *testing.T) {
 		}
 	})
 }
+
+// A client that closes only its own side of the connection has left, as over a WebSocket.
+func TestAClientThatClosesItsSideHasLeft(t *testing.T) {
+	for _, tr := range streamtest.Sockets() {
+		if tr.Name == "wrapped" {
+			continue
+		}
+		for _, accept := range plainAccepts {
+			(&streamtest.World{T: t, Transport: tr}).Play(func(w *streamtest.World) {
+				w.Start()
+				p := w.Follow("shop", accept)
+				if err := p.Conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+					w.Fatal(err)
+				}
+				w.Eventually("it has left", func() bool { return w.M.Stats().Clients == 0 })
+				if rest, err := p.Rest(); err != nil || len(rest) > 0 {
+					w.Errorf("got %q, %v, want the end", rest, err)
+				}
+			})
+		}
+	}
+}
