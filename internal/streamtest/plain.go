@@ -152,7 +152,7 @@ func (p *Plain) begin(m *mesherstream.Manager, before uint64) {
 		return
 	}
 	hello := p.Event()
-	if err := json.Unmarshal([]byte(hello.Data), &p.Hello); err != nil || hello.Name != "hello" || hello.ID != "" || p.Parser.Retry < 1000 {
+	if err := json.Unmarshal([]byte(hello.Data), &p.Hello); err != nil || hello.Name != "hello" || hello.ID != "" && hello.ID != p.Hello.Position || p.Parser.Retry < 1000 {
 		p.T.Fatalf("first event: got %+v, want hello: %v", hello, err)
 	}
 	p.ID = p.Hello.ID
