@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -346,9 +348,12 @@ func (p *trio) step() {
 	case 7:
 		p.comeBack()
 	case 8:
-		if p.rand.IntN(4) == 0 {
+		switch p.rand.IntN(8) {
+		case 0, 1:
 			time.Sleep(time.Minute)
 			p.notef("a minute")
+		case 2:
+			runtime.GC() // of the forms that nobody holds, nothing remains
 		}
 	default:
 		for range 1 + p.rand.IntN(4) {
@@ -539,7 +544,7 @@ func (p *trio) ofLines(taken []byte) (list []string) {
 // Three clients of one filter that are equally slow are told the same, each in its encoding, and the last ID is where the
 // client of the protocol is, too. -replayseed repeats a script.
 func TestClientsOfAllEncodingsAreToldTheSame(t *testing.T) {
-	first, scripts := uint64(0), 200
+	first, scripts := uint64(0), 100
 	if isLong() {
 		scripts = 10_000
 	}
@@ -634,5 +639,55 @@ func TestNoPlaceIsNamedBeforeAReturnIsTold(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// A form is there as long as something holds it, and is made anew when it is needed again. The history holds none.
+func TestAFormIsHeldByThoseForWhomItWaits(t *testing.T) {
+	m := newMessage(&Message{Project: "a", Key: "k", Data: []byte("two\nlines")})
+	m.number, m.stamp = 7, 9
+	held := m.in(events)
+	_ = m.in(lines)
+	runtime.GC()
+	f := m.forms.Load()
+	if got := f.plain[events].Value(); got != held || m.in(events) != held || f.plain[lines].Value() != nil {
+		t.Errorf("the form that is held is %p, want %p, and that of lines %p, want none", got, held, f.plain[lines].Value())
+	}
+	if held.asFrame() != m || m.asFrame() != m || held.number != 7 || held.stamp != 9 || held.key != "k" {
+		t.Errorf("the form is %+v", held)
+	}
+	runtime.KeepAlive(held)
+	held = nil
+	runtime.GC()
+	if f.plain[events].Value() != nil {
+		t.Error("nothing holds the form of events, and it is still there")
+	}
+	for e, want := range map[encoding]string{events: "data: two\ndata: lines\n\n", lines: "\"two\\nlines\"\n"} {
+		if got := string(m.in(e).frame); got != want {
+			t.Errorf("encoding %d: got %q, want %q", e, got, want)
+		}
+	}
+}
+
+// Two shards need a form at the same time, and one of them makes it. Meanwhile others come and go.
+func TestShardsShareTheFormThatTheyNeedAtTheSameTime(t *testing.T) {
+	for range 50 {
+		m := newMessage(&Message{Project: "a", Data: []byte("x")})
+		var made [8]*message
+		var all sync.WaitGroup
+		for i := range made {
+			all.Go(func() {
+				if made[i] = m.in(events); i == 0 {
+					runtime.GC()
+				}
+				_ = m.in(lines).frame
+			})
+		}
+		all.Wait()
+		for _, got := range made {
+			if got != made[0] {
+				t.Fatalf("two shards hold %p and %p", got, made[0])
+			}
+		}
 	}
 }
