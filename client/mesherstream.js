@@ -226,7 +226,8 @@ export function connect(url, options = {}) {
   let attempts = 0; // since a connection was stable
   let openedAt = 0;
   let wasOpen = false; // ever
-  let looking = false; // what the last or since of the url asks for has not arrived yet
+  let asks = false; // this connection has asked for what was before it
+  let looking = false; // and that has not arrived yet
   let told = null; // the server said how long to wait
   let due = 0; // when the next attempt is made
   let paused = false; // the page is put away
@@ -359,6 +360,7 @@ export function connect(url, options = {}) {
       for (const name of START) query.delete(name); // the page has seen it
     }
     if (last) query.set("last", last);
+    asks = !place && START.some((name) => query.has(name));
     for (const field of filters ? FIELDS : []) {
       const values = filters[field];
       if (values.length && expressible(values)) query.set(field, values.join());
@@ -477,12 +479,13 @@ export function connect(url, options = {}) {
   // arrive takes the position of a hello. It returns what the return has brought, and nothing for a first connection. The
   // server says so explicitly if the replay is complete. If it isn't, a gap follows, and until then the position remains
   // the old one: a connection that breaks before the gap, or a page that is reloaded, must be told of it again. A server
-  // that promises to break the silence, and names no position, looks back first; the end of that replay names one.
+  // that names no position, although it is asked to look back or promises to break the silence, looks back first; the end
+  // of that replay names one.
   function arrive({ position, returned }) {
     const complete = returned?.complete === true;
     const atMost = returned?.at_most;
     const info = place ? { complete, ...(atMost !== undefined && { atMost }) } : undefined;
-    looking ||= !position && hello.mark_ms > 0;
+    looking ||= !position && (asks || hello.mark_ms > 0);
     if (!position) {
       place = null;
       passed = [];
@@ -783,6 +786,7 @@ export function connect(url, options = {}) {
       if (found(key)) return;
       remember(key);
     }
+    if (!alone && !replaying) looking = false; // an older server doesn't look back
     push({ type: "message", data });
     call("onmessage", data, event);
   }

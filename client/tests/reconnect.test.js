@@ -36,13 +36,15 @@ test("connects again after a connection that was lost, and after a handshake tha
 
 test("looks back once, and not again with each connection", async (t) => {
   const server = await listen(t);
-  const { states } = follow(t, server.url + "?last=200&since=10m&level=error", { minDelay: 1 });
+  const { states, items } = follow(t, server.url + "?last=200&since=10m&level=error", { minDelay: 1 });
   server.refuse = 503;
   assert.equal((await reach(states, "waiting")).code, 1006);
   server.refuse = 0;
   const first = await server.accept({});
   assert.equal(first.query, "?last=200&since=10m&level=error");
   await reach(states, "open");
+  first.send("a"); // and no replay: it doesn't look back
+  await items.take();
   first.lose();
   assert.equal((await server.accept({})).query, "?level=error");
 });

@@ -389,6 +389,17 @@ test("a stream that is cut while it looks back does so again, until it has a pos
   assert.equal(stream.state, "connecting");
 });
 
+test("a look-back that is cut before it begins is asked for again, also of a server that sends no pings", () => {
+  const world = new World();
+  world.page().follow({ url: "ws://host/?last=5&since=1m" });
+  world.socket().hello().cut();
+  world.tick(500);
+  assert.deepEqual(world.socket().query, { last: "5", since: "1m" });
+  world.socket().hello({ position: "p1" }).cut();
+  world.tick(1000);
+  assert.deepEqual(world.socket().query, { since: "p1" });
+});
+
 test("a replay that looks back at other filters begins and ends with a position", () => {
   const { socket, again } = follow();
   socket.give("a").say({ type: "replay", of: "subscribe", position: "p5" });
