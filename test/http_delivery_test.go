@@ -472,3 +472,45 @@ func TestWithoutAHistoryAReturnOverPlainHTTPIsAGap(t *testing.T) {
 		}
 	})
 }
+
+// The position of a gap is the place after it, also for a client that sees no IDs.
+func TestThePositionOfAGapIsThePlaceAfterIt(t *testing.T) {
+	overPlainHTTP(t, func(w *streamtest.World, accept string) {
+		w.Start(mesherstream.WithMaxBuffer(10), mesherstream.WithHistoryBytes(64<<20), mesherstream.WithDrainInterval(5*time.Millisecond), mesherstream.WithUnsentLimit(4<<10))
+		p := w.Follow("shop", accept)
+		var all []string
+		for w.ClientOf(p).Dropped < 30 {
+			w.Broadcast(len(all), len(all)+1)
+			all = append(all, fmt.Sprintf("%d %s", len(all), streamtest.Filler))
+		}
+		w.Publish("the end")
+		all = append(all, "the end")
+		next := 0
+		places := map[string]int{} // by position
+		for text := ""; text != "the end"; next++ {
+			gaps := len(p.Gaps)
+			text = p.Next()
+			for _, g := range p.Gaps[gaps:] {
+				next += g.Dropped
+				places[g.Position] = next
+				if g.Held != g.Dropped || g.ID == "" {
+					w.Errorf("got the gap %+v, want all of it held", g)
+				}
+			}
+			if text != all[next] {
+				w.Fatalf("got %.20q, want message %d", text, next)
+			}
+		}
+		p.Leave()
+		if len(places) == 0 {
+			w.Fatal("there was no gap")
+		}
+		for position, at := range places {
+			again := w.Follow("shop?since="+position, accept)
+			if again.Expect(all[at:]...); len(again.Gaps) > 0 {
+				w.Errorf("from the position after a gap: got gaps %+v", again.Gaps)
+			}
+			again.Leave()
+		}
+	})
+}
