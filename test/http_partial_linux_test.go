@@ -73,9 +73,15 @@ func TestTheKernelTearsEventsAnywhereAndTheStreamStaysWhole(t *testing.T) {
 							if back == nil || !back.Complete || back.AtMost == nil {
 								w.Fatalf("from ID %s: got %+v, want a complete return", id, again.Hello)
 							}
-							again.Expect(all[len(all)-*back.AtMost:]...)
-							if len(again.Gaps) > 0 {
-								w.Errorf("from ID %s: got gaps %+v, want none", id, again.Gaps)
+							for next := len(all) - *back.AtMost; next < len(all); next++ {
+								gaps := len(again.Gaps)
+								text := again.Next()
+								for _, g := range again.Gaps[gaps:] { // on a busy machine, it skips what it can't take in five seconds
+									next += g.Dropped
+								}
+								if next >= len(all) || text != all[next] {
+									w.Fatalf("from ID %s: got %.20q, gaps %+v, want message %d", id, text, again.Gaps, next)
+								}
 							}
 							again.Leave()
 						}
