@@ -77,6 +77,7 @@ type page struct {
 	chosen    Filter    // the filter with which it returns
 	asked     *Filter   // the request that waits for its reply
 	begins    past      // what its URL asks for
+	looks     int       // how many messages it looks back for when it returns over events
 	fast      bool
 	stored    follower.Follower
 	storedAt  int // how many of its items were there at that time
@@ -396,7 +397,7 @@ func (p *simulation) dial(v *page) {
 		}
 	}
 	if asked.back != nil {
-		if v.Tailless {
+		if asked.last = v.looks; v.Tailless {
 			p.rollBack(v)
 		}
 		v.setFilter(v.cutAt, v.chosen)
@@ -432,6 +433,7 @@ func (p *simulation) dial(v *page) {
 	}
 	v.conn++
 	v.client, v.link = c, c.link.(*strait)
+	v.looks = 0
 	v.plain, v.fed, v.arrived, v.says, v.asked, v.dialedAt = plainReader{}, 0, 0, nil, nil, len(p.log)
 	if v.isPlayed {
 		p.tell(v, follower.Event{What: "accept"})
@@ -692,7 +694,9 @@ func (p *simulation) subscribe(v *page) {
 		if v.client != nil {
 			p.cut(v)
 		}
-		v.chosen = p.someFilter()
+		if v.chosen = p.someFilter(); !v.Tailless && p.chance(2) {
+			v.looks = 1 + p.rand.IntN(40)
+		}
 		p.dial(v)
 		return
 	}
