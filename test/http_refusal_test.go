@@ -244,7 +244,7 @@ func TestAStreamThatFindsNoPlace(t *testing.T) {
 			_ = p.Conn.Close()
 			if name != "shutdown" {
 				s.Eventually("it has left", s.IsEmpty)
-				streams(t, s, s.Get(shopStream, streamtest.AcceptEvents))
+				s.Streams(s.Get(shopStream, streamtest.AcceptEvents))
 			}
 		})
 	}

@@ -363,3 +363,15 @@ func (w *World) ClientOf(p *Plain) mesherstream.Client {
 	}
 	return c
 }
+
+// Streams checks that a client receives a stream.
+func (s *Site) Streams(p *Plain) {
+	s.Helper()
+	if p.Head.StatusCode != http.StatusOK || p.Head.ContentLength >= 0 || len(p.Head.TransferEncoding) > 0 ||
+		p.Head.Header.Get("Content-Encoding")+p.Head.Header.Get("ETag") != "" || p.Head.Header.Get("Cache-Control") != "no-store" {
+		s.Fatalf("got %+v, want the head of a stream", p.Head)
+	}
+	s.Eventually("it is in", func() bool { return s.M.Stats().Clients == 1 })
+	s.Publish(mesherstream.Message{Project: "shop", Data: []byte(`{"n":1}`)})
+	p.Expect(`{"n":1}`)
+}
