@@ -671,6 +671,25 @@ test("a stream that is closed while a change waits has no timer", async () => {
   assert.equal(world.timers.size, 0);
 });
 
+test("a change that onstate makes when the stream opens has an answer of its own", async () => {
+  const world = new World();
+  const requests = new Requests();
+  const changes = [];
+  const change = (stream, state) => state === "open" && !changes.length && changes.push(stream.setFilters({ level: "x" }));
+  const { stream } = world.page().follow({ transports: ["sse"], fetch: requests.fetch, onstate: (state) => change(stream, state) });
+  await (await (await requests.events()).open()).hello({ position: "p0" });
+  const second = await requests.events();
+  assert.deepEqual(second.query, { since: "p0", level: "x" });
+  await (await second.open()).hello({ position: "p0", returned: { complete: true } });
+  assert.deepEqual((await changes.pop()).filters.level, ["x"]);
+
+  const other = world.page().follow({ onstate: (state) => change(other.stream, state) });
+  const socket = world.socket().hello({ position: "p0" });
+  assert.equal(socket.asked().length, 1);
+  socket.say({ type: "filters_updated", filters: { level: ["x"], environment: [] }, filtered: 3, position: "p1" });
+  assert.equal((await changes.pop()).filtered, 3);
+});
+
 test("a value with a comma is refused, and the connection stays", async () => {
   const { requests, events, stream } = await follow();
   await assert.rejects(stream.setFilters({ level: "a,b" }), { code: "invalid_filter", message: /comma/ });
