@@ -137,8 +137,8 @@ func quoted(text []byte) []byte {
 // noticeMember is the member of the objects with which lines tell of gaps and of the end.
 const noticeMember = "mesherstream"
 
-// isLikeNotice reports whether valid JSON could be mistaken for such an object. Its first member decides: a program that reads
-// the lines may look at nothing else.
+// isLikeNotice reports whether valid JSON could be mistaken for such an object. Its first member decides: a program that
+// reads the lines may look at nothing else.
 func isLikeNotice(data []byte) bool {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	if opening, err := decoder.Token(); err != nil || opening != json.Delim('{') {
