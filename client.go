@@ -66,9 +66,9 @@ type client struct {
 	cutTimer    *time.Timer // ends a close handshake that the client does not complete
 
 	owing        bool          // it owed something at the last beat
-	pingAt       time.Time     // when the next ping is due
-	askedAt      time.Time     // when the first ping after its last sign of life was due
-	waitingSince time.Time     // when the empty backlog received its first message
+	pingAt       time.Duration // when the next ping is due, since connectedAt
+	askedAt      time.Duration // when the first ping after its last sign of life was due, likewise
+	waitingSince time.Duration // when the empty backlog received its first message, likewise
 	paid         time.Duration // the time that its requests have used up, since connectedAt
 
 	dropped, abandoned, filtered, conflated, replayed uint64
@@ -145,14 +145,17 @@ func (c *client) Seen(now time.Time, took bool) {
 	}
 }
 
-func (c *client) markTook(now time.Time) { c.took.Store(int64(now.Sub(c.connectedAt))) }
+// lifetime is how long the client has been connected. It uses the monotonic clock: with the wall clock, setting the time would
+// make all clients idle at once.
+func (c *client) lifetime(now time.Time) time.Duration { return now.Sub(c.connectedAt) }
 
-func (c *client) markSeen(now time.Time) { c.seen.Store(int64(now.Sub(c.connectedAt))) }
+func (c *client) markTook(now time.Time) { c.took.Store(int64(c.lifetime(now))) }
 
-// silence is the time since the client's last sign of life. It counts from connectedAt, which uses the monotonic clock:
-// with the wall clock, setting the time would make all clients idle at once.
+func (c *client) markSeen(now time.Time) { c.seen.Store(int64(c.lifetime(now))) }
+
+// silence is the time since the client's last sign of life.
 func (c *client) silence(now time.Time) time.Duration {
-	return now.Sub(c.connectedAt) - time.Duration(c.seen.Load())
+	return c.lifetime(now) - time.Duration(c.seen.Load())
 }
 
 func (c *client) snapshot() Client {
@@ -222,7 +225,7 @@ const (
 func (c *client) add() {
 	s := c.shard
 	c.inWaiting = -1
-	c.pingAt, c.askedAt = s.cfg.firstPing(c.connectedAt), c.connectedAt
+	c.pingAt = s.cfg.firstPing()
 	s.totals.Clients++
 	s.totals.Connects++
 	c.apart = c.replay != nil && !s.history.isOn()

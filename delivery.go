@@ -381,7 +381,7 @@ func (c *client) makeRoom(batch []*message) {
 func (c *client) enqueue(batch []*message) {
 	s := c.shard
 	if c.backlog.len() == 0 {
-		c.waitingSince = time.Now()
+		c.waitingSince = c.lifetime(time.Now())
 	}
 	dropped := 0
 	for i, m := range batch {
@@ -574,7 +574,7 @@ func (s *shard) drainAll() {
 		c := s.waiting[i]
 		c.drain()
 		c.askAgain()
-		if c.backlog.len() > 0 && now.Sub(c.waitingSince) >= s.cfg.drainInterval {
+		if c.backlog.len() > 0 && c.lifetime(now)-c.waitingSince >= s.cfg.drainInterval {
 			c.markSlow()
 		}
 	}

@@ -150,10 +150,10 @@ func (c *config) beatInterval() time.Duration {
 // turnInterval is how long a turn of the wheel takes, which is also the time between two visits to a client.
 func (c *config) turnInterval() time.Duration { return c.beatInterval() * wheelSlots }
 
-// firstPing is when the first ping of a client that connects now is due. Each ping is sent with the visit that is
+// firstPing is how long after its connection a client's first ping is due. Each ping is sent with the visit that is
 // nearest to its time. The first ping is therefore sent within the ping interval, with the last visit in it.
-func (c *config) firstPing(now time.Time) time.Time {
-	return now.Add(c.pingInterval - c.turnInterval()/2)
+func (c *config) firstPing() time.Duration {
+	return c.pingInterval - c.turnInterval()/2
 }
 
 // beat pings the clients of the next slot that are due, and removes those that have been silent for too long.
@@ -177,10 +177,10 @@ func (s *shard) beat(now time.Time) {
 			continue
 		}
 		if c.isPingDue(now) {
-			if now.Sub(c.askedAt) >= c.silence(now) {
-				c.askedAt = now // the first ping since its last sign of life
+			if c.lifetime(now)-c.askedAt >= c.silence(now) {
+				c.askedAt = c.lifetime(now) // the first ping since its last sign of life
 			}
-			c.pingAt = now.Add(s.cfg.pingInterval)
+			c.pingAt = c.lifetime(now) + s.cfg.pingInterval
 			c.pingDue = true
 			c.drainControl()
 		}
@@ -203,13 +203,13 @@ func (c *client) isPingDue(now time.Time) bool {
 	}
 	turn := cfg.turnInterval()
 	if c.encoding != frames {
-		return now.Sub(c.pingAt) >= -turn-turn/2
+		return c.lifetime(now)-c.pingAt >= -turn-turn/2
 	}
 	if c.takesMark() {
 		silence := time.Duration(c.shard.now.since(c.window.probedAt)) * time.Millisecond
 		return silence >= cfg.pingInterval-turn-turn/2
 	}
-	return now.Sub(c.pingAt) >= -turn/2
+	return c.lifetime(now)-c.pingAt >= -turn/2
 }
 
 // giveUp ends a client that gives no sign of life. If a frame can still be written, the client is told: it may be frozen
@@ -227,7 +227,7 @@ func (c *client) giveUp() {
 // answer for too long.
 func (c *client) silent(now time.Time) bool {
 	s := c.shard
-	silence, asked, owed := c.silence(now), now.Sub(c.askedAt), now.Sub(c.connectedAt)-time.Duration(c.took.Load())
+	silence, asked, owed := c.silence(now), c.lifetime(now)-c.askedAt, c.lifetime(now)-time.Duration(c.took.Load())
 	switch {
 	case now.Sub(s.awake) < s.cfg.idleTimeout:
 		return false
