@@ -272,7 +272,7 @@ func (c *client) lossNotice(next []*message, ends bool) *message {
 	}
 	if c.shard.history.isOn() {
 		n.name(c, &hole{l.after, r.at, *f, true}, 0) // an old value of a key is not missing
-		if !l.unknown { // those that a client may have received are among them
+		if !l.unknown {                              // those that a client may have received are among them
 			n.Held = min(n.Held, max(n.Dropped, int(n.AtMost)))
 		}
 	}
