@@ -1193,11 +1193,15 @@ func (p *simulation) publishedSince(r comeBackNote, items []item) (n int) {
 }
 
 // twin returns another message with the text of one that is shown a second time, for which it can stand: the page can't
-// tell them apart. It is the newest one before that message that is not shown, or else the next one.
+// tell them apart. It is the newest one before that message that is not shown, or else the next one; and an old value of a
+// key only if there is no other, since nobody misses it.
 func (p *simulation) twin(v *page, e *said, logged int, shown map[int]bool) int {
 	best := -1
 	for _, id := range p.classes[e.text] {
-		if !shown[id] && id < logged && v.isPossible(p.log[id], logged) && (best < 0 || id < e.id) {
+		if shown[id] || id >= logged || !v.isPossible(p.log[id], logged) || best >= 0 && p.isReplaced(v, p.log[id]) {
+			continue
+		}
+		if best < 0 || id < e.id || p.isReplaced(v, p.log[best]) {
 			best = id
 		}
 	}
