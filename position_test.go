@@ -684,6 +684,13 @@ func (p *simulation) end(v *page, code int, reason string) {
 	}
 }
 
+// mayChoose reports whether the page may return with another filter. Over events, one that counts does so when nothing has
+// arrived after its position.
+func (v *page) mayChoose() bool {
+	n, counted := v.Tail()
+	return !v.isPlayed && (v.encoding == frames || n == 0 && counted)
+}
+
 // subscribe asks for another filter, as the page does.
 func (p *simulation) subscribe(v *page) {
 	if v.isPlayed {
@@ -694,8 +701,10 @@ func (p *simulation) subscribe(v *page) {
 		if v.client != nil {
 			p.cut(v)
 		}
-		if v.chosen = p.someFilter(); !v.Tailless && p.chance(2) {
-			v.looks = 1 + p.rand.IntN(40)
+		if v.mayChoose() {
+			if v.chosen = p.someFilter(); !v.Tailless && p.chance(2) {
+				v.looks = 1 + p.rand.IntN(40)
+			}
 		}
 		p.dial(v)
 		return
@@ -1360,7 +1369,7 @@ func (p *simulation) step() {
 		p.answer(v, 1+p.rand.IntN(3))
 	case 9, 10, 11:
 		if v.client == nil {
-			if p.chance(4) && !v.isPlayed {
+			if p.chance(4) && v.mayChoose() {
 				v.chosen = p.someFilter()
 			}
 			p.dial(v)
