@@ -56,7 +56,7 @@ func TestAnyDataArrivesAsEvents(t *testing.T) {
 				w.Errorf("binary message %q: got %+v, want base64", data+"\xff", e)
 			}
 		}
-		if p.Parser.Retry < 1000 || p.Parser.Retry > 3000 || !p.Parser.Whole() {
+		if p.Parser.Retry < 1000 || p.Parser.Retry > 3000 || !p.Parser.IsWhole() {
 			w.Errorf("retry: got %d ms, want 1000 to 3000", p.Parser.Retry)
 		}
 	})

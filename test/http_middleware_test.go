@@ -275,7 +275,7 @@ func TestTheErrorHandlerOfTheAppAnswersForStreams(t *testing.T) {
 		if want != 200 && (json.Unmarshal(body, &told) != nil || told.Error == "" || told.Path != "/stream/projects/"+project || p.Head.Header.Get("Content-Type") != "application/json") {
 			t.Errorf("%s: got %v, %q, want the JSON of the ErrorHandler", project, p.Head.Header, body)
 		}
-		if want == 200 && (len(p.Parser.Feed(body)) > 0 || p.Parser.Retry < 1000 || !p.Parser.Whole() || strings.Contains(string(body), "EOF")) {
+		if want == 200 && (len(p.Parser.Read(body)) > 0 || p.Parser.Retry < 1000 || !p.Parser.IsWhole() || strings.Contains(string(body), "EOF")) {
 			t.Errorf("%s: got %q, want a comment and the time to wait", project, body)
 		}
 	}

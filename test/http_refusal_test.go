@@ -10,6 +10,7 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/follower"
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
@@ -44,9 +45,9 @@ func refused(t *testing.T, s *streamtest.Site, target string, header ...string) 
 // softened checks that an EventSource was told to come back, and why.
 func (r refusalOf) softened(t *testing.T, why string) {
 	t.Helper()
-	var parser streamtest.EventParser
-	events := parser.Feed([]byte(r.body))
-	if r.status != 200 || r.head.Get("Content-Type") != eventsType || r.head.Get("Cache-Control") != "no-store" || len(events) > 0 || !parser.Whole() ||
+	var parser follower.EventReader
+	events := parser.Read([]byte(r.body))
+	if r.status != 200 || r.head.Get("Content-Type") != eventsType || r.head.Get("Cache-Control") != "no-store" || len(events) > 0 || !parser.IsWhole() ||
 		fmt.Sprint(parser.Comments) != "[ "+why+"]" || parser.Retry < 5000 || parser.Retry > 15_000 {
 		t.Errorf("got %+v, want 200, %q as a comment, and a time to wait", r, why)
 	}
@@ -340,8 +341,8 @@ func TestClientsDoNotAllComeBackAtOnce(t *testing.T) {
 		first[s.Follow(shopStream, streamtest.AcceptEvents).Parser.Retry] = true
 	}
 	for range 20 {
-		var p streamtest.EventParser
-		p.Feed([]byte(refused(t, s, shopStream, streamtest.AcceptEvents).body))
+		var p follower.EventReader
+		p.Read([]byte(refused(t, s, shopStream, streamtest.AcceptEvents).body))
 		later[p.Retry] = true
 	}
 	if len(first) < 10 || len(later) < 10 {

@@ -403,11 +403,12 @@ func TestHTTP10ReceivesAStream(t *testing.T) {
 	for _, connection := range []string{"", "Connection: keep-alive\r\n", "Connection: close\r\n"} {
 		for _, accept := range []string{streamtest.AcceptEvents, streamtest.AcceptLines} {
 			request := "GET " + shopStream + " HTTP/1.0\r\n" + connection + accept + "\r\n\r\n"
+			connects := m.Stats().Connects
 			head := rawHead(t, s, request)
 			if !strings.Contains(head, "\r\nConnection: close\r\n") || strings.Contains(head, "keep-alive") {
 				t.Errorf("HTTP/1.0 with %q and %s: got %q, want Connection: close", connection, accept, head)
 			}
-			s.Eventually("it has left", s.IsEmpty)
+			s.Eventually("it has been here, and left", func() bool { return m.Stats().Connects > connects && s.IsEmpty() })
 			before := m.Stats().Connects
 			p := streamtest.SendPlain(t, s.Net, request)
 			if p.Head.StatusCode != http.StatusOK || len(p.Head.TransferEncoding) > 0 || p.Head.ContentLength >= 0 {

@@ -144,7 +144,7 @@ func TestACacheInFrontOfAStream(t *testing.T) {
 				t.Errorf("from the cache: got %+v, %q, %v", second.Head, body, err)
 			}
 			// An EventSource reads no event, a comment that says why, and comes back.
-			if got := second.Parser.Feed(body); len(got) > 0 || len(second.Parser.Comments) != 1 || second.Parser.Retry != 5000 || !second.Parser.Whole() {
+			if got := second.Parser.Read(body); len(got) > 0 || len(second.Parser.Comments) != 1 || second.Parser.Retry != 5000 || !second.Parser.IsWhole() {
 				t.Errorf("from the cache: got %q: events %v, want a comment and the time to wait", body, got)
 			}
 			for _, says := range []string{"no-cache", "no-store"} {

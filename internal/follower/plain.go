@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"strconv"
 	"strings"
 )
 
@@ -18,6 +19,10 @@ type ServerEvent struct {
 // An EventReader interprets an event stream as the HTML standard says. Each connection has its own: of what it has read of
 // an event that is not complete, nothing remains.
 type EventReader struct {
+	LastID   string   // that of the newest event that is complete
+	Retry    int      // how long to wait before the next connection, in milliseconds; 0 if the stream hasn't said
+	Comments []string // without their colons
+
 	line    []byte
 	afterCR bool // an LF ends the same line
 	begun   bool
@@ -56,8 +61,13 @@ func (r *EventReader) IsWhole() bool {
 
 func (r *EventReader) field(line string) {
 	name, value, _ := strings.Cut(line, ":")
-	value = strings.TrimPrefix(value, " ")
-	switch {
+	if name == "" {
+		r.Comments = append(r.Comments, value)
+		return
+	}
+	switch value = strings.TrimPrefix(value, " "); {
+	case name == "retry" && strings.Trim(value, "0123456789") == "":
+		r.Retry, _ = strconv.Atoi(value)
 	case name == "event":
 		r.next.Name = value
 	case name == "data":
@@ -71,7 +81,7 @@ func (r *EventReader) field(line string) {
 func (r *EventReader) end() (e ServerEvent, ok bool) {
 	e, ok = r.next, len(r.data) > 0
 	e.Data = string(bytes.TrimSuffix(r.data, []byte{'\n'}))
-	r.next, r.data = ServerEvent{ID: e.ID}, r.data[:0]
+	r.LastID, r.next, r.data = e.ID, ServerEvent{ID: e.ID}, r.data[:0]
 	return e, ok
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mesher/mesherstream"
+	"github.com/mesher/mesherstream/internal/follower"
 )
 
 // The headers with which an EventSource and curl ask for a stream.
@@ -29,14 +30,14 @@ type Plain struct {
 	T      testing.TB
 	Conn   net.Conn
 	Head   *http.Response
-	Parser EventParser
+	Parser follower.EventReader
 	ID     mesherstream.ClientID // 0 if it is not known
 	Hello  PlainHello            // of a stream of events
 	Gaps   []PlainGap
 	Close  *PlainClose // how the server has ended the stream
 
 	in     *bufio.Reader
-	events []Event // parsed and not read
+	events []follower.ServerEvent // parsed and not read
 	Done   chan struct{}
 
 	mu       sync.Mutex
@@ -161,7 +162,7 @@ func (p *Plain) begin(m *mesherstream.Manager, before uint64) {
 func (p *Plain) isEvents() bool { return p.Head.Header.Get("Content-Type") == "text/event-stream" }
 
 // Event returns the next event.
-func (p *Plain) Event() Event {
+func (p *Plain) Event() follower.ServerEvent {
 	p.T.Helper()
 	p.wait()
 	e, err := p.event()
@@ -171,11 +172,11 @@ func (p *Plain) Event() Event {
 	return e
 }
 
-func (p *Plain) event() (e Event, err error) {
+func (p *Plain) event() (e follower.ServerEvent, err error) {
 	buf := make([]byte, 16<<10)
 	for len(p.events) == 0 {
 		n, err := p.Head.Body.Read(buf)
-		p.events = p.Parser.Feed(buf[:n])
+		p.events = p.Parser.Read(buf[:n])
 		if err != nil && len(p.events) == 0 {
 			return e, err
 		}
@@ -237,7 +238,7 @@ func (p *Plain) Rest() (messages []string, err error) {
 	p.wait()
 	for {
 		text, err := p.message()
-		if errors.Is(err, io.EOF) && p.Parser.Whole() {
+		if errors.Is(err, io.EOF) && p.Parser.IsWhole() {
 			return messages, nil
 		}
 		if err != nil {
