@@ -235,11 +235,15 @@ func (c *client) holeText(h *hole) string {
 	return string(text)
 }
 
-// name gives a gap the ID of its hole, and says how many of its messages can be fetched with that. dropped is how many it
-// has, or 0 if that isn't known.
+// name gives a gap the ID of its hole, and says how many of its messages can be fetched with that. If there are none, it has
+// no ID. dropped is how many it has, or 0 if that isn't known.
 func (n *gapNotice) name(c *client, of *hole, dropped int) {
+	held := c.held(of, dropped)
+	if held == 0 {
+		return
+	}
 	if n.ID = c.holeText(of); n.ID != "" {
-		n.Held = c.held(of, dropped)
+		n.Held = held
 	}
 }
 

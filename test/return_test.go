@@ -184,6 +184,11 @@ func TestAReturningClientIsToldOfWhatHasLeftTheHistory(t *testing.T) {
 				p.until(5 + len(c.want)) // c0 would drive another one out of the history
 				publish(w, "c0")
 				p.expect(slices.Concat(numbers("a", 0, 5), c.want, []string{"c0"})...)
+				for _, s := range p.Shown {
+					if s.Gap != nil && s.Gap.ID != nil {
+						t.Errorf("got %+v, want no ID, since nothing can be fetched", s.Gap)
+					}
+				}
 			})
 		})
 	}
