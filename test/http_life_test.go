@@ -297,13 +297,15 @@ func TestAClientThatTalksIsHeardByNobody(t *testing.T) {
 	streamtest.OverTransports(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithHooks(mesherstream.Hooks{Message: func(_ mesherstream.Client, data []byte, _ bool) { w.Errorf("the Message hook got %q", data) }}))
 		p := w.Follow("shop", streamtest.AcceptEvents)
-		for _, text := range []string{`{"type":"subscribe","filters":{"level":"none"}}`, "\x81\x05hello", "GET / HTTP/1.1\r\n\r\n", strings.Repeat("x", 100_000)} {
+		for _, text := range []string{`{"type":"subscribe","filters":{"level":"none"}}`, "\x81\x05hello", "GET / HTTP/1.1\r\n\r\n", strings.Repeat("x", 60_000)} {
 			if _, err := io.WriteString(p.Conn, text); err != nil {
 				w.Fatalf("%.20q: %v", text, err)
 			}
 			w.Publish("still there")
 			p.Expect("still there")
 		}
+		_, _ = io.WriteString(p.Conn, strings.Repeat("x", 10_000)) // more than 64 KiB in all
+		w.Eventually("it is gone", func() bool { return w.M.Stats().Clients == 0 })
 	})
 }
 
