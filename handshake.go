@@ -264,7 +264,7 @@ func (r *reply) explain(err error, e encoding) {
 	defer r.app.ReleaseCtx(c)
 	defer func() {
 		if e == events && !r.asks {
-			softenRefusal(r.ctx, err)
+			softenRefusal(r.ctx, reasonOf(err))
 		}
 	}()
 	defer func() {

@@ -185,33 +185,55 @@ func deleteFields(h *fasthttp.ResponseHeader, names ...string) {
 	}
 }
 
-// refuseStream answers a request for a stream over plain HTTP that is refused.
+// refuseStream answers a request for a stream over plain HTTP that is refused. An EventSource receives what the handlers
+// make of the error, softened when all of them have returned: a middleware may know better than the ErrorHandler which
+// status an error of WithAuthorize has.
 func (m *Manager) refuseStream(c *fiber.Ctx, e encoding, err error) error {
+	ctx := c.Context()
 	if e != events || asksForRefusal(c) {
 		return err
 	}
-	if c.App().ErrorHandler(c, err) != nil {
-		_ = c.SendStatus(fiber.StatusInternalServerError)
+	if isAppTest(ctx) || ctx.ConnRequestNum() == 0 { // nobody calls the function
+		if c.App().ErrorHandler(c, err) != nil {
+			_ = c.SendStatus(fiber.StatusInternalServerError)
+		}
+		softenRefusal(ctx, reasonOf(err))
+		ctx.SetConnectionClose() // as after every refusal
+		return nil
 	}
-	softenRefusal(c.Context(), err)
-	c.Context().SetConnectionClose() // as after every refusal
-	return nil
+	r, reason := reply{m: m, app: c.App(), ctx: ctx}, reasonOf(err)
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(conn net.Conn) {
+		defer func() { _ = conn.Close() }() // as in serve
+		defer func() { m.recovered(recover(), conn, e) }()
+		softenRefusal(ctx, reason)
+		r.refuse(conn)
+	})
+	return err
+}
+
+// reasonOf returns what an error may tell a client in one line, as far as it is meant for clients. Its bytes are its own,
+// since the message may be made of the request's.
+func reasonOf(err error) string {
+	if e, ok := errors.AsType[*fiber.Error](err); ok && !strings.ContainsAny(e.Message, "\r\n") {
+		return strings.Clone(e.Message)
+	}
+	return ""
 }
 
 // softenRefusal replaces the status of a refusal that will pass: after any status but 200, an EventSource gives up for good.
-func softenRefusal(ctx *fasthttp.RequestCtx, err error) {
+func softenRefusal(ctx *fasthttp.RequestCtx, reason string) {
 	status := ctx.Response.StatusCode()
 	if status != fiber.StatusTooManyRequests && status < 500 || status == fiber.StatusNotImplemented {
 		return
 	}
-	why := http.StatusText(status)
-	if e, ok := errors.AsType[*fiber.Error](err); ok && !strings.ContainsAny(e.Message, "\r\n") {
-		why = e.Message
+	if reason == "" {
+		reason = http.StatusText(status)
 	}
 	h := &ctx.Response.Header
 	deleteFields(h, fiber.HeaderContentEncoding, fiber.HeaderETag) // of the body that is replaced
 	ctx.SetStatusCode(fiber.StatusOK)
-	ctx.Response.SetBody(append(appendRetry([]byte(": "+why+"\n"), 5*retry()), '\n'))
+	ctx.Response.SetBody(append(appendRetry([]byte(": "+reason+"\n"), 5*retry()), '\n'))
 	h.SetContentType(typeEvents)
 	h.Set(fiber.HeaderCacheControl, "no-store")
 }

@@ -2,6 +2,7 @@ package test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -284,4 +285,41 @@ func TestTheErrorHandlerOfTheAppAnswersForStreams(t *testing.T) {
 func asFiber(err error, target **fiber.Error) (ok bool) {
 	*target, ok = err.(*fiber.Error)
 	return ok
+}
+
+// A middleware may answer an error itself, and know better than the ErrorHandler which status it has. An EventSource that
+// must not come back is then not told to.
+func TestAMiddlewareAnswersForTheErrorHandler(t *testing.T) {
+	errSession, errBusy := errors.New("the session is over"), errors.New("busy")
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(_ *fiber.Ctx, sub *mesherstream.Subscription) error {
+		return map[string]error{"session": errSession, "busy": errBusy, "gone": fiber.ErrServiceUnavailable}[sub.Project]
+	}))
+	app.Use(func(c *fiber.Ctx) error {
+		switch err := c.Next(); {
+		case errors.Is(err, errSession):
+			return c.Status(401).JSON(fiber.Map{"error": err.Error()})
+		case errors.Is(err, errBusy):
+			return fiber.ErrTooManyRequests
+		case errors.Is(err, fiber.ErrServiceUnavailable):
+			return fiber.NewError(404, "no such project")
+		default:
+			return err
+		}
+	})
+	app.Use(m.Handler())
+	s := streamtest.NewSite(t, app, m)
+	for project, want := range map[string]int{"session": 401, "busy": 429, "gone": 404} {
+		for _, accept := range []string{acceptV1, streamtest.AcceptLines} {
+			if r := refused(t, s, "/stream/projects/"+project, accept); r.status != want {
+				t.Errorf("%s with %q: got %+v, want %d", project, accept, r, want)
+			}
+		}
+		r := refused(t, s, "/stream/projects/"+project, streamtest.AcceptEvents)
+		if want == 429 {
+			r.softened(t, "Too Many Requests")
+		} else if r.status != want {
+			t.Errorf("%s: got %+v, want %d", project, r, want)
+		}
+	}
 }
