@@ -223,7 +223,7 @@ func (r *reply) send(conn net.Conn, a *admission) *place {
 	if a.encoding != frames {
 		accepted = fiber.StatusOK
 	}
-	if h.StatusCode() != accepted { // a middleware has decided otherwise
+	if h.StatusCode() != accepted || a.encoding != frames && r.isReplaced(a.encoding) { // a middleware has decided otherwise
 		r.refuse(conn)
 		return nil
 	}
@@ -240,7 +240,7 @@ func (r *reply) send(conn net.Conn, a *admission) *place {
 		return p
 	}
 	if a.encoding != frames {
-		openStream(h)
+		openStream(h, a.encoding)
 	} else {
 		// A middleware or fasthttp may have put "close" there. No further request can follow anyway, and that is all it
 		// says.

@@ -131,10 +131,7 @@ const stand = ": There is no stream here. What has answered is a cache in front 
 // stream arranges for a stream over plain HTTP to begin when every handler has returned.
 func (m *Manager) stream(c *fiber.Ctx, a admission) error {
 	c.Status(fiber.StatusOK)
-	c.Set(fiber.HeaderContentType, typeLines)
-	if a.encoding == events {
-		c.Set(fiber.HeaderContentType, typeEvents)
-	}
+	c.Set(fiber.HeaderContentType, a.encoding.contentType())
 	c.Set(fiber.HeaderCacheControl, "no-store")
 	c.Set("X-Accel-Buffering", "no") // nginx would keep events until it has many
 	c.Vary(fiber.HeaderAccept)
@@ -160,10 +157,32 @@ func (m *Manager) stream(c *fiber.Ctx, a admission) error {
 	return nil
 }
 
+// isReplaced reports whether the response is another one with the status 200, as an ErrorHandler may answer an error.
+func (r *reply) isReplaced(e encoding) bool {
+	return !e.isType(&r.ctx.Response.Header) && string(r.ctx.Response.Body()) != stand
+}
+
+// isType reports whether a response has the type of a stream in this encoding, whatever its parameters.
+func (e encoding) isType(h *fasthttp.ResponseHeader) bool {
+	name, _, _ := strings.Cut(string(h.ContentType()), ";")
+	return strings.EqualFold(strings.TrimSpace(name), e.contentType())
+}
+
+// contentType returns the type of a stream over plain HTTP.
+func (e encoding) contentType() string {
+	if e == events {
+		return typeEvents
+	}
+	return typeLines
+}
+
 // openStream prepares the head of a stream from the headers as the handlers have left them. Its body ends with the connection,
 // and no handler has changed its bytes.
-func openStream(h *fasthttp.ResponseHeader) {
+func openStream(h *fasthttp.ResponseHeader, e encoding) {
 	h.SetContentLength(-1)
+	if !e.isType(h) { // a handler has labelled every response alike
+		h.SetContentType(e.contentType())
+	}
 	deleteFields(h, fiber.HeaderTransferEncoding, fiber.HeaderContentLength, fiber.HeaderContentEncoding, fiber.HeaderETag)
 	deleteFields(h, fiber.HeaderConnection, fiber.HeaderKeepAlive, fiber.HeaderUpgrade) // of a connection that can be reused
 	h.SetConnectionClose()

@@ -323,3 +323,55 @@ func TestAMiddlewareAnswersForTheErrorHandler(t *testing.T) {
 		}
 	}
 }
+
+// An error behind a stream may be answered with 200, as in APIs whose body has the status.
+func TestAnErrorThatIsAnsweredWith200BeginsNoStream(t *testing.T) {
+	app := streamtest.QuietApp(fiber.Config{ErrorHandler: func(c *fiber.Ctx, err error) error {
+		return c.JSON(fiber.Map{"status": "error", "message": err.Error()})
+	}})
+	m := streamtest.NewTestManager(t)
+	app.Use(func(c *fiber.Ctx) error {
+		_ = c.Next()
+		return errors.New("behind the stream")
+	})
+	app.Use(m.Handler())
+	s := streamtest.NewSite(t, app, m)
+	for _, accept := range plainAccepts {
+		r := refused(t, s, shopStream, accept)
+		if r.status != 200 || r.body != `{"message":"behind the stream","status":"error"}` || r.head.Get("Content-Type") != "application/json" {
+			t.Errorf("%q: got %+v, want the answer of the ErrorHandler", accept, r)
+		}
+	}
+	if m.Stats().Connects > 0 {
+		t.Errorf("got %d clients, want none", m.Stats().Connects)
+	}
+}
+
+// A stream has its type, whatever the handlers say that every response is. An EventSource gives up for good at another one.
+func TestAStreamKeepsItsType(t *testing.T) {
+	for label, want := range map[string]string{
+		"application/json":                 "",
+		"text/html; charset=utf-8":         "",
+		"text/event-streams":               "",
+		"":                                 "",
+		"Text/Event-Stream ;charset=utf-8": "Text/Event-Stream ;charset=utf-8",
+	} {
+		app := streamtest.QuietApp()
+		m := streamtest.NewTestManager(t)
+		app.Use(func(c *fiber.Ctx) error {
+			err := c.Next()
+			c.Response().Header.SetContentType(label)
+			return err
+		})
+		app.Use(m.Handler())
+		s := streamtest.NewSite(t, app, m)
+		p := s.Get(shopStream, streamtest.AcceptEvents)
+		if want == "" {
+			want = eventsType
+		}
+		if got := p.Head.Header.Get("Content-Type"); got != want {
+			t.Errorf("%q: got %q, want %q", label, got, want)
+		}
+		_ = p.Conn.Close()
+	}
+}
