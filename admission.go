@@ -111,7 +111,15 @@ func (m *Manager) callAuthorize(c *fiber.Ctx, sub *Subscription) (err error) {
 			err = fiber.ErrInternalServerError
 		}
 	}()
-	return m.cfg.authorize(c, sub)
+	before := c.Response().StatusCode()
+	if err := m.cfg.authorize(c, sub); err != nil {
+		return err
+	}
+	// c.SendStatus(401) and c.Redirect return nil, and whoever calls them doesn't mean to let the client in.
+	if status := c.Response().StatusCode(); status != before {
+		return fiber.NewError(status)
+	}
+	return nil
 }
 
 // admissionError returns the response to a client for which there is no place.

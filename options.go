@@ -195,8 +195,9 @@ func WithUnsentLimit(bytes int) Option {
 // may set another project. Strings that it takes from c need not be cloned: they are copied before Fiber reuses them.
 // It must be safe for concurrent use. It may take its time: no other client waits for it.
 //
-// An error is handed to Fiber's error handler unchanged, and the client is not upgraded. A panic or an invalid filter
-// (see [Filter]) is logged and answered with 500. The function is called once more if mesherstream.js asks, with a
+// An error is handed to Fiber's error handler unchanged, and the client is not upgraded. If the function sets another
+// status and returns nil, as c.SendStatus and c.Redirect do, that counts as a [fiber.Error] of this status. A panic or an
+// invalid filter (see [Filter]) is logged and answered with 500. The function is called once more if mesherstream.js asks, with a
 // plain GET, why its handshake was refused (see [Manager.Handler]).
 func WithAuthorize(fn func(c *fiber.Ctx, sub *Subscription) error) Option {
 	return func(c *config) { c.authorize, c.authorizeSet = fn, true }

@@ -349,3 +349,41 @@ func TestClientsDoNotAllComeBackAtOnce(t *testing.T) {
 		t.Errorf("got %d and %d times for 20 clients each, want nearly as many as clients", len(first), len(later))
 	}
 }
+
+// c.SendStatus and c.Redirect return nil. Nobody who answers so means to let the client in.
+func TestAStatusOfWithAuthorizeIsARefusal(t *testing.T) {
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(c *fiber.Ctx, sub *mesherstream.Subscription) error {
+		switch sub.Project {
+		case "401":
+			return c.SendStatus(fiber.StatusUnauthorized)
+		case "403":
+			return c.Status(fiber.StatusForbidden).JSON(fiber.Map{"error": "not you"})
+		case "302":
+			return c.Redirect("/login")
+		case "503":
+			return c.SendStatus(fiber.StatusServiceUnavailable)
+		default:
+			c.Status(fiber.StatusAccepted) // as the middleware in front has set
+			return nil
+		}
+	}))
+	app.Use(func(c *fiber.Ctx) error { return c.Status(fiber.StatusAccepted).Next() }, m.Handler())
+	s := streamtest.NewSite(t, app, m)
+	for project, want := range map[string]int{"401": 401, "403": 403, "302": 302, "503": 503} {
+		target := "/stream/projects/" + project
+		for _, header := range [][]string{{streamtest.AcceptLines}, {acceptV1}, {streamtest.AcceptEvents}, handshake} {
+			r := refused(t, s, target, header...)
+			switch {
+			case want == 503 && header[0] == streamtest.AcceptEvents:
+				r.softened(t, "Service Unavailable")
+			case r.status != want || want == 302 && r.head.Get("Location") != "/login":
+				t.Errorf("%s with %q: got %+v, want %d", project, header, r, want)
+			}
+		}
+	}
+	p := s.Get(shopStream, streamtest.AcceptEvents)
+	s.Streams(p)
+}
+
+var handshake = []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="}
