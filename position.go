@@ -275,6 +275,7 @@ type comeback struct {
 	ago      time.Duration // since it received the newest of these
 
 	complete bool   // the replay has everything since the position
+	renamed  bool   // the position is of another filter than the one that is now in force
 	known    bool   // how many messages there were since the position
 	atMost   uint64 // that many, of any filter
 	tail     cursor // up to where the tail may reach
@@ -356,7 +357,7 @@ func (c *client) resume(pos position, held cursor) {
 	case b.received == 0 || b.received > 0 && left == 0 && sameFilter:
 		r.at = pos.most(held)
 		l.messages = left
-		b.complete = left == 0
+		b.complete, b.renamed = left == 0, !sameFilter
 	case b.received > 0 && held.reaches(b.tail):
 		// All that it has received has left the history.
 		r.at = pos.most(held)

@@ -1871,6 +1871,24 @@ func TestAPlaceWithinAReplayIsOneMomentOfBothFeeds(t *testing.T) {
 	}
 }
 
+// A page returns with another filter, and loses its connection again before it has a position of that replay. What it has
+// received in between is counted under that filter: when it returns with the one before, nothing is swallowed or out of
+// order.
+func TestAPageThatReturnsWithAnotherFilterCountsUnderThat(t *testing.T) {
+	cutAnywhere(t, Filter{}, nil, func(s *script) {
+		s.say("", "1")
+		s.arrive()
+		s.cut(s.v)
+		s.turns()
+		s.say("", "error/2", "info/3", "error/4", "info/5", "error/6", "info/7")
+		s.v.chosen = Filter{Levels: []string{"error"}}
+		s.dial(s.v)
+		s.block()
+		s.turns()
+		s.v.chosen = Filter{}
+	})
+}
+
 // The time of a position is that of its place: of the gap of a page that returns from there with another filter, no message
 // is older than the gap says.
 func TestTheTimeOfAPositionIsThatOfItsPlace(t *testing.T) {

@@ -442,7 +442,8 @@ type returned struct {
 	AtMost   *uint64 `json:"at_most,omitempty"` // not set if nobody knows
 }
 
-// hello is the first message of the stream. A client that returns is as far as it has said, until it is told of a gap. One
+// hello is the first message of the stream. A client that returns is as far as it has said, until it is told of a gap. If it
+// has another filter now, its place is named anew: what it receives from now on is counted under that filter. One
 // that looks back has no position before that is found. Only for a newcomer is it one that an EventSource may return with:
 // the place of one that returns is the one that it has.
 func (v *v1) hello(c *client) []byte {
@@ -453,7 +454,11 @@ func (v *v1) hello(c *client) []byte {
 		position = c.positionText(c.reached(0, 0, nil))
 		place = position
 	case r.back != nil:
-		position = r.back.position
+		if position = r.back.position; r.back.complete && r.back.renamed {
+			p := c.within(r.at, r.asOf)
+			p.rate = r.back.rate
+			position = c.positionText(p, true)
+		}
 		back = &returned{Complete: r.back.complete}
 		if r.back.known {
 			back.AtMost = &r.back.atMost
