@@ -137,15 +137,16 @@ func quoted(text []byte) []byte {
 // noticeMember is the member of the objects with which lines tell of gaps and of the end.
 const noticeMember = "mesherstream"
 
-// isLikeNotice reports whether valid JSON could be mistaken for such an object. Its first member decides: a program that
-// reads the lines may look at nothing else.
+// isLikeNotice reports whether valid JSON could be mistaken for such an object: a program that reads the lines may ask for
+// nothing else than that member, wherever it is. Few messages can have it, and only those are read for it.
 func isLikeNotice(data []byte) bool {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	if opening, err := decoder.Token(); err != nil || opening != json.Delim('{') {
+	if !bytes.Contains(data, []byte(noticeMember)) && !bytes.Contains(data, []byte(`\u`)) {
 		return false
 	}
-	name, err := decoder.Token()
-	return err == nil && name == noticeMember
+	var members map[string]json.RawMessage
+	_ = json.Unmarshal(data, &members) // what is no object has none
+	_, is := members[noticeMember]
+	return is
 }
 
 // notice returns a message of the protocol, of a kind and with a position if it has one. Lines tell of gaps and of the end,
