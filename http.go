@@ -240,10 +240,22 @@ func reasonOf(err error) string {
 	return ""
 }
 
+// willPass reports whether a refusal with this status is about now, and not about the request: a timeout, a request that is
+// too early, a limit, or trouble of the server.
+func willPass(status int) bool {
+	switch status {
+	case fiber.StatusRequestTimeout, fiber.StatusTooEarly, fiber.StatusTooManyRequests:
+		return true
+	case fiber.StatusNotImplemented:
+		return false
+	}
+	return status >= 500
+}
+
 // softenRefusal replaces the status of a refusal that will pass: after any status but 200, an EventSource gives up for good.
 func softenRefusal(ctx *fasthttp.RequestCtx, reason string) {
 	status := ctx.Response.StatusCode()
-	if status != fiber.StatusTooManyRequests && status < 500 || status == fiber.StatusNotImplemented {
+	if !willPass(status) {
 		return
 	}
 	if reason == "" {

@@ -111,6 +111,21 @@ func TestATimeoutDoesNotEndAStream(t *testing.T) {
 	p.Expect("later")
 }
 
+// A WithAuthorize that takes too long today may be in time tomorrow: an EventSource comes back.
+func TestATimeoutOfWithAuthorizeWillPass(t *testing.T) {
+	app := streamtest.QuietApp()
+	m := streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(c *fiber.Ctx, _ *mesherstream.Subscription) error {
+		<-c.UserContext().Done()
+		return c.UserContext().Err()
+	}))
+	app.Use(timeout.NewWithContext(m.Handler(), 20*time.Millisecond))
+	s := streamtest.NewSite(t, app, m)
+	if r := refused(t, s, shopStream, streamtest.AcceptLines); r.status != 408 {
+		t.Errorf("got %+v, want 408", r)
+	}
+	refused(t, s, shopStream, streamtest.AcceptEvents).softened(t, "Request Timeout")
+}
+
 // Handlers and mounted apps: the stream is where the handler is.
 func TestPlainHTTPWhereverTheHandlerIsMounted(t *testing.T) {
 	for _, mount := range streamtest.Mounts {

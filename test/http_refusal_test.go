@@ -56,6 +56,7 @@ func (r refusalOf) softened(t *testing.T, why string) {
 func TestEveryRefusalIsOneThatItsClientUnderstands(t *testing.T) {
 	classes := map[string]error{ // of WithAuthorize, by project
 		"204": fiber.NewError(204), "301": fiber.NewError(301), "400": fiber.ErrBadRequest, "401": fiber.ErrUnauthorized, "402": fiber.ErrPaymentRequired, "403": fiber.ErrForbidden, "404": fiber.ErrNotFound,
+		"408": fiber.ErrRequestTimeout, "425": fiber.ErrTooEarly,
 		"409": fiber.ErrConflict, "410": fiber.ErrGone, "418": fiber.ErrTeapot, "429": fiber.ErrTooManyRequests, "451": fiber.ErrUnavailableForLegalReasons, "500": fiber.ErrInternalServerError, "501": fiber.ErrNotImplemented,
 		"502": fiber.ErrBadGateway, "503": fiber.NewError(503, "down until noon"), "504": fiber.ErrGatewayTimeout, "599": fiber.NewError(599, "odd"), "507": fiber.NewError(507, "two\nlines\n\ndata: x"), "own": errors.New("the secret text"),
 	}
@@ -81,9 +82,11 @@ func TestEveryRefusalIsOneThatItsClientUnderstands(t *testing.T) {
 		{"402", 402, ""},
 		{"403", 403, ""},
 		{"404", 404, ""},
+		{"408", 408, "Request Timeout"},
 		{"409", 409, ""},
 		{"410", 410, ""},
 		{"418", 418, ""},
+		{"425", 425, "Too Early"},
 		{"429", 429, "Too Many Requests"},
 		{"451", 451, ""},
 		{"500", 500, "Internal Server Error"},
