@@ -530,12 +530,13 @@ func (c *client) nextControl() (frame []byte) {
 		frame, c.reply = c.reply, nil
 		c.link.Resume()
 	case c.v1 != nil && c.v1.moved && c.phase == phaseOpen:
-		switch c.v1.moved = false; c.encoding {
+		switch c.encoding {
 		case frames:
 			frame = c.appendMark(nil, 0, 0, nil)
 		case events:
 			frame = c.appendPlace(nil)
 		}
+		c.v1.moved = false
 	}
 	return frame
 }

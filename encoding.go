@@ -261,11 +261,15 @@ func (c *client) heartbeat() []byte {
 	return c.appendPlace([]byte(":\n"))
 }
 
-// appendPlace appends an event that says where a client is in the stream, if that is known.
+// appendPlace appends an event that says where a client is in the stream, if that is known, or that it isn't known under the
+// filter that the application has set.
 func (c *client) appendPlace(dst []byte) []byte {
 	position := c.positionText(c.reached(0, 0, nil))
-	if position == "" {
-		return append(dst, '\n')
+	switch {
+	case position != "":
+		return appendEvent(dst, typeMark, position, []byte("{}"))
+	case c.v1.moved:
+		return appendEvent(dst, typeMark, "", []byte("{"+noPlace+"}"))
 	}
-	return appendEvent(dst, typeMark, position, []byte("{}"))
+	return append(dst, '\n')
 }

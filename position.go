@@ -177,8 +177,8 @@ func (p *position) precede(m *message) {
 	}
 }
 
-// setPlace tells a client of the protocol its position, after the application has changed its filter. What it receives
-// from now on is another part of the stream than what it has received since its last position.
+// setPlace tells a client of the protocol its position, or that it has none, after the application has changed its filter.
+// What it receives from now on is another part of the stream than what it has received since its last position.
 func (c *client) setPlace() {
 	if c.v1 != nil {
 		c.v1.moved = true

@@ -1750,9 +1750,16 @@ func TestOfATailThatIsPartlyHeldNothingIsShownTwice(t *testing.T) {
 // When the page has returned, it must have shown everything, or have been told of it.
 func cutAnywhere(t *testing.T, f Filter, options []Option, scene func(s *script)) {
 	t.Helper()
+	cutPageAnywhere(t, page{agrees: true, project: "a", chosen: f}, options, scene)
+}
+
+// cutPageAnywhere does so with another kind of page.
+func cutPageAnywhere(t *testing.T, v page, options []Option, scene func(s *script)) {
+	t.Helper()
 	for n := 0; n < 2500 && !t.Failed(); n += 50 {
 		synctest.Test(t, func(t *testing.T) {
-			s := newScript(t, f, options...)
+			v := v
+			s := newScriptOf(t, &v, options...)
 			scene(s)
 			for range n / 50 {
 				s.v.link.grant(50)
@@ -1887,6 +1894,30 @@ func TestAPageThatReturnsWithAnotherFilterCountsUnderThat(t *testing.T) {
 		s.turns()
 		s.v.chosen = Filter{}
 	})
+}
+
+// The application changes the filter of a page while keys have changed the order of what waits for it, so that the mark that
+// says so names no place. What the page receives then is not counted under the filter of its position: it is another part
+// of the stream.
+func TestWhatFollowsAFilterWithoutAPlaceIsNotCounted(t *testing.T) {
+	for _, encoding := range []encoding{frames, events} {
+		cutPageAnywhere(t, page{agrees: true, encoding: encoding, project: "a"}, nil, func(s *script) {
+			s.say("", "1")
+			s.arrive()
+			s.block()
+			s.say("", "error/2")
+			s.say("k", "error/k1")
+			s.say("", "error/3", "info/4")
+			s.say("k", "error/k2")
+			f := Filter{Levels: []string{"error"}}
+			if err := s.m.SetFilter(s.v.client.id, f); err != nil {
+				s.Fatal(err)
+			}
+			s.v.setFilter(len(s.log), f)
+			s.turns()
+			s.say("", "info/5", "error/6", "info/7", "error/8", "info/9", "error/10")
+		})
+	}
 }
 
 // The time of a position is that of its place: of the gap of a page that returns from there with another filter, no message

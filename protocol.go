@@ -483,6 +483,10 @@ func (v *v1) hello(c *client) []byte {
 	return c.encoding.notice(typeHello, place, hello)
 }
 
+// noPlace is in a mark that follows a change of the filter by the application, if no place can be named. The client can't
+// count what it receives from now on: it is of another filter than its position.
+const noPlace = `"position":null`
+
 // appendMark appends the message that asks a client of the protocol how far it has got. As to the parameters, see reached.
 func (c *client) appendMark(dst []byte, sent, told int, rest []*message) []byte {
 	s := c.shard
@@ -492,8 +496,11 @@ func (c *client) appendMark(dst []byte, sent, told int, rest []*message) []byte 
 	if age := c.v1.fresh.age; age > 0 {
 		mark = strconv.AppendInt(append(mark, `,"age_ms":`...), age.Milliseconds(), 10)
 	}
-	if p, ok := c.reached(sent, told, rest); ok {
+	switch p, ok := c.reached(sent, told, rest); {
+	case ok:
 		mark = append(c.appendPosition(append(mark, `,"position":"`...), p), '"')
+	case c.v1.moved:
+		mark = append(mark, `,`+noPlace...)
 	}
 	s.answer = append(mark, '}')
 	return wsframe.Append(dst, wsframe.OpText, s.answer)

@@ -277,8 +277,8 @@ func (c *modelClient) next() (frame []byte) {
 		frame, c.reply = c.reply, nil
 		c.waits = false
 	case c.moved && c.phase == phaseOpen:
-		c.moved = false
 		frame = c.markText()
+		c.moved = false
 	}
 	return frame
 }
@@ -1302,7 +1302,12 @@ func (c *modelClient) markText() []byte {
 	if w.age > 0 {
 		age = fmt.Sprintf(`,"age_ms":%d`, w.age/time.Millisecond)
 	}
-	return c.encode(fmt.Sprintf(`{"type":"mark","window":%d%s%s}`, size, age, c.position()))
+	place := c.position()
+	if place == "" && c.moved {
+		c.s.reach("no position under the filter that is set")
+		place = `,"position":null`
+	}
+	return c.encode(fmt.Sprintf(`{"type":"mark","window":%d%s%s}`, size, age, place))
 }
 
 // setPlace: a client of the protocol is told its position after the application has changed its filter.

@@ -1103,6 +1103,7 @@ var toReach = []string{
 	"a lull in which nothing was sent", "a lull in which the client is asked anyway",
 	"a mark in silence", "a late answer to a mark in silence", "an answer that shows no age",
 	"a client that owes and reads", "removed because it takes nothing", "removed because it is silent", "told that it was silent",
+	"no position under the filter that is set",
 }
 
 func randomScript(seed uint64) []byte {

@@ -245,6 +245,7 @@ export function connect(url, options = {}) {
   // Everything before it has arrived, or a gap has told of it. A return gives the position, and takes what is in the
   // tail out of the replay. Messages have no numbers, so equal ones can stand for each other.
   let place = null; // null if the server has no positions
+  let misplaced = false; // what arrives now is of another filter than the place, and can't be counted
   let passed = []; // the places before this one, of which not everything has been handled; kept only for the storage
   let expected = []; // the entries of the tail that the replay of a return has not brought yet
   let returning = false; // that replay is not over
@@ -486,6 +487,7 @@ export function connect(url, options = {}) {
     const atMost = returned?.at_most;
     const info = place ? { complete, ...(atMost !== undefined && { atMost }) } : undefined;
     looking ||= !position && (asks || hello.mark_ms > 0);
+    misplaced = false;
     if (!position) {
       place = null;
       passed = [];
@@ -803,6 +805,7 @@ export function connect(url, options = {}) {
     } else if (type === "mark") {
       resize(message.window);
       age = message.age_ms ?? age;
+      misplaced ||= position === null;
       if (position) move(position, expected); // what is still expected is after it
       flush(); // a change of filters may have waited for it
     } else if (type === "replay") {
@@ -830,6 +833,7 @@ export function connect(url, options = {}) {
   function move(position, tail, unknown = false) {
     const newest = unknown ? place.newest : tail.at(-1)?.at;
     looking = false;
+    if (position !== place?.position) misplaced = false;
     if (storage && place) passed.push(place);
     place = { position, from: arrived, filters: accepted, tail: [...tail], size: sizeOf(tail), unknown, newest };
     // A loop that stands still must not make this grow. The oldest one stays: it is the one to be stored.
@@ -849,6 +853,7 @@ export function connect(url, options = {}) {
   function remember(key) {
     const at = (place.newest = performance.now());
     place.size += key.length;
+    place.unknown ||= misplaced;
     if (place.tail.push({ n: arrived, key, at, over }) <= MAX_TAIL && place.size <= MAX_TAIL_SIZE) return;
     move(place.position, [], true);
   }

@@ -255,6 +255,35 @@ test("a mark without a position leaves the old one, and the tail goes on", () =>
   assert.deepEqual({ since, received }, { since: "p0", received: "2" });
 });
 
+test("what follows a mark whose position is null is not counted, until the next position", () => {
+  const none = { type: "mark", window: 0, position: null };
+  const { world, socket, again } = follow();
+  socket.give("a").say(none);
+  world.tick(10);
+  const second = again(); // nothing has followed
+  assert.deepEqual({ ...second.query }, { since: "p0", received: "1", ago: "11" });
+  second.hello(whole).say(start).give("a", "b").say(end).give("c"); // the filter of another connection is not in force
+  assert.equal(again().query.received, "3");
+
+  const other = follow();
+  other.socket.say(none, { type: "direct" }).give("x");
+  assert.deepEqual(other.again().query, { since: "p0" });
+
+  const third = follow();
+  third.socket.say(none).give("a").say({ type: "mark", window: 0 }).give("b");
+  assert.deepEqual(third.again().query, { since: "p0", received: "unknown", ago: "1" });
+
+  const fourth = follow();
+  fourth.socket.say(none, mark("p4")).give("a");
+  assert.deepEqual(fourth.again().query, { since: "p4", received: "1", ago: "1" });
+  fourth.world.sockets.at(-1).hello({ position: "p4", returned: { complete: true } }).say(start, none, end).give("b");
+  assert.equal(fourth.again().query.received, "unknown");
+
+  const fifth = follow();
+  fifth.socket.say(none, { type: "filters_updated", filters: {}, filtered: 0, position: "p5" }).give("a");
+  assert.deepEqual(fifth.again().query, { since: "p5", received: "1", ago: "1" });
+});
+
 test("a gap and a change of filters end the tail, and what is expected", () => {
   const cuts = [
     { type: "gap", position: "p4", dropped: 1, reason: "slow" },

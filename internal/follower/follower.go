@@ -26,6 +26,7 @@ type Follower struct {
 
 	tail      []string // what it has received since its position
 	uncounted bool
+	misplaced bool      // what follows is of another filter than the position, and can't be counted
 	newestAt  time.Time // when the newest of them arrived
 	expected  []string  // what a replay is to repeat
 	replaying string    // what replay this is
@@ -49,6 +50,7 @@ type Shown struct {
 type Notice struct {
 	Type, Stream string
 	Position     string
+	NoPlace      bool `json:"-"` // its position is null
 	Of           string
 	Gap          string
 	Messages     int
@@ -68,10 +70,21 @@ type Notice struct {
 	Code   any // a text for an error, a number for the end of the stream
 }
 
+// UnmarshalJSON tells a position that is null from none.
+func (n *Notice) UnmarshalJSON(text []byte) error {
+	type plain Notice
+	var position struct{ Position json.RawMessage }
+	if err := json.Unmarshal(text, &position); err != nil {
+		return err
+	}
+	n.NoPlace = string(position.Position) == "null"
+	return json.Unmarshal(text, (*plain)(n))
+}
+
 // Dial forgets the connection, and returns the query with which the follower connects.
 func (f *Follower) Dial() (query string) {
 	f.Hello, f.Arrived, f.expected, f.replaying, f.direct, f.fetching = Notice{}, 0, nil, "", false, ""
-	f.returned = false
+	f.returned, f.misplaced = false, false
 	if f.Position == "" {
 		return ""
 	}
@@ -125,6 +138,7 @@ func (f *Follower) heed(n *Notice) {
 		default: // the tail ends with the gap, of which it has to be told again if the connection breaks before that
 		}
 	case "mark":
+		f.misplaced = f.misplaced || n.NoPlace
 		f.reach(n.Position, true) // it may come before the replay of a return
 	case "gap":
 		f.Shown = append(f.Shown, Shown{Gap: n, Replay: f.replaying})
@@ -181,7 +195,7 @@ func (f *Follower) reach(position string, returning bool) {
 	if position == "" {
 		return
 	}
-	f.Position, f.tail, f.uncounted = position, nil, false
+	f.Position, f.tail, f.uncounted, f.misplaced = position, nil, false, false
 	if returning {
 		f.tail = slices.Clone(f.expected)
 	} else {
@@ -207,6 +221,7 @@ func (f *Follower) show(text string) {
 	case f.Tailless:
 	default:
 		f.newestAt = time.Now()
+		f.uncounted = f.uncounted || f.misplaced
 		if f.tail = append(f.tail, text); f.MaxTail > 0 && len(f.tail) > f.MaxTail {
 			f.tail = nil
 			f.lose()
