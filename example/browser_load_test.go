@@ -15,7 +15,7 @@ func starve(t *testing.T, p *page, f *feed, from, n int) (to int, offer string) 
 	t.Helper()
 	const settled = `document.getElementById('received').textContent.replaceAll(',', '') - -document.getElementById('missed').textContent.replaceAll(',', '')`
 	for to = from; p.text("missed") == "0"; {
-		p.eval(`void setTimeout(() => { for (const end = Date.now() + 500; Date.now() < end;); })`, nil)
+		p.eval(`void setTimeout(() => { for (const end = Date.now() + 1500; Date.now() < end;); })`, nil)
 		say(t, f, "info", to, to+n)
 		to += n
 		p.wait(fmt.Sprintf(`%s === %d`, settled, to))
