@@ -65,7 +65,9 @@ func (p *simulation) receiveEvent(v *page, e follower.ServerEvent) {
 		}
 		e.Data = base64.StdEncoding.EncodeToString([]byte(cut(string(data))))
 	case typePast:
-		e.Data = string(withoutNumber(p, []byte(e.Data)))
+		var data []byte
+		data, id = withoutNumber(p, []byte(e.Data))
+		e.Data = string(data)
 	}
 	shown, position := len(v.Shown), v.Position
 	n, err := v.ReceiveEvent(e)

@@ -122,7 +122,7 @@ func (c *client) reached(sent, told int, rest []*message) (p position, ok bool) 
 	switch {
 	case r != nil:
 		begun := r.told || r.back != nil || r.then.reaches(r.first) // it may have some of what it looks back for, and must know
-		return c.within(r.then, r.asOf), begun && !r.searching && !c.backlog.gaps.any() && (told > 0 || !r.loss.any())
+		return c.within(r.then, r.asOf), begun && !r.searching && !r.back.isKeyed(r.then) && !c.backlog.gaps.any() && (told > 0 || !r.loss.any())
 	case c.group == nil, c.v1 != nil && c.v1.untold: // it is being flushed, or yet to be told what it has missed
 		return p, false
 	}
@@ -281,6 +281,7 @@ type comeback struct {
 	tail     cursor // up to where the tail may reach
 	repeated int    // how many messages it has been sent since the position
 	keyed    bool   // some of these have keys
+	values   bool   // some messages since the position have keys
 
 	rate  uint32 // how many messages a second the client handled before; 0 if it has kept up
 	sent  uint32 // how many it has been sent since
@@ -358,6 +359,7 @@ func (c *client) resume(pos position, held cursor) {
 		r.at = pos.most(held)
 		l.messages = left
 		b.complete, b.renamed = left == 0, !sameFilter
+		b.values = h.hasKeys(project, pos.asOf)
 	case b.received > 0 && held.reaches(b.tail):
 		// All that it has received has left the history.
 		r.at = pos.most(held)
@@ -369,6 +371,13 @@ func (c *client) resume(pos position, held cursor) {
 		l.messages = r.at.beyond(pos.cursor)
 		l.atMost = true
 	}
+}
+
+// isKeyed reports whether a place is within a tail that may have values of keys. The client may have received one before an
+// older message that is equal. It takes that message for the value then, until the value comes: there is no place between
+// the two.
+func (b *comeback) isKeyed(at cursor) bool {
+	return b != nil && b.values && b.received > 0 && !at.reaches(b.tail)
 }
 
 // tellReturn tells a client that returns what it has missed, if there is no history from which it could receive that.

@@ -498,7 +498,7 @@ func (p *simulation) receive(v *page, op byte, payload []byte) {
 	if text, number := cutNumber(payload); number >= 0 {
 		payload, id = text, number
 	} else if bytes.HasPrefix(payload, []byte(`{"type":"past"`)) {
-		payload = withoutNumber(p, payload)
+		payload, id = withoutNumber(p, payload)
 	}
 	shown, position := len(v.Shown), v.Position
 	ack := v.Receive(op, payload)
@@ -616,19 +616,19 @@ func cutNumber(data []byte) (text []byte, number int) {
 }
 
 // withoutNumber cuts the number off the message in a notice.
-func withoutNumber(p *simulation, notice []byte) []byte {
+func withoutNumber(p *simulation, notice []byte) (text []byte, number int) {
 	var n pastMessage
 	if err := json.Unmarshal(notice, &n); err != nil {
 		p.Fatal(err)
 	}
 	if n.Data != nil {
-		text, _ := cutNumber([]byte(*n.Data))
+		text, number = cutNumber([]byte(*n.Data))
 		*n.Data = string(text)
 	} else {
-		n.Binary, _ = cutNumber(n.Binary)
+		n.Binary, number = cutNumber(n.Binary)
 	}
-	text, _ := json.Marshal(n)
-	return text
+	text, _ = json.Marshal(n)
+	return text, number
 }
 
 // answer lets some of what the page has sent arrive.
@@ -1917,6 +1917,55 @@ func TestWhatFollowsAFilterWithoutAPlaceIsNotCounted(t *testing.T) {
 			s.turns()
 			s.say("", "info/5", "error/6", "info/7", "error/8", "info/9", "error/10")
 		})
+	}
+}
+
+// A page has received a value of a key before an older message that is equal, since keys have changed the order, and not that
+// message. In the replay of its return, the message comes first, and the page takes it for the one that it has. When the
+// value comes, which is an old one by then, the page finds out that it has shown one too few. That is so too if it loses
+// its connection between the two.
+func TestAnEqualValueOfAKeyStandsForNoMessageThatIsDue(t *testing.T) {
+	type kind struct {
+		encoding
+		window int
+	}
+	for _, of := range []kind{{frames, 0}, {frames, 3}, {frames, 4}, {events, 0}} {
+		for first := 0; first < 300 && !t.Failed(); first += 25 {
+			for second := 0; second < 1500 && !t.Failed(); second += 50 {
+				synctest.Test(t, func(t *testing.T) {
+					s := newScriptOf(t, &page{agrees: true, encoding: of.encoding, project: "a"}, WithWindow(of.window))
+					s.say("", "1")
+					s.arrive()
+					s.block()
+					s.say("", "2")
+					s.say("k", "v1")
+					s.say("", "3", "again")
+					s.say("k", "again")
+					s.say("", "4", "5")
+					s.read(s.v, 1<<20)
+					s.v.link.grant(first)
+					s.turns()
+					s.read(s.v, 1<<20)
+					s.cut(s.v)
+					s.turns()
+					s.say("k", "v9")
+					time.Sleep(2 * time.Second)
+					s.dial(s.v)
+					s.block()
+					s.turns()
+					for range second / 50 {
+						s.v.link.grant(50)
+						s.turns()
+						s.read(s.v, 1<<20)
+						s.answer(s.v, len(s.v.says))
+					}
+					s.notef("%d and %d bytes later", first, second)
+					s.returns()
+					s.settle()
+					s.notef("%q", s.told())
+				})
+			}
+		}
 	}
 }
 

@@ -248,6 +248,7 @@ export function connect(url, options = {}) {
   let misplaced = false; // what arrives now is of another filter than the place, and can't be counted
   let passed = []; // the places before this one, of which not everything has been handled; kept only for the storage
   let expected = []; // the entries of the tail that the replay of a return has not brought yet
+  let brought = []; // those that it has brought
   let returning = false; // that replay is not over
 
   // The filters. One request is in flight at a time, and one waits for it. A new request replaces the waiting one.
@@ -645,6 +646,7 @@ export function connect(url, options = {}) {
     link = asking = hello = sent = spacing = urging = fetching = replaying = null;
     bite = direct = restore = false;
     expected = [];
+    brought = [];
     age = undefined;
   }
 
@@ -785,7 +787,11 @@ export function connect(url, options = {}) {
     direct = false;
     if (place && !alone) {
       const key = keyOf(data); // now: a callback may transfer the data
-      if (found(key)) return;
+      const known = found(key, expected);
+      if (known) {
+        brought.push(known);
+        return;
+      }
       remember(key);
     }
     if (!alone && !replaying) looking = false; // an older server doesn't look back
@@ -821,7 +827,11 @@ export function connect(url, options = {}) {
     } else if (type === "large") {
       large = message.bytes / SLOWEST || 0;
     } else if (type === "past") {
-      found(message.data ?? keyOf(bytesOf(message.binary ?? "")));
+      const data = message.data ?? bytesOf(message.binary ?? "").buffer;
+      const key = keyOf(data);
+      if (found(key, expected) || !found(key, brought)) return;
+      // An equal message was taken for this one, which may have come before it, since keys change the order.
+      take(data, new MessageEvent("message", { data, origin: address.origin }));
     } else {
       answered(message);
     }
@@ -846,6 +856,7 @@ export function connect(url, options = {}) {
   // cut goes on to a position after which nothing has arrived. A server without positions names none here either.
   function cut(position) {
     expected = [];
+    brought = [];
     if (position) move(position, []);
     else if (place) lose();
   }
@@ -864,13 +875,12 @@ export function connect(url, options = {}) {
     place.newest = performance.now();
   }
 
-  // found takes a message out of what is expected, and reports whether it was there. A replay has the order of the tail,
-  // so that it is usually the first.
-  function found(key) {
+  // found takes a message out of some entries, and returns its entry if it was there. A replay has the order of the tail, so
+  // that it is usually the first.
+  function found(key, entries) {
     const asEvents = (entry) => (entry.over !== WEBSOCKET || over !== WEBSOCKET) && plain(entry.key) === plain(key);
-    const index = expected.findIndex((entry) => entry.key === key || asEvents(entry));
-    if (index >= 0) expected.splice(index, 1);
-    return index >= 0;
+    const index = entries.findIndex((entry) => entry.key === key || asEvents(entry));
+    return index >= 0 ? entries.splice(index, 1)[0] : undefined;
   }
 
   // replayed ends a replay. What that of a return has not brought will not be brought again: it leaves the tail.
@@ -882,6 +892,7 @@ export function connect(url, options = {}) {
     const gone = new Set(expected);
     if (gone.size) move(place.position, place.tail.filter((entry) => !gone.has(entry)), place.unknown);
     expected = [];
+    brought = [];
     returning = false;
     flush();
   }

@@ -255,6 +255,33 @@ test("a mark without a position leaves the old one, and the tail goes on", () =>
   assert.deepEqual({ since, received }, { since: "p0", received: "2" });
 });
 
+test("a message that was taken for an old value of a key is made up for when that comes", () => {
+  for (const [text, past] of [["a", { data: "a" }], [bytes(1), { binary: "AQ==" }]]) {
+    const { socket, again, take, stream, page } = follow();
+    const events = [];
+    stream.onmessage = (data, event) => events.push([data, event.data]);
+    socket.give(text, "b");
+    const second = again().hello(whole).say(start).give("b", text).say(mark()).give("c");
+    take();
+    events.length = 0;
+    second.say({ type: "past", ...past });
+    assert.deepEqual(events, [[text, text]]);
+    second.say({ type: "past", ...past }); // it can't stand for a third one
+    assert.equal(events.length, 1);
+    second.say(end, { type: "past", ...past });
+    assert.equal(events.length, 1);
+    assert.equal(again().query.received, "4");
+    void page;
+  }
+
+  const other = follow();
+  other.socket.give("a");
+  const second = other.again().hello(whole).say(start).give("a").say({ type: "gap", position: "p4", dropped: 1, reason: "slow" });
+  other.take();
+  second.say({ type: "past", data: "a" });
+  assert.deepEqual(other.take(), []);
+});
+
 test("what follows a mark whose position is null is not counted, until the next position", () => {
   const none = { type: "mark", window: 0, position: null };
   const { world, socket, again } = follow();

@@ -29,6 +29,7 @@ type Follower struct {
 	misplaced bool      // what follows is of another filter than the position, and can't be counted
 	newestAt  time.Time // when the newest of them arrived
 	expected  []string  // what a replay is to repeat
+	repeated  []string  // what it has repeated
 	replaying string    // what replay this is
 	returned  bool      // that of a return is over
 	direct    bool      // the next message is in no replay
@@ -83,7 +84,7 @@ func (n *Notice) UnmarshalJSON(text []byte) error {
 
 // Dial forgets the connection, and returns the query with which the follower connects.
 func (f *Follower) Dial() (query string) {
-	f.Hello, f.Arrived, f.expected, f.replaying, f.direct, f.fetching = Notice{}, 0, nil, "", false, ""
+	f.Hello, f.Arrived, f.expected, f.repeated, f.replaying, f.direct, f.fetching = Notice{}, 0, nil, nil, "", false, ""
 	f.returned, f.misplaced = false, false
 	if f.Position == "" {
 		return ""
@@ -148,7 +149,7 @@ func (f *Follower) heed(n *Notice) {
 			f.reach(n.Position, false)
 		}
 	case "filters_updated":
-		if f.expected = nil; n.Position == "" {
+		if f.expected, f.repeated = nil, nil; n.Position == "" {
 			f.lose()
 		} else {
 			f.reach(n.Position, false)
@@ -172,7 +173,7 @@ func (f *Follower) heed(n *Notice) {
 			for _, text := range f.expected {
 				f.forget(&f.tail, text)
 			}
-			f.expected, f.returned = nil, true
+			f.expected, f.repeated, f.returned = nil, nil, true
 		}
 		f.replaying = ""
 		f.reach(n.Position, false)
@@ -186,7 +187,9 @@ func (f *Follower) heed(n *Notice) {
 		if n.Data != nil {
 			text = *n.Data
 		}
-		f.forget(&f.expected, text)
+		if !f.forget(&f.expected, text) && f.forget(&f.repeated, text) {
+			f.show(text) // it stands for the equal message that was taken for it
+		}
 	}
 }
 
@@ -199,7 +202,7 @@ func (f *Follower) reach(position string, returning bool) {
 	if returning {
 		f.tail = slices.Clone(f.expected)
 	} else {
-		f.expected = nil
+		f.expected, f.repeated = nil, nil
 	}
 }
 
@@ -217,6 +220,7 @@ func (f *Follower) show(text string) {
 	case f.direct:
 		f.direct = false
 	case f.forget(&f.expected, text):
+		f.repeated = append(f.repeated, text)
 		return
 	case f.Tailless:
 	default:
