@@ -125,7 +125,8 @@ type inForce struct {
 type item struct {
 	id       int // of the message, or -1
 	gap      *follower.Notice
-	lookBack int // the number of the look-back that it is from, or 0
+	past     bool // it has come as an old value, in the place of an equal message
+	lookBack int  // the number of the look-back that it is from, or 0
 	returned bool
 	conn     int
 	logged   int // how long the log was when it arrived
@@ -521,7 +522,7 @@ func (p *simulation) receive(v *page, op byte, payload []byte) {
 func (p *simulation) keep(v *page, id, shown int, position string) {
 	if len(v.Shown) > shown && (id >= 0 || v.Shown[shown].Gap != nil) {
 		s := v.Shown[shown]
-		it := item{id: id, gap: s.Gap, returned: s.Replay == ofReturn, conn: v.conn, logged: len(p.log)}
+		it := item{id: id, gap: s.Gap, past: s.Past, returned: s.Replay == ofReturn, conn: v.conn, logged: len(p.log)}
 		if s.Replay == ofJoin || s.Replay == ofSubscribe || s.Replay == ofReturn && id < v.looksBack {
 			it.lookBack = v.lookBacks
 		}
@@ -1123,7 +1124,7 @@ func (p *simulation) check(v *page) {
 				p.Errorf("page %d has shown %d from before its join at %d", v.name, e.id, v.floor)
 			}
 			id := e.id
-			if shown[id] {
+			if shown[id] || it.past {
 				if id = p.twin(v, e, it.logged, shown); id < 0 || v.Tailless {
 					p.Errorf("page %d has shown %d twice", v.name, e.id)
 					continue
@@ -1201,7 +1202,7 @@ func (p *simulation) publishedSince(r comeBackNote, items []item) (n int) {
 	return n
 }
 
-// twin returns another message with the text of one that is shown a second time, for which it can stand: the page can't
+// twin returns a message with the text of one that is shown a second time or as an old value, for which it can stand: the page can't
 // tell them apart. It is the newest one before that message that is not shown, or else the next one; and an old value of a
 // key only if there is no other, since nobody misses it.
 func (p *simulation) twin(v *page, e *said, logged int, shown map[int]bool) int {

@@ -45,6 +45,7 @@ type Shown struct {
 	Text   string // a binary message begins with "binary:"
 	Gap    *Notice
 	Replay string // the kind of replay that it is from
+	Past   bool   // it is an old value, and stands for an equal message
 }
 
 // A Notice is a message of the protocol.
@@ -189,6 +190,7 @@ func (f *Follower) heed(n *Notice) {
 		}
 		if !f.forget(&f.expected, text) && f.forget(&f.repeated, text) {
 			f.show(text) // it stands for the equal message that was taken for it
+			f.Shown[len(f.Shown)-1].Past = true
 		}
 	}
 }
