@@ -123,7 +123,7 @@ export interface Callbacks {
    *   made when the page is back.
    * - "closed": the stream has ended permanently. It was closed by close() or the signal. Or the server closed it, with
    *   a code that would recur, 1002, 1003, 1007, 1008 or 1009, or one of the application's own, 4000 to 4999. Or the
-   *   handshake was refused with an HTTP status that would recur. These are 400 to 499, except for 407, 408, 409, 421,
+   *   handshake was refused with an HTTP status that would recur. These are 204, and 400 to 499 except for 407, 408, 409, 421,
    *   423, 424, 425, 426 and 429, and except for 404 if this stream has been open before: some proxies send 404 during
    *   a restart. After a redirect, a status from 500 to 599, or no response, another attempt is made.
    */

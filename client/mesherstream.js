@@ -1200,9 +1200,9 @@ function isExpressible(filters) {
   return FIELDS.every((field) => expressible(filters[field]));
 }
 
-// isFinal reports whether a refusal with this status would recur.
+// isFinal reports whether a refusal with this status would recur. 204 is how a server ends an EventSource for good.
 function isFinal(status) {
-  return status >= 400 && status < 500 && !PASSING.includes(status);
+  return status === 204 || (status >= 400 && status < 500 && !PASSING.includes(status));
 }
 
 // --- the links

@@ -33,7 +33,7 @@ class Node22 extends WebSocket {
 
 const kinds = { page: Page, "Node 22": Node22, ws: WebSocket };
 
-const final = [400, 401, 402, 403, 404, 405, 406, 410, 414, 418, 422, 451];
+const final = [204, 400, 401, 402, 403, 404, 405, 406, 410, 414, 418, 422, 451];
 const passing = [407, 408, 409, 421, 423, 425, 426, 429, 500, 501, 502, 503, 504, 302];
 
 for (const [name, WebSocket] of Object.entries(kinds)) {
