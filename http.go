@@ -263,8 +263,12 @@ func softenRefusal(ctx *fasthttp.RequestCtx, reason string) {
 	}
 	h := &ctx.Response.Header
 	deleteFields(h, fiber.HeaderContentEncoding, fiber.HeaderETag) // of the body that is replaced
+	wait := 5 * retry()
+	if seconds, err := strconv.ParseUint(string(h.Peek(fiber.HeaderRetryAfter)), 10, 16); err == nil {
+		wait = int(seconds)*1000 + retry() - 1000
+	}
 	ctx.SetStatusCode(fiber.StatusOK)
-	ctx.Response.SetBody(append(appendRetry([]byte(": "+reason+"\n"), 5*retry()), '\n'))
+	ctx.Response.SetBody(append(appendRetry([]byte(": "+reason+"\n"), wait), '\n'))
 	h.SetContentType(typeEvents)
 	h.Set(fiber.HeaderCacheControl, "no-store")
 }

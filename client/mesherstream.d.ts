@@ -5,8 +5,9 @@
  * @param url The stream's address with ws, wss, http or https, or relative to the page. Its query is kept, except that
  * the filters of the options replace its level and environment. Its last or since makes the stream begin with earlier
  * messages; a return replaces both.
- * @throws {TypeError} if the url is not a URL, if an option or a filter is unknown or of a wrong type, in Node before 22
- * if no WebSocket is given, and if the transports are ["sse"] and there is no fetch or a value of the filters has a comma.
+ * @throws {TypeError} if the url is not a URL, if an option or a filter is unknown or of a wrong type, if there is no
+ * WebSocket, as in Node before 22, and no events may be followed, and if only events may be, and there is no fetch or a value
+ * of the filters has a comma.
  * @throws {RangeError} if the delays are out of their bounds.
  */
 export function connect(url: string | URLLike, options?: Options): Stream;

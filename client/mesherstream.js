@@ -164,10 +164,11 @@ export function connect(url, options = {}) {
   check("option", options, OPTIONS);
   const { minDelay = 500, maxDelay = 30_000, signal } = options;
   const protocols = [].concat(options.protocols ?? []);
-  const transports = checkTransports(options.transports ?? TRANSPORTS[0]);
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
-  if (!WebSocket && transports[0] === WEBSOCKET) throw invalid("no WebSocket here, give one as an option");
   const { fetch = protocols.length ? null : globalThis.fetch } = options;
+  let transports = checkTransports(options.transports ?? TRANSPORTS[0]);
+  if (!WebSocket && fetch) transports = transports.slice(transports.indexOf(SSE)); // of ["websocket"], it stays
+  if (!WebSocket && transports[0] === WEBSOCKET) throw invalid("no WebSocket here, give one as an option");
   if (!fetch && transports[0] === SSE) throw invalid("no fetch here, which may be because of protocols: give one as an option");
   if (!(minDelay > 0 && maxDelay >= minDelay)) throw new RangeError("mesherstream: want 0 < minDelay <= maxDelay");
   if (protocols.some((name) => typeof name !== "string")) throw invalid("protocols are a string or a list of strings");

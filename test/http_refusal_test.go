@@ -390,3 +390,21 @@ func TestAStatusOfWithAuthorizeIsARefusal(t *testing.T) {
 }
 
 var handshake = []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="}
+
+// A refusal that says for how long it lasts is not asked again before.
+func TestAnEventSourceWaitsAsLongAsARefusalSays(t *testing.T) {
+	for says, least := range map[string]int{"120": 120_000, "0": 0, "": 5000, "soon": 5000, "-3": 5000, "999999999": 5000} {
+		app := streamtest.QuietApp()
+		m := streamtest.NewTestManager(t, mesherstream.WithAuthorize(func(c *fiber.Ctx, _ *mesherstream.Subscription) error {
+			c.Set("Retry-After", says)
+			return fiber.ErrServiceUnavailable
+		}))
+		app.Use(m.Handler())
+		var parser follower.EventReader
+		r := refused(t, streamtest.NewSite(t, app, m), shopStream, streamtest.AcceptEvents)
+		parser.Read([]byte(r.body))
+		if r.status != 200 || parser.Retry < least || parser.Retry > max(3*least, least+2000) {
+			t.Errorf("Retry-After: %s: got %+v and retry %d, want %d or a little more", says, r, parser.Retry, least)
+		}
+	}
+}

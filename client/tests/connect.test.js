@@ -146,7 +146,8 @@ test("uses the global WebSocket, and says when there is none", async (t) => {
     else delete globalThis.WebSocket;
   });
   globalThis.WebSocket = undefined;
-  assert.throws(() => connect(server.url), /no WebSocket here/);
+  assert.throws(() => connect(server.url, { transports: ["websocket"] }), /no WebSocket here/);
+  assert.throws(() => connect(server.url, { fetch: null }), /no WebSocket here/);
   globalThis.WebSocket = WebSocket;
   follow(t, server.url, { WebSocket: undefined });
   await server.accept();

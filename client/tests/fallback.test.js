@@ -50,10 +50,12 @@ test("events alone need a fetch, and no WebSocket", async () => {
   const { fetch, made } = new Requests();
   assert.throws(() => page.follow({ transports: ["sse"], fetch: null }), { name: "TypeError", message: /no fetch/ });
   assert.throws(() => page.follow({ transports: ["sse"], fetch: undefined, protocols: "token" }), { name: "TypeError", message: /no fetch/ });
-  assert.throws(() => page.follow({ WebSocket: undefined, fetch }), { name: "TypeError", message: /no WebSocket/ });
+  assert.throws(() => page.follow({ WebSocket: undefined, fetch, transports: ["websocket"] }), { name: "TypeError", message: /no WebSocket/ });
+  assert.throws(() => page.follow({ WebSocket: undefined, fetch: null }), { name: "TypeError", message: /no WebSocket/ });
   page.follow({ transports: ["sse"], WebSocket: undefined, fetch });
+  page.follow({ WebSocket: undefined, fetch }); // where there is no WebSocket, nothing else is tried
   await settle();
-  assert.equal(made.length, 1);
+  assert.equal(made.length, 2);
   assert.equal(world.sockets.length, 0);
 });
 
