@@ -122,6 +122,13 @@ func (c cutting) run(t *testing.T) {
 	published := time.Since(begin)
 	end()
 	publisher.Wait()
+	// A viewer that returns after the last message, and doesn't know what it has received, may only be told of it.
+	s.within(time.Minute, func() string {
+		if n := s.m.Stats().Clients; n < len(watches) {
+			return fmt.Sprintf("%d viewers, and %d are there", len(watches), n)
+		}
+		return ""
+	})
 	last++
 	if err := s.m.Broadcast(numbered(last, true)); err != nil {
 		t.Fatal(err)
