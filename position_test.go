@@ -1993,6 +1993,40 @@ func TestAnEqualValueOfAKeyStandsForNoMessageThatIsDue(t *testing.T) {
 	}
 }
 
+// An old value that the page has not had comes in the replay of its return, and then a message that is equal. If the replay
+// breaks, the next one brings both again, and the page knows both.
+func TestAnOldValueThatComesAgainIsTakenForNoMessage(t *testing.T) {
+	for shown := 2; shown < 5; shown++ {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScript(t, Filter{})
+			s.say("", "1")
+			s.arrive()
+			s.block()
+			s.say("", "2")
+			s.say("k", "again")
+			s.say("", "3", "again")
+			for len(s.v.items) < 2 {
+				s.v.link.grant(1)
+				s.turns()
+				s.read(s.v, 1)
+			}
+			s.cut(s.v)
+			s.turns()
+			s.say("k", "v9")
+			s.dial(s.v)
+			s.block()
+			for len(s.v.items) < shown {
+				s.v.link.grant(1)
+				s.turns()
+				s.read(s.v, 1)
+			}
+			s.returns()
+			s.settle()
+			s.want("1", "2", "3", "again", "v9")
+		})
+	}
+}
+
 // The time of a position is that of its place: of the gap of a page that returns from there with another filter, no message
 // is older than the gap says.
 func TestTheTimeOfAPositionIsThatOfItsPlace(t *testing.T) {

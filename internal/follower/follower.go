@@ -188,9 +188,13 @@ func (f *Follower) heed(n *Notice) {
 		if n.Data != nil {
 			text = *n.Data
 		}
-		if !f.forget(&f.expected, text) && f.forget(&f.repeated, text) {
+		switch {
+		case f.forget(&f.expected, text):
+		case f.forget(&f.repeated, text):
 			f.show(text) // it stands for the equal message that was taken for it
 			f.Shown[len(f.Shown)-1].Past = true
+		case f.IsReturning():
+			f.remember(text) // or a further replay would take an equal message for it
 		}
 	}
 }
@@ -224,16 +228,23 @@ func (f *Follower) show(text string) {
 	case f.forget(&f.expected, text):
 		f.repeated = append(f.repeated, text)
 		return
-	case f.Tailless:
 	default:
-		f.newestAt = time.Now()
-		f.uncounted = f.uncounted || f.misplaced
-		if f.tail = append(f.tail, text); f.MaxTail > 0 && len(f.tail) > f.MaxTail {
-			f.tail = nil
-			f.lose()
-		}
+		f.remember(text)
 	}
 	f.Shown = append(f.Shown, Shown{Text: text, Replay: f.replaying})
+}
+
+// remember puts a message into the tail.
+func (f *Follower) remember(text string) {
+	if f.Tailless {
+		return
+	}
+	f.newestAt = time.Now()
+	f.uncounted = f.uncounted || f.misplaced
+	if f.tail = append(f.tail, text); f.MaxTail > 0 && len(f.tail) > f.MaxTail {
+		f.tail = nil
+		f.lose()
+	}
 }
 
 // forget takes one message out of a list.
