@@ -83,8 +83,8 @@ func (s *shard) offerGroup(g *group, m *message) {
 // deliverGroup delivers the group's batch to each of its clients. It iterates backwards, since a client whose link
 // fails leaves the group, and the last client then takes its place.
 func (s *shard) deliverGroup(g *group) {
-	joined, bytes, large := join(&s.joined, g.batch, ""), 0, false
-	place := g.encoding != events // the joined events say where a client is after them
+	var joined stretch
+	isJoined, bytes, large := false, 0, false
 	for _, m := range g.batch {
 		bytes += m.size()
 		large = large || m.isLarge()
@@ -99,8 +99,8 @@ func (s *shard) deliverGroup(g *group) {
 		}
 		c.countOffered(len(g.batch))
 		if c.idle() && !(large && c.v1 != nil) { // such a client is told before a large message
-			if !place {
-				joined, place = join(&s.joined, g.batch, c.placeAfter(0, 0)), true
+			if !isJoined { // the place after the batch is that of all clients that receive it at once
+				joined, isJoined = join(&s.joined, g.batch, c.placeAfter(0, 0)), true
 			}
 			c.writeThrough(&joined, g.batch)
 			continue
@@ -161,7 +161,6 @@ type stretch struct {
 	bytes   []byte
 	lengths []int // of the frames; nil if there is only one
 	extra   int32 // how many of the frames are two, as those of BufferMessage to a client of the protocol
-	id      bool  // the last frame begins with an ID, which the message doesn't have
 	notices bool  // some are notices
 }
 
@@ -196,10 +195,10 @@ func join(buf *stretch, batch []*message, id string) stretch {
 	if cap(buf.bytes) > maxScratch {
 		*buf = stretch{}
 	}
-	p := stretch{bytes: buf.bytes[:0], lengths: buf.lengths[:0], id: id != ""}
+	p := stretch{bytes: buf.bytes[:0], lengths: buf.lengths[:0]}
 	for i, m := range batch {
 		begin := len(p.bytes)
-		if p.id && i == len(batch)-1 {
+		if id != "" && i == len(batch)-1 {
 			p.bytes = appendEventID(p.bytes, id)
 		}
 		p.bytes = append(p.bytes, m.frame...)
