@@ -61,7 +61,7 @@ const REQUEST = {
   cache: "no-store",
 };
 
-// The server answers a WebSocket's request so if the request that has arrived is no handshake any more.
+// How the server answers if something on the way has turned the handshake of a WebSocket into another request.
 const NO_UPGRADE = 426;
 
 // The transports, and the lists of them that can be chosen.
@@ -1095,7 +1095,7 @@ export function connect(url, options = {}) {
       }),
     });
     const stop = (asked.stop = () => {
-      asked.stop = null; // nothing of this request counts any more
+      asked.stop = null; // whatever this request still brings is ignored
       clearTimeout(timer);
       request.close();
     });
@@ -1374,7 +1374,7 @@ function sizeOf(tail) {
   return tail.reduce((sum, { key }) => sum + key.length, 0);
 }
 
-// plain returns the key of a message as it is if it has come as an event: that has lost how its lines ended.
+// plain returns the key that a message has if it came as an event, which has lost the ends of its lines.
 function plain(key) {
   return key.includes("\r") && key[0] !== BINARY ? key.replace(/\r\n?/g, "\n") : key;
 }
