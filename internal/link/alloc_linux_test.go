@@ -21,7 +21,7 @@ func socketPair(tb testing.TB) (a, b int) {
 
 func TestWritingToASocketAllocatesNothing(t *testing.T) {
 	ours, theirs := socketPair(t)
-	l := &polled{fd: ours}
+	l := &polled{fd: ours, poller: &Poller{}}
 	frame, buf := make([]byte, 512), make([]byte, 1<<10)
 	if got := testing.AllocsPerRun(100, func() {
 		if sent, _, err := l.Write(frame, nil, nil); sent != len(frame) || err != nil {
@@ -30,6 +30,14 @@ func TestWritingToASocketAllocatesNothing(t *testing.T) {
 		_, _ = unix.Read(theirs, buf)
 	}); got != 0 {
 		t.Errorf("a write of a whole frame: got %v allocations, want 0", got)
+	}
+	if got := testing.AllocsPerRun(100, func() {
+		if sent, _, err := l.Write(frame, nil, frame[:100]); sent != len(frame)+100 || err != nil {
+			t.Fatalf("write: got %d of %d bytes, %v", sent, len(frame)+100, err)
+		}
+		_, _ = unix.Read(theirs, buf)
+	}); got != 0 {
+		t.Errorf("a write of two pieces: got %v allocations, want 0", got)
 	}
 
 	for { // until no room is left

@@ -253,3 +253,80 @@ func TestAnOfferThatIsRenewedIsNoProgress(t *testing.T) {
 		t.Error("it has offered more: got no progress, want some")
 	}
 }
+
+// O_NONBLOCK belongs to what all duplicates of a descriptor share, and whoever holds one can turn it off. A link that
+// then waited for room would stop its owner, and every collection.
+func TestAWriteDoesNotWaitEvenIfTheDescriptorBlocks(t *testing.T) {
+	for network, pair := range map[string]func(*testing.T) (ours, theirs socket){
+		"tcp":  func(t *testing.T) (ours, theirs socket) { return socketConn(t) },
+		"unix": unixConn,
+	} {
+		for pieces, then := range map[string][]byte{"one": nil, "two": []byte("then\n")} {
+			t.Run(network+" "+pieces, func(t *testing.T) {
+				ours, theirs := pair(t)
+				b := &boss{t: t}
+				openPolled(t, b, ours)
+				l := b.link.(*polled)
+				if err := unix.SetNonblock(l.fd, false); err != nil {
+					t.Fatal(err)
+				}
+				full := make(chan error, 1)
+				go func() {
+					frame := make([]byte, 10<<10)
+					for { // until nothing is sent: a signal can end a write that has sent a part and waits
+						if sent, _, err := l.Write(frame, nil, then); err != nil || sent == 0 {
+							full <- err
+							return
+						}
+					}
+				}()
+				select {
+				case err := <-full:
+					if err != nil {
+						t.Error(err)
+					}
+				case <-time.After(20 * time.Second):
+					_ = theirs.Close() // which ends the write
+					<-full
+					t.Error("a write has waited for room")
+				}
+			})
+		}
+	}
+}
+
+func TestAReadDoesNotWaitEvenIfTheDescriptorBlocks(t *testing.T) {
+	ours, theirs := socketConn(t)
+	b := &boss{t: t}
+	openPolled(t, b, ours)
+	l := b.link.(*polled)
+	if err := unix.SetNonblock(l.fd, false); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
+	go func() { l.read(); close(read) }()
+	select {
+	case <-read:
+	case <-time.After(20 * time.Second):
+		_ = theirs.Close() // which ends the read
+		<-read
+		t.Error("a read has waited for bytes")
+	}
+}
+
+func TestTwoPiecesAreSentInOrder(t *testing.T) {
+	ours, theirs := socketConn(t)
+	b := &boss{t: t}
+	openPolled(t, b, ours)
+	for _, pieces := range [][2]string{{"first ", "second "}, {"", "only "}} {
+		sent, _, err := b.link.Write([]byte(pieces[0]), nil, []byte(pieces[1]))
+		if want := len(pieces[0]) + len(pieces[1]); sent != want || err != nil {
+			t.Fatalf("got %d and %v, want %d", sent, err, want)
+		}
+	}
+	const want = "first second only "
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(theirs, got); err != nil || string(got) != want {
+		t.Errorf("got %q and %v, want %q", got, err, want)
+	}
+}

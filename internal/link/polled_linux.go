@@ -116,9 +116,9 @@ func (l *polled) Write(p []byte, _ []int, then []byte) (sent, held int, err erro
 		var n int
 		var err error
 		if then == nil {
-			n, err = unix.Write(l.fd, p)
+			n, err = send(l.fd, p)
 		} else {
-			n, err = l.poller.writev(l.fd, p, then)
+			n, err = l.poller.pair.send(l.fd, p, then)
 		}
 		switch {
 		case err == nil:
@@ -171,7 +171,7 @@ func (l *polled) read() {
 		l.owner.Again()
 		return
 	}
-	n, err := unix.Read(l.fd, l.poller.buf)
+	n, err := receive(l.fd, l.poller.buf)
 	switch {
 	case errors.Is(err, unix.EAGAIN):
 		return

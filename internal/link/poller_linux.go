@@ -17,7 +17,7 @@ type Poller struct {
 	file *os.File // the epoll descriptor
 	conn syscall.RawConn
 	buf  []byte                              // the links read into it; belongs to the owners' goroutine
-	vec  [2][]byte                           // of writev; likewise
+	pair pair                                // they write from it; likewise
 	fed  *polled                             // the link that is fed now; likewise
 	emit func(op byte, payload []byte) error // passes a message to it; a method value of each link would be an allocation
 
@@ -75,14 +75,6 @@ func (p *Poller) loop() {
 		clear(owners)
 		owners = owners[:0]
 	}
-}
-
-// writev writes two pieces with one system call. It allocates nothing.
-func (p *Poller) writev(fd int, a, b []byte) (n int, err error) {
-	p.vec = [2][]byte{a, b}
-	n, err = unix.Writev(fd, p.vec[:])
-	p.vec = [2][]byte{}
-	return n, err
 }
 
 // Close ends the poller.
