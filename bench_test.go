@@ -101,6 +101,85 @@ func BenchmarkMatch(b *testing.B) {
 	}
 }
 
+// distinctFilters returns filters of 16 levels and 16 environments. Each shares half of its values with all others.
+func distinctFilters(n int) []Filter {
+	list := make([]Filter, n)
+	for i := range list {
+		for k := range maxFilterValues / 2 {
+			list[i].Levels = append(list[i].Levels, fmt.Sprintf("level-%06d", k), fmt.Sprintf("own-l-%06d", i*maxFilterValues+k))
+			list[i].Environments = append(list[i].Environments, fmt.Sprintf("envir-%06d", k), fmt.Sprintf("own-e-%06d", i*maxFilterValues+k))
+		}
+	}
+	return list
+}
+
+// BenchmarkFilters measures a turn with one message that is offered to clients with different filters: to those of one
+// project, or to those of as many projects as there are clients.
+func BenchmarkFilters(b *testing.B) {
+	small := []Filter{
+		{},
+		{Levels: []string{"error", "fatal"}},
+		{Environments: []string{"production"}},
+		{Levels: []string{"error", "fatal", "warning"}, Environments: []string{"production", "staging"}},
+		{Levels: []string{"debug"}},
+	}
+	matching := map[string]Message{
+		"none":         {Level: "info-000001", Environment: "other-00001"},
+		"only a level": {Level: "level-000001", Environment: "other-00001"}, // of all filters
+		"one":          {Level: "level-000001", Environment: "own-e-000003"},
+	}
+	run := func(name string, filters []Filter, project func(i int) string, msg Message) {
+		b.Run(name, func(b *testing.B) {
+			s := newTestShard(b, 0, sink{})
+			admit(b, s, filters, project)
+			m := newMessage(&msg)
+			publishTurn(b, s, m, 1)
+			b.ReportAllocs()
+			for b.Loop() {
+				publishTurn(b, s, m, 1)
+			}
+		})
+	}
+	shop := func(int) string { return "shop" }
+	for _, groups := range []int{1, 5} {
+		for name, msg := range map[string]Message{"none": {Level: "trace", Environment: "test"}, "some": {Level: "error", Environment: "production"}} {
+			msg.Project = "shop"
+			filters := small[1 : 1+min(groups, 4)]
+			if groups > len(filters) {
+				filters = small
+			}
+			run(fmt.Sprintf("groups=%d/values=few/matching=%s", groups, name), filters, shop, msg)
+		}
+	}
+	for _, groups := range []int{1, 5, 16, 50, 1000, 10_000} {
+		filters := distinctFilters(groups)
+		for name, msg := range matching {
+			msg.Project = "shop"
+			run(fmt.Sprintf("groups=%d/values=16+16/matching=%s", groups, name), filters, shop, msg)
+			if groups == 1000 {
+				msg.Project = ""
+				run(fmt.Sprintf("groups=%d/values=16+16/projects=1/matching=%s/to=all", groups, name), filters, shop, msg)
+				run(fmt.Sprintf("groups=%d/values=16+16/projects=1000/matching=%s/to=all", groups, name), filters, func(i int) string { return fmt.Sprint("project ", i) }, msg)
+			}
+		}
+	}
+}
+
+// BenchmarkFilterChange measures the change of one client's filter to one that nobody else has, beside others.
+func BenchmarkFilterChange(b *testing.B) {
+	for _, groups := range []int{1, 5, 16, 1000, 10_000} {
+		b.Run(fmt.Sprint("groups=", groups), func(b *testing.B) {
+			s := newTestShard(b, 0, sink{})
+			filters := distinctFilters(groups + 100)
+			c := admit(b, s, filters[:groups], func(int) string { return "shop" })[0]
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				c.setFilter(filters[groups+i%100])
+			}
+		})
+	}
+}
+
 // BenchmarkBacklog pushes into a full backlog, in each way of making room.
 func BenchmarkBacklog(b *testing.B) {
 	plain := newMessage(&Message{Level: "debug", Data: make([]byte, 512)})

@@ -23,21 +23,8 @@ func (s *shard) deliverBatch() {
 	}
 	begin := s.beginBatch()
 	for _, m := range s.batch {
-		if m.project != "" {
-			ofProject := s.projects[m.project]
-			if len(ofProject) == 0 || !ofProject[0].taken.take(m) {
-				continue
-			}
-			for _, g := range ofProject {
-				s.offerGroup(g, m)
-			}
-			continue
-		}
-		if !s.takenOfAll.take(m) {
-			continue
-		}
-		for _, g := range s.groups {
-			s.offerGroup(g, m)
+		if a := s.audience(m.project); a != nil && a.taken.take(m) {
+			s.offer(a, m)
 		}
 	}
 	for _, g := range s.touched {
@@ -67,6 +54,20 @@ func (s *shard) beginBatch() (begin time.Time) {
 func (s *shard) endBatch(begin time.Time) {
 	if !begin.IsZero() {
 		s.totals.Deliveries.observe(time.Since(begin))
+	}
+}
+
+// offer offers a message to an audience. The sieve leaves out groups whose filters the message does not pass.
+func (s *shard) offer(a *audience, m *message) {
+	if a.sieve == nil {
+		for _, g := range a.groups {
+			s.offerGroup(g, m)
+		}
+		return
+	}
+	q := m.question()
+	for i := a.sieve.Next(&q, 0); i < len(a.groups); i = a.sieve.Next(&q, i+1) {
+		s.offerGroup(a.groups[i], m)
 	}
 }
 

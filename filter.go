@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mesher/mesherstream/internal/request"
+	"github.com/mesher/mesherstream/internal/sieve"
 )
 
 // maxFilterValues bounds a list of a filter.
@@ -162,7 +163,8 @@ type group struct {
 	key       string
 	sub       Subscription
 	encoding  encoding
-	inProject int // index in its list of shard.projects
+	inAll     int // index in shard.everyGroup
+	inProject int // index in its audience of shard.projects
 	clients   []*client
 	batch     []*message // the messages of this turn that match the group
 	taken     *taken     // of the project
@@ -170,6 +172,64 @@ type group struct {
 	looksBack bool       // its clients read the history, and no message is offered to them
 	apart     bool       // its only client is not offered what was published before its join
 	from      cursor     // that place
+}
+
+// An audience is the groups that a message is matched with: those of its project, or all of the shard.
+type audience struct {
+	groups []*group
+	sieve  *sieve.Sieve // of their filters; nil until there are more than fewGroups
+	taken  taken        // of the messages to this project, or to all projects
+}
+
+// fewGroups is how many groups are matched one by one. A sieve for fewer would save little time, and it takes 2 KiB.
+const fewGroups = 16
+
+// add adds a group with its signature, and returns its index.
+func (a *audience) add(g *group, of sieve.Signature) (i int) {
+	i = len(a.groups)
+	a.groups = append(a.groups, g)
+	switch {
+	case a.sieve != nil:
+		a.sieve.Put(i, of)
+	case i == fewGroups:
+		a.sieve = new(sieve.Sieve)
+		for i, g := range a.groups {
+			a.sieve.Put(i, g.signature())
+		}
+	}
+	return i
+}
+
+// remove removes the group at i. The last group takes its place, and is passed to moved.
+func (a *audience) remove(i int, moved func(*group)) {
+	a.groups = swapOut(a.groups, i, moved)
+	if a.sieve != nil {
+		a.sieve.Move(len(a.groups), i)
+		a.sieve.Truncate(len(a.groups))
+	}
+}
+
+func (g *group) signature() sieve.Signature {
+	return sieve.Sign([sieve.Lists][]string{g.sub.Levels, g.sub.Environments})
+}
+
+// question returns the question which filters a message may pass.
+func (m *message) question() sieve.Question {
+	return sieve.Ask([sieve.Lists]string{m.level, m.environment})
+}
+
+// matches reports whether a message passes the filter of any group.
+func (a *audience) matches(m *message) bool {
+	if a.sieve == nil {
+		return slices.ContainsFunc(a.groups, func(g *group) bool { return g.sub.matches(m) })
+	}
+	q := m.question()
+	for i := a.sieve.Next(&q, 0); i < len(a.groups); i = a.sieve.Next(&q, i+1) {
+		if a.groups[i].sub.matches(m) {
+			return true
+		}
+	}
+	return false
 }
 
 // taken is the number and the stamp of the newest message of a feed that a shard has offered to its clients, or of the
@@ -192,11 +252,11 @@ func (c *client) taken() cursor {
 	if c.group == nil { // it is being flushed
 		return c.replay.end
 	}
-	return cursor{c.group.taken.number, c.shard.takenOfAll.number}
+	return cursor{c.group.taken.number, c.shard.everyGroup.taken.number}
 }
 
 // takenStamp is the newest stamp of what the client's shard has offered so far of what the client receives.
-func (c *client) takenStamp() uint64 { return max(c.group.taken.stamp, c.shard.takenOfAll.stamp) }
+func (c *client) takenStamp() uint64 { return max(c.group.taken.stamp, c.shard.everyGroup.taken.stamp) }
 
 func (c *client) enterGroup() {
 	s := c.shard
@@ -213,27 +273,26 @@ func (c *client) enterGroup() {
 	}
 	g := s.groups[key]
 	if g == nil {
-		ofProject := s.projects[c.sub.Project]
-		g = &group{
-			key: key, sub: c.sub, encoding: c.encoding, inProject: len(ofProject), looksBack: looksBack, digest: s.history.digest(&c.sub),
-		}
+		g = &group{key: key, sub: c.sub, encoding: c.encoding, looksBack: looksBack, digest: s.history.digest(&c.sub)}
 		if c.apart {
 			g.apart, g.from = true, c.joined
 		}
 		if len(s.groups) == 0 {
-			s.takenOfAll = taken{c.joined.all, c.joinedAt}
+			s.everyGroup.taken = taken{c.joined.all, c.joinedAt}
 		}
-		if len(ofProject) > 0 {
-			g.taken = ofProject[0].taken
-		} else {
-			g.taken = &taken{c.joined.project, c.joinedAt}
-			if s.takenOfAll.number < c.joined.all { // older messages to all projects are still in the inbox
-				g.taken.stamp = s.takenOfAll.stamp
+		ofProject := s.projects[c.sub.Project]
+		if ofProject == nil {
+			ofProject = &audience{taken: taken{c.joined.project, c.joinedAt}}
+			if s.everyGroup.taken.number < c.joined.all { // older messages to all projects are still in the inbox
+				ofProject.taken.stamp = s.everyGroup.taken.stamp
 			}
 		}
+		g.taken = &ofProject.taken
+		of := g.signature()
 		s.mu.Lock()
 		s.groups[key] = g
-		s.projects[c.sub.Project] = append(ofProject, g)
+		s.projects[c.sub.Project] = ofProject
+		g.inAll, g.inProject = s.everyGroup.add(g, of), ofProject.add(g, of)
 		s.mu.Unlock()
 	}
 	c.group, c.inGroup = g, len(g.clients)
@@ -289,8 +348,10 @@ func (s *shard) takeOut(g *group, i int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.groups, g.key)
-	ofProject := swapOut(s.projects[g.sub.Project], g.inProject, func(moved *group) { moved.inProject = g.inProject })
-	if s.projects[g.sub.Project] = ofProject; len(ofProject) == 0 {
+	s.everyGroup.remove(g.inAll, func(moved *group) { moved.inAll = g.inAll })
+	ofProject := s.projects[g.sub.Project]
+	ofProject.remove(g.inProject, func(moved *group) { moved.inProject = g.inProject })
+	if len(ofProject.groups) == 0 {
 		delete(s.projects, g.sub.Project)
 	}
 }
@@ -316,18 +377,14 @@ func (s *shard) wants(m *message) bool {
 	if s.regrouping.Load() > 0 || m.level == "" && m.environment == "" {
 		return true
 	}
-	if m.project == "" {
-		for _, g := range s.groups {
-			if g.sub.matches(m) {
-				return true
-			}
-		}
-		return false
+	a := s.audience(m.project)
+	return a != nil && a.matches(m)
+}
+
+// audience returns the groups that a message to a project is matched with, or nil if there are none.
+func (s *shard) audience(project string) *audience {
+	if project == "" {
+		return &s.everyGroup
 	}
-	for _, g := range s.projects[m.project] {
-		if g.sub.matches(m) {
-			return true
-		}
-	}
-	return false
+	return s.projects[project]
 }

@@ -45,9 +45,9 @@ type shard struct {
 	now        moment     // when it began
 	batch      []*message
 	batches    uint64
-	groups     map[string]*group   // changed under mu, so that wants can read it
-	projects   map[string][]*group // likewise
-	takenOfAll taken               // of the messages to all projects
+	groups     map[string]*group    // changed under mu, so that wants can read it
+	projects   map[string]*audience // likewise
+	everyGroup audience             // likewise
 	touched    []*group
 	pinged     []*client           // they are sent a pong at the end of the turn
 	again      []*client           // their links have asked for another turn
@@ -82,7 +82,7 @@ func newShard(cfg *config, h *history) *shard {
 		members:   make(map[ClientID]*client),
 		followers: make(map[string]*following),
 		groups:    make(map[string]*group),
-		projects:  make(map[string][]*group),
+		projects:  make(map[string]*audience),
 		leaving:   make(map[*client]struct{}),
 		shares:    make(map[shareKey]*share),
 	}

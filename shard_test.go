@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -61,9 +63,30 @@ func newTestShard(tb testing.TB, n int, l link.Link) *shard {
 			tb.Fatal(err)
 		}
 	}
+	if n > 0 {
+		s.take()
+		s.takeTurn()
+	}
+	return s
+}
+
+// admit lets a client of each filter join.
+func admit(tb testing.TB, s *shard, filters []Filter, project func(i int) string) []*client {
+	tb.Helper()
+	clients := make([]*client, len(filters))
+	for i, f := range filters {
+		f, err := f.normalize()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		clients[i] = &client{id: ClientID(s.totals.Connects) + ClientID(i), shard: s, link: sink{}, sub: Subscription{Project: project(i), Filter: f}}
+		if err := s.register(clients[i]); err != nil {
+			tb.Fatal(err)
+		}
+	}
 	s.take()
 	s.takeTurn()
-	return s
+	return clients
 }
 
 // agree makes a client one with the protocol after it has joined, as if it had received and acknowledged hello.
@@ -443,17 +466,17 @@ func checkGroups(t *testing.T, m *Manager, mostGroups, projects int) {
 		s.ask(func() {
 			groups += len(s.groups)
 			listed := 0
-			for project, list := range s.projects {
+			for project, a := range s.projects {
 				names[project] = true
-				listed += len(list)
-				for i, g := range list {
-					if g.inProject != i || s.groups[g.key] != g || g.sub.Project != project || len(g.clients) == 0 {
-						t.Errorf("group %q is at %d of project %q, with index %d and %d clients", g.key, i, project, g.inProject, len(g.clients))
+				listed += len(a.groups)
+				for i, g := range a.groups {
+					if g.inProject != i || s.everyGroup.groups[g.inAll] != g || s.groups[g.key] != g || g.sub.Project != project || len(g.clients) == 0 {
+						t.Errorf("group %q is at %d of project %q, with index %d, and %d of all, and %d clients", g.key, i, project, g.inProject, g.inAll, len(g.clients))
 					}
 				}
 			}
-			if listed != len(s.groups) {
-				t.Errorf("the projects list %d groups, want %d", listed, len(s.groups))
+			if listed != len(s.groups) || len(s.everyGroup.groups) != listed {
+				t.Errorf("the projects list %d groups, and all of them are %d, want %d", listed, len(s.everyGroup.groups), len(s.groups))
 			}
 		})
 		s.mu.Lock()
@@ -464,6 +487,77 @@ func checkGroups(t *testing.T, m *Manager, mostGroups, projects int) {
 	}
 	if groups > mostGroups || len(names) != projects {
 		t.Errorf("got %d groups of %d projects, want at most %d of %d", groups, len(names), mostGroups, projects)
+	}
+}
+
+// Which groups a message is offered to is found by a sieve if there are many. Each client must be offered exactly the
+// messages that pass its own filter, and wants must agree, while groups come and go.
+func TestAMessageIsOfferedToTheClientsWhoseFiltersItPasses(t *testing.T) {
+	for seed := range uint64(12) {
+		r := rand.New(rand.NewPCG(seed, 16))
+		values := func(kind string) (list []string) {
+			for range r.IntN(maxFilterValues+1) * r.IntN(2) {
+				list = append(list, fmt.Sprint(kind, r.IntN(40)))
+			}
+			return list
+		}
+		randomFilter := func() Filter { return Filter{Levels: values("v"), Environments: values("v")} }
+		projects := []string{"a", "b", ""}
+		project := func(int) string { return projects[max(0, r.IntN(5)-2)] } // most groups are of one
+		s := newTestShard(t, 0, sink{})
+		var clients []*client
+		for step := range 120 {
+			switch {
+			case step%40 < 20:
+				filters := make([]Filter, 1+r.IntN(12))
+				for i := range filters {
+					filters[i] = randomFilter()
+				}
+				clients = append(clients, admit(t, s, filters, project)...)
+			default:
+				for range min(len(clients), 1+r.IntN(14)) {
+					i := r.IntN(len(clients))
+					clients[i].withdraw()
+					clients = slices.Delete(clients, i, i+1)
+				}
+			}
+			for range min(len(clients), 10) {
+				f, err := randomFilter().normalize()
+				if err != nil {
+					t.Fatal(err)
+				}
+				clients[r.IntN(len(clients))].setFilter(f)
+			}
+			for range 4 {
+				m := newMessage(&Message{Project: projects[r.IntN(3)], Level: fmt.Sprint("v", r.IntN(44)), Environment: fmt.Sprint("v", r.IntN(44))})
+				switch r.IntN(4) {
+				case 0:
+					m.level = ""
+				case 1:
+					m.environment = ""
+				}
+				before := make([]uint64, len(clients))
+				wanted := false
+				for i, c := range clients {
+					before[i] = c.offered
+					if (m.project == "" || m.project == c.sub.Project) && c.sub.matches(m) {
+						before[i]++
+						wanted = true
+					}
+				}
+				if got := s.wants(m); got != wanted {
+					t.Fatalf("seed %d: level %q, environment %q of project %q: wants is %v among %d groups, want %v", seed, m.level, m.environment, m.project, got, len(s.groups), wanted)
+				}
+				s.batch = append(s.batch, m)
+				s.deliverBatch()
+				for i, c := range clients {
+					if c.offered != before[i] {
+						t.Fatalf("seed %d: level %q, environment %q of project %q: a client of %+v was offered %d messages among %d groups, want %d",
+							seed, m.level, m.environment, m.project, c.sub, c.offered, len(s.groups), before[i])
+					}
+				}
+			}
+		}
 	}
 }
 
