@@ -122,16 +122,17 @@ func BenchmarkFilters(b *testing.B) {
 		{Environments: []string{"production"}},
 		{Levels: []string{"error", "fatal", "warning"}, Environments: []string{"production", "staging"}},
 		{Levels: []string{"debug"}},
+		{},
 	}
 	matching := map[string]Message{
 		"none":         {Level: "info-000001", Environment: "other-00001"},
 		"only a level": {Level: "level-000001", Environment: "other-00001"}, // of all filters
 		"one":          {Level: "level-000001", Environment: "own-e-000003"},
 	}
-	run := func(name string, filters []Filter, project func(i int) string, msg Message) {
+	run := func(name string, filters func() []Filter, project func(i int) string, msg Message) {
 		b.Run(name, func(b *testing.B) {
 			s := newTestShard(b, 0, sink{})
-			admit(b, s, filters, project)
+			admit(b, s, filters(), project)
 			m := newMessage(&msg)
 			publishTurn(b, s, m, 1)
 			b.ReportAllocs()
@@ -144,15 +145,11 @@ func BenchmarkFilters(b *testing.B) {
 	for _, groups := range []int{1, 5} {
 		for name, msg := range map[string]Message{"none": {Level: "trace", Environment: "test"}, "some": {Level: "error", Environment: "production"}} {
 			msg.Project = "shop"
-			filters := small[1 : 1+min(groups, 4)]
-			if groups > len(filters) {
-				filters = small
-			}
-			run(fmt.Sprintf("groups=%d/values=few/matching=%s", groups, name), filters, shop, msg)
+			run(fmt.Sprintf("groups=%d/values=few/matching=%s", groups, name), func() []Filter { return small[:groups] }, shop, msg)
 		}
 	}
 	for _, groups := range []int{1, 5, 16, 50, 1000, 10_000} {
-		filters := distinctFilters(groups)
+		filters := func() []Filter { return distinctFilters(groups) }
 		for name, msg := range matching {
 			msg.Project = "shop"
 			run(fmt.Sprintf("groups=%d/values=16+16/matching=%s", groups, name), filters, shop, msg)

@@ -23,8 +23,16 @@ func (s *shard) deliverBatch() {
 	}
 	begin := s.beginBatch()
 	for _, m := range s.batch {
-		if a := s.audience(m.project); a != nil && a.taken.take(m) {
-			s.offer(a, m)
+		a := s.audience(m.project)
+		if a == nil || !a.taken.take(m) {
+			continue
+		}
+		if a.sieve != nil {
+			s.offerSifted(a, m)
+			continue
+		}
+		for _, g := range a.groups {
+			s.offerGroup(g, m)
 		}
 	}
 	for _, g := range s.touched {
@@ -57,14 +65,9 @@ func (s *shard) endBatch(begin time.Time) {
 	}
 }
 
-// offer offers a message to an audience. The sieve leaves out groups whose filters the message does not pass.
-func (s *shard) offer(a *audience, m *message) {
-	if a.sieve == nil {
-		for _, g := range a.groups {
-			s.offerGroup(g, m)
-		}
-		return
-	}
+// offerSifted offers a message to the groups of an audience that has a sieve, without those whose filters it certainly does
+// not pass.
+func (s *shard) offerSifted(a *audience, m *message) {
 	q := m.question()
 	for i := a.sieve.Next(&q, 0); i < len(a.groups); i = a.sieve.Next(&q, i+1) {
 		s.offerGroup(a.groups[i], m)
