@@ -29,6 +29,7 @@ type client struct {
 	inHook        bool // its message is with the Message hook, and nothing more is read until the hook returns
 	acks          acks
 	inWaiting     int32  // index in shard.waiting, or -1
+	ahead         int32  // how many of the messages that its group holds it is not to be sent: it was, or has joined after them
 	weight, stop  uint32 // what was written weighs, and up to which weight the window need not be looked at
 	lookAt        moment // when it has to be, even so; before its first pong, when the client counts as one without
 	written       uint64 // messages of any kind that the link has accepted
@@ -159,20 +160,21 @@ func (c *client) silence(now time.Time) time.Duration {
 }
 
 func (c *client) snapshot() Client {
+	held, heldBytes := c.pendingLoad()
 	return Client{
 		ID:            c.id,
 		Subscription:  c.sub.clone(),
 		RemoteAddr:    c.remoteAddr,
 		ConnectedAt:   c.connectedAt,
-		Offered:       c.offered,
+		Offered:       c.offered + uint64(held),
 		Sent:          c.sent,
 		Dropped:       c.dropped,
 		Abandoned:     c.abandoned,
 		Filtered:      c.filtered,
 		Conflated:     c.conflated,
 		Replayed:      c.replayed,
-		Buffered:      c.buffered(),
-		BufferedBytes: c.bufferedBytes(),
+		Buffered:      c.buffered() + held,
+		BufferedBytes: c.bufferedBytes() + heldBytes,
 		Slow:          c.slow,
 
 		Unacknowledged: int(c.unacknowledged().messages),
@@ -248,6 +250,7 @@ func (c *client) add() {
 // client has a moment to answer it.
 func (c *client) shut(code int, reason string) {
 	s := c.shard
+	c.takePending()
 	if c.phase >= phaseClosing {
 		return
 	}
@@ -271,6 +274,9 @@ func (c *client) shut(code int, reason string) {
 // flush begins the end of a client that is to receive everything it was offered, and is then closed. If it looks back, its
 // replay ends at that place.
 func (c *client) flush(end cursor) {
+	if c.takePending(); c.phase != phaseOpen {
+		return
+	}
 	if c.replay != nil {
 		c.replay.end = end
 	}

@@ -35,16 +35,25 @@ func (s *shard) deliverBatch() {
 			s.offerGroup(g, m)
 		}
 	}
+	held, delivered := false, false
 	for _, g := range s.touched {
-		s.deliverGroup(g)
-		clear(g.batch)
-		g.batch = g.batch[:0]
+		n := s.ripe(g)
+		if g.fresh = 0; n > 0 {
+			s.deliverGroup(g, n)
+			delivered = true
+		}
+		if len(g.batch) > 0 {
+			s.hold(g)
+			held = true
+		}
 	}
 	clear(s.touched)
 	s.touched = s.touched[:0]
 	clear(s.batch)
 	s.batch = s.batch[:0]
-	s.endBatch(begin)
+	if delivered || !held {
+		s.endBatch(begin)
+	}
 }
 
 // deliveriesTimed is the number of a shard's batches of which one is timed. Reading the clock twice costs about as much
@@ -78,40 +87,88 @@ func (s *shard) offerGroup(g *group, m *message) {
 	if g.looksBack || g.apart && g.from.covers(m) || !g.sub.matches(m) {
 		return
 	}
-	if len(g.batch) == 0 {
+	if g.fresh == 0 {
 		s.touched = append(s.touched, g)
 	}
+	g.fresh++
 	g.batch = append(g.batch, m.in(g.encoding))
 }
 
-// deliverGroup delivers the group's batch to each of its clients. It iterates backwards, since a client whose link
-// fails leaves the group, and the last client then takes its place.
-func (s *shard) deliverGroup(g *group) {
-	var joined stretch
-	isJoined, bytes, large := false, 0, false
-	for _, m := range g.batch {
-		bytes += m.size()
-		large = large || m.isLarge()
+// A batch is messages that are delivered together, to the clients of a group or to one of them.
+type batch struct {
+	messages []*message
+	bytes    int
+	large    bool    // one of them is
+	joined   stretch // their frames, if isJoined
+	isJoined bool
+}
+
+func newBatch(messages []*message) (b batch) {
+	b.messages = messages
+	for _, m := range messages {
+		b.bytes += m.size()
+		b.large = b.large || m.isLarge()
 	}
+	return b
+}
+
+// deliverGroup delivers the oldest messages of the group's batch, that many, to each of its clients. It iterates backwards,
+// since a client whose link fails leaves the group, and the last client then takes its place.
+func (s *shard) deliverGroup(g *group, n int) {
+	all := g.batch
+	g.batch = all[n:] // the others are still pending
+	b, ahead := newBatch(all[:n]), false
 	for i := len(g.clients) - 1; i >= 0; i-- {
 		c := g.clients[i]
-		if c.backlog.len() > 0 && !c.backlog.fits(len(g.batch), bytes, s.limits) {
-			c.makeRoom(g.batch)
-			if c.phase == phaseGone {
-				continue
-			}
-		}
-		c.countOffered(len(g.batch))
-		if c.idle() && !(large && c.v1 != nil) { // such a client is told before a large message
-			if !isJoined { // the place after the batch is that of all clients that receive it at once
-				joined, isJoined = join(&s.joined, g.batch, c.placeAfter(0, 0)), true
-			}
-			c.writeThrough(&joined, g.batch)
+		if c.ahead > 0 {
+			ahead = true
 			continue
 		}
-		c.enqueue(g.batch)
-		c.drain()
+		c.deliver(&b)
 	}
+	if ahead {
+		g.deliverAhead(all[:n])
+	}
+	rest := copy(all, all[n:])
+	clear(all[rest:])
+	if g.batch = all[:rest]; rest == 0 {
+		s.unhold(g)
+	}
+}
+
+// deliverAhead delivers a batch to the clients that are not to be sent all of it.
+func (g *group) deliverAhead(messages []*message) {
+	for i := len(g.clients) - 1; i >= 0; i-- {
+		c := g.clients[i]
+		if c.ahead == 0 {
+			continue
+		}
+		without := min(int(c.ahead), len(messages))
+		if c.ahead -= int32(without); without < len(messages) {
+			b := newBatch(messages[without:])
+			c.deliver(&b)
+		}
+	}
+}
+
+// deliver delivers a batch to the client.
+func (c *client) deliver(b *batch) {
+	s := c.shard
+	if c.backlog.len() > 0 && !c.backlog.fits(len(b.messages), b.bytes, s.limits) {
+		if c.makeRoom(b.messages); c.phase == phaseGone {
+			return
+		}
+	}
+	c.countOffered(len(b.messages))
+	if !c.idle() || b.large && c.v1 != nil { // such a client is told before a large message
+		c.enqueue(b.messages)
+		c.drain()
+		return
+	}
+	if !b.isJoined { // the place after the batch is that of all clients that receive it at once
+		b.joined, b.isJoined = join(&s.joined, b.messages, c.placeAfter(0, 0)), true
+	}
+	c.writeThrough(&b.joined, b.messages)
 }
 
 // writeThrough sends a batch to a client for which nothing is buffered, as far as its window and its link accept it.
@@ -409,6 +466,7 @@ func (c *client) enqueue(batch []*message) {
 // buffer puts m into the client's backlog, where it waits for the next drain.
 func (c *client) buffer(m *message) {
 	s := c.shard
+	c.takePending()
 	c.countOffered(1)
 	if c.phase != phaseOpen {
 		c.countAbandoned(1)

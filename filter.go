@@ -166,12 +166,16 @@ type group struct {
 	inAll     int // index in shard.everyGroup
 	inProject int // index in its audience of shard.projects
 	clients   []*client
-	batch     []*message // the messages of this turn that match the group
-	taken     *taken     // of the project
-	digest    uint64     // of the filter
-	looksBack bool       // its clients read the history, and no message is offered to them
-	apart     bool       // its only client is not offered what was published before its join
-	from      cursor     // that place
+	batch     []*message    // the messages that match the group and are yet to be delivered
+	fresh     int           // how many of them are of the batch that the shard is taking
+	pauses    bool          // it is in shard.pauses
+	holds     bool          // it holds messages until the end of its pause
+	early     time.Duration // when it was last written to before the end of a pause, as shard.began
+	taken     *taken        // of the project
+	digest    uint64        // of the filter
+	looksBack bool          // its clients read the history, and no message is offered to them
+	apart     bool          // its only client is not offered what was published before its join
+	from      cursor        // that place
 }
 
 // An audience is the groups that a message is matched with: those of its project, or all of the shard.
@@ -295,7 +299,7 @@ func (c *client) enterGroup() {
 		g.inAll, g.inProject = s.everyGroup.add(g, of), ofProject.add(g, of)
 		s.mu.Unlock()
 	}
-	c.group, c.inGroup = g, len(g.clients)
+	c.group, c.inGroup, c.ahead = g, len(g.clients), int32(len(g.batch))
 	g.clients = append(g.clients, c)
 	if c.v1 != nil {
 		c.v1.gaps.filter = &g.sub.Filter
@@ -309,22 +313,29 @@ func (s *shard) rejoin() {
 		if c.group == nil || !c.apart {
 			return true
 		}
-		if c.apart = !c.taken().reaches(c.joined); !c.apart {
+		if !c.taken().reaches(c.joined) {
+			return false
+		}
+		if c.takePending(); c.group != nil {
+			c.apart = false
 			c.changeGroup()
 		}
-		return !c.apart
+		return true
 	})
 }
 
 // leaveGroup takes the client out of its group, so that no more messages are offered to it.
 func (c *client) leaveGroup() {
 	if c.group != nil {
+		n := len(c.pending())
+		c.countOffered(n)
+		c.countAbandoned(n)
 		c.shard.takeOut(c.group, c.inGroup)
 		c.group = nil
 	}
 }
 
-// changeGroup moves the client to the group in which it belongs by now. It enters that before it leaves the other one:
+// changeGroup moves the client to the group in which it belongs by now. Nothing is pending for it. It enters that before it leaves the other one:
 // with the last group of a project, its shard forgets how far it has taken the project's messages.
 func (c *client) changeGroup() {
 	s := c.shard

@@ -151,6 +151,9 @@ func (c *client) reachedLive(sent, told int, rest []*message) (p position, ok bo
 	for _, m := range rest {
 		p.precede(m)
 	}
+	for _, m := range c.pending() {
+		p.precede(m)
+	}
 	for _, m := range s.coming {
 		p.precede(m)
 	}

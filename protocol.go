@@ -165,6 +165,10 @@ func (c *client) answer(reply func() []byte) {
 		c.shut(wsframe.CodePolicyViolation, reasonTooOften)
 		return
 	}
+	if c.takePending(); c.phase >= phaseClosing {
+		c.link.Resume()
+		return
+	}
 	c.reply = reply()
 	c.drainControl()
 }
@@ -196,7 +200,7 @@ func (c *client) subscribe(data []byte) []byte {
 // and returns how many messages that was. Messages in flight can't be taken back.
 func (c *client) setFilter(f Filter) (filtered int) {
 	s := c.shard
-	if c.phase != phaseOpen {
+	if c.takePending(); c.phase != phaseOpen {
 		return 0
 	}
 	c.sub.Filter = f

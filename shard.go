@@ -2,6 +2,7 @@ package mesherstream
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,9 +41,10 @@ type shard struct {
 	regrouping atomic.Int64 // clients that move between two groups, or to their first one
 
 	// Owned by the goroutine; by mu while no goroutine runs.
-	hooks      *hookQueue // of this run
-	turn       inbox      // the inbox that this turn has taken
-	now        moment     // when it began
+	hooks      *hookQueue    // of this run
+	turn       inbox         // the inbox that this turn has taken
+	now        moment        // when it began
+	began      time.Duration // the same, exactly
 	batch      []*message
 	batches    uint64
 	groups     map[string]*group    // changed under mu, so that wants can read it
@@ -56,17 +58,21 @@ type shard struct {
 	shares     map[shareKey]*share // what these have read
 	waiting    []*client           // the clients that a drain visits: they are busy, or have something buffered
 	wheel      wheel
-	lulls      []lull     // the one that ends first comes first
-	beatAt     time.Time  // the last beat
-	awake      time.Time  // since when beats have come on time
-	joined     stretch    // the frames of a group's batch
-	drained    []*message // the messages that a drain takes from a backlog
-	coming     []*message // the messages for which a client makes room
-	scratch    stretch    // the frames of batch
-	seal       seal.Seal  // a copy of that of the history
-	payload    []byte     // what a position is made of
-	probe      []byte     // the frame of the last probe
-	answer     []byte     // the text of a reply; no filter makes it much larger than 12 KiB
+	lulls      []lull      // the one that ends first comes first
+	pauses     []pause     // likewise
+	holding    int         // how many groups hold messages
+	alarm      *time.Timer // wakes the shard at the end of a pause; nil until it has to
+	alarmed    bool        // it is set
+	beatAt     time.Time   // the last beat
+	awake      time.Time   // since when beats have come on time
+	joined     stretch     // the frames of a group's batch
+	drained    []*message  // the messages that a drain takes from a backlog
+	coming     []*message  // the messages for which a client makes room
+	scratch    stretch     // the frames of batch
+	seal       seal.Seal   // a copy of that of the history
+	payload    []byte      // what a position is made of
+	probe      []byte      // the frame of the last probe
+	answer     []byte      // the text of a reply; no filter makes it much larger than 12 KiB
 	stopping   bool
 	leaving    map[*client]struct{} // clients in their close handshake
 	totals     Stats
@@ -308,6 +314,7 @@ func (s *shard) take() bool {
 	for s.inbox.isEmpty() && len(s.again) == 0 && len(s.biting) == 0 {
 		if s.stopping && len(s.members) == 0 && len(s.leaving) == 0 {
 			s.running, s.lulls = false, nil
+			s.forgetPauses()
 			if s.poller != nil {
 				s.poller.Close()
 				s.poller = nil
@@ -336,6 +343,10 @@ func (s *shard) takeTurn() {
 		c.do()
 	}
 	s.deliverBatch()
+	s.alarmed = s.alarmed && !s.turn.alarm
+	if len(s.pauses) > 0 {
+		s.endPauses(s.began)
+	}
 	if s.turn.drain {
 		s.drainAll()
 	}
@@ -352,6 +363,9 @@ func (s *shard) takeTurn() {
 	s.goOn()
 	s.biteAll()
 	s.sendPongs()
+	if s.holding > 0 && !s.alarmed {
+		s.setAlarm()
+	}
 }
 
 // handle carries out an event.
@@ -408,6 +422,7 @@ func (s *shard) goOn() {
 // shutAll closes every client. If flush is true, a client is closed after it has been sent the messages that it was
 // offered and the gaps that it is to be told of. Otherwise it is closed as soon as a frame may start.
 func (s *shard) shutAll(flush bool) {
+	s.endPauses(math.MaxInt64)
 	for _, c := range s.everyone() {
 		if !flush || c.idle() && c.replay == nil {
 			c.shut(wsframe.CodeGoingAway, reasonShutdown)
@@ -455,6 +470,17 @@ func (s *shard) snapshots() []Client {
 // stats adds the buffered messages to the running totals.
 func (s *shard) stats() Stats {
 	t := s.totals
+	for _, p := range s.pauses {
+		if !p.group.holds {
+			continue
+		}
+		for _, c := range p.group.clients {
+			n, bytes := c.pendingLoad()
+			t.Offered += uint64(n)
+			t.Buffered += n
+			t.BufferedBytes += int64(bytes)
+		}
+	}
 	for _, c := range s.waiting {
 		t.Buffered += c.buffered()
 		t.BufferedBytes += int64(c.bufferedBytes())
@@ -470,6 +496,7 @@ type inbox struct {
 	all    load // of the casts
 	shared load // of the casts that clients of every project receive
 	drain  bool
+	alarm  bool // a pause is over
 	beats  int
 }
 
@@ -560,7 +587,7 @@ func (s *shard) hasRoom(project string, bytes int) bool {
 }
 
 func (in *inbox) isEmpty() bool {
-	return len(in.casts) == 0 && len(in.events) == 0 && !in.drain && in.beats == 0
+	return len(in.casts) == 0 && len(in.events) == 0 && !in.drain && !in.alarm && in.beats == 0
 }
 
 // reset empties the inbox and keeps its memory for the turn after the next, unless a burst of messages has made it

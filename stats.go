@@ -228,7 +228,7 @@ func (c *client) marked() {
 	switch f := &c.v1.fresh; {
 	case f.newest != 0:
 		f.from, f.newest = f.newest, 0
-	case c.backlog.len() > 0 || c.replay != nil:
+	case c.backlog.len() > 0 || len(c.pending()) > 0 || c.replay != nil:
 		f.from = 0
 	default:
 		f.from = time.Now().UnixNano()

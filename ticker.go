@@ -113,6 +113,154 @@ func (s *shard) endLulls() {
 	}
 }
 
+// A pause begins with each write to a group, and lasts as long as [WithCoalescing] says. What matches the group in the
+// meantime is its batch at the end of the pause. For everything but the writes, the shard has delivered these messages: a
+// client that joins is not sent them, and one that leaves the group has to be sent them before. A position is before them.
+//
+// All pauses have one length, so the shard has them in the order of their ends. One timer wakes it at the next end while a
+// group holds messages.
+type pause struct {
+	group *group
+	end   time.Duration // as shard.began
+}
+
+// pause begins a pause of a group.
+func (s *shard) pause(g *group) {
+	g.pauses = true
+	s.pauses = append(s.pauses, pause{g, s.began + s.cfg.coalescing})
+}
+
+// ripe returns how many messages of a group's batch, the oldest ones, are to be delivered now. Without a pause, that is all
+// of them. In a pause, it is those that the group has held if the buffer of a client might not hold the fresh ones besides:
+// no turn offers a client more than that. And it is all of them if one write drains no more of a backlog either.
+func (s *shard) ripe(g *group) int {
+	n, held := len(g.batch), len(g.batch)-g.fresh
+	switch {
+	case s.cfg.coalescing == 0:
+		return n
+	case !g.pauses:
+		s.pause(g)
+		return n
+	}
+	bytes := 0
+	for _, m := range g.batch {
+		bytes += m.size()
+	}
+	switch {
+	case held > 0 && (n > s.limits.messages || bytes > s.limits.bytes):
+		n = held
+	case bytes <= joinBytes:
+		return 0
+	}
+	g.early = s.began
+	return n
+}
+
+// hold notes that a group holds messages.
+func (s *shard) hold(g *group) {
+	if !g.holds {
+		g.holds = true
+		s.holding++
+	}
+}
+
+func (s *shard) unhold(g *group) {
+	if g.holds {
+		g.holds = false
+		s.holding--
+	}
+}
+
+// endPauses delivers the messages of the groups whose pauses end until that time, and begins the next pause of these groups.
+func (s *shard) endPauses(until time.Duration) {
+	n := 0
+	for n < len(s.pauses) && s.pauses[n].end <= until {
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	var begin time.Time
+	delivered := false
+	for i := range n {
+		g := s.pauses[i].group
+		switch {
+		case len(g.clients) == 0: // and it has no more
+			g.pauses = false
+			s.unhold(g)
+		case g.early == s.began && until == s.began: // written to in this turn
+			s.pause(g)
+		case !g.holds:
+			g.pauses = false
+		default:
+			if !delivered {
+				delivered, begin = true, s.beginBatch()
+			}
+			s.pause(g)
+			s.deliverGroup(g, len(g.batch))
+		}
+	}
+	s.endBatch(begin)
+	s.pauses = slices.Delete(s.pauses, 0, n)
+}
+
+// setAlarm makes the timer wake the shard at the next end of a pause.
+func (s *shard) setAlarm() {
+	s.alarmed = true
+	in := s.pauses[0].end - time.Since(s.madeAt)
+	if s.alarm == nil {
+		s.alarm = time.AfterFunc(in, s.ring)
+		return
+	}
+	s.alarm.Reset(in)
+}
+
+func (s *shard) ring() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running {
+		s.inbox.alarm = true
+		s.wake.Signal()
+	}
+}
+
+// forgetPauses is called when the last client has left.
+func (s *shard) forgetPauses() {
+	s.pauses, s.holding, s.alarmed = nil, 0, false
+	if s.alarm != nil {
+		s.alarm.Stop()
+	}
+}
+
+// pending returns the messages that the client's group holds for it.
+func (c *client) pending() []*message {
+	if c.group == nil {
+		return nil
+	}
+	return c.group.batch[c.ahead:]
+}
+
+// pendingLoad returns how many they are, and their size.
+func (c *client) pendingLoad() (messages, bytes int) {
+	for _, m := range c.pending() {
+		messages++
+		bytes += m.size()
+	}
+	return messages, bytes
+}
+
+// takePending delivers what the client's group holds to the client alone, before something that has to come after that.
+// The client may be gone then.
+func (c *client) takePending() {
+	messages := c.pending()
+	if len(messages) == 0 {
+		return
+	}
+	c.ahead += int32(len(messages))
+	b := newBatch(messages)
+	c.deliver(&b)
+}
+
 // wheelSlots is the number of moments of a turn over which the clients are spread.
 const wheelSlots = 32
 

@@ -114,7 +114,10 @@ const (
 var probeSeed = maphash.MakeSeed()
 
 // clock sets the time of a turn.
-func (s *shard) clock() { s.now = moment(time.Since(s.madeAt) / time.Millisecond) }
+func (s *shard) clock() {
+	s.began = time.Since(s.madeAt)
+	s.now = moment(s.began / time.Millisecond)
+}
 
 // roundTrip is the time since a probe that is answered now, in milliseconds and at least one.
 func (s *shard) roundTrip(asked moment) uint32 { return max(1, uint32(s.now-asked)) }
