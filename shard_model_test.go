@@ -26,6 +26,7 @@ type modelShard struct {
 	keepLevels          []string
 	window              int
 	freshness           time.Duration
+	coalescing          time.Duration
 	interval            time.Duration // of the drain
 	ping, idle          time.Duration
 	madeAt              time.Time
@@ -38,6 +39,8 @@ type modelShard struct {
 	reached             map[string]int        // how often what has happened
 	from                map[string]int        // the newest message when the first of the project's present clients joined; "" is any project
 	ages                map[time.Duration]int // how often what age was shown
+	groups              map[string]*modelGroup
+	turns               int
 }
 
 // A modelCast is a message for every client that it matches, or something else to do.
@@ -108,6 +111,8 @@ type modelClient struct {
 	through bool // what is written has not waited
 	left    bool // its link has left out the probe that was to follow the last messages
 
+	held []*modelMessage // those of its group that it is yet to be offered
+
 	offeredIDs                        []int
 	filtered, conflated               int
 	offered, sent, dropped, abandoned int
@@ -115,8 +120,17 @@ type modelClient struct {
 	slowQueued                        bool
 }
 
+// A modelGroup is the clients of one project with one filter. They are written to together, and not again in the pause
+// after that.
+type modelGroup struct {
+	held  []*modelMessage
+	until time.Time // when the pause ends; zero if there is none
+	early int       // the turn of the newest write in a pause
+}
+
 // turn does the work of the shard's next turn.
 func (s *modelShard) turn() {
+	s.turns++
 	for _, do := range take(&s.events) {
 		do()
 	}
@@ -130,6 +144,7 @@ func (s *modelShard) turn() {
 		c.do()
 	}
 	s.deliver(run)
+	s.endPauses()
 	if s.drain {
 		s.drain = false
 		for _, c := range s.clients {
@@ -158,15 +173,121 @@ func take[T any](list *[]T) []T {
 }
 
 func (s *modelShard) deliver(run []modelCast) {
+	done := make(map[string]bool)
 	for _, c := range s.clients {
+		if !c.isInGroup() || done[c.groupName()] {
+			continue
+		}
+		done[c.groupName()] = true
 		var matching []*modelMessage
 		for _, m := range run {
-			if c.phase == phaseOpen && c.member && m.sub(c) && m.message.id > s.from[m.message.project] {
+			if m.sub(c) && m.message.id > s.from[m.message.project] {
 				matching = append(matching, m.message)
 			}
 		}
 		if len(matching) > 0 {
-			c.offer(matching)
+			s.match(c.groupName(), matching)
+		}
+	}
+}
+
+func (c *modelClient) isInGroup() bool { return c.joined && c.member && c.phase == phaseOpen }
+
+func (c *modelClient) groupName() string {
+	return fmt.Sprintf("%q %q %q", c.project, slices.Sorted(slices.Values(c.filter.Levels)), slices.Sorted(slices.Values(c.filter.Environments)))
+}
+
+// match: in a pause, a group holds the messages that match it, unless that is more than a client's buffer could take, or
+// more than one write drains of a buffer.
+func (s *modelShard) match(name string, run []*modelMessage) {
+	g := s.groups[name]
+	if g == nil {
+		g = &modelGroup{}
+		s.groups[name] = g
+	}
+	held := len(g.held)
+	g.held = append(g.held, run...)
+	for _, c := range s.clients {
+		if c.isInGroup() && c.groupName() == name {
+			c.held = append(c.held, run...)
+		}
+	}
+	bytes := 0
+	for _, m := range g.held {
+		bytes += m.size()
+	}
+	switch {
+	case s.coalescing == 0:
+		s.release(name, g, len(g.held))
+	case g.until.IsZero():
+		g.until = time.Now().Add(s.coalescing)
+		s.release(name, g, len(g.held))
+	case held > 0 && (len(g.held) > s.maxBuffer || bytes > s.maxBytes):
+		s.reach("a group that may not hold more messages")
+		g.early = s.turns
+		s.release(name, g, held)
+	case bytes > 64<<10:
+		s.reach("a group that may not hold more bytes")
+		g.early = s.turns
+		s.release(name, g, len(g.held))
+	default:
+		s.reach("a group that holds messages")
+	}
+}
+
+// release offers the oldest messages that a group holds to its clients, but for those that they have.
+func (s *modelShard) release(name string, g *modelGroup, n int) {
+	rest := len(g.held) - n
+	g.held = g.held[n:]
+	for _, c := range s.clients {
+		if !c.isInGroup() || c.groupName() != name {
+			continue
+		}
+		run := c.held[:max(0, len(c.held)-rest)]
+		if len(run) < n {
+			s.reach("a client that is ahead of its group")
+		}
+		if c.held = c.held[len(run):]; len(run) > 0 {
+			c.offer(run)
+		}
+	}
+}
+
+// endPauses: at the end of a pause in which something has matched the group, that is written, and the next pause begins.
+func (s *modelShard) endPauses() {
+	for name, g := range s.groups {
+		switch {
+		case g.until.IsZero() || time.Now().Before(g.until):
+			continue
+		case g.early != s.turns && len(g.held) == 0:
+			g.until = time.Time{}
+			continue
+		}
+		g.until = time.Now().Add(s.coalescing)
+		if g.early == s.turns {
+			s.reach("a pause that ends after a write in its turn")
+			continue
+		}
+		if len(g.held) > 1 {
+			s.reach("several messages in one write")
+		}
+		s.release(name, g, len(g.held))
+	}
+}
+
+// takeHeld: what a client's group holds is offered to the client before what comes after that.
+func (c *modelClient) takeHeld() {
+	if held := take(&c.held); len(held) > 0 {
+		c.s.reach("a client that takes what is held")
+		c.offer(held)
+	}
+}
+
+// forgetGroups: a group lives as long as it has clients.
+func (s *modelShard) forgetGroups() {
+	for name := range s.groups {
+		if !slices.ContainsFunc(s.clients, func(c *modelClient) bool { return c.isInGroup() && c.groupName() == name }) {
+			delete(s.groups, name)
 		}
 	}
 }
@@ -241,6 +362,7 @@ func (c *modelClient) count(run []*modelMessage) {
 
 // buffer models BufferMessage.
 func (c *modelClient) buffer(m *modelMessage) {
+	c.takeHeld()
 	c.count([]*modelMessage{m})
 	if c.phase != phaseOpen {
 		c.abandoned++
@@ -261,6 +383,10 @@ func (c *modelClient) answer(reply func() []byte) {
 		return
 	}
 	c.credit -= 50 * time.Millisecond
+	if c.takeHeld(); c.phase >= phaseClosing {
+		c.waits = false
+		return
+	}
 	c.reply = reply()
 	c.pump(onlyControl)
 }
@@ -741,7 +867,7 @@ var modelRequests = []modelRequest{
 
 // shut begins the end: buffered messages are discarded, and the close frame is sent as soon as a frame may start.
 func (c *modelClient) shut(code int, reason string) {
-	if c.phase >= phaseClosing {
+	if c.takeHeld(); c.phase >= phaseClosing {
 		return
 	}
 	c.withdraw(phaseClosing)
@@ -753,7 +879,11 @@ func (c *modelClient) shut(code int, reason string) {
 }
 
 func (c *modelClient) withdraw(to phase) {
+	held := take(&c.held)
+	c.count(held)
+	c.abandoned += len(held)
 	c.phase, c.member, c.slow = to, false, false
+	c.s.forgetGroups()
 }
 
 func (c *modelClient) giveUp() {
@@ -816,6 +946,9 @@ func (c *modelClient) markSlow() {
 
 // shutAll is the shard's shutdown.
 func (s *modelShard) shutAll(flush bool) {
+	for name, g := range s.groups {
+		s.release(name, g, len(g.held))
+	}
 	for _, c := range s.clients {
 		switch {
 		case c.phase == phaseGone:
@@ -1134,10 +1267,11 @@ func (c *modelClient) takeGap() (notice []byte) {
 
 // setFilter: the new filter applies to the messages offered from now on, and to the waiting ones.
 func (c *modelClient) setFilter(f Filter) (filtered int) {
-	if c.phase != phaseOpen {
+	if c.takeHeld(); c.phase != phaseOpen {
 		return 0
 	}
 	c.filter = f
+	c.s.forgetGroups()
 	waiting := len(c.queue)
 	c.queue = slices.DeleteFunc(c.queue, func(item modelItem) bool {
 		m := item.message
@@ -1424,7 +1558,7 @@ func (c *modelClient) ages() time.Time {
 	switch {
 	case !newest.IsZero():
 		return newest
-	case c.messages() > 0:
+	case c.messages() > 0 || len(c.held) > 0:
 		return time.Time{}
 	default:
 		return time.Now()

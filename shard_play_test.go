@@ -49,6 +49,7 @@ type rules struct {
 	keepLevels          []string
 	window              int
 	freshness           time.Duration
+	coalescing          time.Duration
 	ping, idle          time.Duration
 	wraps               bool // positions and times of the shard pass their largest value
 }
@@ -113,7 +114,7 @@ func (p *player) start(r rules) {
 	opts := []Option{
 		WithLogger(slog.New(slog.DiscardHandler)), WithMaxBuffer(r.maxBuffer), WithMaxBufferBytes(r.maxBytes),
 		WithOverflow(r.overflow), WithKeepLevels(r.keepLevels...), WithFreshness(r.freshness),
-		WithPingInterval(r.ping), WithIdleTimeout(r.idle), WithHistory(0),
+		WithPingInterval(r.ping), WithIdleTimeout(r.idle), WithHistory(0), WithCoalescing(r.coalescing),
 		WithHooks(Hooks{
 			Connect: func(c Client) { p.of(c).connects++ },
 			Slow:    func(c Client) { p.of(c).slows++ },
@@ -142,6 +143,7 @@ func (p *player) start(r rules) {
 	p.model = &modelShard{
 		maxBuffer: r.maxBuffer, maxBytes: r.maxBytes, overflow: r.overflow, keepLevels: r.keepLevels, window: r.window,
 		interval: m.cfg.drainInterval, ping: m.cfg.pingInterval, idle: m.cfg.idleTimeout,
+		coalescing: r.coalescing, groups: make(map[string]*modelGroup),
 		freshness: r.freshness, madeAt: p.s.madeAt, reached: make(map[string]int), from: make(map[string]int), ages: make(map[time.Duration]int),
 	}
 }
@@ -464,15 +466,19 @@ func (p *player) compare() {
 		}
 		got := c.snapshot()
 		buffered, bufferedBytes := t.messages()+len(t.flying), t.messageBytes()
+		for _, m := range t.held {
+			bufferedBytes += m.size()
+		}
+		buffered, offered := buffered+len(t.held), t.offered+len(t.held)
 		if len(t.flying) > 0 {
 			bufferedBytes += t.flightBytes
 		}
-		if int(got.Offered) != t.offered || int(got.Sent) != t.sent || int(got.Dropped) != t.dropped || int(got.Abandoned) != t.abandoned || int(got.Filtered) != t.filtered || int(got.Conflated) != t.conflated ||
+		if int(got.Offered) != offered || int(got.Sent) != t.sent || int(got.Dropped) != t.dropped || int(got.Abandoned) != t.abandoned || int(got.Filtered) != t.filtered || int(got.Conflated) != t.conflated ||
 			got.Buffered != buffered || got.BufferedBytes != bufferedBytes || got.Slow != t.slow || c.phase != t.phase || t.phase != phaseGone && got.Unacknowledged != t.unacknowledged() || got.Age != t.win.age {
 			p.Fatalf("client %d: got %+v in phase %d, want %d offered, %d sent, %d dropped, %d abandoned, %d filtered, %d conflated, %d buffered of %d bytes, slow: %v, phase %d, %d unacknowledged, age %v",
-				c.id, got, c.phase, t.offered, t.sent, t.dropped, t.abandoned, t.filtered, t.conflated, buffered, bufferedBytes, t.slow, t.phase, t.unacknowledged(), t.win.age)
+				c.id, got, c.phase, offered, t.sent, t.dropped, t.abandoned, t.filtered, t.conflated, buffered, bufferedBytes, t.slow, t.phase, t.unacknowledged(), t.win.age)
 		}
-		if t.offered != t.sent+t.dropped+t.abandoned+t.filtered+t.conflated+buffered {
+		if offered != t.sent+t.dropped+t.abandoned+t.filtered+t.conflated+buffered {
 			p.Errorf("the accounts of client %d: got %+v", c.id, got)
 		}
 		t.slowQueued = false
@@ -481,7 +487,7 @@ func (p *player) compare() {
 				c.id, c.connects, c.slows, c.told, c.disconnects, c.code, t.slowCalls, t.dropped, t.disconnects, t.code)
 		}
 		want.add(Stats{
-			Offered: uint64(t.offered), Sent: uint64(t.sent), Dropped: uint64(t.dropped), Abandoned: uint64(t.abandoned), Filtered: uint64(t.filtered), Conflated: uint64(t.conflated),
+			Offered: uint64(offered), Sent: uint64(t.sent), Dropped: uint64(t.dropped), Abandoned: uint64(t.abandoned), Filtered: uint64(t.filtered), Conflated: uint64(t.conflated),
 			Buffered: buffered, BufferedBytes: int64(bufferedBytes), Connects: 1, Disconnects: uint64(t.disconnects),
 		})
 		if t.member {
@@ -526,7 +532,7 @@ func (p *player) finish() {
 	if p.s.take() {
 		p.Error("the shard goes on")
 	}
-	if n := len(p.s.groups) + len(p.s.projects) + len(p.s.followers) + len(p.s.waiting) + len(p.s.pinged) + p.m.clients; n > 0 {
+	if n := len(p.s.groups) + len(p.s.projects) + len(p.s.followers) + len(p.s.waiting) + len(p.s.pinged) + len(p.s.pauses) + p.s.holding + p.m.clients; n > 0 {
 		p.Errorf("%d things are left of clients that are gone", n)
 	}
 	for _, slot := range p.s.wheel.slots {
@@ -1104,6 +1110,8 @@ var toReach = []string{
 	"a mark in silence", "a late answer to a mark in silence", "an answer that shows no age",
 	"a client that owes and reads", "removed because it takes nothing", "removed because it is silent", "told that it was silent",
 	"no position under the filter that is set",
+	"a group that holds messages", "several messages in one write", "a group that may not hold more messages", "a group that may not hold more bytes",
+	"a pause that ends after a write in its turn", "a client that takes what is held", "a client that is ahead of its group",
 }
 
 func randomScript(seed uint64) []byte {
@@ -1130,8 +1138,9 @@ func playScript(t *testing.T, script []byte) (reached map[string]int) {
 		freshness:  pick(p, playedFreshness, playedFreshness, 50*time.Millisecond, 300*time.Millisecond, time.Minute),
 		ping:       pick(p, playedPing, playedPing, playedPing, 0, 2*time.Second),
 		idle:       playedIdle,
-		wraps:      p.byte()%4 == 0,
 	}
+	b := p.byte()
+	r.wraps, r.coalescing = b%4 == 0, []time.Duration{0, 0, 0, 0, 20 * time.Millisecond, 100 * time.Millisecond, 100 * time.Millisecond, time.Second}[b/4%8]
 	if r.ping == 0 && p.byte()%2 == 0 {
 		r.idle = 0
 	}
