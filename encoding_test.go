@@ -562,6 +562,7 @@ func TestClientsOfAllEncodingsAreToldTheSame(t *testing.T) {
 			opts := []Option{
 				WithHistory([]int{0, 1 + p.rand.IntN(10), 1000}[p.rand.IntN(3)]), WithHistoryAge(30 * time.Second), WithWindow(0),
 				WithMaxBuffer([]int{1 + p.rand.IntN(6), 100}[p.rand.IntN(2)]), WithOverflow([]Overflow{DropOldest, DropOldest, DropNewest, Disconnect}[p.rand.IntN(4)]),
+				WithCoalescing([]time.Duration{0, 3 * time.Millisecond, 100 * time.Millisecond}[seed%3]),
 				WithLogger(slog.New(slog.DiscardHandler)),
 			}
 			if p.rand.IntN(4) == 0 {

@@ -1054,7 +1054,7 @@ func (p *simulation) hasRest(v *page) bool {
 	c := v.client
 	c.shard.mu.Lock() // a timer may post at this time
 	defer c.shard.mu.Unlock()
-	return c.group != nil && c.phase == phaseOpen && c.replay == nil && c.idle() && c.reply == nil && v.asked == nil && v.arrived == len(v.link.taken) &&
+	return c.group != nil && c.phase == phaseOpen && c.replay == nil && c.idle() && len(c.pending()) == 0 && c.reply == nil && v.asked == nil && v.arrived == len(v.link.taken) &&
 		!v.IsReturning() && c.shard.inbox.isEmpty() && len(v.says) == 0 && (!v.isPlayed || v.last.Waiting == 0)
 }
 
@@ -1326,7 +1326,7 @@ func simulate(t *testing.T, seed uint64, node *follower.Node) (steps []string) {
 	buffer, window := one(p, 1+p.rand.IntN(10), 1+p.rand.IntN(40), 100, 2000), one(p, 0, 1+p.rand.IntN(20), 100, 32_768)
 	p.options = []Option{
 		WithHistory(history), WithHistoryAge(p.age), WithMaxBuffer(buffer), WithWindow(window),
-		WithOverflow(overflow),
+		WithOverflow(overflow), WithCoalescing([]time.Duration{0, 0, 5 * time.Millisecond, 100 * time.Millisecond}[seed%4]),
 	}
 	if overflow != Disconnect && p.chance(4) {
 		p.options = append(p.options, WithKeepLevels("error"))

@@ -428,7 +428,7 @@ func (p *replayPlay) settle() {
 		for _, w := range p.watchers {
 			w.link.grant(1 << 20)
 			p.answer(w)
-			if w.phase == phaseOpen && (w.replay != nil || !w.idle() || w.reply != nil) {
+			if w.phase == phaseOpen && (w.replay != nil || !w.idle() || len(w.pending()) > 0 || w.reply != nil) {
 				done = false
 			}
 			if w.closeSent && !w.closeReceived {
@@ -605,7 +605,8 @@ func playReplays(t *testing.T, seed uint64) {
 			t.Logf("seed %d, history %d, buffer %d, window %d:\n%s", seed, p.history, buffer, window, strings.Join(p.steps, "\n"))
 		}
 	}()
-	p.start(WithHistory(p.history), WithHistoryAge(p.age), WithMaxBuffer(buffer), WithWindow(window))
+	p.start(WithHistory(p.history), WithHistoryAge(p.age), WithMaxBuffer(buffer), WithWindow(window),
+		WithCoalescing([]time.Duration{0, 2 * time.Millisecond, 100 * time.Millisecond}[seed/4%3]))
 	steps := 50 + random.IntN(400)
 	changing := random.IntN(2) == 0
 	p.busy = true
