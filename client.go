@@ -274,9 +274,6 @@ func (c *client) shut(code int, reason string) {
 // flush begins the end of a client that is to receive everything it was offered, and is then closed. If it looks back, its
 // replay ends at that place.
 func (c *client) flush(end cursor) {
-	if c.takePending(); c.phase != phaseOpen {
-		return
-	}
 	if c.replay != nil {
 		c.replay.end = end
 	}

@@ -2,7 +2,6 @@ package mesherstream
 
 import (
 	"errors"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -345,7 +344,7 @@ func (s *shard) takeTurn() {
 	s.deliverBatch()
 	s.alarmed = s.alarmed && !s.turn.alarm
 	if len(s.pauses) > 0 {
-		s.endPauses(s.began)
+		s.endPauses()
 	}
 	if s.turn.drain {
 		s.drainAll()
@@ -422,8 +421,8 @@ func (s *shard) goOn() {
 // shutAll closes every client. If flush is true, a client is closed after it has been sent the messages that it was
 // offered and the gaps that it is to be told of. Otherwise it is closed as soon as a frame may start.
 func (s *shard) shutAll(flush bool) {
-	s.endPauses(math.MaxInt64)
 	for _, c := range s.everyone() {
+		c.takePending()
 		if !flush || c.idle() && c.replay == nil {
 			c.shut(wsframe.CodeGoingAway, reasonShutdown)
 			continue

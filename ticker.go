@@ -171,10 +171,10 @@ func (s *shard) unhold(g *group) {
 	}
 }
 
-// endPauses delivers the messages of the groups whose pauses end until that time, and begins the next pause of these groups.
-func (s *shard) endPauses(until time.Duration) {
+// endPauses delivers the messages of the groups whose pauses are over, and begins the next pauses of these groups.
+func (s *shard) endPauses() {
 	n := 0
-	for n < len(s.pauses) && s.pauses[n].end <= until {
+	for n < len(s.pauses) && s.pauses[n].end <= s.began {
 		n++
 	}
 	if n == 0 {
@@ -188,7 +188,7 @@ func (s *shard) endPauses(until time.Duration) {
 		case len(g.clients) == 0: // and it has no more
 			g.pauses = false
 			s.unhold(g)
-		case g.early == s.began && until == s.began: // written to in this turn
+		case g.early == s.began: // written to in this turn
 			s.pause(g)
 		case !g.holds:
 			g.pauses = false

@@ -1,6 +1,7 @@
 package mesherstream_test
 
 import (
+	"fmt"
 	"runtime"
 	"slices"
 	"strings"
@@ -264,6 +265,326 @@ func TestHelloPromisesNothingWithoutPings(t *testing.T) {
 		time.Sleep(24 * time.Hour)
 		if got := v.Received(); v.Hello.MarkMS != 0 || got != 1 {
 			w.Errorf("got a promise of %d ms and %d messages, want only hello, and no promise in it", v.Hello.MarkMS, got)
+		}
+	})
+}
+
+// after lets so much time pass, and everything that happens in it.
+func after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func TestAMessageAfterSilenceGoesAtOnceAndTheNextOnesTogether(t *testing.T) {
+	const d = 100 * time.Millisecond
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithCoalescing(d))
+		v := w.Connect("shop").Collect()
+		want := 0
+		for _, silence := range []time.Duration{0, time.Hour, d + d/2} {
+			after(silence)
+			w.Publish("first")
+			if synctest.Wait(); len(v.Collected()) != want+1 {
+				w.Fatalf("a message after %v of silence: got %q, want it at once", silence, v.Collected())
+			}
+			want++
+			for pause, n := range []int{9, 1} {
+				for range n {
+					after(d / 10)
+					w.Publish("later")
+				}
+				if after(d - time.Duration(n)*d/10 - 1); len(v.Collected()) != want {
+					w.Fatalf("before the end of pause %d: got %q, want %d messages", pause, v.Collected(), want)
+				}
+				if want += n; len(v.Collected()) == want {
+					w.Fatalf("before the end of pause %d: got all %d messages", pause, want)
+				}
+				if after(1); len(v.Collected()) != want {
+					w.Fatalf("at the end of pause %d: got %q, want %d messages", pause, v.Collected(), want)
+				}
+			}
+			after(d) // nothing was published in that pause
+		}
+	})
+}
+
+func TestTheFirstMessageOfAFilterDoesNotWaitForThoseOfOthers(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithCoalescing(time.Second))
+		all, urgent, other := w.Connect("shop").Collect(), w.Connect("shop?level=error").Collect(), w.Connect("bakery").Collect()
+		say := func(project, level, text string) {
+			if err := w.M.Broadcast(mesherstream.Message{Project: project, Level: level, Data: []byte(text)}); err != nil {
+				w.Fatal(err)
+			}
+			after(100 * time.Millisecond)
+		}
+		check := func(v *streamtest.Viewer, want ...string) {
+			w.Helper()
+			if got := v.Collected(); !slices.Equal(got, want) {
+				w.Errorf("viewer %d: got %q, want %q", v.ID, got, want)
+			}
+		}
+		say("shop", "info", "1")
+		say("shop", "info", "2")
+		say("shop", "error", "3")
+		say("", "", "4")
+		check(all, "1")
+		check(urgent, "3")
+		check(other, "4")
+		after(600 * time.Millisecond) // a second after 1
+		check(all, "1", "2", "3", "4")
+		check(urgent, "3")
+		after(200 * time.Millisecond) // a second after 3
+		check(urgent, "3", "4")
+		check(other, "4")
+	})
+}
+
+// publishApart publishes messages that don't share a turn of a shard.
+func publishApart(w *streamtest.World, texts ...string) {
+	for _, text := range texts {
+		w.Publish(text)
+		synctest.Wait()
+	}
+}
+
+// connectBeside adds a viewer of the same shard as another one.
+func connectBeside(w *streamtest.World, v *streamtest.Viewer, path string) *streamtest.Viewer {
+	shards := mesherstream.ClientID(runtime.GOMAXPROCS(0))
+	for {
+		other := w.Connect(path)
+		if other.ID%shards == v.ID%shards {
+			return other.Collect()
+		}
+		other.Close()
+	}
+}
+
+// Everything that may happen to a client while messages are held for it: it receives each of them once and in order, and
+// nothing that was published before it joined.
+func TestWhatIsHeldForAClientComesBeforeWhatIsPublishedLater(t *testing.T) {
+	const d = time.Second
+	for name, scenario := range map[string]func(w *streamtest.World, v, other *streamtest.Viewer) (got, others []string){
+		"its filter is changed by the application": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			if err := w.M.SetFilter(v.ID, mesherstream.Filter{Levels: []string{"info"}}); err != nil {
+				w.Fatal(err)
+			}
+			w.Publish("error")
+			w.PublishAll(mesherstream.Message{Level: "info", Data: []byte("info")})
+			synctest.Wait()
+			return []string{"1", "2", "3", "info"}, []string{"1"} // it is in a group without a pause
+		},
+		"it changes its filter": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			v.Send(`{"type":"subscribe","filters":{"level":"info"}}`)
+			synctest.Wait()
+			return []string{"1", "2", "3", `{"type":"filters_updated","filters":{"level":"info","environment":""},"filtered":0}`}, []string{"1"}
+		},
+		"it changes its filter to the same one": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			v.Send(`{"type":"subscribe","filters":{}}`)
+			synctest.Wait()
+			w.Publish("4")
+			after(d)
+			reply := `{"type":"filters_updated","filters":{"level":"","environment":""},"filtered":0}`
+			return []string{"1", "2", "3", reply, "4"}, []string{"1", "2", "3", "4"}
+		},
+		"it changes to a filter whose messages are held, too": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			if err := w.M.SetFilter(other.ID, mesherstream.Filter{Levels: []string{"error"}}); err != nil {
+				w.Fatal(err)
+			}
+			w.Publish("4")
+			synctest.Wait()
+			w.Publish("5")
+			if err := w.M.SetFilter(v.ID, mesherstream.Filter{Levels: []string{"error"}}); err != nil {
+				w.Fatal(err)
+			}
+			w.Publish("6")
+			after(d)
+			return []string{"1", "2", "3", "4", "5", "6"}, []string{"1", "2", "3", "4", "5", "6"}
+		},
+		"it makes a wrong request": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			v.Send(`hello`)
+			synctest.Wait()
+			return []string{"1", "2", "3", `{"type":"error","code":"malformed","message":"not a JSON object with a type"}`}, []string{"1"}
+		},
+		"a message is for it alone": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			if err := w.M.BufferMessage(v.ID, []byte("own")); err != nil {
+				w.Fatal(err)
+			}
+			w.Publish("4")
+			w.M.DrainBuffers()
+			synctest.Wait()
+			if got := v.Collected(); !slices.Equal(got, []string{"1", "2", "3", "own"}) {
+				w.Errorf("after the drain: got %q, want all but the last one", got)
+			}
+			after(d)
+			return []string{"1", "2", "3", "own", "4"}, []string{"1", "2", "3", "4"}
+		},
+		"a message for it alone still waits": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			after(d - 1)
+			if err := w.M.BufferMessage(v.ID, []byte("own")); err != nil {
+				w.Fatal(err)
+			}
+			w.Publish("4")
+			after(1)
+			return []string{"1", "2", "3", "own", "4"}, []string{"1", "2", "3", "4"}
+		},
+		"it is drained": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			w.M.DrainBuffers() // nothing is in its buffer
+			synctest.Wait()
+			return []string{"1"}, []string{"1"}
+		},
+		"it is disconnected": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			if err := w.M.Disconnect(v.ID, 4000, "out"); err != nil {
+				w.Fatal(err)
+			}
+			synctest.Wait()
+			if v.Err == nil {
+				w.Error("it was not disconnected")
+			}
+			return []string{"1", "2", "3"}, []string{"1"}
+		},
+		"another one leaves": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			_ = other.WS.Close()
+			after(d)
+			return []string{"1", "2", "3"}, []string{"1"}
+		},
+		"another one joins": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			late := connectBeside(w, v, "shop")
+			w.Publish("4")
+			after(d)
+			if got := late.Collected(); !slices.Equal(got, []string{"4"}) {
+				w.Errorf("the one that has joined: got %q, want 4", got)
+			}
+			return []string{"1", "2", "3", "4"}, []string{"1", "2", "3", "4"}
+		},
+		"another one joins and looks back": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			late := connectBeside(w, v, "shop?last=2")
+			if synctest.Wait(); !slices.Equal(late.Collected(), []string{"2", "3"}) {
+				w.Errorf("the one that looks back: got %q, want 2 and 3 at once", late.Collected())
+			}
+			w.Publish("4")
+			after(d)
+			if got := late.Collected(); !slices.Equal(got, []string{"2", "3", "4"}) {
+				w.Errorf("the one that has looked back: got %q, want 2, 3 and 4", got)
+			}
+			return []string{"1", "2", "3", "4"}, []string{"1", "2", "3", "4"}
+		},
+		"it looks back": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			v.Send(`{"type":"subscribe","filters":{},"last":1}`)
+			synctest.Wait()
+			w.Publish("4")
+			after(d)
+			reply := `{"type":"filters_updated","filters":{"level":"","environment":""},"filtered":0}`
+			return []string{"1", "2", "3", reply, "3", "4"}, []string{"1", "2", "3", "4"}
+		},
+		"the server shuts down": func(w *streamtest.World, v, other *streamtest.Viewer) ([]string, []string) {
+			w.Stop()
+			return []string{"1", "2", "3"}, []string{"1", "2", "3"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				w.Start(mesherstream.WithCoalescing(d), mesherstream.WithDrainInterval(time.Hour))
+				v := w.Connect("shop").Collect()
+				other := connectBeside(w, v, "shop")
+				publishApart(w, "1", "2", "3")
+				want, others := scenario(w, v, other)
+				if got := v.Collected(); !slices.Equal(got, want) {
+					w.Errorf("got %q, want %q", got, want)
+				}
+				if got := other.Collected(); !slices.Equal(got, others) {
+					w.Errorf("the other one got %q, want %q", got, others)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatIsHeldIsBufferedAndNoSignOfASlowClient(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithCoalescing(time.Second), mesherstream.WithDrainInterval(time.Millisecond))
+		v, leaves := w.Connect("shop").Collect(), w.Connect("shop").Collect()
+		publishApart(w, "1", "22", "333")
+		after(500 * time.Millisecond)
+		c, s := w.Client(v), w.M.Stats()
+		const size = len("error") + len("production") + len("shop") + 2 // of the fields and the header of a frame
+		if c.Offered != 3 || c.Sent != 1 || c.Buffered != 2 || c.BufferedBytes != 5+2*size || c.Slow {
+			w.Errorf("Client: got %+v, want 3 offered, 2 buffered of %d bytes, and not slow", c, 5+2*size)
+		}
+		if s.Offered != 6 || s.Sent != 2 || s.Buffered != 4 || s.BufferedBytes != 2*(5+2*int64(size)) || s.Slow != 0 {
+			w.Errorf("Stats: got %+v, want 6 offered and 4 buffered", s)
+		}
+		_ = leaves.WS.Close()
+		synctest.Wait()
+		if s = w.M.Stats(); s.Offered != 6 || s.Abandoned != 2 || s.Buffered != 2 {
+			w.Errorf("Stats when one has left: got %+v, want 6 offered, 2 abandoned and 2 buffered", s)
+		}
+		after(500 * time.Millisecond)
+		if s = w.M.Stats(); s.Offered != 6 || s.Sent != 4 || s.Buffered != 0 || s.Slow != 0 {
+			w.Errorf("Stats at the end of the pause: got %+v, want 4 sent", s)
+		}
+	})
+}
+
+// The one ID is that of the last event, and says that the client has all of them.
+func TestEventsThatWereHeldHaveOneID(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithCoalescing(time.Second))
+		p := w.Follow("shop", "Accept: text/event-stream")
+		publishApart(w, "1", "2", "3", "4")
+		ids := make(map[string]string)
+		for range 4 {
+			e := p.Event()
+			ids[e.Data] = e.ID
+		}
+		if ids["1"] == "" || ids["2"] != ids["1"] || ids["3"] != ids["1"] || ids["4"] == ids["1"] { // an event without one has that of the one before
+			w.Fatalf("got the IDs %q, want one for 1, and one for the last of the others", ids)
+		}
+		w.Publish("5")
+		synctest.Wait()
+		back := w.Follow("shop", "Accept: text/event-stream", "Last-Event-ID: "+ids["1"])
+		back.Expect("2", "3", "4", "5")
+		back = w.Follow("shop", "Accept: text/event-stream", "Last-Event-ID: "+ids["4"])
+		back.Expect("5")
+	})
+}
+
+func TestMessagesOfAnotherNodeAreHeldOnce(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		x := streamtest.NewExchange()
+		w.Start(mesherstream.WithCoalescing(time.Second), mesherstream.WithRelay(x))
+		(&streamtest.World{T: t, Transport: w.Transport}).Play(func(other *streamtest.World) {
+			other.Start(mesherstream.WithCoalescing(time.Second), mesherstream.WithRelay(x))
+			v, there := w.Connect("shop").Collect(), other.Connect("shop").Collect()
+			for _, text := range []string{"1", "2", "3"} {
+				w.Publish(text)
+				after(100 * time.Millisecond)
+			}
+			for _, v := range []*streamtest.Viewer{v, there} {
+				if got := v.Collected(); !slices.Equal(got, []string{"1"}) {
+					w.Errorf("in the pause: got %q, want 1", got)
+				}
+			}
+			after(700 * time.Millisecond)
+			for _, v := range []*streamtest.Viewer{v, there} {
+				if got := v.Collected(); !slices.Equal(got, []string{"1", "2", "3"}) {
+					w.Errorf("at the end of the pause: got %q, want all three", got)
+				}
+			}
+		})
+	})
+}
+
+func TestValuesOfAKeyThatAreHeldAllReachAClientThatKeepsUp(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithCoalescing(time.Second))
+		v := w.Connect("shop").Collect()
+		for i := range 4 {
+			w.PublishAll(mesherstream.Message{Key: "k", Data: fmt.Append(nil, i)})
+			synctest.Wait()
+		}
+		if after(time.Second); !slices.Equal(v.Collected(), []string{"0", "1", "2", "3"}) || w.Client(v).Conflated != 0 {
+			w.Errorf("got %q and %+v, want every value", v.Collected(), w.Client(v))
 		}
 	})
 }
