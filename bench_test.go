@@ -343,6 +343,27 @@ func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
 	}
 }
 
+func TestHoldingMessagesAllocatesNothing(t *testing.T) {
+	s := newTestShard(t, 100, sink{})
+	s.cfg.coalescing = time.Millisecond
+	c, held := s.everyone()[0], 0
+	m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})
+	pause := func() {
+		for sent := c.sent; c.sent == sent; {
+			publishTurn(t, s, m, 3)
+			held = max(held, len(c.pending()))
+		}
+	}
+	pause()
+	pause()
+	if got := testing.AllocsPerRun(100, pause); got != 0 {
+		t.Errorf("a pause of a group of 100 clients: got %v allocations, want 0", got)
+	}
+	if held == 0 {
+		t.Error("nothing was held, and this test is about that")
+	}
+}
+
 // plainShard is newTestShard with clients of an encoding beside one of a WebSocket.
 func plainShard(t *testing.T, n int, e encoding, l link.Link) *shard {
 	t.Helper()

@@ -87,6 +87,12 @@ var optionRows = []optionRow{
 		bad:  []Option{WithFreshness(0), WithFreshness(50*time.Millisecond - 1), WithFreshness(time.Minute + 1)}, values: []string{"0s", "49.999999ms", "1m0.000000001s"}, bounds: "from 50ms to 1m0s",
 	},
 	{
+		name: "WithCoalescing", typ: "time.Duration", def: "0", doc: []string{"default of 0, which writes each one at once", "From 1 ms to 1 s"},
+		is: time.Duration(0), get: func(c *config) any { return c.coalescing },
+		good: []Option{WithCoalescing(0), WithCoalescing(time.Millisecond), WithCoalescing(time.Second)},
+		bad:  []Option{WithCoalescing(-time.Millisecond), WithCoalescing(1), WithCoalescing(time.Second + 1)}, values: []string{"-1ms", "1ns", "1.000000001s"}, bounds: "0, or from 1ms to 1s",
+	},
+	{
 		name: "WithDrainInterval", typ: "time.Duration", def: "250 ms", doc: []string{"default of 250 ms.", "From 1 ms to 1 h"},
 		is: 250 * time.Millisecond, get: func(c *config) any { return c.drainInterval },
 		good: []Option{WithDrainInterval(time.Millisecond), WithDrainInterval(time.Hour)},

@@ -334,6 +334,182 @@ func TestNothingIsDroppedWhileTheKernelHasRoom(t *testing.T) {
 	}
 }
 
+// recorder is a link that notes what each write brings.
+type recorder struct {
+	sink
+	writes [][]byte
+}
+
+func (r *recorder) Write(p []byte, _ []int, then []byte) (sent, held int, err error) {
+	r.writes = append(r.writes, bytes.Clone(p))
+	return len(p) + len(then), 0, nil
+}
+
+// How many writes and wake-ups a hundred messages a second take.
+func TestAPauseHasOneWriteAndOneWakeUp(t *testing.T) {
+	for _, d := range []time.Duration{20 * time.Millisecond, 100 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			m := startManager(t, WithCoalescing(d), WithPingInterval(0), WithIdleTimeout(0), WithDrainInterval(time.Hour))
+			r := new(recorder)
+			s := connect(t, m, Subscription{Project: "shop"}, func(*client) link.Link { return r }).shard
+			var want bytes.Buffer
+			const messages = 1000
+			var before uint64
+			s.ask(func() { before = s.turns })
+			for i := range messages {
+				msg := Message{Project: "shop", Data: fmt.Append(nil, i)}
+				want.Write(newMessage(&msg).frame)
+				if err := m.Broadcast(msg); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				time.Sleep(10*time.Millisecond + 1)
+			}
+			time.Sleep(time.Second)
+			pauses := messages * 10 * time.Millisecond / d
+			if got := len(r.writes); got < int(pauses)-1 || got > int(pauses)+1 || !bytes.Equal(bytes.Join(r.writes, nil), want.Bytes()) {
+				t.Errorf("with %v: got %d writes, want %d, and all messages in order", d, got, pauses)
+			}
+			if first := newMessage(&Message{Data: []byte("0")}).frame; !bytes.Equal(r.writes[0], first) {
+				t.Errorf("the first write: got %q, want %q", r.writes[0], first)
+			}
+			var after uint64
+			s.ask(func() { after = s.turns })
+			if got := int(after - before); got > messages+int(pauses)+3 {
+				t.Errorf("with %v: got %d turns, want one for each message and each pause", d, got)
+			}
+		})
+	}
+}
+
+// A group that holds nothing costs no turn, and no timer runs for it.
+func TestAPauseInWhichNothingIsPublishedWakesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startManager(t, WithCoalescing(time.Second), WithPingInterval(0), WithIdleTimeout(0), WithDrainInterval(time.Hour))
+		s := connect(t, m, Subscription{Project: "shop"}, openSink).shard
+		if err := m.Broadcast(Message{Project: "shop", Data: []byte("1")}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		var before, after uint64
+		s.ask(func() { before = s.turns })
+		time.Sleep(30 * time.Minute)
+		s.ask(func() { after = s.turns })
+		if after != before+1 { // that of the question
+			t.Errorf("got %d turns in half an hour, want none", after-before-1)
+		}
+	})
+}
+
+// burst returns messages to the project shop.
+func burst(first, end int) (list []*message) {
+	for i := first; i < end; i++ {
+		list = append(list, newMessage(&Message{Project: "shop", Data: fmt.Append(nil, i)}))
+	}
+	return list
+}
+
+// A turn offers a client no more than its buffer holds, also if its group holds messages before that. So a client whose
+// link accepts nothing for the length of a turn loses nothing.
+func TestAGroupHoldsNoMoreThanABuffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestShard(t, 1, &gate{open: true})
+		s.cfg.coalescing = time.Second
+		c := s.everyone()[0]
+		g := c.link.(*gate)
+		g.client = c
+		var want bytes.Buffer
+		turn := func(messages []*message, sent int) {
+			t.Helper()
+			for _, m := range messages {
+				want.Write(m.frame)
+				if err := s.publish(m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g.open = false
+			s.tick(false, true) // a turn, whatever is published
+			s.take()
+			s.takeTurn()
+			g.open = true
+			g.Retry()
+			if int(c.sent) != sent || c.dropped > 0 {
+				t.Fatalf("got %d sent, %d dropped and %d pending, want %d and none dropped", c.sent, c.dropped, len(c.pending()), sent)
+			}
+		}
+		turn(burst(0, 1), 1)       // after silence
+		turn(burst(1, 61), 1)      // held
+		turn(burst(61, 101), 1)    // as many as a buffer holds
+		turn(burst(101, 201), 101) // the held ones leave
+		time.Sleep(time.Second - 1)
+		turn(nil, 101)
+		time.Sleep(1)
+		turn(nil, 201) // with the end of the pause that the first one has begun
+		turn(burst(201, 301), 201)
+		time.Sleep(time.Second)
+		turn(burst(301, 401), 301) // the pause is over, and the others are fresh
+		time.Sleep(time.Second - 1)
+		turn(nil, 301)
+		time.Sleep(1)
+		turn(nil, 401)
+		if !bytes.Equal(g.got.Bytes(), want.Bytes()) {
+			t.Error("what was sent is not what was published")
+		}
+	})
+}
+
+func TestWhatOneWriteNoLongerDrainsIsNotHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestShard(t, 1, sink{})
+		s.cfg.coalescing = time.Second
+		c := s.everyone()[0]
+		small, large := newMessage(&Message{Project: "shop", Data: make([]byte, 100)}), newMessage(&Message{Project: "shop", Data: make([]byte, joinBytes)})
+		publishTurn(t, s, small, 1)
+		publishTurn(t, s, small, 2)
+		if c.sent != 1 || len(c.pending()) != 2 {
+			t.Fatalf("in a pause: got %d sent and %d pending, want 1 and 2", c.sent, len(c.pending()))
+		}
+		publishTurn(t, s, large, 1)
+		if c.sent != 4 || len(c.pending()) != 0 {
+			t.Errorf("with a large one: got %d sent and %d pending, want all", c.sent, len(c.pending()))
+		}
+		publishTurn(t, s, small, 1)
+		if c.sent != 4 {
+			t.Error("the pause has ended with the early write")
+		}
+	})
+}
+
+func TestDeliveriesThatAreHeldAreTimedWhenTheyAreWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestShard(t, 1, &slowSink{})
+		s.cfg.coalescing = time.Second
+		m := newMessage(&Message{Project: "shop"})
+		for range 2 * deliveriesTimed {
+			publishTurn(t, s, m, 1)
+			publishTurn(t, s, m, 1)
+			time.Sleep(time.Second)
+		}
+		total := uint64(0)
+		for _, n := range s.totals.Deliveries.Counts {
+			total += n
+		}
+		if total == 0 || s.totals.Deliveries.Sum != time.Duration(total)*slowWrite {
+			t.Errorf("got %d deliveries of %v together, want each to be one of %v", total, s.totals.Deliveries.Sum, slowWrite)
+		}
+	})
+}
+
+// slowSink is a sink whose writes take a while.
+type slowSink struct{ sink }
+
+const slowWrite = 20 * time.Millisecond
+
+func (slowSink) Write(p []byte, _ []int, then []byte) (sent, held int, err error) {
+	time.Sleep(slowWrite)
+	return len(p) + len(then), 0, nil
+}
+
 // newQuietShard returns a shard without a goroutine, and one client whose link takes everything.
 func newQuietShard(t *testing.T, opts ...Option) (*shard, *client) {
 	t.Helper()
