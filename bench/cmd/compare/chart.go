@@ -47,8 +47,8 @@ type bar struct {
 	value float64
 }
 
-// charted are the scenarios that the chart shows. The others cost what paced costs, or are not about CPU time.
-var charted = []string{"paced", "burst", "flood"}
+// charted are the scenarios that the chart shows. The others cost what paced costs, are not about CPU time, or fill the machine.
+var charted = []string{"paced", "burst"}
 
 // chart draws one panel for each of these that has been run, and is nil where none has.
 func (b *book) chart() ([]byte, error) {

@@ -33,7 +33,7 @@ func TestEveryMessageIsAccountedFor(t *testing.T) {
 		server string
 		make   func(size) scenario
 	}
-	all := []run{{"syscalls", paced}, {"joined", burst}, {"gws", paced}, {"mesherstream", filtered}, {"syscalls", churn}, {"gws", idle}}
+	all := []run{{"syscalls", paced}, {"joined", burst}, {"gws", paced}, {"mesherstream", filtered}, {"syscalls", churn}, {"gws", idle}, {"mesherstream-hooks", idle}, {"mesherstream-history", idle}}
 	for _, server := range streamServers {
 		all = append(all, run{server, paced}, run{server, burst})
 	}
@@ -90,15 +90,15 @@ func TestAnInterruptedComparisonLeavesWhatItHas(t *testing.T) {
 	defer slog.SetDefault(before)
 
 	file := filepath.Join(t.TempDir(), "results")
-	z := size{clients: 20, rate: 100, bytes: 512, window: 100 * time.Millisecond}
+	z := size{clients: 20, rate: 100, bytes: 512, window: 100 * time.Millisecond, rounds: 100}
 	sc := paced(z)
 	sc.servers = []string{"syscalls"}
-	s := settings{scenarios: []scenario{sc}, rounds: 100, markdown: file}
+	s := settings{size: z, scenarios: []scenario{sc}, markdown: file}
 	if err := s.run(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want that it was cancelled", err)
 	}
 	got, err := os.ReadFile(file)
-	if err != nil || !strings.Contains(string(got), "| syscalls |") || !strings.Contains(string(got), "interrupted") {
+	if err != nil || !strings.Contains(string(got), "\n| syscalls |") || !strings.Contains(string(got), "interrupted") {
 		t.Errorf("got %v and\n%s", err, got)
 	}
 }
@@ -119,6 +119,8 @@ func TestBadFlagsAreRefusedBeforeAnythingRuns(t *testing.T) {
 		"-seconds 5":                         "parse error",
 		"-size 10":                           "messages of 10 bytes",
 		"-idle 0":                            "0 idle connections",
+		"-rate -1":                           "want at least 1",
+		"-tolerance -1":                      "a tolerance of -1",
 		"-scenario idle -svg chart.svg":      "a chart needs",
 		"-servers gws -svg chart.svg":        "a chart needs",
 	} {
@@ -195,19 +197,19 @@ func TestFiguresAreWrittenWithThreeDigits(t *testing.T) {
 
 // bookOfThree is a paced comparison of three rounds in which gws costs 2, 3 and 4 × syscalls, and melody froze.
 func bookOfThree() *book {
-	sc := paced(size{clients: 10, rate: 100, bytes: 512, window: time.Second})
+	sc := paced(size{clients: 10, rate: 100, bytes: 512, window: time.Second, rounds: 3})
 	sc.servers = []string{"gws", "melody", "syscalls"}
-	b := &book{scenarios: []scenario{sc}, rounds: 3}
+	b := &book{scenarios: []scenario{sc}}
 	for i := range 3 {
 		base := time.Duration(i+1) * time.Millisecond
 		for server, factor := range map[string]time.Duration{"gws": time.Duration(i + 2), "syscalls": 1} {
 			b.add(result{
-				Scenario: "paced", Pass: "paced", Server: server, Round: i,
+				Pass: "paced", Server: server, Round: i,
 				Measure: control.MeasureReport{CPU: base * factor},
 				Load:    control.ReceivedReport{Received: 1000, Expected: 1000},
 			})
 		}
-		b.add(result{Scenario: "paced", Pass: "paced", Server: "melody", Round: i, Froze: true})
+		b.add(result{Pass: "paced", Server: "melody", Round: i, Froze: true})
 	}
 	return b
 }
@@ -215,7 +217,7 @@ func bookOfThree() *book {
 func TestRatiosAreTakenWithinARound(t *testing.T) {
 	b := bookOfThree()
 	sc := b.scenarios[0]
-	b.rounds = 2 // of medians the ratio would be 4 ms / 1.5 ms
+	sc.rounds = 2 // of medians the ratio would be 4 ms / 1.5 ms
 	if got := b.median(&sc, &sc.columns[1], "gws"); got != 2.5 {
 		t.Errorf("got a ratio of %v, want 2.5, between the rounds' 2 and 3", got)
 	}
@@ -224,7 +226,9 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 func TestASpreadIsThatOfTheRounds(t *testing.T) {
 	b := bookOfThree()
 	sc := b.scenarios[0]
-	sc.columns = []column{spread(sc.columns[1]), sc.columns[1]}
+	narrow := sc.columns[1]
+	narrow.spread = false
+	sc.columns = []column{sc.columns[1], narrow}
 	if got, want := strings.Join(b.table(sc).rows[1], "|"), "gws|3.00 (2.00 – 4.00)|3.00|"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -246,10 +250,216 @@ func TestAFrozenServerHasANoteInsteadOfFigures(t *testing.T) {
 
 func TestANoteCountsRoundsAndNotPasses(t *testing.T) {
 	b := bookOfThree()
-	b.add(result{Scenario: "paced", Pass: "another", Server: "melody", Round: 1, Froze: true})
-	b.add(result{Scenario: "paced", Pass: "another", Server: "melody", Round: 1, Error: "late\nand more"})
-	if got, want := b.notes("paced", "melody"), "froze (3 of 3 rounds); void: late (1 of 3 rounds)"; got != want {
+	sc := b.scenarios[0]
+	sc.passes = append(sc.passes, pass{name: "another"})
+	b.add(result{Pass: "another", Server: "melody", Round: 1, Froze: true})
+	b.add(result{Pass: "another", Server: "melody", Round: 1, Error: "late\nand more"})
+	if got, want := b.notes(&sc, "melody"), "froze (3 of 3 rounds); void: late (1 of 3 rounds)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestWhatFellBehindIsMarkedAndNotCompared(t *testing.T) {
+	b := bookOfThree()
+	sc := b.scenarios[0]
+	for i := range b.Results {
+		if r := &b.Results[i]; r.Server == "gws" && r.Round == 2 {
+			r.Behind = true
+		}
+	}
+	sc.columns = sc.columns[:2]
+	if got, want := strings.Join(b.table(sc).rows[1][2:], "|"), "2.50 (2.00 – 3.00)|fell behind (1 of 3 rounds)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for i := range b.Results {
+		if r := &b.Results[i]; r.Server == "syscalls" && r.Round < 2 {
+			r.Behind = true
+		}
+	}
+	if got, want := strings.Join(b.table(sc).rows[1], "|"), "gws|6.00 µs (2.00 µs – 12.0 µs)|–|fell behind (1 of 3 rounds)"; got != want {
+		t.Errorf("the limit fell behind in two of three rounds: got %q, want %q", got, want)
+	}
+}
+
+func TestFallingBehindIsSeenByBothEnds(t *testing.T) {
+	p := pacedPass("paced", size{clients: 10, rate: 50, bytes: 512, window: time.Second})
+	ended := func(p95, elapsed time.Duration) *result {
+		return &result{
+			Load:    control.ReceivedReport{P95: p95},
+			Measure: control.MeasureReport{Publish: control.PublishReport{Elapsed: elapsed}},
+		}
+	}
+	for _, test := range []struct {
+		p95, elapsed time.Duration
+		want         bool
+	}{
+		{20 * time.Millisecond, time.Second, false},
+		{21 * time.Millisecond, 980 * time.Millisecond, true}, // one in twenty came when the next was due
+		{time.Millisecond, 1001 * time.Millisecond, true},     // the last Broadcast, due after 980 ms, returned 21 ms later
+	} {
+		if got := p.behind(ended(test.p95, test.elapsed)); got != test.want {
+			t.Errorf("behind(p95 %v, elapsed %v) = %v, want %v", test.p95, test.elapsed, got, test.want)
+		}
+	}
+	flood := flood(size{clients: 10, rate: 50, bytes: 512, window: time.Second}).passes[0]
+	if flood.behind(ended(time.Second, time.Minute)) {
+		t.Error("a flood has no pace, and can't be behind it")
+	}
+	connect := connecting(size{clients: 10, idle: 10, rate: 50, bytes: 512, handshakes: 100}).passes[0]
+	if slow := (result{Connect: control.ReceivedReport{P95: 51 * time.Millisecond}}); !connect.behind(&slow) {
+		t.Error("handshakes of 51 ms are not behind, want more than 50 ms")
+	}
+}
+
+// TestAServerThatIsTooSlowFallsBehind publishes faster than one write for each client and message can be.
+func TestAServerThatIsTooSlowFallsBehind(t *testing.T) {
+	binaries, err := build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(binaries.remove)
+	p := pacedPass("paced", size{clients: 1000, rate: 200, bytes: 512, window: 300 * time.Millisecond})
+	r := runner{binaries: binaries, server: "fiberhub", pass: p, warmUp: 10 * time.Millisecond}
+	if got := r.run(t.Context()); !got.Behind || got.Error != "" {
+		t.Errorf("behind %v, error %q, p95 %v, want that 200,000 writes a second from one goroutine are too many", got.Behind, got.Error, got.Load.P95)
+	}
+}
+
+func TestMachineTimesAreAddedUp(t *testing.T) {
+	got := parseMachineTime("cpu  100 20 30 1000 50 6 7 8 90 9")
+	want := machineTime{busy: 163 * tick, stolen: 8 * tick, total: 1221 * tick}
+	if got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got := parseMachineTime("cpu x"); got != (machineTime{}) {
+		t.Errorf("got %+v of no numbers, want nothing", got)
+	}
+}
+
+func TestConditionsSaySomethingOfEveryRun(t *testing.T) {
+	got := describe([]conditions{{LoadBefore: 1, LoadAfter: 2, Others: 0.1, Stolen: 0.01}, {LoadBefore: 3, LoadAfter: 2, Others: 0.3, Stolen: 0.02}, {LoadAfter: 9, Unknown: true}})
+	want := "Load average of the machine: 0.0 – 9.0. Of the processors' time, 20 % (10 % – 30 %) was used by neither server nor clients, and 2 % (1 % – 2 %) was stolen."
+	if got != want {
+		t.Errorf("got %q,\nwant %q", got, want)
+	}
+}
+
+// document is one that -write keeps.
+const document = "# Results\n\n<!-- compare run -->\nwhen\n<!-- end -->\n\nWords.\n\n<!-- compare paced -->\nold\n<!-- end -->\n\nMore words.\n"
+
+func TestTablesOfADocumentAreReplacedAndReadAgain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "RESULTS.md")
+	if err := os.WriteFile(file, []byte(document), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := bookOfThree()
+	written, err := b.rewrite(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"# Results\n", "\nWords.\n", "\nMore words.\n", "| gws | 6.00 µs (2.00 µs – 12.0 µs) | 3.00 (2.00 – 4.00) |"} {
+		if !strings.Contains(string(written), want) {
+			t.Errorf("no %q in\n%s", want, written)
+		}
+	}
+	if strings.Contains(string(written), "old") || strings.Contains(string(written), "when") {
+		t.Errorf("what stood between the marks is still there:\n%s", written)
+	}
+	if err := os.WriteFile(file, written, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := b.rewrite(file); err != nil || string(again) != string(written) {
+		t.Errorf("%v; written again, the document is\n%s", err, again)
+	}
+	read := parseTables(string(written))
+	if got, want := read["paced"]["gws"]["× syscalls"], (span{2, 4}); got != want {
+		t.Errorf("read %v, want %v", got, want)
+	}
+	if _, ok := read["paced"]["melody"]["× syscalls"]; ok {
+		t.Error("read a figure of a server that froze")
+	}
+	if n, err := b.check(read, 0); err != nil || n != 2 {
+		t.Errorf("%d figures are those that were just printed: %v", n, err)
+	}
+
+	b.scenarios[0].name = "fan"
+	if _, err := b.rewrite(file); err == nil {
+		t.Error("got no error for a table that has no place in the document")
+	}
+}
+
+func TestFiguresBeyondThePrintedSpreadAreReported(t *testing.T) {
+	b := bookOfThree() // the ratio is 3
+	for _, test := range []struct {
+		printed   span
+		tolerance float64
+		wrong     bool
+	}{
+		{span{2.9, 3.1}, 0, false},
+		{span{3.1, 3.2}, 0, true},
+		{span{3.1, 3.2}, 0.1, false},
+		{span{2, 2.8}, 0, true},
+		{span{2, 2.8}, 0.1, false},
+		{span{2, 2.8}, 0.05, true},
+	} {
+		before := map[string]printed{"paced": {"gws": {"× syscalls": test.printed}}}
+		if _, err := b.check(before, test.tolerance); (err != nil) != test.wrong {
+			t.Errorf("printed %v, tolerance %v: got %v, want an error: %v", test.printed, test.tolerance, err, test.wrong)
+		}
+	}
+	if _, err := b.check(nil, 1); err == nil {
+		t.Error("got no error though nothing was printed")
+	}
+}
+
+func TestCellsAreReadAsTheyAreWritten(t *testing.T) {
+	for cell, want := range map[string]span{"1.03 (0.98 – 1.10)": {0.98, 1.1}, "1.00": {1, 1}, "1,234 (1,200 – 1,300)": {1200, 1300}} {
+		if got, ok := parseSpan(cell); !ok || got != want {
+			t.Errorf("parseSpan(%q) = %v, %v, want %v", cell, got, ok, want)
+		}
+	}
+	for _, cell := range []string{"–", "", "12 ns", "1.0 (a – b)", "1.0 (1.0)"} {
+		if got, ok := parseSpan(cell); ok {
+			t.Errorf("parseSpan(%q) = %v, want nothing", cell, got)
+		}
+	}
+}
+
+// TestPassesAreSharedAndRestsOverlap makes one round of three scenarios, two of which need the same pass.
+func TestPassesAreSharedAndRestsOverlap(t *testing.T) {
+	z := size{clients: 20, rate: 20, bytes: 512, idle: 20, rounds: 1, handshakes: 1000, window: 100 * time.Millisecond, settle: 10 * time.Millisecond}
+	s := settings{names: "paced,churn,connect,idle", servers: []string{"mesherstream", "syscalls"}, size: z, together: 2}
+	if err := s.choose(z.rate); err != nil {
+		t.Fatal(err)
+	}
+	binaries, err := build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(binaries.remove)
+	b := newBook(&s, binaries)
+	if err := s.play(t.Context(), binaries, b); err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]int)
+	for _, r := range b.Results {
+		if r.Error != "" {
+			t.Errorf("%s of %s: %s", r.Pass, r.Server, r.Error)
+		}
+		if r.Pass == "connect" && (r.Connect.P50 == 0 || r.Connect.Clients != 20 || r.Measure.CPU == 0) {
+			t.Errorf("connect of %s: got %+v and %+v, want 20 handshakes that took time", r.Server, r.Connect, r.Measure)
+		}
+		if r.Pass == "idle" && (r.Rested.ResidentBytes == 0 || r.After.HeapUsedBytes < r.After.HeapBytes) {
+			t.Errorf("idle of %s: got %+v and %+v", r.Server, r.Rested, r.After)
+		}
+		got[r.Pass+" "+r.Server]++
+	}
+	for _, pass := range []string{"paced", "churn", "connect", "idle"} {
+		for _, server := range s.servers {
+			if got[pass+" "+server] != 1 {
+				t.Errorf("got %d runs of %s by %s, want 1", got[pass+" "+server], pass, server)
+			}
+		}
 	}
 }
 
@@ -276,7 +486,7 @@ func TestFilesCanBeRead(t *testing.T) {
 }
 
 func TestEveryScenarioCanBeChosen(t *testing.T) {
-	all, err := scenarios("all", size{clients: 1000, rate: 100, bytes: 512, idle: 10, window: time.Second})
+	all, err := scenarios("all", size{clients: 1000, rate: 100, bytes: 512, idle: 10, window: time.Second, rounds: 1})
 	if err != nil || len(all) != len(allScenarios) {
 		t.Errorf("got %d scenarios, %v, want %d", len(all), err, len(allScenarios))
 	}

@@ -25,10 +25,12 @@ type figure func(runs) float64
 
 // column is one figure of a table.
 type column struct {
-	title  string
-	value  func(r round, server string) float64
-	format func(float64) string
-	spread bool // show the least and the greatest of the rounds, too
+	title    string
+	value    func(r round, server string) float64
+	format   func(float64) string
+	spread   bool // show the least and the greatest of the rounds, too
+	compared bool // a ratio, which needs more than half of the rounds, because what fell behind is not compared
+	checked  bool // it says the same on another machine and day, so another run must confirm it
 }
 
 // of makes a figure of one pass. A run that froze or failed has no figures, except where a figure asks for it itself.
@@ -48,12 +50,29 @@ func own(title string, f figure, format func(float64) string) column {
 
 // against divides by what the reference needed in the same round.
 func against(title string, f figure, reference string) column {
-	return column{title: title, format: times, value: func(r round, server string) float64 { return f(r[server]) / f(r[reference]) }}
+	return column{title: title, format: times, spread: true, compared: true, value: func(r round, server string) float64 {
+		return kept(f)(r[server]) / kept(f)(r[reference])
+	}}
 }
 
 // ratio divides two figures of the same server and round.
 func ratio(title string, above, below figure) column {
-	return own(title, func(r runs) float64 { return above(r) / below(r) }, times)
+	c := own(title, func(r runs) float64 { return kept(above)(r) / kept(below)(r) }, times)
+	c.spread, c.compared = true, true
+	return c
+}
+
+// kept has no figure of a round in which the server fell behind in any of the passes that f asks for.
+func kept(f figure) figure {
+	return func(r runs) float64 {
+		upright := make(runs)
+		for name, result := range r {
+			if !result.Behind {
+				upright[name] = result
+			}
+		}
+		return f(upright)
+	}
 }
 
 // spread shows how far the rounds of a column are apart.
@@ -62,7 +81,14 @@ func spread(c column) column {
 	return c
 }
 
-func duration(title string, f figure) column  { return own(title, f, formatDuration) }
+// checked asks for the column to be confirmed by another run: a ratio of CPU time, or memory. Latencies depend on how busy the
+// machine is.
+func checked(c column) column {
+	c.checked = true
+	return c
+}
+
+func duration(title string, f figure) column  { return spread(own(title, f, formatDuration)) }
 func count(title string, f figure) column     { return own(title, f, formatCount) }
 func mebibytes(title string, f figure) column { return own(title, f, formatMebibytes) }
 func percent(title string, f figure) column {
@@ -129,7 +155,7 @@ func peak(pass string) figure {
 }
 
 func residentGrowth(pass string) figure {
-	return of(pass, func(r *result) float64 { return float64(r.Measure.PeakResidentBytes - r.Measure.ResidentBytes) })
+	return of(pass, func(r *result) float64 { return float64(r.Measure.PeakResidentBytes - r.Before.ResidentBytes) })
 }
 
 func heapGrowth(pass string) figure {
@@ -167,6 +193,19 @@ func perConnection(weight func(*control.MemoryReport) float64) figure {
 	})
 }
 
+// perHandshake divides by the handshakes of a pass.
+func perHandshake(pass string, take func(*control.MeasureReport) float64) figure {
+	return of(pass, func(r *result) float64 { return take(&r.Measure) / float64(r.Connect.Clients) })
+}
+
+func cpuOf(m *control.MeasureReport) float64         { return float64(m.CPU) }
+func allocationsOf(m *control.MeasureReport) float64 { return float64(m.Allocations) }
+func allocatedOf(m *control.MeasureReport) float64   { return float64(m.AllocatedBytes) }
+
+func handshakeTime(pass string, take func(*control.ReceivedReport) time.Duration) figure {
+	return of(pass, func(r *result) float64 { return float64(take(&r.Connect)) })
+}
+
 // restedPerConnection is the same before the garbage is collected.
 func restedPerConnection(weight func(*control.MemoryReport) float64) figure {
 	return of("idle", func(r *result) float64 {
@@ -176,7 +215,7 @@ func restedPerConnection(weight func(*control.MemoryReport) float64) figure {
 
 // leaving are the times after which the server has seen that a client was gone.
 func leaving(take func(seen []float64) float64) figure {
-	return of("idle", func(r *result) float64 {
+	return of("leaving", func(r *result) float64 {
 		var seen []float64
 		for _, d := range r.Leaving {
 			seen = append(seen, float64(d))
@@ -195,6 +234,7 @@ var (
 
 func residentOf(m *control.MemoryReport) float64   { return float64(m.ResidentBytes) }
 func heapOf(m *control.MemoryReport) float64       { return float64(m.HeapBytes) }
+func heapUsedOf(m *control.MemoryReport) float64   { return float64(m.HeapUsedBytes) }
 func stackOf(m *control.MemoryReport) float64      { return float64(m.StackBytes) }
 func goroutinesOf(m *control.MemoryReport) float64 { return float64(m.Goroutines) }
 

@@ -25,13 +25,18 @@ import (
 
 // settings is what the flags say.
 type settings struct {
-	scenarios []scenario
-	rounds    int
+	names     string   // of the scenarios, by comma
+	servers   []string // instead of those that the scenarios compare, if there are any
+	size      size
+	scenarios []scenario // made of these by choose, when the pace is known
 	warmUp    time.Duration
 	cpus      int
+	together  int
 	profile   string
 
-	markdown, json, svg string
+	markdown, json, svg, write string
+	check                      string
+	tolerance                  float64
 }
 
 // allServers are those of WebSockets, the limits last.
@@ -45,10 +50,15 @@ var streamServers = []string{
 	"fiberstream", "r3labs", "tmaxmax", "alexandrevicenzi", "centrifuge-sse",
 }
 
+// variants are this library with its options, and with clients that ask for something else.
+var variants = []string{
+	"mesherstream", "mesherstream-hooks", "mesherstream-protocol", "mesherstream-history", "mesherstream-events", "mesherstream-lines",
+}
+
 // wireOf returns what the clients ask a server for.
 func wireOf(server string) string {
 	switch {
-	case server == "mesherstream-protocol":
+	case server == "mesherstream-protocol", server == "mesherstream-history":
 		return control.Protocol
 	case server == "mesherstream-lines":
 		return control.Lines
@@ -73,47 +83,51 @@ func main() {
 	}
 }
 
-func parse() (settings, error) {
+func parse() (*settings, error) {
 	var (
-		s       settings
-		z       = size{}
-		names   = flag.String("scenario", "paced", "`scenarios`, by comma: "+strings.Join(scenarioNames(), ", ")+", or all")
-		servers = flag.String("servers", "", "`servers`, by comma, instead of all that a scenario compares: "+strings.Join(allServers, ", ")+
-			"; of events: "+strings.Join(streamServers, ", "))
+		s       = &settings{}
+		z       = &s.size
+		servers = flag.String("servers", "", "`servers`, by comma, instead of all that a scenario compares: "+strings.Join(known(), ", "))
 	)
-	flag.IntVar(&s.rounds, "rounds", 3, "rounds; figures are medians over them")
-	flag.DurationVar(&z.window, "seconds", 10*time.Second, "how long a window publishes: a `duration`, such as 10s")
+	flag.StringVar(&s.names, "scenario", "paced", "`scenarios`, by comma: "+strings.Join(scenarioNames(), ", ")+", or all")
+	flag.IntVar(&z.rounds, "rounds", 5, "rounds of paced; half as many of the other scenarios, rounded up. Figures are medians over them")
+	flag.DurationVar(&z.window, "seconds", 3*time.Second, "how long a window publishes: a `duration`, such as 10s")
 	flag.DurationVar(&s.warmUp, "warmup", time.Second, "publishing before the window")
 	flag.IntVar(&z.clients, "clients", 1000, "connections where the scenario does not say")
-	flag.IntVar(&z.rate, "rate", 100, "messages a second; a machine that can't keep up measures its queues instead of its servers")
+	flag.IntVar(&z.rate, "rate", 0, "messages a second; 0 finds a pace with which every server keeps up")
+	flag.IntVar(&z.handshakes, "handshakes", 2000, "handshakes a second of the scenario connect")
 	flag.IntVar(&z.bytes, "size", 512, "bytes of a message")
-	flag.IntVar(&z.idle, "idle", 10_000, "idle connections of the scenarios idle and events")
-	flag.DurationVar(&z.settle, "settle", 12*time.Second, "rest before idle connections are weighed; pools and worker goroutines need about ten seconds to give up")
+	flag.IntVar(&z.idle, "idle", 10_000, "connections of the scenarios idle and connect")
+	flag.DurationVar(&z.settle, "settle", 150*time.Second, "rest before idle connections are weighed; pools and worker goroutines need at least ten seconds to give up, and the runtime collects its garbage every two minutes")
+	flag.IntVar(&s.together, "together", 16, "servers that rest at the same time, each with all its idle connections")
 	flag.StringVar(&s.profile, "profile", "", "write each server's CPU profile to this `folder`; it costs the servers some time")
 	flag.IntVar(&s.cpus, "cpus", 0, "GOMAXPROCS of the servers; 0 leaves it to Go")
 	flag.StringVar(&s.markdown, "markdown", "", "write the tables to this `file`")
+	flag.StringVar(&s.write, "write", "", "replace the tables in this `file`, which is RESULTS.md")
 	flag.StringVar(&s.json, "json", "", "write every run's raw figures to this `file`")
 	flag.StringVar(&s.svg, "svg", "", "write a chart of CPU per delivery × syscalls to this `file`")
+	flag.StringVar(&s.check, "check", "", "fail if a ratio is not within the spread that the tables in this `file` print")
+	flag.Float64Var(&s.tolerance, "tolerance", 0.2, "by which `share` a ratio may be beyond the spread; see -check")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return s, fmt.Errorf("%q is no flag: lists are by comma, without spaces", flag.Arg(0))
 	}
 
-	if s.rounds < 1 || z.clients < 10 || z.rate < 1 || z.window <= 0 {
-		return s, fmt.Errorf("%d rounds of %v with %d clients and %d messages a second: want at least 1, more than 0, 10 and 1",
-			s.rounds, z.window, z.clients, z.rate)
+	if z.rounds < 1 || z.clients < 10 || z.rate < 0 || z.window <= 0 || z.handshakes < 1 || s.together < 1 {
+		return s, fmt.Errorf("%d rounds of %v with %d clients, %d messages and %d handshakes a second, %d servers together: want at least 1, more than 0, 10, 0, 1 and 1",
+			z.rounds, z.window, z.clients, z.rate, z.handshakes, s.together)
 	}
 	if z.bytes < feed.MinSize || z.idle < 1 {
 		return s, fmt.Errorf("messages of %d bytes and %d idle connections: want at least %d and 1", z.bytes, z.idle, feed.MinSize)
 	}
-	var err error
-	if s.scenarios, err = scenarios(*names, z); err != nil {
-		return s, err
+	if s.tolerance < 0 {
+		return s, fmt.Errorf("a tolerance of %v: want at least 0", s.tolerance)
 	}
 	if *servers != "" {
-		if err := choose(s.scenarios, strings.Split(*servers, ",")); err != nil {
-			return s, err
-		}
+		s.servers = strings.Split(*servers, ",")
+	}
+	if err := s.choose(max(z.rate, 1)); err != nil {
+		return s, err
 	}
 	drawn := slices.ContainsFunc(s.scenarios, func(sc scenario) bool {
 		return slices.Contains(charted, sc.name) && slices.Contains(sc.servers, "syscalls")
@@ -124,74 +138,68 @@ func parse() (settings, error) {
 	return s, nil
 }
 
-// choose gives all scenarios the servers that the flags name.
-func choose(scenarios []scenario, servers []string) error {
-	for i := range scenarios {
-		sc := &scenarios[i]
-		known := slices.Concat(allServers, streamServers[1:])
+// known are all servers.
+func known() []string {
+	all := slices.Concat(variants, allServers[1:], streamServers[4:])
+	return all
+}
+
+// choose makes the scenarios that the flags name, with their servers, at a pace of rate.
+func (s *settings) choose(rate int) (err error) {
+	s.size.rate = rate
+	if s.scenarios, err = scenarios(s.names, s.size); err != nil || s.servers == nil {
+		return err
+	}
+	for i := range s.scenarios {
+		sc := &s.scenarios[i]
+		of := known()
 		if slices.ContainsFunc(sc.passes, func(p pass) bool { return p.plan.Projects > 1 }) {
-			known = allServers // those of streams don't filter
+			of = allServers // those of streams don't filter
 		}
-		for _, server := range servers {
-			if !slices.Contains(known, server) {
-				return fmt.Errorf("unknown server %q, known to %s are %s", server, sc.name, strings.Join(known, ", "))
+		for _, server := range s.servers {
+			if !slices.Contains(of, server) {
+				return fmt.Errorf("unknown server %q, known to %s are %s", server, sc.name, strings.Join(of, ", "))
 			}
 		}
-		sc.servers = servers
+		sc.servers = s.servers
 	}
 	return nil
 }
 
 func (s *settings) run(ctx context.Context) error {
+	var before map[string]printed
+	if s.check != "" {
+		content, err := os.ReadFile(s.check)
+		if err != nil {
+			return err
+		}
+		before = parseTables(string(content))
+	}
 	binaries, err := build(ctx)
 	if err != nil {
 		return err
 	}
 	defer binaries.remove()
 
-	book := newBook(s, binaries)
-	for _, sc := range s.scenarios {
-		interrupted := s.play(ctx, binaries, book, &sc)
-		if interrupted != nil {
-			book.interrupted = sc.name
+	if s.size.rate == 0 {
+		rate, err := s.findRate(ctx, binaries)
+		if err != nil {
+			return err
 		}
-		fmt.Print(book.table(sc).text(), "\n")
-		// Written after every scenario, and when one is interrupted, so that a long comparison leaves what it has.
-		if err := errors.Join(interrupted, book.write(s)); err != nil {
+		if err := s.choose(rate); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// play makes all runs of a scenario, or those before ctx ends.
-func (s *settings) play(ctx context.Context, binaries *binaries, book *book, sc *scenario) error {
-	for round := range s.rounds {
-		for i := range sc.servers {
-			// Every round begins with another server, so that none always runs behind the same one.
-			server := sc.servers[(i+round)%len(sc.servers)]
-			for _, p := range sc.passes {
-				r := runner{binaries: binaries, server: server, pass: p, warmUp: s.warmUp, cpus: s.cpus, profile: s.profile}
-				result := r.run(ctx)
-				if err := ctx.Err(); err != nil {
-					return err // and the run was cut short
-				}
-				result.Scenario, result.Server, result.Pass, result.Round = sc.name, server, p.name, round
-				book.add(result)
-				progress(s, result)
-			}
-		}
+	book := newBook(s, binaries)
+	interrupted := s.play(ctx, binaries, book)
+	book.interrupted = interrupted != nil
+	for _, sc := range book.finished() {
+		fmt.Print(book.table(sc).text(), "\n")
 	}
-	return nil
-}
-
-func progress(s *settings, r result) {
-	state := "ok"
-	switch {
-	case r.Froze:
-		state = "froze"
-	case r.Error != "":
-		state = r.Error
+	if err := errors.Join(interrupted, book.write(s)); err != nil || s.check == "" {
+		return err
 	}
-	slog.Info("run", "scenario", r.Scenario, "pass", r.Pass, "server", r.Server, "round", fmt.Sprintf("%d/%d", r.Round+1, s.rounds), "state", state)
+	compared, err := book.check(before, s.tolerance)
+	fmt.Printf("\n%d figures were compared with those of %s, which allow for their spread and %.0f %% beyond it.\n", compared, s.check, 100*s.tolerance)
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/mesher/mesherstream/bench/internal/control"
@@ -15,16 +16,19 @@ import (
 
 const (
 	briefly  = 30 * time.Second // for what takes no time unless something is wrong
-	freezing = 15 * time.Second // how late a publisher may be before it counts as frozen
+	freezing = 8 * time.Second  // how late a publisher may be before it counts as frozen
 	patience = 90 * time.Second // for the last message; longer than the load client's own
 )
 
 // result is one run of one server.
 type result struct {
-	Scenario, Pass, Server string
-	Round                  int
-	Froze                  bool   `json:",omitempty"` // the publisher was stuck in a Broadcast
-	Error                  string `json:",omitempty"` // why there are no figures
+	Pass, Server string
+	Round        int
+	Froze        bool   `json:",omitempty"` // the publisher was stuck in a Broadcast
+	Behind       bool   `json:",omitempty"` // it did not keep up with the pace, so its figures are not compared
+	Error        string `json:",omitempty"` // why there are no figures
+
+	Conditions conditions
 
 	Empty   control.MemoryReport // before the first client
 	Rested  control.MemoryReport // of an idle pass: after the rest, garbage included
@@ -32,6 +36,7 @@ type result struct {
 	After   control.MemoryReport // after the window
 	Measure control.MeasureReport
 	Load    control.ReceivedReport
+	Connect control.ReceivedReport // the times of the handshakes, if they had a pace
 
 	Leaving   []time.Duration `json:",omitempty"` // how long the server took to see that a client had left
 	Unnoticed bool            `json:",omitempty"` // or it did not see it
@@ -45,15 +50,42 @@ type runner struct {
 	warmUp   time.Duration
 	cpus     int
 	profile  string // a folder, or ""
+
+	// turn is held by whoever does not rest, if several runs are made at the same time.
+	turn sync.Locker
 }
 
 func (r *runner) run(ctx context.Context) result {
-	var out result
+	out := result{Pass: r.pass.name, Server: r.server}
+	if r.turn != nil {
+		r.turn.Lock()
+		defer r.turn.Unlock()
+	}
 	if err := r.try(ctx, &out); err != nil {
 		out.Error = err.Error()
 	}
+	out.Behind = !out.Froze && out.Error == "" && r.pass.behind(&out)
 	return out
 }
+
+// behind reports whether a run did not keep up with the pace of its pass: if more than one in twenty deliveries arrived when the
+// client's next message was due already, or if the publisher returned that late from its last Broadcast. A server that is further
+// behind joins messages, or lets them wait, so its figures are those of another pace. One in twenty is what a hiccup of the machine
+// costs, and joined messages of this number change the CPU time of a delivery by less than 5 %. Handshakes are behind if more than
+// one in twenty took longer than patientHandshake.
+func (p *pass) behind(r *result) bool {
+	if p.pace > 0 && r.Connect.P95 > patientHandshake {
+		return true
+	}
+	if p.interval == 0 {
+		return false
+	}
+	lastDue := p.traffic.For - p.traffic.Every
+	return r.Load.P95 > p.interval || r.Measure.Publish.Elapsed > lastDue+p.interval
+}
+
+// patientHandshake is how long a handshake takes on a machine that is busy but not full.
+const patientHandshake = 50 * time.Millisecond
 
 // try starts both processes and ends both, whatever happens in between.
 func (r *runner) try(ctx context.Context, out *result) (err error) {
@@ -61,6 +93,7 @@ func (r *runner) try(ctx context.Context, out *result) (err error) {
 	if r.profile != "" {
 		args = append(args, "-cpuprofile", filepath.Join(r.profile, r.pass.name+"-"+r.server+".pprof"))
 	}
+	seen := observe()
 	server, err := start(r.server, r.binaries.server, serverNice, args...)
 	if err != nil {
 		return err
@@ -76,12 +109,17 @@ func (r *runner) try(ctx context.Context, out *result) (err error) {
 		return err
 	}
 	out.Empty = *empty.Memory
+	if r.pass.pace > 0 {
+		if _, err := server.ask(control.Command{Do: control.Open}, control.Begun, briefly); err != nil {
+			return err
+		}
+	}
 
 	load, err := start("load", r.binaries.load, 0,
 		"-addr", listening.Address, "-wire", wireOf(r.server),
 		"-clients", strconv.Itoa(r.pass.clients), "-stalled", strconv.Itoa(r.pass.stalled), "-churn", strconv.Itoa(r.pass.churn),
 		"-projects", strconv.Itoa(r.pass.plan.Projects), "-filtered="+strconv.FormatBool(r.pass.plan.Filtered),
-		"-size", strconv.Itoa(r.pass.traffic.Size))
+		"-size", strconv.Itoa(r.pass.traffic.Size), "-pace", strconv.Itoa(r.pass.pace))
 	if err != nil {
 		return err
 	}
@@ -93,14 +131,26 @@ func (r *runner) try(ctx context.Context, out *result) (err error) {
 	})
 	defer stopOnCancel()
 
-	if _, err := load.wait(control.Ready, patience); err != nil {
+	// Before either ends.
+	defer func() { out.Conditions = seen.end(server, load) }()
+	ready, err := load.wait(control.Ready, patience)
+	if err != nil {
 		return err
 	}
 	if err := r.awaitClients(server); err != nil {
 		return err
 	}
-	if r.pass.idle {
-		return r.idle(server, load, out)
+	switch {
+	case r.pass.pace > 0:
+		out.Connect = *ready.Receive
+		measured, err := server.ask(control.Command{Do: control.Measure}, control.Measured, briefly)
+		if err != nil {
+			return err
+		}
+		out.Measure = *measured.Measure
+		return nil
+	case r.pass.idle:
+		return r.idle(ctx, server, load, out)
 	}
 	return r.window(server, load, out)
 }
@@ -121,8 +171,20 @@ func (r *runner) awaitClients(server *process) error {
 }
 
 // idle weighs the connections after a rest, and lets some clients leave.
-func (r *runner) idle(server, load *process, out *result) error {
-	time.Sleep(r.pass.settle)
+func (r *runner) idle(ctx context.Context, server, load *process, out *result) error {
+	if r.turn != nil {
+		r.turn.Unlock()
+	}
+	select {
+	case <-time.After(r.pass.settle):
+	case <-ctx.Done():
+	}
+	if r.turn != nil {
+		r.turn.Lock()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	rested, err := server.ask(control.Command{Do: control.Glance}, control.Remembered, briefly)
 	if err != nil {
 		return err
@@ -157,17 +219,6 @@ func (r *runner) idle(server, load *process, out *result) error {
 
 // window warms up, publishes, waits for everything to arrive, and collects both sides' figures.
 func (r *runner) window(server, load *process, out *result) error {
-	warm := r.pass.traffic
-	warm.For = r.warmUp
-	if warm.Every == 0 {
-		warm.Every, warm.Batch = 10*time.Millisecond, 1 // a flood's backlog would reach into the window
-	}
-	published, err := server.ask(control.Command{Do: control.Publish, Traffic: &warm, First: 1}, control.Published, warm.For+freezing)
-	if err != nil {
-		out.Froze = errors.Is(err, errLate)
-		return err
-	}
-	time.Sleep(700 * time.Millisecond) // for what the warm-up has queued
 	if r.pass.weigh {
 		before, err := server.ask(control.Command{Do: control.Memory}, control.Remembered, briefly)
 		if err != nil {
@@ -175,6 +226,28 @@ func (r *runner) window(server, load *process, out *result) error {
 		}
 		out.Before = *before.Memory
 	}
+	warm := r.pass.traffic
+	warm.For = r.warmUp
+	switch {
+	case warm.Every == 0:
+		warm.Every, warm.Batch = 10*time.Millisecond, 1 // a flood's backlog would reach into the window
+	case r.pass.fill > 0:
+		warm.For, warm.Size = r.pass.fillFor, r.pass.fill
+	}
+	published, err := server.ask(control.Command{Do: control.Publish, Traffic: &warm, First: 1}, control.Published, warm.For+freezing)
+	if errors.Is(err, errLate) {
+		out.Froze = true
+		// The control channel answers even when Broadcast does not.
+		stuck, err := server.ask(control.Command{Do: control.Measure}, control.Measured, briefly)
+		if err == nil {
+			out.Measure = *stuck.Measure
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	time.Sleep(700 * time.Millisecond) // for what the warm-up has queued
 
 	first := published.Publish.Last + 1
 	if _, err := load.ask(control.Command{Do: control.Begin, First: first}, control.Begun, briefly); err != nil {
@@ -187,7 +260,6 @@ func (r *runner) window(server, load *process, out *result) error {
 	case err == nil:
 		last = published.Publish.Last
 	case errors.Is(err, errLate):
-		// The control channel answers even when Broadcast does not.
 		out.Froze = true
 		stuck, err := server.ask(control.Command{Do: control.Measure}, control.Measured, briefly)
 		if err != nil {

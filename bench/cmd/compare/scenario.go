@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,35 +12,47 @@ import (
 	"github.com/mesher/mesherstream/bench/internal/feed"
 )
 
-// scenario is one kind of work. Each of its passes is a run of its own, and a figure may compare two of them.
+// scenario is one kind of work. Each of its passes is a run of its own, and a figure may compare two of them. Scenarios share the
+// passes of the same name.
 type scenario struct {
 	name    string
 	about   string
 	servers []string // that it compares, unless the flags say which
+	rounds  int
 	passes  []pass
 	columns []column
 }
 
 // pass is one run's work.
 type pass struct {
-	name    string
-	clients int
-	stalled int
-	churn   int
-	plan    feed.Plan
-	traffic control.Traffic
-	weigh   bool // weigh the heap before and after the window
-	idle    bool // publish nothing, weigh after settle
-	settle  time.Duration
-	leaves  int // of an idle pass: clients that leave one after another, once it has been weighed
+	name     string
+	clients  int
+	stalled  int
+	churn    int
+	plan     feed.Plan
+	traffic  control.Traffic
+	interval time.Duration // between two messages for one client, or bursts of them; 0 if no pace is kept
+	fill     int           // bytes of a message before the window, instead of traffic's, for fillFor
+	fillFor  time.Duration
+	weigh    bool // weigh the heap before the first message and after the window
+	pace     int  // handshakes a second, which are all that is measured
+	idle     bool // publish nothing, weigh after settle
+	rests    bool // an idle pass that settles for so long that others are made meanwhile
+	settle   time.Duration
+	leaves   int // of an idle pass: clients that leave one after another, once it has been weighed
 }
 
 // size is what the flags say about how big a scenario is.
 type size struct {
 	clients, bytes, idle int
 	rate                 int // messages a second to the paced clients
+	handshakes           int // a second
+	rounds               int
 	window, settle       time.Duration
 }
+
+// fewer is the rounds of the scenarios that take long.
+func (z *size) fewer() int { return (z.rounds + 1) / 2 }
 
 // deliveries is how many a second fan and filtered keep to, whatever their clients and projects: as many as paced has with 1,000
 // clients.
@@ -57,10 +70,11 @@ var allScenarios = []struct {
 	{"flood", flood},
 	{"stalled", stalled},
 	{"filtered", filtered},
-	{"idle", idle},
 	{"churn", churn},
 	{"fan", fan},
 	{"events", streams},
+	{"connect", connecting},
+	{"idle", idle},
 }
 
 func scenarioNames() (names []string) {
@@ -93,8 +107,16 @@ next:
 
 // pacedPass is z.rate messages a second to everybody.
 func pacedPass(name string, z size) pass {
-	p := pass{name: name, clients: z.clients, plan: feed.Plan{Projects: 1}}
+	p := pass{name: name, clients: z.clients, plan: feed.Plan{Projects: 1}, interval: every(z.rate)}
 	p.traffic = control.Traffic{Plan: p.plan, Size: z.bytes, Every: every(z.rate), Batch: 1, For: z.window}
+	return p
+}
+
+// burstPass is as many messages, all of a second at once.
+func burstPass(name string, z size) pass {
+	p := pacedPass(name, z)
+	p.traffic.Every, p.traffic.Batch, p.interval = time.Second, z.rate, time.Second
+	p.traffic.For = max(p.traffic.For, time.Second)
 	return p
 }
 
@@ -102,11 +124,12 @@ func paced(z size) scenario {
 	return scenario{
 		name:   "paced",
 		about:  fmt.Sprintf("%d clients, %d B, %d messages a second", z.clients, z.bytes, z.rate),
+		rounds: z.rounds,
 		passes: []pass{pacedPass("paced", z)},
 		columns: []column{
-			cpuColumn("paced"), against("× syscalls", cpu("paced"), "syscalls"),
-			duration("p50", p50("paced")), duration("p99", p99("paced")), duration("p99.9", p999("paced")), duration("max", longestLatency("paced")),
-			duration("longest Broadcast", longest("paced")),
+			cpuColumn("paced"), checked(against("× syscalls", cpu("paced"), "syscalls")),
+			duration("p50", p50("paced")), duration("p99", p99("paced")), duration("max", longestLatency("paced")),
+			duration("longest Broadcast", longest("paced")), decimal("writes/delivery", writesPerDelivery("paced")),
 			decimal("allocs/delivery", allocsPerDelivery("paced")), decimal("allocs/Broadcast", allocsPerBroadcast("paced")),
 			mebibytes("peak RSS", peak("paced")), count("lost", lost("paced")),
 		},
@@ -114,16 +137,15 @@ func paced(z size) scenario {
 }
 
 func burst(z size) scenario {
-	p := pacedPass("burst", z)
-	p.traffic.Every, p.traffic.Batch = time.Second, z.rate
 	return scenario{
 		name:   "burst",
 		about:  fmt.Sprintf("%d clients, %d B, %d messages at once, every second", z.clients, z.bytes, z.rate),
-		passes: []pass{p},
+		rounds: z.fewer(),
+		passes: []pass{burstPass("burst", z)},
 		columns: []column{
-			cpuColumn("burst"), against("× syscalls", cpu("burst"), "syscalls"), against("× joined", cpu("burst"), "joined"),
+			cpuColumn("burst"), checked(against("× syscalls", cpu("burst"), "syscalls")), checked(against("× joined", cpu("burst"), "joined")),
 			duration("p50", p50("burst")), duration("p99", p99("burst")), against("p99 × joined", p99("burst"), "joined"),
-			duration("max", longestLatency("burst")), duration("longest Broadcast", longest("burst")),
+			duration("longest Broadcast", longest("burst")),
 			decimal("allocs/delivery", allocsPerDelivery("burst")), mebibytes("peak RSS", peak("burst")), count("lost", lost("burst")),
 		},
 	}
@@ -132,13 +154,14 @@ func burst(z size) scenario {
 func flood(z size) scenario {
 	p := pacedPass("flood", z)
 	// Some servers queue without bound, so a flood is short.
-	p.traffic.Every, p.traffic.For = 0, min(z.window, 3*time.Second)
+	p.traffic.Every, p.traffic.For, p.interval = 0, min(z.window, 3*time.Second), 0
 	return scenario{
 		name:   "flood",
-		about:  fmt.Sprintf("%d clients, %d B, as fast as Broadcast accepts, for %v", z.clients, z.bytes, p.traffic.For),
+		about:  fmt.Sprintf("%d clients, %d B, as fast as Broadcast accepts, for %v; the machine is full by definition", z.clients, z.bytes, p.traffic.For),
+		rounds: z.fewer(),
 		passes: []pass{p},
 		columns: []column{
-			count("deliveries/s", throughput("flood")), against("× centrifuge", throughput("flood"), "centrifuge"),
+			spread(count("deliveries/s", throughput("flood"))), against("× centrifuge", throughput("flood"), "centrifuge"),
 			cpuColumn("flood"), against("× syscalls", cpu("flood"), "syscalls"),
 			duration("p99", p99("flood")), duration("longest Broadcast", longest("flood")),
 			decimal("allocs/delivery", allocsPerDelivery("flood")), mebibytes("peak RSS", peak("flood")), percent("lost", lostShare("flood")),
@@ -147,27 +170,29 @@ func flood(z size) scenario {
 }
 
 func stalled(z size) scenario {
-	quick, slow := pacedPass("paced", z), pacedPass("stalled", z)
+	slow := pacedPass("stalled", z)
 	slow.stalled = z.clients / 10
-	// Two kernels' buffers take a thousand messages or two before anybody notices that a client does not read.
-	quick.traffic.For, slow.traffic.For = 3*z.window, 3*z.window
+	// Two kernels' buffers take some time before anybody notices that a client does not read, so they are filled first.
+	slow.fill, slow.fillFor = 8*z.bytes, 2*z.window
 	slow.weigh = true
 	return scenario{
 		name:   "stalled",
 		about:  fmt.Sprintf("paced, %d of %d clients never read", slow.stalled, z.clients),
-		passes: []pass{quick, slow},
+		rounds: z.fewer(),
+		passes: []pass{pacedPass("paced", z), slow},
 		columns: []column{
-			duration("p99 of the healthy", p99("stalled")), ratio("× paced", p99("stalled"), p99("paced")),
-			duration("longest Broadcast", longest("stalled")), ratio("× paced", longest("stalled"), longest("paced")),
+			cpuColumn("stalled"), ratio("× paced", cpu("stalled"), cpu("paced")),
+			duration("p99 of the healthy", p99("stalled")), ratio("p99 × paced", p99("stalled"), p99("paced")),
+			duration("longest Broadcast", longest("stalled")),
 			mebibytes("RSS growth", residentGrowth("stalled")), mebibytes("live heap growth", heapGrowth("stalled")),
-			cpuColumn("stalled"), count("lost by the healthy", lost("stalled")), count("closed by the server", closedByServer("stalled")),
+			count("lost by the healthy", lost("stalled")), count("closed by the server", closedByServer("stalled")),
 		},
 	}
 }
 
 func filtered(z size) scenario {
 	// Of ten clients of a project five want any one message, so half as many clients a project without filters get the
-	// same deliveries from the same Broadcasts.
+	// same deliveries from the same Broadcasts. Each client has as many messages a second as in paced.
 	plain, narrow := pacedPass("unfiltered", z), pacedPass("filtered", z)
 	plain.plan = feed.Plan{Projects: max(z.clients/5, 1)}
 	narrow.plan = feed.Plan{Projects: max(z.clients/10, 1), Filtered: true}
@@ -175,29 +200,17 @@ func filtered(z size) scenario {
 		p.traffic.Plan = p.plan
 		p.traffic.Every, p.traffic.Batch = time.Millisecond, max(z.deliveries()/1000/5, 1)
 	}
-	one := pacedPass("paced", z)
 	return scenario{
 		name: "filtered",
 		about: fmt.Sprintf("%d clients in %d projects, 4 levels, 3 environments; each message is for 5 of them; %d Broadcasts a millisecond",
 			z.clients, narrow.plan.Projects, narrow.traffic.Batch),
-		passes: []pass{one, plain, narrow},
+		rounds: z.fewer(),
+		passes: []pass{plain, narrow},
 		columns: []column{
-			cpuColumn("filtered"), ratio("× unfiltered", cpu("filtered"), cpu("unfiltered")), ratio("× paced", cpu("filtered"), cpu("paced")),
-			against("× syscalls", cpu("filtered"), "syscalls"), duration("CPU/Broadcast", cpuPerBroadcast("filtered")),
+			cpuColumn("filtered"), checked(against("× syscalls", cpu("filtered"), "syscalls")), checked(ratio("× unfiltered", cpu("filtered"), cpu("unfiltered"))),
+			duration("CPU/Broadcast", cpuPerBroadcast("filtered")),
 			duration("p50", p50("filtered")), duration("p99", p99("filtered")), duration("longest Broadcast", longest("filtered")),
 			decimal("allocs/Broadcast", allocsPerBroadcast("filtered")), count("lost", lost("filtered")),
-		},
-	}
-}
-
-func idle(z size) scenario {
-	return scenario{
-		name:   "idle",
-		about:  fmt.Sprintf("%d connections that get nothing, after garbage collection", z.idle),
-		passes: []pass{{name: "idle", clients: z.idle, plan: feed.Plan{Projects: 1}, idle: true, settle: z.settle, traffic: control.Traffic{Size: z.bytes}}},
-		columns: []column{
-			count("resident B/connection", perConnection(residentOf)), count("heap B/connection", perConnection(heapOf)),
-			count("stack B/connection", perConnection(stackOf)), decimal("goroutines/connection", perConnection(goroutinesOf)),
 		},
 	}
 }
@@ -208,10 +221,11 @@ func churn(z size) scenario {
 	return scenario{
 		name:   "churn",
 		about:  fmt.Sprintf("paced, and %d clients leave and come a second", p.churn),
+		rounds: z.fewer(),
 		passes: []pass{pacedPass("paced", z), p},
 		columns: []column{
-			cpuColumn("churn"), against("× syscalls", cpu("churn"), "syscalls"), ratio("× paced", cpu("churn"), cpu("paced")),
-			duration("p50", p50("churn")), duration("p99", p99("churn")), duration("max", longestLatency("churn")),
+			cpuColumn("churn"), checked(against("× syscalls", cpu("churn"), "syscalls")), ratio("× paced", cpu("churn"), cpu("paced")),
+			duration("p50", p50("churn")), duration("p99", p99("churn")),
 			duration("longest Broadcast", longest("churn")), mebibytes("peak RSS", peak("churn")),
 			count("reconnects", reconnects("churn")), count("lost", lost("churn")),
 		},
@@ -219,16 +233,22 @@ func churn(z size) scenario {
 }
 
 func fan(z size) scenario {
-	s := scenario{name: "fan", about: fmt.Sprintf("paced, %d deliveries a second to more and more clients", z.deliveries())}
+	s := scenario{
+		name:    "fan",
+		about:   fmt.Sprintf("paced, %d deliveries a second to more and more clients", z.deliveries()),
+		servers: []string{"mesherstream", "gws", "centrifuge", "syscalls", "joined"},
+		rounds:  z.fewer(),
+	}
 	for _, clients := range []int{100, 1000, 5000, 15000} {
 		p := pacedPass(fmt.Sprint(clients), z)
 		p.clients = clients
 		p.traffic.Every = time.Second * time.Duration(clients) / time.Duration(z.deliveries())
+		p.interval = p.traffic.Every
 		s.passes = append(s.passes, p)
 		s.columns = append(s.columns, duration(fmt.Sprintf("CPU/delivery at %d", clients), cpu(p.name)))
 	}
 	s.columns = append(s.columns,
-		ratio("15000 × 1000", cpu("15000"), cpu("1000")), against("at 15000 × syscalls", cpu("15000"), "syscalls"),
+		checked(ratio("15000 × 1000", cpu("15000"), cpu("1000"))), checked(against("at 15000 × syscalls", cpu("15000"), "syscalls")),
 		duration("p99 at 1000", p99("1000")), duration("p99 at 15000", p99("15000")), mebibytes("peak RSS at 15000", peak("15000")),
 		count("lost at 15000", lost("15000")))
 	return s
@@ -237,29 +257,62 @@ func fan(z size) scenario {
 // streams compares ways to stream over plain HTTP with each other and with the WebSocket.
 func streams(z size) scenario {
 	const websocket = "mesherstream"
-	together := pacedPass("burst", z)
-	together.traffic.Every, together.traffic.Batch = time.Second, z.rate
-	rest := pass{
-		name: "idle", clients: z.idle, plan: feed.Plan{Projects: 1}, idle: true, settle: z.settle, leaves: min(20, z.idle),
+	steady, together := pacedPass("steady", z), burstPass("together", z)
+	leaving := pass{
+		name: "leaving", clients: z.clients, plan: feed.Plan{Projects: 1}, idle: true, settle: min(z.settle, time.Second), leaves: min(20, z.clients),
 		traffic: control.Traffic{Size: z.bytes},
 	}
-	resident := perConnection(residentOf)
 	return scenario{
-		name: "events",
-		about: fmt.Sprintf("%d clients, %d B, %d messages a second, then as many at once, every second; %d idle connections",
-			z.clients, z.bytes, z.rate, z.idle),
+		name:    "events",
+		about:   fmt.Sprintf("%d clients, %d B, %d messages a second; then as many at once, every second; then 20 clients leave", z.clients, z.bytes, z.rate),
 		servers: streamServers,
-		passes:  []pass{pacedPass("paced", z), together, rest},
+		rounds:  z.fewer(),
+		passes:  []pass{steady, together, leaving},
 		columns: []column{
-			spread(cpuColumn("paced")), spread(against("× WebSocket", cpu("paced"), websocket)),
-			decimal("writes/delivery", writesPerDelivery("paced")), duration("p50", p50("paced")), duration("p99", p99("paced")),
-			spread(duration("CPU/delivery of bursts", cpu("burst"))), against("× WebSocket", cpu("burst"), websocket),
-			decimal("writes/delivery of bursts", writesPerDelivery("burst")), duration("p99 of bursts", p99("burst")),
-			count("lost", func(r runs) float64 { return lost("paced")(r) + lost("burst")(r) }),
-			spread(count("resident B/connection", restedPerConnection(residentOf))), spread(count("… after collection", resident)),
-			against("× WebSocket", resident, websocket),
-			decimal("goroutines/connection", perConnection(goroutinesOf)),
-			duration("leaving seen, median", leavingMedian), spread(duration("… max", leavingMax)),
+			cpuColumn("steady"), checked(against("× WebSocket", cpu("steady"), websocket)),
+			decimal("writes/delivery", writesPerDelivery("steady")), duration("p50", p50("steady")), duration("p99", p99("steady")),
+			duration("CPU/delivery of bursts", cpu("together")), against("bursts × WebSocket", cpu("together"), websocket),
+			decimal("writes/delivery of bursts", writesPerDelivery("together")), duration("p99 of bursts", p99("together")),
+			count("lost", func(r runs) float64 { return lost("steady")(r) + lost("together")(r) }),
+			duration("leaving seen, median", leavingMedian), duration("… max", leavingMax),
+		},
+	}
+}
+
+// connecting begins handshakes on a schedule, whatever becomes of those before.
+func connecting(z size) scenario {
+	const name = "connect"
+	p := pass{name: name, clients: z.idle, plan: feed.Plan{Projects: 1}, pace: z.handshakes, traffic: control.Traffic{Size: z.bytes}}
+	return scenario{
+		name:    name,
+		about:   fmt.Sprintf("%d clients connect, %d a second", p.clients, p.pace),
+		servers: slices.Concat(variants[:len(variants)-1], allServers[1:], []string{"fiberstream"}),
+		rounds:  z.fewer(),
+		passes:  []pass{p},
+		columns: []column{
+			duration("CPU/handshake", perHandshake(name, cpuOf)), checked(against("× syscalls", perHandshake(name, cpuOf), "syscalls")),
+			decimal("allocs/handshake", perHandshake(name, allocationsOf)), count("B allocated/handshake", perHandshake(name, allocatedOf)),
+			duration("p50", handshakeTime(name, func(r *control.ReceivedReport) time.Duration { return r.P50 })),
+			duration("p99", handshakeTime(name, func(r *control.ReceivedReport) time.Duration { return r.P99 })),
+			duration("max", handshakeTime(name, func(r *control.ReceivedReport) time.Duration { return r.Max })),
+		},
+	}
+}
+
+func idle(z size) scenario {
+	return scenario{
+		name:    "idle",
+		about:   fmt.Sprintf("%d connections that get nothing, after %v", z.idle, z.settle),
+		servers: slices.Concat(variants, allServers[1:], streamServers[4:]),
+		rounds:  z.fewer(),
+		passes: []pass{{
+			name: "idle", clients: z.idle, plan: feed.Plan{Projects: 1}, idle: true, rests: true, settle: z.settle, traffic: control.Traffic{Size: z.bytes},
+		}},
+		columns: []column{
+			spread(count("resident B/connection", restedPerConnection(residentOf))),
+			checked(spread(count("… after collection", perConnection(residentOf)))),
+			count("live heap", perConnection(heapOf)), count("heap in use", perConnection(heapUsedOf)),
+			count("stack in use", perConnection(stackOf)), decimal("goroutines", perConnection(goroutinesOf)),
 		},
 	}
 }

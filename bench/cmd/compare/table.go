@@ -8,13 +8,10 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // book holds every result of a comparison.
@@ -23,18 +20,18 @@ type book struct {
 	Command  string
 	Machine  string
 	Go       string
+	Rate     int // messages a second
 	Versions map[string]string
 	Results  []result
 
 	scenarios   []scenario
-	rounds      int
-	interrupted string // the scenario that was, if any
+	interrupted bool
 }
 
 func newBook(s *settings, b *binaries) *book {
 	k := &book{
-		Date: time.Now().UTC(), Machine: machine(), scenarios: s.scenarios, rounds: s.rounds,
-		Command: command(),
+		Date: time.Now().UTC(), Machine: machine(), scenarios: s.scenarios,
+		Command: command(), Rate: s.size.rate,
 	}
 	k.Go, k.Versions = b.versions()
 	return k
@@ -44,37 +41,26 @@ func newBook(s *settings, b *binaries) *book {
 func command() string {
 	words := []string{"go run ./bench/cmd/compare"}
 	flag.Visit(func(f *flag.Flag) {
-		if !slices.Contains([]string{"markdown", "json", "svg"}, f.Name) {
+		if !slices.Contains([]string{"markdown", "json", "svg", "write", "check"}, f.Name) {
 			words = append(words, "-"+f.Name, f.Value.String())
 		}
 	})
 	return strings.Join(words, " ")
 }
 
-// machine describes processor, cores and kernel.
-func machine() string {
-	model := runtime.GOARCH
-	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(info)) {
-			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-				model = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	var name unix.Utsname
-	_ = unix.Uname(&name) // an unknown kernel is an empty word below
-	release := strings.SplitN(unix.ByteSliceToString(name.Release[:]), ".", 3)
-	return fmt.Sprintf("%s, %d cores, Linux %s", model, runtime.NumCPU(), strings.Join(release[:min(2, len(release))], "."))
-}
-
 func (b *book) add(r result) { b.Results = append(b.Results, r) }
 
+// has reports whether the result is of one of the scenario's runs.
+func (sc *scenario) has(r *result) bool {
+	return r.Round < sc.rounds && slices.Contains(sc.servers, r.Server) &&
+		slices.ContainsFunc(sc.passes, func(p pass) bool { return p.name == r.Pass })
+}
+
 // round returns one round of a scenario.
-func (b *book) round(scenario string, number int) round {
+func (b *book) round(sc *scenario, number int) round {
 	out := make(round)
 	for _, r := range b.Results {
-		if r.Scenario != scenario || r.Round != number {
+		if !sc.has(&r) || r.Round != number {
 			continue
 		}
 		if out[r.Server] == nil {
@@ -90,13 +76,18 @@ func (b *book) median(sc *scenario, c *column, server string) float64 {
 	return median(b.values(sc, c, server))
 }
 
-// values returns the column's values of the rounds that have the figure.
+// values returns the column's values of the rounds that have the figure, in order. There are none of a ratio that less than
+// half of the rounds have.
 func (b *book) values(sc *scenario, c *column, server string) (values []float64) {
-	for i := range b.rounds {
-		if v := c.value(b.round(sc.name, i), server); !math.IsNaN(v) && !math.IsInf(v, 0) {
+	for i := range sc.rounds {
+		if v := c.value(b.round(sc, i), server); !math.IsNaN(v) && !math.IsInf(v, 0) {
 			values = append(values, v)
 		}
 	}
+	if c.compared && 2*len(values) < sc.rounds {
+		return nil
+	}
+	slices.Sort(values)
 	return values
 }
 
@@ -104,7 +95,7 @@ func median(values []float64) float64 {
 	if len(values) == 0 {
 		return none
 	}
-	slices.Sort(values)
+	values = slices.Sorted(slices.Values(values))
 	middle := len(values) / 2
 	if len(values)%2 == 1 {
 		return values[middle]
@@ -113,12 +104,12 @@ func median(values []float64) float64 {
 }
 
 // notes says what the figures don't.
-func (b *book) notes(scenario, server string) string {
+func (b *book) notes(sc *scenario, server string) string {
 	var notes []string
 	rounds := make(map[string]map[int]bool) // in which a note is true, in whatever pass
 	for _, r := range b.Results {
 		note := r.note()
-		if note == "" || r.Scenario != scenario || r.Server != server {
+		if note == "" || !sc.has(&r) || r.Server != server {
 			continue
 		}
 		if rounds[note] == nil {
@@ -128,7 +119,7 @@ func (b *book) notes(scenario, server string) string {
 		rounds[note][r.Round] = true
 	}
 	for i, note := range notes {
-		notes[i] = fmt.Sprintf("%s (%d of %d rounds)", note, len(rounds[note]), b.rounds)
+		notes[i] = fmt.Sprintf("%s (%d of %d rounds)", note, len(rounds[note]), sc.rounds)
 	}
 	return strings.Join(notes, "; ")
 }
@@ -147,6 +138,8 @@ func (r *result) note() string {
 		return "repeated messages"
 	case r.Load.ClosedByIt > 0 && r.Load.Lost > 0:
 		return "closed clients that read"
+	case r.Behind:
+		return "fell behind"
 	}
 	return ""
 }
@@ -155,11 +148,12 @@ func (r *result) note() string {
 type table struct {
 	title string
 	rows  [][]string // the first is the header
+	foot  string
 }
 
 func (b *book) table(sc scenario) table {
-	t := table{title: fmt.Sprintf("%s: %s (medians of %d)", sc.name, sc.about, b.rounds)}
-	if sc.name == b.interrupted {
+	t := table{title: fmt.Sprintf("%s: %s (%s)", sc.name, sc.about, ofRounds(sc.rounds))}
+	if b.interrupted {
 		t.title += ", interrupted: not every round is whole"
 	}
 	header := []string{"server"}
@@ -170,18 +164,38 @@ func (b *book) table(sc scenario) table {
 	for _, server := range sc.servers {
 		row := []string{server}
 		for _, c := range sc.columns {
-			cell := "–"
-			if values := b.values(&sc, &c, server); len(values) > 0 {
-				cell = c.format(median(values)) // which sorts them
-				if c.spread && len(values) > 1 {
-					cell += fmt.Sprintf(" (%s – %s)", c.format(values[0]), c.format(values[len(values)-1]))
-				}
-			}
-			row = append(row, cell)
+			row = append(row, c.cell(b.values(&sc, &c, server)))
 		}
-		t.rows = append(t.rows, append(row, b.notes(sc.name, server)))
+		t.rows = append(t.rows, append(row, b.notes(&sc, server)))
 	}
+	var all []conditions
+	for _, r := range b.Results {
+		if sc.has(&r) {
+			all = append(all, r.Conditions)
+		}
+	}
+	t.foot = describe(all)
 	return t
+}
+
+func ofRounds(n int) string {
+	if n == 1 {
+		return "one round"
+	}
+	return fmt.Sprintf("medians of %d rounds", n)
+}
+
+// cell is a column's figure of sorted values.
+func (c *column) cell(values []float64) string {
+	if len(values) == 0 {
+		return "–"
+	}
+	cell := c.format(median(values))
+	least, greatest := c.format(values[0]), c.format(values[len(values)-1])
+	if c.spread && least != greatest {
+		cell += fmt.Sprintf(" (%s – %s)", least, greatest)
+	}
+	return cell
 }
 
 func (t table) text() string {
@@ -192,6 +206,9 @@ func (t table) text() string {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	_ = w.Flush() // into memory
+	if t.foot != "" {
+		fmt.Fprintf(&out, "\n%s\n", t.foot)
+	}
 	return out.String()
 }
 
@@ -203,6 +220,9 @@ func (t table) markdown() string {
 		if i == 0 {
 			fmt.Fprintf(&out, "|---|%s---|\n", strings.Repeat("---:|", len(row)-2))
 		}
+	}
+	if t.foot != "" {
+		fmt.Fprintf(&out, "\n%s\n", t.foot)
 	}
 	return out.String() + "\n"
 }
@@ -216,6 +236,7 @@ func (b *book) write(s *settings) error {
 		{s.markdown, b.markdown},
 		{s.json, func() ([]byte, error) { return json.MarshalIndent(b, "", "\t") }},
 		{s.svg, b.chart},
+		{s.write, func() ([]byte, error) { return b.rewrite(s.write) }},
 	} {
 		if output.file == "" {
 			continue
@@ -237,7 +258,7 @@ func (b *book) write(s *settings) error {
 // finished returns the scenarios that have results.
 func (b *book) finished() (done []scenario) {
 	for _, sc := range b.scenarios {
-		if slices.ContainsFunc(b.Results, func(r result) bool { return r.Scenario == sc.name }) {
+		if slices.ContainsFunc(b.Results, func(r result) bool { return sc.has(&r) }) {
 			done = append(done, sc)
 		}
 	}
@@ -253,16 +274,21 @@ var measured = []string{
 
 func (b *book) markdown() ([]byte, error) {
 	var out strings.Builder
-	fmt.Fprintf(&out, "%s, %s, %s.\n\n    %s\n\n", b.Date.Format(time.DateOnly), b.Machine, b.Go, b.Command)
+	out.WriteString(b.head())
+	for _, sc := range b.finished() {
+		out.WriteString(b.table(sc).markdown())
+	}
+	return []byte(out.String()), nil
+}
+
+// head says when and where the runs were made, how, and with which versions.
+func (b *book) head() string {
 	var versions []string
 	for _, path := range measured {
 		if version, used := b.Versions[path]; used {
 			versions = append(versions, strings.TrimPrefix(path, "github.com/")+" "+version)
 		}
 	}
-	fmt.Fprintf(&out, "%s.\n\n", strings.Join(versions, ", "))
-	for _, sc := range b.finished() {
-		out.WriteString(b.table(sc).markdown())
-	}
-	return []byte(out.String()), nil
+	return fmt.Sprintf("%s, %s, %s.\n\n    %s\n\nThe pace is %d messages a second to 1,000 clients.\n\n%s.\n\n",
+		b.Date.Format("2 January 2006"), b.Machine, b.Go, b.Command, b.Rate, strings.Join(versions, ", "))
 }

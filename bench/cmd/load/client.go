@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesher/mesherstream/bench/internal/chunked"
+	"github.com/mesher/mesherstream/bench/internal/clock"
 	"github.com/mesher/mesherstream/bench/internal/control"
 )
 
@@ -35,6 +36,7 @@ type client struct {
 	stalled bool
 	churns  bool
 	again   bool   // it has come again, and got nothing yet
+	due     int64  // CLOCK_MONOTONIC at which it was to connect
 	request []byte // the handshake, kept for reconnects
 	rest    []byte // what was read and is no whole frame, or no whole handshake, yet
 	carry   []byte // of a fragmented message, what may be the beginning of a stamp; of a chunked body, what is no whole message
@@ -158,6 +160,9 @@ func (l *load) upgraded(c *client, data []byte) (rest []byte, err error) {
 	c.stage = open
 	l.underway--
 	l.established++
+	if !l.ready {
+		l.handshakes.Record(clock.Now() - c.due)
+	}
 	if c.stalled {
 		// From here on nobody looks at this socket: its buffers fill, and stay full.
 		return nil, unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, c.fd, nil)

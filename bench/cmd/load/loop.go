@@ -22,6 +22,7 @@ import (
 
 const (
 	maxUnderway  = 128       // handshakes at a time, well inside of any listener's backlog
+	maxLate      = 1024      // the same if they have a pace, so that a server that is late has them waiting
 	bufferSize   = 128 << 10 // stays in the cache of one core
 	commandIndex = -1        // in an epoll event, instead of a client's index
 )
@@ -45,6 +46,8 @@ type load struct {
 	turn        int   // the next churner to reconnect
 	reconnectAt int64 // CLOCK_MONOTONIC of the next reconnect
 	ready       bool
+	startedAt   int64               // CLOCK_MONOTONIC of the first connect
+	handshakes  histogram.Histogram // from when they were due, until ready
 
 	// The window.
 	tally
@@ -108,14 +111,15 @@ func spread(i, k, n int) bool { return (i+1)*k/n != i*k/n }
 // later, has no client's end in it. It returns whether the run was valid.
 func (l *load) run() (verdict error) {
 	events := make([]unix.EpollEvent, 1024)
-	deadline := clock.Now() + int64(l.patience)
+	l.startedAt = clock.Now()
+	deadline := l.startedAt + int64(l.patience)
 	for {
 		if err := l.connectMore(); err != nil {
 			return err
 		}
 		if !l.ready && l.established == len(l.clients) {
 			l.ready = true
-			if err := l.answer(control.Answer{Say: control.Ready, Clients: l.established}); err != nil {
+			if err := l.answer(control.Answer{Say: control.Ready, Clients: l.established, Receive: l.connectReport()}); err != nil {
 				return err
 			}
 		}
@@ -127,6 +131,7 @@ func (l *load) run() (verdict error) {
 			verdict = l.report()
 		}
 		l.churnOne(now)
+		l.awaitTurn()
 		n, err := unix.EpollWait(l.epoll, events, l.timeout(now))
 		if err != nil && err != unix.EINTR {
 			return fmt.Errorf("wait for sockets: %w", err)
@@ -154,20 +159,54 @@ func (l *load) timeout(now int64) int {
 		return int(max(l.reconnectAt-now, 0) / int64(time.Millisecond))
 	case l.ending && !l.reported:
 		return 50
+	case !l.ready && l.pace > 0 && l.next < len(l.clients):
+		return 0 // awaitTurn has waited
 	case !l.ready:
 		return 1000
 	}
 	return -1
 }
 
+// connectMore begins the handshakes whose turn it is.
 func (l *load) connectMore() error {
-	for l.next < len(l.clients) && l.underway < maxUnderway {
+	limit := maxUnderway
+	if l.pace > 0 {
+		limit = maxLate
+	}
+	for l.next < len(l.clients) && l.underway < limit {
+		due, now := l.due(l.next), clock.Now()
+		if l.pace > 0 && due > now {
+			return nil
+		}
+		if l.pace == 0 {
+			due = now
+		}
+		l.clients[l.next].due = due
 		if err := l.dial(l.next); err != nil {
 			return err
 		}
 		l.next++
 	}
 	return nil
+}
+
+// due is when a client connects that has a pace.
+func (l *load) due(index int) int64 {
+	return l.startedAt + int64(time.Second)*int64(index)/int64(max(l.pace, 1))
+}
+
+// awaitTurn waits for a socket or for the next handshake's turn, whichever is first. The timeout of epoll_wait has whole
+// milliseconds, which is longer than most handshakes take.
+func (l *load) awaitTurn() {
+	if l.ready || l.pace == 0 || l.next == len(l.clients) {
+		return
+	}
+	wait := unix.NsecToTimespec(max(l.due(l.next)-clock.Now(), 0))
+	if l.underway >= maxLate {
+		wait = unix.NsecToTimespec(int64(time.Second)) // for a socket alone
+	}
+	// Whatever ends it, epoll_wait finds.
+	_, _ = unix.Ppoll([]unix.PollFd{{Fd: int32(l.epoll), Events: unix.POLLIN}}, &wait, nil)
 }
 
 // serve handles what epoll says about one client.

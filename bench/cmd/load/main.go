@@ -26,6 +26,7 @@ type config struct {
 	stalled  int
 	churn    int // reconnects a second
 	churners int // how many of the clients take turns in reconnecting
+	pace     int // handshakes begun a second; 0: as many as may be under way
 	plan     feed.Plan
 	size     int
 	sources  int
@@ -44,6 +45,7 @@ func main() {
 	flag.IntVar(&c.clients, "clients", 1000, "connections")
 	flag.IntVar(&c.stalled, "stalled", 0, "how many of them never read")
 	flag.IntVar(&c.churn, "churn", 0, "connections closed and made again, a second")
+	flag.IntVar(&c.pace, "pace", 0, "handshakes a second, on an absolute schedule; 0 connects as fast as the server allows")
 	flag.IntVar(&c.plan.Projects, "projects", 1, "projects that the clients are dealt over")
 	flag.BoolVar(&c.plan.Filtered, "filtered", false, "clients narrow by level or environment")
 	flag.IntVar(&c.size, "size", 512, "bytes of a message")
@@ -80,8 +82,8 @@ func (c *config) parse(address string) (err error) {
 		return fmt.Errorf("server %v is not on IPv4 loopback", c.server)
 	case c.clients < 1 || c.stalled < 0 || c.stalled > c.clients:
 		return fmt.Errorf("%d clients of which %d stall", c.clients, c.stalled)
-	case c.plan.Projects < 1 || c.sources < 1 || c.sources > 250 || c.churn < 0:
-		return fmt.Errorf("%d projects, %d sources, %d reconnects a second", c.plan.Projects, c.sources, c.churn)
+	case c.plan.Projects < 1 || c.sources < 1 || c.sources > 250 || c.churn < 0 || c.pace < 0:
+		return fmt.Errorf("%d projects, %d sources, %d reconnects and %d handshakes a second", c.plan.Projects, c.sources, c.churn, c.pace)
 	}
 	return nil
 }

@@ -51,6 +51,15 @@ func (l *load) finished(now int64) bool {
 		now-l.endAsked > int64(l.patience)
 }
 
+// connectReport says how long the handshakes took.
+func (l *load) connectReport() *control.ReceivedReport {
+	h := &l.handshakes
+	return &control.ReceivedReport{
+		Clients: l.established,
+		P50:     h.Quantile(0.50), P95: h.Quantile(0.95), P99: h.Quantile(0.99), P999: h.Quantile(0.999), Max: h.Max(),
+	}
+}
+
 // report closes the window and says what was counted.
 func (l *load) report() error {
 	l.reported = true
@@ -65,6 +74,7 @@ func (l *load) report() error {
 		Reconnects: l.reconnects,
 		Expected:   l.expected,
 		P50:        l.latency.Quantile(0.50),
+		P95:        l.latency.Quantile(0.95),
 		P99:        l.latency.Quantile(0.99),
 		P999:       l.latency.Quantile(0.999),
 		Max:        l.latency.Max(),

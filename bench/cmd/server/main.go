@@ -18,8 +18,10 @@ var servers = map[string]harness.New{
 	"coder":        newCoderChat,
 	"centrifuge":   newCentrifuge,
 
-	// The same library, whose clients ask for something else.
+	// The same library, with options, or with clients that ask for something else.
+	"mesherstream-hooks":    newMesherstreamHooks,
 	"mesherstream-protocol": newMesherstream,
+	"mesherstream-history":  newMesherstreamHistory,
 	"mesherstream-events":   newMesherstream,
 	"mesherstream-lines":    newMesherstream,
 

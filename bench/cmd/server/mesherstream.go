@@ -4,6 +4,7 @@ package main
 
 import (
 	"net"
+	"sync/atomic"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -12,15 +13,35 @@ import (
 	"github.com/mesher/mesherstream/bench/internal/harness"
 )
 
-// mesherstreamServer is this repository's library with its defaults.
+// mesherstreamServer is this repository's library.
 type mesherstreamServer struct {
 	app     *fiber.App
 	manager *mesherstream.Manager
 }
 
-func newMesherstream(harness.Config) (harness.Server, error) {
+// newMesherstream has the library's defaults.
+func newMesherstream(harness.Config) (harness.Server, error) { return mesherstreamWith() }
+
+// newMesherstreamHooks has every hook.
+func newMesherstreamHooks(harness.Config) (harness.Server, error) {
+	var calls atomic.Int64
+	return mesherstreamWith(mesherstream.WithHooks(mesherstream.Hooks{
+		Connect:    func(mesherstream.Client) { calls.Add(1) },
+		Disconnect: func(mesherstream.Client, int, string) { calls.Add(1) },
+		Message:    func(mesherstream.Client, []byte, bool) { calls.Add(1) },
+		Slow:       func(mesherstream.Client) { calls.Add(1) },
+		Drop:       func(mesherstream.Client, uint64) { calls.Add(1) },
+	}))
+}
+
+// newMesherstreamHistory has a history, so that clients with the protocol have positions in it.
+func newMesherstreamHistory(harness.Config) (harness.Server, error) {
+	return mesherstreamWith(mesherstream.WithHistory(100))
+}
+
+func mesherstreamWith(options ...mesherstream.Option) (harness.Server, error) {
 	app := newFiberApp()
-	manager, err := mesherstream.NewManager(mesherstream.WithApp(app))
+	manager, err := mesherstream.NewManager(append(options, mesherstream.WithApp(app))...)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ const (
 	Measure = "measure" // server: end the window. Answer: Measured
 	Glance  = "glance"  // server: what is in use, garbage included. Answer: Remembered
 	Watch   = "watch"   // server: when are there fewer than Clients? Answer: Noticed
+	Open    = "open"    // server: begin a window in which nothing is published. Answer: Begun
 	Begin   = "begin"   // load: count messages from First on. Answer: Begun
 	End     = "end"     // load: the last message was Last; answer Received when all have come or no more do
 	Leave   = "leave"   // load: close one client's connection, without a word. Answer: Left
@@ -78,8 +79,9 @@ type Answer struct {
 // MemoryReport is what a server holds at rest.
 type MemoryReport struct {
 	Clients       int
-	ResidentBytes int64 // VmRSS
-	HeapBytes     int64 // live objects
+	ResidentBytes int64 // Rss of /proc/self/smaps_rollup, which is exact
+	HeapBytes     int64 // objects that no collection has found to be garbage
+	HeapUsedBytes int64 // the spans that hold them
 	StackBytes    int64
 	Goroutines    int
 }
@@ -110,7 +112,7 @@ type MeasureReport struct {
 	Writes            int64 // system calls that write
 }
 
-// ReceivedReport is what the load client counted.
+// ReceivedReport is what the load client counted. With Ready, only Clients and the times of the handshakes are set.
 type ReceivedReport struct {
 	Clients    int
 	Stalled    int
@@ -125,7 +127,7 @@ type ReceivedReport struct {
 	Reconnects uint64 // of which each got at least one message
 	Complete   bool   // everything arrived, so nobody had to wait for silence
 
-	P50, P99, P999, Max time.Duration // from the scheduled instant
-	LastNanos           int64         // CLOCK_MONOTONIC of the last arrival
-	CPU                 time.Duration // the load client's own, for the window
+	P50, P95, P99, P999, Max time.Duration // from the scheduled instant
+	LastNanos                int64         // CLOCK_MONOTONIC of the last arrival
+	CPU                      time.Duration // the load client's own, for the window
 }

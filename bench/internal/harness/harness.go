@@ -151,6 +151,10 @@ func (s *session) obey(commands *json.Decoder) error {
 			s.answer(control.Answer{Say: control.Remembered, Memory: report})
 		case control.Glance:
 			s.answer(control.Answer{Say: control.Remembered, Memory: Glance()})
+		case control.Open:
+			s.publisher = nil
+			s.meter.Start()
+			s.answer(control.Answer{Say: control.Begun})
 		case control.Watch:
 			go func(n int) {
 				s.answer(control.Answer{Say: control.Noticed, Nanos: s.watch(n)})
@@ -164,7 +168,9 @@ func (s *session) obey(commands *json.Decoder) error {
 			}(s.publisher)
 		case control.Measure:
 			report := s.meter.Stop()
-			report.Publish = s.publisher.report()
+			if s.publisher != nil {
+				report.Publish = s.publisher.report()
+			}
 			report.Clients = s.server.Clients()
 			s.answer(control.Answer{Say: control.Measured, Measure: report})
 		default:

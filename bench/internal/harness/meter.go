@@ -65,13 +65,15 @@ func Settle() *control.MemoryReport {
 	return Glance()
 }
 
-// Glance reports what is in use, with the garbage that no collection has found yet.
+// Glance reports what is in use, with the garbage that no collection has found yet. VmRSS of /proc/self/status may be wrong by
+// a few dozen pages for each processor, because the kernel adds up its counters late; smaps_rollup counts the pages.
 func Glance() *control.MemoryReport {
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	return &control.MemoryReport{
-		ResidentBytes: process("status", "VmRSS:") << 10,
+		ResidentBytes: process("smaps_rollup", "Rss:") << 10,
 		HeapBytes:     int64(memory.HeapAlloc),
+		HeapUsedBytes: int64(memory.HeapInuse),
 		StackBytes:    int64(memory.StackInuse),
 		Goroutines:    runtime.NumGoroutine(),
 	}

@@ -1,0 +1,161 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+)
+
+// runName names one run of one server.
+type runName struct {
+	pass, server string
+	round        int
+}
+
+// play makes all runs, or those before ctx ends. A round is one of all scenarios, and in each of them all servers follow each other,
+// so that the runs of a ratio are as close to each other as they can be.
+func (s *settings) play(ctx context.Context, binaries *binaries, book *book) error {
+	made := make(map[runName]bool)
+	rounds := 0
+	for _, sc := range s.scenarios {
+		rounds = max(rounds, sc.rounds)
+	}
+	for round := range rounds {
+		for _, sc := range s.scenarios {
+			if round >= sc.rounds {
+				continue
+			}
+			for i := range sc.servers {
+				// Every round begins with another server, so that none always runs after the same one.
+				server := sc.servers[(i+round)%len(sc.servers)]
+				for _, p := range sc.passes {
+					name := runName{p.name, server, round}
+					if p.rests || made[name] {
+						continue
+					}
+					made[name] = true
+					r := s.runner(binaries, server, p)
+					result := r.run(ctx)
+					if err := ctx.Err(); err != nil {
+						return err // and the run was cut short
+					}
+					result.Round = round
+					book.add(result)
+					progress(result)
+				}
+			}
+		}
+		if err := book.write(s); err != nil { // so that a long comparison leaves what it has
+			return err
+		}
+	}
+	return s.rest(ctx, binaries, book)
+}
+
+func (s *settings) runner(binaries *binaries, server string, p pass) runner {
+	return runner{binaries: binaries, server: server, pass: p, warmUp: s.warmUp, cpus: s.cpus, profile: s.profile}
+}
+
+// rest makes the runs that mostly rest, several at the same time: one connects or is weighed while the others do nothing but
+// answer pings. What they weigh, they do not share.
+func (s *settings) rest(ctx context.Context, binaries *binaries, book *book) error {
+	var (
+		turn  sync.Mutex
+		group sync.WaitGroup
+		free  = make(chan struct{}, s.together)
+	)
+	defer group.Wait()
+	for _, sc := range s.scenarios {
+		at := slices.IndexFunc(sc.passes, func(p pass) bool { return p.rests })
+		if at < 0 {
+			continue
+		}
+		for round := range sc.rounds {
+			for _, server := range sc.servers {
+				select {
+				case free <- struct{}{}:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+				group.Go(func() {
+					defer func() { <-free }()
+					r := s.runner(binaries, server, sc.passes[at])
+					r.turn = &turn
+					result := r.run(ctx)
+					result.Round, result.Conditions.Unknown = round, true
+					turn.Lock()
+					defer turn.Unlock()
+					if ctx.Err() == nil {
+						book.add(result)
+						progress(result)
+					}
+				})
+			}
+		}
+	}
+	group.Wait()
+	return ctx.Err()
+}
+
+func progress(r result) {
+	state := "ok"
+	switch {
+	case r.Froze:
+		state = "froze"
+	case r.Error != "":
+		state = r.Error
+	case r.Behind:
+		state = "fell behind"
+	}
+	slog.Info("run", "pass", r.Pass, "server", r.Server, "round", r.Round+1, "state", state,
+		"others", fmt.Sprintf("%.0f %%", 100*r.Conditions.Others), "stolen", fmt.Sprintf("%.0f %%", 100*r.Conditions.Stolen))
+}
+
+// paces are the messages a second that findRate tries, each a fifth slower than the one before it.
+var paces = []int{100, 80, 64, 50, 40, 32, 25, 20, 16, 13, 10, 8, 6, 5, 4, 3, 2, 1}
+
+// findRate returns the pace of this comparison: one step below the fastest that every server keeps up with on this machine
+// and in this hour, so that a run in which the machine is a little slower still keeps up.
+func (s *settings) findRate(ctx context.Context, binaries *binaries) (int, error) {
+	var servers []string
+	for _, sc := range s.scenarios {
+		if !slices.ContainsFunc(sc.passes, func(p pass) bool { return p.interval > 0 }) {
+			continue
+		}
+		for _, server := range sc.servers {
+			if !slices.Contains(servers, server) {
+				servers = append(servers, server)
+			}
+		}
+	}
+	if servers == nil {
+		return 1, nil // nothing has a pace
+	}
+	at := 0
+	for _, server := range servers {
+		for ; ; at++ {
+			z := s.size
+			z.rate = paces[at]
+			r := s.runner(binaries, server, pacedPass("pace", z))
+			result := r.run(ctx)
+			if err := ctx.Err(); err != nil {
+				return 0, err
+			}
+			if result.Error != "" && !result.Froze {
+				return 0, fmt.Errorf("find a pace: %s: %s", server, result.Error)
+			}
+			slog.Info("pace", "messages a second", z.rate, "server", server, "keeps up", !result.Behind && !result.Froze)
+			if !result.Behind && !result.Froze {
+				break
+			}
+			if at == len(paces)-1 {
+				return 0, fmt.Errorf("find a pace: %s falls behind one message a second to %d clients", server, z.clients)
+			}
+		}
+	}
+	return paces[min(at+1, len(paces)-1)], nil
+}

@@ -1,0 +1,135 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// The tables of a document stand between marks, which readers don't see:
+//
+//	<!-- compare paced -->
+//	…
+//	<!-- end -->
+//
+// What stands between them is replaced. The mark "run" is for the date, the machine and the command.
+
+func marks(name string) (begin, end string) {
+	return "<!-- compare " + name + " -->\n", "<!-- end -->\n"
+}
+
+// rewrite returns the document with the tables of this comparison. Tables of scenarios that it has no results of stay.
+func (b *book) rewrite(file string) ([]byte, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	content, err = replace(content, "run", b.head())
+	for _, sc := range b.finished() {
+		var missing error
+		content, missing = replace(content, sc.name, b.table(sc).markdown())
+		err = errors.Join(err, missing)
+	}
+	return content, err
+}
+
+// replace returns the document with text between the marks of a name.
+func replace(document []byte, name, text string) ([]byte, error) {
+	begin, end := marks(name)
+	before, rest, ok := bytes.Cut(document, []byte(begin))
+	_, after, closed := bytes.Cut(rest, []byte(end))
+	if !ok || !closed {
+		return document, fmt.Errorf("no %q and %q", strings.TrimSpace(begin), strings.TrimSpace(end))
+	}
+	return fmt.Appendf(nil, "%s%s\n%s\n%s%s", before, begin, strings.TrimSpace(text), "\n"+end, after), nil
+}
+
+// printed is what a table prints of a scenario: for each server and column, the least and the greatest value.
+type printed map[string]map[string]span
+
+type span struct{ least, greatest float64 }
+
+// parseTables reads the tables between the marks of a document, by scenario. Cells that are no plain numbers are left out.
+func parseTables(document string) map[string]printed {
+	out := make(map[string]printed)
+	for _, name := range scenarioNames() {
+		begin, end := marks(name)
+		_, rest, ok := strings.Cut(document, begin)
+		section, _, closed := strings.Cut(rest, end)
+		if !ok || !closed {
+			continue
+		}
+		var header []string
+		out[name] = make(printed)
+		for line := range strings.Lines(section) {
+			line = strings.TrimSpace(line)
+			if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|--") {
+				continue
+			}
+			cells := strings.Split(strings.Trim(line, "|"), "|")
+			for i := range cells {
+				cells[i] = strings.TrimSpace(cells[i])
+			}
+			if header == nil {
+				header = cells
+				continue
+			}
+			row := make(map[string]span)
+			for i, cell := range cells {
+				if s, ok := parseSpan(cell); ok && i < len(header) {
+					row[header[i]] = s
+				}
+			}
+			out[name][cells[0]] = row
+		}
+	}
+	return out
+}
+
+// parseSpan reads a cell such as "1.03 (0.98 – 1.10)", or "1.03", whose spread is nothing.
+func parseSpan(cell string) (s span, ok bool) {
+	middle, spread, wide := strings.Cut(cell, " (")
+	if !wide {
+		v, err := strconv.ParseFloat(strings.ReplaceAll(middle, ",", ""), 64)
+		return span{v, v}, err == nil
+	}
+	least, greatest, ok := strings.Cut(strings.TrimSuffix(spread, ")"), " – ")
+	a, errA := strconv.ParseFloat(strings.ReplaceAll(least, ",", ""), 64)
+	b, errB := strconv.ParseFloat(strings.ReplaceAll(greatest, ",", ""), 64)
+	return span{a, b}, ok && errA == nil && errB == nil
+}
+
+// check returns an error that names the figures whose median is not within the printed spread. Three or five rounds don't show all
+// that a figure can be, so it may be beyond by the tolerance, a share of the limit that it is beyond. What fell behind, here
+// or there, is not compared.
+func (b *book) check(before map[string]printed, tolerance float64) (compared int, err error) {
+	var wrong []error
+	for _, sc := range b.finished() {
+		for _, c := range sc.columns {
+			if !c.checked {
+				continue
+			}
+			for _, server := range sc.servers {
+				was, printed := before[sc.name][server][c.title]
+				values := b.values(&sc, &c, server)
+				if !printed || len(values) == 0 {
+					continue
+				}
+				compared++
+				if is := median(values); is < was.least*(1-tolerance) || is > was.greatest*(1+tolerance) {
+					wrong = append(wrong, fmt.Errorf("%s of %s in %s: %s, but printed is %s – %s, with a tolerance of %.0f %%",
+						c.title, server, sc.name, c.format(is), c.format(was.least), c.format(was.greatest), 100*tolerance))
+				}
+			}
+		}
+	}
+	if compared == 0 {
+		return 0, errors.New("nothing could be compared with the printed figures")
+	}
+	return compared, errors.Join(wrong...)
+}
