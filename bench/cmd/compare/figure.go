@@ -131,10 +131,6 @@ func p99(pass string) figure {
 	return of(pass, func(r *result) float64 { return float64(r.Load.P99) })
 }
 
-func p999(pass string) figure {
-	return of(pass, func(r *result) float64 { return float64(r.Load.P999) })
-}
-
 func longestLatency(pass string) figure {
 	return of(pass, func(r *result) float64 { return float64(r.Load.Max) })
 }
