@@ -13,7 +13,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -422,6 +424,46 @@ func TestCellsAreReadAsTheyAreWritten(t *testing.T) {
 		if got, ok := parseSpan(cell); ok {
 			t.Errorf("parseSpan(%q) = %v, want nothing", cell, got)
 		}
+	}
+}
+
+// TestThePaceIsFoundAndPrinted runs compare as a reader would, with few clients.
+func TestThePaceIsFoundAndPrinted(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	compare, file := filepath.Join(folder, "compare"), filepath.Join(folder, "RESULTS.md")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", compare, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	if err := os.WriteFile(file, []byte(document), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	flags := "-servers syscalls,gws -clients 10 -seconds 100ms -warmup 20ms -rounds 1"
+	run := func(more ...string) string {
+		out, err := exec.CommandContext(t.Context(), compare, append(strings.Fields(flags), more...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return string(out)
+	}
+	run("-write", file)
+	written, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A machine that does nothing else keeps up with the fastest pace, and the one that is taken is a step below.
+	found := regexp.MustCompile(`(\d+) messages a second`).FindSubmatch(written)
+	if found == nil {
+		t.Fatalf("no pace in\n%s", written)
+	}
+	if rate, err := strconv.Atoi(string(found[1])); err != nil || !slices.Contains(paces[1:], rate) {
+		t.Errorf("a pace of %s, want one of %v", found[1], paces[1:])
+	}
+	if !strings.Contains(string(written), "-servers syscalls,gws") || !strings.Contains(string(written), "Load average") {
+		t.Errorf("no command or no load in\n%s", written)
+	}
+	if got := run("-check", file, "-rate", string(found[1]), "-tolerance", "100"); !strings.Contains(got, "2 figures were compared") {
+		t.Errorf("checked: got\n%s", got)
 	}
 }
 

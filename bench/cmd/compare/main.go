@@ -146,8 +146,9 @@ func known() []string {
 
 // choose makes the scenarios that the flags name, with their servers, at a pace of rate.
 func (s *settings) choose(rate int) (err error) {
-	s.size.rate = rate
-	if s.scenarios, err = scenarios(s.names, s.size); err != nil || s.servers == nil {
+	z := s.size
+	z.rate = rate
+	if s.scenarios, err = scenarios(s.names, z); err != nil || s.servers == nil {
 		return err
 	}
 	for i := range s.scenarios {
@@ -182,11 +183,10 @@ func (s *settings) run(ctx context.Context) error {
 	defer binaries.remove()
 
 	if s.size.rate == 0 {
-		rate, err := s.findRate(ctx, binaries)
-		if err != nil {
+		if s.size.rate, err = s.findRate(ctx, binaries); err != nil {
 			return err
 		}
-		if err := s.choose(rate); err != nil {
+		if err := s.choose(s.size.rate); err != nil {
 			return err
 		}
 	}

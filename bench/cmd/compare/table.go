@@ -21,6 +21,7 @@ type book struct {
 	Machine  string
 	Go       string
 	Rate     int // messages a second
+	Clients  int // to whom
 	Versions map[string]string
 	Results  []result
 
@@ -31,7 +32,7 @@ type book struct {
 func newBook(s *settings, b *binaries) *book {
 	k := &book{
 		Date: time.Now().UTC(), Machine: machine(), scenarios: s.scenarios,
-		Command: command(), Rate: s.size.rate,
+		Command: command(), Rate: s.size.rate, Clients: s.size.clients,
 	}
 	k.Go, k.Versions = b.versions()
 	return k
@@ -289,6 +290,6 @@ func (b *book) head() string {
 			versions = append(versions, strings.TrimPrefix(path, "github.com/")+" "+version)
 		}
 	}
-	return fmt.Sprintf("%s, %s, %s.\n\n    %s\n\nThe pace is %d messages a second to 1,000 clients.\n\n%s.\n\n",
-		b.Date.Format("2 January 2006"), b.Machine, b.Go, b.Command, b.Rate, strings.Join(versions, ", "))
+	return fmt.Sprintf("%s, %s, %s.\n\n    %s\n\nThe pace is %d messages a second to %d clients.\n\n%s.\n\n",
+		b.Date.Format("2 January 2006"), b.Machine, b.Go, b.Command, b.Rate, b.Clients, strings.Join(versions, ", "))
 }
