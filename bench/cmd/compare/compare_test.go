@@ -438,15 +438,10 @@ func TestThePaceIsFoundAndPrinted(t *testing.T) {
 	if err := os.WriteFile(file, []byte(document), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	flags := "-servers syscalls,gws -clients 10 -seconds 100ms -warmup 20ms -rounds 1"
-	run := func(more ...string) string {
-		out, err := exec.CommandContext(t.Context(), compare, append(strings.Fields(flags), more...)...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		return string(out)
+	flags := "-servers syscalls,gws -clients 10 -seconds 100ms -warmup 20ms -rounds 1 -write " + file
+	if out, err := exec.CommandContext(t.Context(), compare, strings.Fields(flags)...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
-	run("-write", file)
 	written, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -461,9 +456,6 @@ func TestThePaceIsFoundAndPrinted(t *testing.T) {
 	}
 	if !strings.Contains(string(written), "-servers syscalls,gws") || !strings.Contains(string(written), "Load average") {
 		t.Errorf("no command or no load in\n%s", written)
-	}
-	if got := run("-check", file, "-rate", string(found[1]), "-tolerance", "100"); !strings.Contains(got, "2 figures were compared") {
-		t.Errorf("checked: got\n%s", got)
 	}
 }
 
