@@ -183,6 +183,10 @@ func (m *Manager) upgrade(c *fiber.Ctx, a admission, o *opening) error {
 		_ = m.serve(conn.NetConn(), a, p) // the client has been told
 	}, websocket.Config{
 		Subprotocols: []string{Protocol},
+		// Nothing reads or writes through contrib's connection, whose buffers have 1 KiB each by default. The least is 1; 0
+		// stands for the default.
+		ReadBufferSize:  1,
+		WriteBufferSize: 1,
 		RecoverHandler: func(conn *websocket.Conn) { // the default one tells the client what the panic said
 			m.recovered(recover(), conn.NetConn(), frames)
 		},

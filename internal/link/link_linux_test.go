@@ -3,6 +3,8 @@ package link
 import (
 	"io"
 	"net"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -124,6 +126,37 @@ func TestAHintForALinkThatIsClosedWakesNobodyElse(t *testing.T) {
 
 // A close frame that can't be written any longer must not be waited for: the end of such a connection is a failure, and
 // not the end of what it receives.
+// buffered is a connection of which something has been read ahead.
+type buffered struct {
+	net.Conn
+	ahead *strings.Reader
+}
+
+func (b buffered) Read(p []byte) (int, error) { return b.ahead.Read(p) }
+
+func TestLookingForEarlyBytesAllocatesLessThanItReads(t *testing.T) {
+	ours, theirs := socketConn(t)
+	if _, err := theirs.Write([]byte("early")); err != nil {
+		t.Fatal(err)
+	}
+	// What fasthttp would have read together with the handshake is before the connection's own bytes.
+	if got := readAhead(buffered{ours, strings.NewReader("read ahead")}, ours); string(got) != "read ahead" {
+		t.Errorf("got %q of what was read ahead", got)
+	}
+	const times = 1000
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range times {
+		if early := readAhead(ours, ours); early != nil {
+			t.Fatalf("read %q from the socket", early)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if got := (after.TotalAlloc - before.TotalAlloc) / times; got >= readBytes/2 {
+		t.Errorf("got %d B allocated for each connection, want no buffer of %d", got, readBytes)
+	}
+}
+
 func TestAConnectionThatWasResetFails(t *testing.T) {
 	ours, theirs := socketConn(t)
 	b := &boss{t: t}

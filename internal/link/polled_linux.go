@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -85,11 +86,16 @@ func takeOver(conn net.Conn, o Owner, opts Options) *polled {
 	return &polled{owner: o, poller: p, fd: fd, reader: opts.Reader, unread: readAhead(conn, raw), local: local}
 }
 
+// aheads has buffers for readAhead, which needs one for each handshake and copies what it keeps.
+var aheads = sync.Pool{New: func() any { return new([readBytes]byte) }}
+
 // readAhead returns the bytes that fasthttp has read from the socket together with the handshake. After a deadline in
 // the past, a read returns buffered bytes and never asks the socket.
 func readAhead(conn net.Conn, raw net.Conn) (early []byte) {
 	_ = raw.SetReadDeadline(time.Unix(1, 0))
-	buf := make([]byte, readBytes)
+	pooled := aheads.Get().(*[readBytes]byte)
+	defer aheads.Put(pooled)
+	buf := pooled[:]
 	for {
 		n, err := conn.Read(buf)
 		early = append(early, buf[:n]...)
