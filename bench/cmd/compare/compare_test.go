@@ -9,7 +9,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -168,35 +167,6 @@ func TestLeavingClientsAreSeen(t *testing.T) {
 	}
 }
 
-func TestMedian(t *testing.T) {
-	for _, test := range []struct {
-		values []float64
-		want   float64
-	}{{[]float64{3}, 3}, {[]float64{9, 1, 4}, 4}, {[]float64{4, 1, 2, 9}, 3}} {
-		if got := median(test.values); got != test.want {
-			t.Errorf("median(%v) = %v, want %v", test.values, got, test.want)
-		}
-	}
-	if got := median(nil); !math.IsNaN(got) {
-		t.Errorf("median(nil) = %v, want NaN", got)
-	}
-}
-
-func TestFiguresAreWrittenWithThreeDigits(t *testing.T) {
-	for v, want := range map[float64]string{
-		12: "12 ns", 1234: "1.23 µs", 12_345: "12.3 µs", 123_456: "123 µs", 4_567_000: "4.57 ms", 2.5e9: "2.50 s",
-	} {
-		if got := formatDuration(v); got != want {
-			t.Errorf("formatDuration(%v) = %q, want %q", v, got, want)
-		}
-	}
-	for v, want := range map[float64]string{0: "0", 999: "999", 1000: "1,000", 9_800_000: "9,800,000", -1234: "-1,234"} {
-		if got := formatCount(v); got != want {
-			t.Errorf("formatCount(%v) = %q, want %q", v, got, want)
-		}
-	}
-}
-
 // bookOfThree is a paced comparison of three rounds in which gws costs 2, 3 and 4 × syscalls, and melody froze.
 func bookOfThree() *book {
 	sc := paced(size{clients: 10, rate: 100, bytes: 512, window: time.Second, rounds: 3})
@@ -231,14 +201,14 @@ func TestASpreadIsThatOfTheRounds(t *testing.T) {
 	narrow := sc.columns[1]
 	narrow.spread = false
 	sc.columns = []column{sc.columns[1], narrow}
-	if got, want := strings.Join(b.table(sc).rows[1], "|"), "gws|3.00 (2.00 – 4.00)|3.00|"; got != want {
+	if got, want := strings.Join(b.table(sc).Rows[1], "|"), "gws|3.00 (2.00 – 4.00)|3.00|"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
 func TestAFrozenServerHasANoteInsteadOfFigures(t *testing.T) {
 	b := bookOfThree()
-	text := b.table(b.scenarios[0]).text()
+	text := b.table(b.scenarios[0]).Text()
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "melody") {
 			if !strings.Contains(line, "froze (3 of 3 rounds)") || !strings.Contains(line, "–") {
@@ -270,7 +240,7 @@ func TestWhatFellBehindIsMarkedAndNotCompared(t *testing.T) {
 		}
 	}
 	sc.columns = sc.columns[:2]
-	if got, want := strings.Join(b.table(sc).rows[1][2:], "|"), "2.50 (2.00 – 3.00)|fell behind (1 of 3 rounds)"; got != want {
+	if got, want := strings.Join(b.table(sc).Rows[1][2:], "|"), "2.50 (2.00 – 3.00)|fell behind (1 of 3 rounds)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	for i := range b.Results {
@@ -278,7 +248,7 @@ func TestWhatFellBehindIsMarkedAndNotCompared(t *testing.T) {
 			r.Behind = true
 		}
 	}
-	if got, want := strings.Join(b.table(sc).rows[1], "|"), "gws|6.00 µs (2.00 µs – 12.0 µs)|–|fell behind (1 of 3 rounds)"; got != want {
+	if got, want := strings.Join(b.table(sc).Rows[1], "|"), "gws|6.00 µs (2.00 µs – 12.0 µs)|–|fell behind (1 of 3 rounds)"; got != want {
 		t.Errorf("the limit fell behind in two of three rounds: got %q, want %q", got, want)
 	}
 }
@@ -324,25 +294,6 @@ func TestAServerThatIsTooSlowFallsBehind(t *testing.T) {
 	r := runner{binaries: binaries, server: "fiberhub", pass: p, warmUp: 10 * time.Millisecond}
 	if got := r.run(t.Context()); !got.Behind || got.Error != "" {
 		t.Errorf("behind %v, error %q, p95 %v, want that 200,000 writes a second from one goroutine are too many", got.Behind, got.Error, got.Load.P95)
-	}
-}
-
-func TestMachineTimesAreAddedUp(t *testing.T) {
-	got := parseMachineTime("cpu  100 20 30 1000 50 6 7 8 90 9")
-	want := machineTime{busy: 163 * tick, stolen: 8 * tick, total: 1221 * tick}
-	if got != want {
-		t.Errorf("got %+v, want %+v", got, want)
-	}
-	if got := parseMachineTime("cpu x"); got != (machineTime{}) {
-		t.Errorf("got %+v of no numbers, want nothing", got)
-	}
-}
-
-func TestConditionsSaySomethingOfEveryRun(t *testing.T) {
-	got := describe([]conditions{{LoadBefore: 1, LoadAfter: 2, Others: 0.1, Stolen: 0.01}, {LoadBefore: 3, LoadAfter: 2, Others: 0.3, Stolen: 0.02}, {LoadAfter: 9, Unknown: true}})
-	want := "Load average of the machine: 0.0 – 9.0. Of the processors' time, 20 % (10 % – 30 %) was used by neither server nor clients, and 2 % (1 % – 2 %) was stolen."
-	if got != want {
-		t.Errorf("got %q,\nwant %q", got, want)
 	}
 }
 
@@ -463,7 +414,7 @@ func TestThePaceIsFoundAndPrinted(t *testing.T) {
 func TestPassesAreSharedAndRestsOverlap(t *testing.T) {
 	z := size{clients: 20, rate: 20, bytes: 512, idle: 20, rounds: 1, handshakes: 1000, window: 100 * time.Millisecond, settle: 10 * time.Millisecond}
 	s := settings{names: "paced,churn,connect,idle", servers: []string{"mesherstream", "syscalls"}, size: z, together: 2}
-	if err := s.choose(z.rate); err != nil {
+	if err := s.choose(z.rate, z.handshakes); err != nil {
 		t.Fatal(err)
 	}
 	binaries, err := build(t.Context())

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mesher/mesherstream/bench/internal/control"
+	"github.com/mesher/mesherstream/bench/internal/report"
 )
 
 // none is the figure of a run that has none.
@@ -88,9 +89,9 @@ func checked(c column) column {
 	return c
 }
 
-func duration(title string, f figure) column  { return spread(own(title, f, formatDuration)) }
-func count(title string, f figure) column     { return own(title, f, formatCount) }
-func mebibytes(title string, f figure) column { return own(title, f, formatMebibytes) }
+func duration(title string, f figure) column  { return spread(own(title, f, report.Duration)) }
+func count(title string, f figure) column     { return own(title, f, report.Count) }
+func mebibytes(title string, f figure) column { return own(title, f, report.Mebibytes) }
 func percent(title string, f figure) column {
 	return own(title, f, func(v float64) string { return fmt.Sprintf("%.2f %%", 100*v) })
 }
@@ -224,7 +225,7 @@ func leaving(take func(seen []float64) float64) figure {
 }
 
 var (
-	leavingMedian = leaving(median)
+	leavingMedian = leaving(report.Median)
 	leavingMax    = leaving(slices.Max[[]float64])
 )
 
@@ -235,30 +236,3 @@ func stackOf(m *control.MemoryReport) float64      { return float64(m.StackBytes
 func goroutinesOf(m *control.MemoryReport) float64 { return float64(m.Goroutines) }
 
 func times(v float64) string { return fmt.Sprintf("%.2f", v) }
-
-func formatMebibytes(v float64) string { return fmt.Sprintf("%.1f MiB", v/(1<<20)) }
-
-// formatDuration writes nanoseconds with three digits.
-func formatDuration(v float64) string {
-	for _, unit := range []struct {
-		name  string
-		nanos float64
-	}{{"s", 1e9}, {"ms", 1e6}, {"µs", 1e3}} {
-		if scaled := v / unit.nanos; scaled >= 1 {
-			return fmt.Sprintf("%.*f %s", max(0, 2-int(math.Log10(scaled))), scaled, unit.name)
-		}
-	}
-	return fmt.Sprintf("%.0f ns", v)
-}
-
-// formatCount writes a whole number with thousands apart.
-func formatCount(v float64) string {
-	digits := fmt.Sprintf("%.0f", math.Abs(v))
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	if v < 0 {
-		return "-" + digits
-	}
-	return digits
-}

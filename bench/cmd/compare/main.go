@@ -95,7 +95,7 @@ func parse() (*settings, error) {
 	flag.DurationVar(&s.warmUp, "warmup", time.Second, "publishing before the window")
 	flag.IntVar(&z.clients, "clients", 1000, "connections where the scenario does not say")
 	flag.IntVar(&z.rate, "rate", 0, "messages a second; 0 finds a pace with which every server keeps up")
-	flag.IntVar(&z.handshakes, "handshakes", 2000, "handshakes a second of the scenario connect")
+	flag.IntVar(&z.handshakes, "handshakes", 0, "handshakes a second of the scenario connect; 0 finds a pace with which every server keeps up")
 	flag.IntVar(&z.bytes, "size", 512, "bytes of a message")
 	flag.IntVar(&z.idle, "idle", 10_000, "connections of the scenarios idle and connect")
 	flag.DurationVar(&z.settle, "settle", 150*time.Second, "rest before idle connections are weighed; pools and worker goroutines need at least ten seconds to give up, and the runtime collects its garbage every two minutes")
@@ -113,8 +113,8 @@ func parse() (*settings, error) {
 		return s, fmt.Errorf("%q is no flag: lists are by comma, without spaces", flag.Arg(0))
 	}
 
-	if z.rounds < 1 || z.clients < 10 || z.rate < 0 || z.window <= 0 || z.handshakes < 1 || s.together < 1 {
-		return s, fmt.Errorf("%d rounds of %v with %d clients, %d messages and %d handshakes a second, %d servers together: want at least 1, more than 0, 10, 0, 1 and 1",
+	if z.rounds < 1 || z.clients < 10 || z.rate < 0 || z.window <= 0 || z.handshakes < 0 || s.together < 1 {
+		return s, fmt.Errorf("%d rounds of %v with %d clients, %d messages and %d handshakes a second, %d servers together: want at least 1, more than 0, 10, 0, 0 and 1",
 			z.rounds, z.window, z.clients, z.rate, z.handshakes, s.together)
 	}
 	if z.bytes < feed.MinSize || z.idle < 1 {
@@ -126,7 +126,7 @@ func parse() (*settings, error) {
 	if *servers != "" {
 		s.servers = strings.Split(*servers, ",")
 	}
-	if err := s.choose(max(z.rate, 1)); err != nil {
+	if err := s.choose(max(z.rate, 1), max(z.handshakes, 1)); err != nil {
 		return s, err
 	}
 	drawn := slices.ContainsFunc(s.scenarios, func(sc scenario) bool {
@@ -144,10 +144,10 @@ func known() []string {
 	return all
 }
 
-// choose makes the scenarios that the flags name, with their servers, at a pace of rate.
-func (s *settings) choose(rate int) (err error) {
+// choose makes the scenarios that the flags name, with their servers, at these paces.
+func (s *settings) choose(rate, handshakes int) (err error) {
 	z := s.size
-	z.rate = rate
+	z.rate, z.handshakes = rate, handshakes
 	if s.scenarios, err = scenarios(s.names, z); err != nil || s.servers == nil {
 		return err
 	}
@@ -182,19 +182,14 @@ func (s *settings) run(ctx context.Context) error {
 	}
 	defer binaries.remove()
 
-	if s.size.rate == 0 {
-		if s.size.rate, err = s.findRate(ctx, binaries); err != nil {
-			return err
-		}
-		if err := s.choose(s.size.rate); err != nil {
-			return err
-		}
+	if err := s.findPaces(ctx, binaries); err != nil {
+		return err
 	}
 	book := newBook(s, binaries)
 	interrupted := s.play(ctx, binaries, book)
 	book.interrupted = interrupted != nil
 	for _, sc := range book.finished() {
-		fmt.Print(book.table(sc).text(), "\n")
+		fmt.Print(book.table(sc).Text(), "\n")
 	}
 	if err := errors.Join(interrupted, book.write(s)); err != nil || s.check == "" {
 		return err

@@ -115,15 +115,41 @@ func progress(r result) {
 		"others", fmt.Sprintf("%.0f %%", 100*r.Conditions.Others), "stolen", fmt.Sprintf("%.0f %%", 100*r.Conditions.Stolen))
 }
 
-// paces are the messages a second that findRate tries, each a fifth slower than the one before it.
+// paces are the messages a second that findPaces tries, each a fifth slower than the one before it.
 var paces = []int{100, 80, 64, 50, 40, 32, 25, 20, 16, 13, 10, 8, 6, 5, 4, 3, 2, 1}
 
-// findRate returns the pace of this comparison: one step below the fastest that every server keeps up with on this machine
-// and in this hour, so that a run in which the machine is a little slower still keeps up.
-func (s *settings) findRate(ctx context.Context, binaries *binaries) (int, error) {
+// handshakePaces are the same of handshakes.
+var handshakePaces = []int{5000, 4000, 3200, 2500, 2000, 1600, 1250, 1000, 800, 640, 500, 400, 320, 250, 200}
+
+// findPaces finds the paces that the flags don't give.
+func (s *settings) findPaces(ctx context.Context, binaries *binaries) (err error) {
+	z := &s.size
+	if z.rate == 0 {
+		z.rate, err = s.findPace(ctx, binaries, paces, func(p *pass) bool { return p.interval > 0 }, func(rate int) pass {
+			tried := *z
+			tried.rate = rate
+			return pacedPass("pace", tried)
+		})
+	}
+	if z.handshakes == 0 && err == nil {
+		z.handshakes, err = s.findPace(ctx, binaries, handshakePaces, func(p *pass) bool { return p.pace > 0 }, func(rate int) pass {
+			tried := *z
+			tried.handshakes = rate
+			return connectPass("pace", tried)
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("find a pace: %w", err)
+	}
+	return s.choose(z.rate, z.handshakes)
+}
+
+// findPace returns a pace for the passes that are paced: one step below the fastest that every one of their servers keeps up with on
+// this machine and in this hour, so that a run in which the machine is a little slower still keeps up.
+func (s *settings) findPace(ctx context.Context, binaries *binaries, paces []int, paced func(*pass) bool, try func(int) pass) (int, error) {
 	var servers []string
 	for _, sc := range s.scenarios {
-		if !slices.ContainsFunc(sc.passes, func(p pass) bool { return p.interval > 0 }) {
+		if !slices.ContainsFunc(sc.passes, func(p pass) bool { return paced(&p) }) {
 			continue
 		}
 		for _, server := range sc.servers {
@@ -133,27 +159,25 @@ func (s *settings) findRate(ctx context.Context, binaries *binaries) (int, error
 		}
 	}
 	if servers == nil {
-		return 1, nil // nothing has a pace
+		return 1, nil // nothing has that pace
 	}
 	at := 0
 	for _, server := range servers {
 		for ; ; at++ {
-			z := s.size
-			z.rate = paces[at]
-			r := s.runner(binaries, server, pacedPass("pace", z))
+			if at == len(paces) {
+				return 0, fmt.Errorf("%s falls behind %d a second", server, paces[at-1])
+			}
+			r := s.runner(binaries, server, try(paces[at]))
 			result := r.run(ctx)
 			if err := ctx.Err(); err != nil {
 				return 0, err
 			}
 			if result.Error != "" && !result.Froze {
-				return 0, fmt.Errorf("find a pace: %s: %s", server, result.Error)
+				return 0, fmt.Errorf("%s: %s", server, result.Error)
 			}
-			slog.Info("pace", "messages a second", z.rate, "server", server, "keeps up", !result.Behind && !result.Froze)
+			slog.Info("pace", "a second", paces[at], "server", server, "keeps up", !result.Behind && !result.Froze)
 			if !result.Behind && !result.Froze {
 				break
-			}
-			if at == len(paces)-1 {
-				return 0, fmt.Errorf("find a pace: %s falls behind one message a second to %d clients", server, z.clients)
 			}
 		}
 	}

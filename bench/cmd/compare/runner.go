@@ -12,11 +12,12 @@ import (
 	"time"
 
 	"github.com/mesher/mesherstream/bench/internal/control"
+	"github.com/mesher/mesherstream/bench/internal/machine"
 )
 
 const (
 	briefly  = 30 * time.Second // for what takes no time unless something is wrong
-	freezing = 8 * time.Second  // how late a publisher may be before it counts as frozen
+	freezing = 5 * time.Second  // how late a publisher may be before it counts as frozen
 	patience = 90 * time.Second // for the last message; longer than the load client's own
 )
 
@@ -28,7 +29,7 @@ type result struct {
 	Behind       bool   `json:",omitempty"` // it did not keep up with the pace, so its figures are not compared
 	Error        string `json:",omitempty"` // why there are no figures
 
-	Conditions conditions
+	Conditions machine.Conditions
 
 	Empty   control.MemoryReport // before the first client
 	Rested  control.MemoryReport // of an idle pass: after the rest, garbage included
@@ -93,7 +94,7 @@ func (r *runner) try(ctx context.Context, out *result) (err error) {
 	if r.profile != "" {
 		args = append(args, "-cpuprofile", filepath.Join(r.profile, r.pass.name+"-"+r.server+".pprof"))
 	}
-	seen := observe()
+	seen := machine.Observe()
 	server, err := start(r.server, r.binaries.server, serverNice, args...)
 	if err != nil {
 		return err
@@ -132,7 +133,7 @@ func (r *runner) try(ctx context.Context, out *result) (err error) {
 	defer stopOnCancel()
 
 	// Before either ends.
-	defer func() { out.Conditions = seen.end(server, load) }()
+	defer func() { out.Conditions = seen.End(server.command.Process.Pid, load.command.Process.Pid) }()
 	ready, err := load.wait(control.Ready, patience)
 	if err != nil {
 		return err
@@ -247,7 +248,7 @@ func (r *runner) window(server, load *process, out *result) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(700 * time.Millisecond) // for what the warm-up has queued
+	time.Sleep(300 * time.Millisecond) // for what the warm-up has queued
 
 	first := published.Publish.Last + 1
 	if _, err := load.ask(control.Command{Do: control.Begin, First: first}, control.Begun, briefly); err != nil {

@@ -279,14 +279,19 @@ func streams(z size) scenario {
 	}
 }
 
-// connecting begins handshakes on a schedule, whatever becomes of those before.
+// connectPass is handshakes that begin on a schedule, whatever becomes of those before.
+func connectPass(name string, z size) pass {
+	return pass{name: name, clients: min(z.idle, 5000), plan: feed.Plan{Projects: 1}, pace: z.handshakes, traffic: control.Traffic{Size: z.bytes}}
+}
+
+// connecting is what handshakes cost.
 func connecting(z size) scenario {
 	const name = "connect"
-	p := pass{name: name, clients: z.idle, plan: feed.Plan{Projects: 1}, pace: z.handshakes, traffic: control.Traffic{Size: z.bytes}}
+	p := connectPass(name, z)
 	return scenario{
 		name:    name,
 		about:   fmt.Sprintf("%d clients connect, %d a second", p.clients, p.pace),
-		servers: slices.Concat(variants[:len(variants)-1], allServers[1:], []string{"fiberstream"}),
+		servers: slices.Concat(variants[:len(variants)-1], []string{"fiberhub", "gws", "gobwas", "fiberstream", "syscalls"}),
 		rounds:  z.fewer(),
 		passes:  []pass{p},
 		columns: []column{

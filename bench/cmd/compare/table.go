@@ -10,8 +10,10 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
+
+	"github.com/mesher/mesherstream/bench/internal/machine"
+	"github.com/mesher/mesherstream/bench/internal/report"
 )
 
 // book holds every result of a comparison.
@@ -31,7 +33,7 @@ type book struct {
 
 func newBook(s *settings, b *binaries) *book {
 	k := &book{
-		Date: time.Now().UTC(), Machine: machine(), scenarios: s.scenarios,
+		Date: time.Now().UTC(), Machine: machine.Model(), scenarios: s.scenarios,
 		Command: command(), Rate: s.size.rate, Clients: s.size.clients,
 	}
 	k.Go, k.Versions = b.versions()
@@ -74,7 +76,7 @@ func (b *book) round(sc *scenario, number int) round {
 
 // median returns the column's median over the rounds that have the figure, or NaN.
 func (b *book) median(sc *scenario, c *column, server string) float64 {
-	return median(b.values(sc, c, server))
+	return report.Median(b.values(sc, c, server))
 }
 
 // values returns the column's values of the rounds that have the figure, in order. There are none of a ratio that less than
@@ -90,18 +92,6 @@ func (b *book) values(sc *scenario, c *column, server string) (values []float64)
 	}
 	slices.Sort(values)
 	return values
-}
-
-func median(values []float64) float64 {
-	if len(values) == 0 {
-		return none
-	}
-	values = slices.Sorted(slices.Values(values))
-	middle := len(values) / 2
-	if len(values)%2 == 1 {
-		return values[middle]
-	}
-	return (values[middle-1] + values[middle]) / 2
 }
 
 // notes says what the figures don't.
@@ -145,37 +135,35 @@ func (r *result) note() string {
 	return ""
 }
 
-// table is a scenario's figures as text.
-type table struct {
-	title string
-	rows  [][]string // the first is the header
-	foot  string
-}
-
-func (b *book) table(sc scenario) table {
-	t := table{title: fmt.Sprintf("%s: %s (%s)", sc.name, sc.about, ofRounds(sc.rounds))}
+func (b *book) table(sc scenario) *report.Table {
+	t := &report.Table{Title: fmt.Sprintf("%s: %s (%s)", sc.name, sc.about, ofRounds(sc.rounds))}
 	if b.interrupted {
-		t.title += ", interrupted: not every round is whole"
+		t.Title += ", interrupted: not every round is whole"
 	}
 	header := []string{"server"}
 	for _, c := range sc.columns {
 		header = append(header, c.title)
 	}
-	t.rows = append(t.rows, append(header, "notes"))
+	t.Rows = append(t.Rows, append(header, "notes"))
 	for _, server := range sc.servers {
 		row := []string{server}
 		for _, c := range sc.columns {
-			row = append(row, c.cell(b.values(&sc, &c, server)))
+			values := b.values(&sc, &c, server)
+			if !c.spread && len(values) > 0 {
+				row = append(row, c.format(report.Median(values)))
+			} else {
+				row = append(row, report.Spread(values, c.format))
+			}
 		}
-		t.rows = append(t.rows, append(row, b.notes(&sc, server)))
+		t.Rows = append(t.Rows, append(row, b.notes(&sc, server)))
 	}
-	var all []conditions
+	var all []machine.Conditions
 	for _, r := range b.Results {
 		if sc.has(&r) {
 			all = append(all, r.Conditions)
 		}
 	}
-	t.foot = describe(all)
+	t.Foot = machine.Describe(all)
 	return t
 }
 
@@ -184,48 +172,6 @@ func ofRounds(n int) string {
 		return "one round"
 	}
 	return fmt.Sprintf("medians of %d rounds", n)
-}
-
-// cell is a column's figure of sorted values.
-func (c *column) cell(values []float64) string {
-	if len(values) == 0 {
-		return "–"
-	}
-	cell := c.format(median(values))
-	least, greatest := c.format(values[0]), c.format(values[len(values)-1])
-	if c.spread && least != greatest {
-		cell += fmt.Sprintf(" (%s – %s)", least, greatest)
-	}
-	return cell
-}
-
-func (t table) text() string {
-	var out strings.Builder
-	fmt.Fprintf(&out, "\n%s\n\n", t.title)
-	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	for _, row := range t.rows {
-		fmt.Fprintln(w, strings.Join(row, "\t"))
-	}
-	_ = w.Flush() // into memory
-	if t.foot != "" {
-		fmt.Fprintf(&out, "\n%s\n", t.foot)
-	}
-	return out.String()
-}
-
-func (t table) markdown() string {
-	var out strings.Builder
-	fmt.Fprintf(&out, "### %s\n\n", t.title)
-	for i, row := range t.rows {
-		fmt.Fprintf(&out, "| %s |\n", strings.Join(row, " | "))
-		if i == 0 {
-			fmt.Fprintf(&out, "|---|%s---|\n", strings.Repeat("---:|", len(row)-2))
-		}
-	}
-	if t.foot != "" {
-		fmt.Fprintf(&out, "\n%s\n", t.foot)
-	}
-	return out.String() + "\n"
 }
 
 // write writes the files that the flags ask for, with the scenarios that have results.
@@ -277,7 +223,7 @@ func (b *book) markdown() ([]byte, error) {
 	var out strings.Builder
 	out.WriteString(b.head())
 	for _, sc := range b.finished() {
-		out.WriteString(b.table(sc).markdown())
+		out.WriteString(b.table(sc).Markdown())
 	}
 	return []byte(out.String()), nil
 }

@@ -3,25 +3,14 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/mesher/mesherstream/bench/internal/report"
 )
-
-// The tables of a document stand between marks, which readers don't see:
-//
-//	<!-- compare paced -->
-//	…
-//	<!-- end -->
-//
-// What stands between them is replaced. The mark "run" is for the date, the machine and the command.
-
-func marks(name string) (begin, end string) {
-	return "<!-- compare " + name + " -->\n", "<!-- end -->\n"
-}
 
 // rewrite returns the document with the tables of this comparison. Tables of scenarios that it has no results of stay.
 func (b *book) rewrite(file string) ([]byte, error) {
@@ -29,24 +18,13 @@ func (b *book) rewrite(file string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	content, err = replace(content, "run", b.head())
+	content, err = report.Replace(content, "run", b.head())
 	for _, sc := range b.finished() {
 		var missing error
-		content, missing = replace(content, sc.name, b.table(sc).markdown())
+		content, missing = report.Replace(content, sc.name, b.table(sc).Markdown())
 		err = errors.Join(err, missing)
 	}
 	return content, err
-}
-
-// replace returns the document with text between the marks of a name.
-func replace(document []byte, name, text string) ([]byte, error) {
-	begin, end := marks(name)
-	before, rest, ok := bytes.Cut(document, []byte(begin))
-	_, after, closed := bytes.Cut(rest, []byte(end))
-	if !ok || !closed {
-		return document, fmt.Errorf("no %q and %q", strings.TrimSpace(begin), strings.TrimSpace(end))
-	}
-	return fmt.Appendf(nil, "%s%s\n%s\n%s%s", before, begin, strings.TrimSpace(text), "\n"+end, after), nil
 }
 
 // printed is what a table prints of a scenario: for each server and column, the least and the greatest value.
@@ -58,10 +36,8 @@ type span struct{ least, greatest float64 }
 func parseTables(document string) map[string]printed {
 	out := make(map[string]printed)
 	for _, name := range scenarioNames() {
-		begin, end := marks(name)
-		_, rest, ok := strings.Cut(document, begin)
-		section, _, closed := strings.Cut(rest, end)
-		if !ok || !closed {
+		section, ok := report.Section(document, name)
+		if !ok {
 			continue
 		}
 		var header []string
@@ -121,7 +97,7 @@ func (b *book) check(before map[string]printed, tolerance float64) (compared int
 					continue
 				}
 				compared++
-				if is := median(values); is < was.least*(1-tolerance) || is > was.greatest*(1+tolerance) {
+				if is := report.Median(values); is < was.least*(1-tolerance) || is > was.greatest*(1+tolerance) {
 					wrong = append(wrong, fmt.Errorf("%s of %s in %s: %s, but printed is %s – %s, with a tolerance of %.0f %%",
 						c.title, server, sc.name, c.format(is), c.format(was.least), c.format(was.greatest), 100*tolerance))
 				}

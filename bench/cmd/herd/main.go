@@ -5,12 +5,14 @@
 //
 //	go run ./bench/cmd/herd
 //	go run ./bench/cmd/herd -clients 5000 -missed 1000 -size 512 -over 2s -profile cpu.out
+//	go run ./bench/cmd/herd -rounds 3 -missed 0,100,1000 -write bench/RESULTS.md
 //
 // The server is one process, and the viewers are a few others, since a process has a limited number of descriptors. The server
 // runs at a nice value of 10, as in the other measurements, unless -nice says otherwise.
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -26,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesher/mesherstream/bench/internal/clock"
+	"github.com/mesher/mesherstream/bench/internal/machine"
 )
 
 // config is what the flags say.
@@ -33,10 +36,12 @@ type config struct {
 	Clients   int
 	Processes int
 	Missed    int
+	Rounds    int
 	Size      int
 	Over      time.Duration
 	Nice      int
 	Profile   string
+	Write     string
 }
 
 // command is one line to a process, and answer one from it.
@@ -73,22 +78,29 @@ func main() {
 	role := flag.String("role", "", "what a process is that this program has started itself")
 	address := flag.String("addr", "", "address of the server, for viewers")
 	source := flag.Int("source", 2, "last byte of the viewers' address")
-	flag.IntVar(&c.Clients, "clients", 19_000, "viewers; the server needs as many descriptors, and a few")
+	missed := flag.String("missed", "1000", "`messages` that each of them has missed, and the server's history; several numbers, by comma, are several cases")
+	flag.IntVar(&c.Clients, "clients", 15_000, "viewers; the server needs as many descriptors, and a few")
 	flag.IntVar(&c.Processes, "processes", 4, "processes that they are dealt over")
-	flag.IntVar(&c.Missed, "missed", 1000, "messages that each of them has missed, and the server's history")
+	flag.IntVar(&c.Rounds, "rounds", 1, "rounds of all cases; figures are medians over them")
 	flag.IntVar(&c.Size, "size", 512, "bytes of a message")
 	flag.DurationVar(&c.Over, "over", 2*time.Second, "time in which they return")
 	flag.IntVar(&c.Nice, "nice", 10, "nice value of the server")
 	flag.StringVar(&c.Profile, "profile", "", "file for a CPU profile of the server")
+	flag.StringVar(&c.Write, "write", "", "replace the table in this `file`, which is RESULTS.md")
 	flag.Parse()
-	var err error
+	cases, err := parseMissed(*missed)
+	if err != nil || c.Rounds < 1 || *role == "" && (c.Processes < 1 || c.Clients < c.Processes) {
+		slog.Error("bad flags", "missed", *missed, "rounds", c.Rounds, "clients", c.Clients, "processes", c.Processes, "error", err)
+		os.Exit(2)
+	}
+	c.Missed = cases[0]
 	switch *role {
 	case "server":
 		err = serve(c)
 	case "viewers":
 		err = view(c, *address, byte(*source))
 	default:
-		err = c.measure()
+		err = c.compare(cases)
 	}
 	if err != nil {
 		slog.Error("herd failed", "error", err)
@@ -169,17 +181,18 @@ func obey(carryOut func(command) (answer, error)) error {
 	}
 }
 
-// measure runs the server and the viewers, and prints the figures.
-func (c config) measure() error {
+// measure runs the server and the viewers.
+func (c config) measure() (r run, err error) {
+	seen := machine.Observe()
 	flags := []string{"-missed", fmt.Sprint(c.Missed), "-size", fmt.Sprint(c.Size), "-over", c.Over.String(), "-profile", c.Profile}
 	server, err := start(c.Nice, append(flags, "-role", "server")...)
 	if err != nil {
-		return err
+		return r, err
 	}
 	defer server.stop()
 	a, err := server.hear()
 	if err != nil {
-		return err
+		return r, err
 	}
 	var herd []*process
 	for i, left := 0, c.Clients; i < c.Processes; i++ {
@@ -187,7 +200,7 @@ func (c config) measure() error {
 		left -= share
 		p, err := start(0, append(flags, "-role", "viewers", "-addr", a.Address, "-clients", fmt.Sprint(share), "-source", fmt.Sprint(2+i))...)
 		if err != nil {
-			return err
+			return r, err
 		}
 		defer p.stop()
 		herd = append(herd, p)
@@ -209,40 +222,26 @@ func (c config) measure() error {
 	}
 	for _, do := range []string{"connect", "leave"} {
 		if _, err := all(command{Do: do}); err != nil {
-			return err
+			return r, err
 		}
 	}
 	for _, cmd := range []command{{Do: "empty"}, {Do: "publish", N: c.Missed}, {Do: "begin"}} {
 		if _, err := server.ask(cmd); err != nil {
-			return err
+			return r, err
 		}
 	}
 	returns, err := all(command{Do: "return", At: clock.Now() + int64(100*time.Millisecond)})
 	if err != nil {
-		return err
+		return r, err
 	}
 	end, err := server.ask(command{Do: "end"})
 	if err != nil {
-		return err
+		return r, err
 	}
-	c.print(returns, end.Used)
-	return nil
-}
-
-func (c config) print(returns []outcome, u *usage) {
-	slices.SortFunc(returns, func(a, b outcome) int { return int(a.Took - b.Took) })
-	at := func(percent int) time.Duration {
-		return returns[(len(returns)-1)*percent/100].Took.Round(time.Millisecond)
+	pids := []int{server.command.Process.Pid}
+	for _, p := range herd {
+		pids = append(pids, p.command.Process.Pid)
 	}
-	messages := 0
-	for _, r := range returns {
-		messages += r.Messages
-	}
-	n := time.Duration(len(returns))
-	const mib = 1 << 20
-	fmt.Printf("%d returns in %v, %d messages of %d B each\n", n, c.Over, messages/len(returns), c.Size)
-	fmt.Printf("server CPU per return: %v (user %v, system %v)\n", u.CPU/n, u.User/n, u.System/n)
-	fmt.Printf("handshake to replayed: p50 %v, p99 %v, max %v\n", at(50), at(99), at(100))
-	fmt.Printf("resident: %d MiB before, %d MiB at most, %d MiB at rest; %.1f allocations per return, %d collections\n",
-		u.Before/mib, u.Peak/mib, u.End/mib, float64(u.Allocations)/float64(n), u.Collections)
+	slices.SortFunc(returns, func(a, b outcome) int { return cmp.Compare(a.Took, b.Took) })
+	return run{returns: returns, used: *end.Used, conditions: seen.End(pids...)}, nil
 }

@@ -1,6 +1,7 @@
 //go:build linux
 
-package main
+// Package machine says what a machine is, and how busy it is with other things than what is measured.
+package machine
 
 import (
 	"bytes"
@@ -15,11 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesher/mesherstream/bench/internal/clock"
+	"github.com/mesher/mesherstream/bench/internal/report"
 )
 
-// conditions say how busy the machine was with other things during a run, as shares of all processors' time. They are shares of
+// Conditions say how busy the machine was with other things during a run, as shares of all processors' time. They are shares of
 // the time between the start of the run's processes and the end of what is measured.
-type conditions struct {
+type Conditions struct {
 	LoadBefore, LoadAfter float64 // the load average of a minute, which includes this run and those before it
 	Others                float64 // used by processes other than the run's, and by the kernel for itself
 	Stolen                float64 // by other machines of the same host
@@ -31,27 +33,28 @@ type machineTime struct {
 	busy, stolen, total time.Duration
 }
 
-// observation is a run whose conditions are not known yet.
-type observation struct {
+// Observation is a run whose conditions are not known yet.
+type Observation struct {
 	before machineTime
 	own    time.Duration // of this process
 	load   float64
 }
 
-func observe() observation { return observation{machineTimes(), ownTime(), loadAverage()} }
+// Observe begins to watch.
+func Observe() Observation { return Observation{machineTimes(), ownTime(), loadAverage()} }
 
-// end returns the conditions since observe. The processes were started after that, and have not ended.
-func (o *observation) end(processes ...*process) conditions {
+// End returns the conditions since Observe, of a run of these processes: they were started after that, and have not ended.
+func (o *Observation) End(pids ...int) Conditions {
 	after := machineTimes()
-	c := conditions{LoadBefore: o.load, LoadAfter: loadAverage()}
+	c := Conditions{LoadBefore: o.load, LoadAfter: loadAverage()}
 	total := after.total - o.before.total
 	if total <= 0 {
 		c.Unknown = true
 		return c
 	}
 	used := ownTime() - o.own
-	for _, p := range processes {
-		used += processTime(p.command.Process.Pid)
+	for _, pid := range pids {
+		used += processTime(pid)
 	}
 	// The two sums are read one after the other, and in units of 10 ms.
 	c.Others = max(0, float64(after.busy-o.before.busy-used)/float64(total))
@@ -124,8 +127,8 @@ func loadAverage() float64 {
 	return load
 }
 
-// describe says under which conditions the runs of a table were made.
-func describe(all []conditions) string {
+// Describe says under which conditions the runs of a table were made.
+func Describe(all []Conditions) string {
 	var loads, others, stolen []float64
 	for _, c := range all {
 		loads = append(loads, c.LoadBefore, c.LoadAfter)
@@ -139,15 +142,15 @@ func describe(all []conditions) string {
 	out := fmt.Sprintf("Load average of the machine: %.1f – %.1f.", slices.Min(loads), slices.Max(loads))
 	if len(others) > 0 {
 		percent := func(values []float64) string {
-			return fmt.Sprintf("%.0f %% (%.0f %% – %.0f %%)", median(values), slices.Min(values), slices.Max(values))
+			return fmt.Sprintf("%.0f %% (%.0f %% – %.0f %%)", report.Median(values), slices.Min(values), slices.Max(values))
 		}
 		out += fmt.Sprintf(" Of the processors' time, %s was used by neither server nor clients, and %s was stolen.", percent(others), percent(stolen))
 	}
 	return out
 }
 
-// machine describes processor, cores and kernel.
-func machine() string {
+// Model describes processor, cores and kernel.
+func Model() string {
 	model := runtime.GOARCH
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(info)) {
