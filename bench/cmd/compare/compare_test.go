@@ -91,7 +91,7 @@ func TestAnInterruptedComparisonLeavesWhatItHas(t *testing.T) {
 	defer slog.SetDefault(before)
 
 	file := filepath.Join(t.TempDir(), "results")
-	z := size{clients: 20, rate: 100, bytes: 512, window: 100 * time.Millisecond, rounds: 100}
+	z := size{clients: 20, rate: 100, bytes: 512, window: 100 * time.Millisecond, rounds: 100, handshakes: 1}
 	sc := paced(z)
 	sc.servers = []string{"syscalls"}
 	s := settings{size: z, scenarios: []scenario{sc}, markdown: file}

@@ -124,6 +124,9 @@ var handshakePaces = []int{5000, 4000, 3200, 2500, 2000, 1600, 1250, 1000, 800, 
 // findPaces finds the paces that the flags don't give.
 func (s *settings) findPaces(ctx context.Context, binaries *binaries) (err error) {
 	z := &s.size
+	if z.rate > 0 && z.handshakes > 0 {
+		return nil
+	}
 	if z.rate == 0 {
 		z.rate, err = s.findPace(ctx, binaries, paces, func(p *pass) bool { return p.interval > 0 }, func(rate int) pass {
 			tried := *z
