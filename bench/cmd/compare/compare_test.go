@@ -410,6 +410,40 @@ func TestThePaceIsFoundAndPrinted(t *testing.T) {
 	}
 }
 
+func TestTargetsAreComparedWithTheMedians(t *testing.T) {
+	all, err := scenarios("all", size{clients: 10, rate: 100, bytes: 512, idle: 10, window: time.Second, rounds: 1, handshakes: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &book{scenarios: all}
+	if got := b.targetSection(); got != "" {
+		t.Errorf("got %q without any result", got)
+	}
+	for _, want := range targets {
+		at := slices.IndexFunc(all, func(sc scenario) bool { return sc.name == want.scenario })
+		if at < 0 || !slices.Contains(all[at].servers, want.server) ||
+			!slices.ContainsFunc(all[at].columns, func(c column) bool { return c.title == want.column }) {
+			t.Fatalf("no figure is %+v", want)
+		}
+	}
+	for _, sc := range all {
+		for _, p := range sc.passes {
+			b.add(result{Pass: p.name, Server: "mesherstream", Error: "none"})
+		}
+	}
+	b.add(result{Pass: "paced", Server: "mesherstream", Measure: control.MeasureReport{CPU: 1200}, Load: control.ReceivedReport{Received: 1, Expected: 1}})
+	b.add(result{Pass: "paced", Server: "syscalls", Measure: control.MeasureReport{CPU: 1000}, Load: control.ReceivedReport{Received: 1, Expected: 1}})
+	got := b.targetSection()
+	for _, want := range []string{
+		"| paced | mesherstream | × syscalls | ≤ 1.00 | 1.20 | **missed** |", "| burst | mesherstream | × joined | ≤ 1.4 | – | **not known** |",
+		"| paced | mesherstream | allocs/delivery | 0, and a few a second of fasthttp's | 0.000 |  |",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
 // TestPassesAreSharedAndRestsOverlap makes one round of three scenarios, two of which need the same pass.
 func TestPassesAreSharedAndRestsOverlap(t *testing.T) {
 	z := size{clients: 20, rate: 20, bytes: 512, idle: 20, rounds: 1, handshakes: 1000, window: 100 * time.Millisecond, settle: 10 * time.Millisecond}

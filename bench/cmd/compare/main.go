@@ -31,6 +31,7 @@ type settings struct {
 	scenarios []scenario // made of these by choose, when the pace is known
 	warmUp    time.Duration
 	cpus      int
+	nice      int // of the servers
 	together  int
 	profile   string
 
@@ -43,6 +44,9 @@ type settings struct {
 var allServers = []string{
 	"mesherstream", "fiberhub", "socketio", "melody", "gorilla", "coder", "gws", "gobwas", "centrifuge", "syscalls", "joined",
 }
+
+// scheduledLimit is the limit as most Go programs write, which shows what the scheduler costs.
+const scheduledLimit = "syscalls-go"
 
 // streamServers are those of the scenario events. The first is what the others are compared with.
 var streamServers = []string{
@@ -101,6 +105,7 @@ func parse() (*settings, error) {
 	flag.DurationVar(&z.settle, "settle", 150*time.Second, "rest before idle connections are weighed; pools and worker goroutines need at least ten seconds to give up, and the runtime collects its garbage every two minutes")
 	flag.IntVar(&s.together, "together", 16, "servers that rest at the same time, each with all its idle connections")
 	flag.StringVar(&s.profile, "profile", "", "write each server's CPU profile to this `folder`; it costs the servers some time")
+	flag.IntVar(&s.nice, "nice", defaultNice, "nice value of the servers, from 0 to 19; the clients have 0")
 	flag.IntVar(&s.cpus, "cpus", 0, "GOMAXPROCS of the servers; 0 leaves it to Go")
 	flag.StringVar(&s.markdown, "markdown", "", "write the tables to this `file`")
 	flag.StringVar(&s.write, "write", "", "replace the tables in this `file`, which is RESULTS.md")
@@ -120,8 +125,8 @@ func parse() (*settings, error) {
 	if z.bytes < feed.MinSize || z.idle < 1 {
 		return s, fmt.Errorf("messages of %d bytes and %d idle connections: want at least %d and 1", z.bytes, z.idle, feed.MinSize)
 	}
-	if s.tolerance < 0 {
-		return s, fmt.Errorf("a tolerance of %v: want at least 0", s.tolerance)
+	if s.tolerance < 0 || s.nice < 0 || s.nice > 19 {
+		return s, fmt.Errorf("a tolerance of %v and a nice value of %d: want at least 0, and 0 to 19", s.tolerance, s.nice)
 	}
 	if *servers != "" {
 		s.servers = strings.Split(*servers, ",")
@@ -140,8 +145,7 @@ func parse() (*settings, error) {
 
 // known are all servers.
 func known() []string {
-	all := slices.Concat(variants, allServers[1:], streamServers[4:])
-	return all
+	return slices.Concat(variants, allServers[1:], []string{scheduledLimit}, streamServers[4:])
 }
 
 // choose makes the scenarios that the flags name, with their servers, at these paces.

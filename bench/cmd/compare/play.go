@@ -57,7 +57,7 @@ func (s *settings) play(ctx context.Context, binaries *binaries, book *book) err
 }
 
 func (s *settings) runner(binaries *binaries, server string, p pass) runner {
-	return runner{binaries: binaries, server: server, pass: p, warmUp: s.warmUp, cpus: s.cpus, profile: s.profile}
+	return runner{binaries: binaries, server: server, pass: p, warmUp: s.warmUp, cpus: s.cpus, nice: s.nice, profile: s.profile}
 }
 
 // rest makes the runs that mostly rest, several at the same time: one connects or is weighed while the others do nothing but

@@ -30,9 +30,9 @@ type process struct {
 	stderr   tail
 }
 
-// serverNice makes every server yield to the load client, which stands for a thousand machines that have processors of their own.
+// defaultNice makes every server yield to the load client, which stands for a thousand machines that have processors of their own.
 // Without it, a server that keeps both cores busy would starve its clients, and what they then lose would be counted against it.
-const serverNice = 10
+const defaultNice = 10
 
 func start(name, binary string, nice int, args ...string) (*process, error) {
 	p := &process{name: name, command: exec.Command(binary, args...), answers: make(chan control.Answer, 16)}

@@ -50,6 +50,7 @@ type runner struct {
 	pass     pass
 	warmUp   time.Duration
 	cpus     int
+	nice     int
 	profile  string // a folder, or ""
 
 	// turn is held by whoever does not rest, if several runs are made at the same time.
@@ -95,7 +96,7 @@ func (r *runner) try(ctx context.Context, out *result) (err error) {
 		args = append(args, "-cpuprofile", filepath.Join(r.profile, r.pass.name+"-"+r.server+".pprof"))
 	}
 	seen := machine.Observe()
-	server, err := start(r.server, r.binaries.server, serverNice, args...)
+	server, err := start(r.server, r.binaries.server, r.nice, args...)
 	if err != nil {
 		return err
 	}

@@ -122,10 +122,11 @@ func burstPass(name string, z size) pass {
 
 func paced(z size) scenario {
 	return scenario{
-		name:   "paced",
-		about:  fmt.Sprintf("%d clients, %d B, %d messages a second", z.clients, z.bytes, z.rate),
-		rounds: z.rounds,
-		passes: []pass{pacedPass("paced", z)},
+		name:    "paced",
+		about:   fmt.Sprintf("%d clients, %d B, %d messages a second", z.clients, z.bytes, z.rate),
+		servers: append(slices.Clone(allServers), scheduledLimit),
+		rounds:  z.rounds,
+		passes:  []pass{pacedPass("paced", z)},
 		columns: []column{
 			cpuColumn("paced"), checked(against("× syscalls", cpu("paced"), "syscalls")),
 			duration("p50", p50("paced")), duration("p99", p99("paced")), duration("max", longestLatency("paced")),
@@ -183,7 +184,7 @@ func stalled(z size) scenario {
 		columns: []column{
 			cpuColumn("stalled"), ratio("× paced", cpu("stalled"), cpu("paced")),
 			duration("p99 of the healthy", p99("stalled")), ratio("p99 × paced", p99("stalled"), p99("paced")),
-			duration("longest Broadcast", longest("stalled")),
+			duration("longest Broadcast", longest("stalled")), ratio("longest × paced", longest("stalled"), longest("paced")),
 			mebibytes("RSS growth", residentGrowth("stalled")), mebibytes("live heap growth", heapGrowth("stalled")),
 			count("lost by the healthy", lost("stalled")), count("closed by the server", closedByServer("stalled")),
 		},

@@ -19,6 +19,11 @@ func (b *book) rewrite(file string) ([]byte, error) {
 		return nil, err
 	}
 	content, err = report.Replace(content, "run", b.head())
+	if section := b.targetSection(); section != "" {
+		var missing error
+		content, missing = report.Replace(content, "targets", section)
+		err = errors.Join(err, missing)
+	}
 	for _, sc := range b.finished() {
 		var missing error
 		content, missing = report.Replace(content, sc.name, b.table(sc).Markdown())

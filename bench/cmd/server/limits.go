@@ -34,11 +34,17 @@ type limits struct {
 	conns map[int32]*limitsConn // by descriptor
 }
 
+// limitsKind says which limit it is.
+type limitsKind struct {
+	join      bool
+	scheduled bool // writes as most Go programs do
+	filtered  bool
+}
+
 // limitsWorker owns a share of the clients.
 type limitsWorker struct {
-	join     bool
-	filtered bool
-	inbox    chan limitsFrame
+	limitsKind
+	inbox chan limitsFrame
 
 	mu        sync.Mutex               // guards what follows, and the clients' debts; held while a batch is written
 	conns     []*limitsConn            // all of them
@@ -60,10 +66,20 @@ type limitsConn struct {
 	batch  []byte // while a filtered batch is joined
 }
 
-func newSyscalls(c harness.Config) (harness.Server, error) { return newLimits(c, false) }
-func newJoined(c harness.Config) (harness.Server, error)   { return newLimits(c, true) }
+func newSyscalls(c harness.Config) (harness.Server, error) {
+	return newLimits(limitsKind{filtered: c.Filtered})
+}
 
-func newLimits(c harness.Config, join bool) (harness.Server, error) {
+func newScheduledSyscalls(c harness.Config) (harness.Server, error) {
+	return newLimits(limitsKind{filtered: c.Filtered, scheduled: true})
+}
+
+func newJoined(c harness.Config) (harness.Server, error) {
+	return newLimits(limitsKind{filtered: c.Filtered, join: true})
+}
+
+// newLimits has a worker of that kind for each processor.
+func newLimits(kind limitsKind) (harness.Server, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("create epoll: %w", err)
@@ -71,9 +87,9 @@ func newLimits(c harness.Config, join bool) (harness.Server, error) {
 	l := &limits{epoll: epoll, conns: make(map[int32]*limitsConn)}
 	for range runtime.GOMAXPROCS(0) {
 		w := &limitsWorker{
-			join: join, filtered: c.Filtered,
-			inbox:     make(chan limitsFrame, 128),
-			byProject: make(map[string][]*limitsConn),
+			limitsKind: kind,
+			inbox:      make(chan limitsFrame, 128),
+			byProject:  make(map[string][]*limitsConn),
 		}
 		l.workers = append(l.workers, w)
 		go w.run()
@@ -266,7 +282,7 @@ func (c *limitsConn) write(p []byte) {
 	if len(c.debt) > 0 && !c.payDebt() {
 		return
 	}
-	n, err := bareWrite(c.fd, p)
+	n, err := c.worker.write(c.fd, p)
 	if err != nil || n == len(p) {
 		return // no room, or a connection whose end the poller is about to see
 	}
@@ -278,11 +294,18 @@ func (c *limitsConn) payDebt() bool {
 	if len(c.debt) == 0 {
 		return true
 	}
-	n, err := bareWrite(c.fd, c.debt)
+	n, err := c.worker.write(c.fd, c.debt)
 	if err == nil {
 		c.debt = c.debt[n:]
 	}
 	return len(c.debt) == 0
+}
+
+func (w *limitsWorker) write(fd int, p []byte) (n int, err error) {
+	if w.scheduled {
+		return unix.Write(fd, p)
+	}
+	return bareWrite(fd, p)
 }
 
 // bareWrite is write(2) and nothing else. unix.Write tells the scheduler before and after, which hands the processor to

@@ -9,6 +9,7 @@ var servers = map[string]harness.New{
 	"mesherstream": newMesherstream,
 	"syscalls":     newSyscalls,
 	"joined":       newJoined,
+	"syscalls-go":  newScheduledSyscalls,
 	"fiberhub":     newFiberHub,
 	"socketio":     newSocketIO,
 	"melody":       newMelody,

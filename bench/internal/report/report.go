@@ -87,16 +87,21 @@ func (t *Table) Text() string {
 
 // Markdown is for a document. The last column is notes.
 func (t *Table) Markdown() string {
+	out := "### " + t.Title + "\n\n" + t.Body()
+	if t.Foot != "" {
+		out += "\n" + t.Foot + "\n"
+	}
+	return out + "\n"
+}
+
+// Body is the rows of Markdown.
+func (t *Table) Body() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "### %s\n\n", t.Title)
 	for i, row := range t.Rows {
 		fmt.Fprintf(&out, "| %s |\n", strings.Join(row, " | "))
 		if i == 0 {
 			fmt.Fprintf(&out, "|---|%s---|\n", strings.Repeat("---:|", len(row)-2))
 		}
 	}
-	if t.Foot != "" {
-		fmt.Fprintf(&out, "\n%s\n", t.Foot)
-	}
-	return out.String() + "\n"
+	return out.String()
 }
