@@ -124,8 +124,6 @@ func TestAHintForALinkThatIsClosedWakesNobodyElse(t *testing.T) {
 	b.until("the new one receives", func() bool { e, ok := b.find(Received); return ok && string(e.Payload) == "ello" })
 }
 
-// A close frame that can't be written any longer must not be waited for: the end of such a connection is a failure, and
-// not the end of what it receives.
 // buffered is a connection of which something has been read ahead.
 type buffered struct {
 	net.Conn
@@ -157,6 +155,8 @@ func TestLookingForEarlyBytesAllocatesLessThanItReads(t *testing.T) {
 	}
 }
 
+// A close frame that can't be written any longer must not be waited for: the end of such a connection is a failure, and
+// not the end of what it receives.
 func TestAConnectionThatWasResetFails(t *testing.T) {
 	ours, theirs := socketConn(t)
 	b := &boss{t: t}
