@@ -156,6 +156,10 @@ func (c *client) deliver(b *batch) {
 	s := c.shard
 	if c.backlog.len() > 0 && !c.backlog.fits(len(b.messages), b.bytes, s.limits) {
 		if c.makeRoom(b.messages); c.phase == phaseGone {
+			if s.cfg.coalescing > 0 { // they may have counted as buffered
+				c.countOffered(len(b.messages))
+				c.countAbandoned(len(b.messages))
+			}
 			return
 		}
 	}

@@ -302,6 +302,10 @@ func (c *modelClient) offer(run []*modelMessage) {
 			c.writable()
 		}
 		if c.phase == phaseGone {
+			if c.s.coalescing > 0 {
+				c.count(run)
+				c.abandoned += len(run)
+			}
 			return
 		}
 	}

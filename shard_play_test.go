@@ -70,6 +70,7 @@ type playedClient struct {
 
 	connects, slows, disconnects int
 	told                         uint64 // drops
+	offered                      int    // at the last turn
 	code                         int
 
 	manner
@@ -478,6 +479,10 @@ func (p *player) compare() {
 			p.Fatalf("client %d: got %+v in phase %d, want %d offered, %d sent, %d dropped, %d abandoned, %d filtered, %d conflated, %d buffered of %d bytes, slow: %v, phase %d, %d unacknowledged, age %v",
 				c.id, got, c.phase, offered, t.sent, t.dropped, t.abandoned, t.filtered, t.conflated, buffered, bufferedBytes, t.slow, t.phase, t.unacknowledged(), t.win.age)
 		}
+		if offered < c.offered {
+			p.Errorf("client %d: got %d offered, and there were %d before", c.id, offered, c.offered)
+		}
+		c.offered = offered
 		if offered != t.sent+t.dropped+t.abandoned+t.filtered+t.conflated+buffered {
 			p.Errorf("the accounts of client %d: got %+v", c.id, got)
 		}

@@ -938,6 +938,35 @@ func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
 	}
 }
 
+// What counts as offered and buffered while it is held goes on to count when the client's link fails, whenever that is.
+func TestWhatIsOfferedNeverBecomesLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, buffered := range []int{0, 1, 100} {
+			s := newTestShard(t, 1, sink{})
+			s.cfg.coalescing = time.Second
+			c := s.everyone()[0]
+			c.place = &place{m: &Manager{}}
+			publishTurn(t, s, newMessage(&Message{Project: "shop"}), 1)
+			for range buffered {
+				c.buffer(newMessage(&Message{}))
+			}
+			publishTurn(t, s, newMessage(&Message{Project: "shop"}), 10)
+			before := s.stats()
+			if before.Offered != uint64(11+buffered) || before.Buffered != 10+buffered {
+				t.Fatalf("%d buffered and 10 held: got %+v", buffered, before)
+			}
+			c.link = brokenLink{}
+			time.Sleep(time.Second)
+			s.tick(false, true)
+			s.take()
+			s.takeTurn()
+			if after := s.stats(); after.Clients != 0 || after.Offered != before.Offered || after.Abandoned != uint64(before.Buffered) {
+				t.Errorf("%d buffered and 10 held, when the link has failed: got %+v, want %d offered and the others abandoned", buffered, after, before.Offered)
+			}
+		}
+	})
+}
+
 func TestADurationIsCountedUnderTheFirstBoundThatHoldsIt(t *testing.T) {
 	var h Histogram
 	last := len(h.Counts) - 1
