@@ -90,8 +90,9 @@ func NewManager(opts ...Option) (*Manager, error) {
 	return m, nil
 }
 
-// Broadcast sends msg to every client whose subscription it matches. A client that keeps up receives it immediately.
-// For a slow client it is buffered, and if the buffer is full, the oldest messages are dropped.
+// Broadcast sends msg to every client whose subscription it matches. A client that keeps up receives it immediately,
+// unless [WithCoalescing] collects it with others. For a slow client it is buffered, and if the buffer is full, the
+// oldest messages are dropped.
 //
 // Broadcast never waits for a client. If messages arrive faster than the machine can write them, it waits for a shard
 // to catch up. Data and the strings are copied before it returns. Each client receives the messages that one goroutine
