@@ -80,7 +80,7 @@ func startChromium(t *testing.T) *chromium {
 		}
 		said = append(said, lines.Text())
 	}
-	t.Fatalf("Chromium did not start:\n%s", strings.Join(said, "\n"))
+	t.Fatalf("Chromium did not start (%v):\n%s", lines.Err(), strings.Join(said, "\n"))
 	return nil
 }
 
