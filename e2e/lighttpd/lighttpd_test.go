@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -96,14 +97,15 @@ func TestEventsAndLinesThroughLighttpd(t *testing.T) {
 // stage serves streams behind lighttpd, and keeps the head of the newest request.
 func stage(t *testing.T) (m *mesherstream.Manager, asked *atomic.Value, proxy string) {
 	t.Helper()
-	program, err := exec.LookPath("lighttpd")
-	if err != nil {
-		if program = "/usr/sbin/lighttpd"; !executable(program) {
-			t.Skip("needs lighttpd: apt-get install lighttpd")
-		}
+	program := "lighttpd"
+	if _, err := exec.LookPath(program); err != nil && slices.Contains(filepath.SplitList(os.Getenv("PATH")), "/usr/bin") {
+		program = "/usr/sbin/lighttpd" // the PATH of a user has no folder for administrators
+	}
+	if _, err := exec.LookPath(program); err != nil {
+		t.Skip("needs lighttpd: apt-get install lighttpd")
 	}
 	app := fiber.New(fiber.Config{DisableStartupMessage: true})
-	m, err = mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithLogger(slog.New(slog.DiscardHandler)), mesherstream.WithMaxClients(1),
+	m, err := mesherstream.NewManager(mesherstream.WithApp(app), mesherstream.WithLogger(slog.New(slog.DiscardHandler)), mesherstream.WithMaxClients(1),
 		mesherstream.WithPingInterval(time.Second)) // it notices with a heartbeat that a client has left
 	if err != nil {
 		t.Fatal(err)
@@ -166,11 +168,6 @@ server.stream-response-body = 1
 		}
 	})
 	return "127.0.0.1:" + own
-}
-
-func executable(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode()&0o111 != 0
 }
 
 func until(t *testing.T, what string, cond func() bool) {

@@ -248,12 +248,13 @@ func (p *proxy) need(t *testing.T) {
 	}
 }
 
-// path is the program, also where PATH has no folders for administrators, in which Debian keeps most of them.
+// path is the program, also if PATH is that of a user: Debian keeps most proxies in a folder for administrators. A PATH
+// without the folder for users has nothing but what it names, as that of .ci/bare.
 func (p *proxy) path() string {
-	if path, err := exec.LookPath(p.program); err == nil {
-		return path
+	if _, err := exec.LookPath(p.program); err != nil && slices.Contains(filepath.SplitList(os.Getenv("PATH")), "/usr/bin") {
+		return "/usr/sbin/" + p.program
 	}
-	return "/usr/sbin/" + p.program
+	return p.program
 }
 
 // running is a proxy that runs.
