@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 	if firefox.stop != nil {
 		firefox.stop()
 	}
+	if exampleBuilt != "" {
+		_ = os.RemoveAll(exampleBuilt)
+	}
 	os.Exit(code)
 }
 

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,27 +37,16 @@ type program struct {
 	posted     int
 }
 
-// newExample builds the example, and starts it with these arguments and this standard input.
+// newExample starts the example with these arguments and this standard input.
 func newExample(t *testing.T, stdin string, args ...string) *program {
 	t.Helper()
 	needChromium(t)
-	for _, pattern := range []string{"*.go", "web/*"} { // or a result would be cached when they have changed
-		names, err := filepath.Glob(filepath.Join(exampleDir, pattern))
-		if err != nil || len(names) == 0 {
-			t.Fatalf("no files %s: %v", pattern, err)
-		}
-		for _, name := range names {
-			if _, err := os.ReadFile(name); err != nil {
-				t.Fatal(err)
-			}
-		}
+	path, err := buildExample()
+	if err != nil {
+		t.Fatal(err)
 	}
 	addr := "127.0.0.1:" + streamtest.FreePort(t) // it stays the same over a restart
-	p := &program{T: t, path: filepath.Join(t.TempDir(), "example"), addr: addr, args: args, stdin: stdin}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", p.path, "github.com/mesher/mesherstream/example")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, output)
-	}
+	p := &program{T: t, path: path, addr: addr, args: args, stdin: stdin}
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			_ = p.cmd.Process.Kill() // the test has failed, or is done with it
@@ -66,6 +56,32 @@ func newExample(t *testing.T, stdin string, args ...string) *program {
 	p.start()
 	return p
 }
+
+// buildExample builds the example once for all tests. TestMain removes its folder.
+var buildExample = sync.OnceValues(func() (path string, err error) {
+	for _, pattern := range []string{"*.go", "web/*"} { // or a result would be cached when they have changed
+		names, err := filepath.Glob(filepath.Join(exampleDir, pattern))
+		if err != nil || len(names) == 0 {
+			return "", fmt.Errorf("no files %s: %w", pattern, err)
+		}
+		for _, name := range names {
+			if _, err := os.ReadFile(name); err != nil {
+				return "", err
+			}
+		}
+	}
+	if exampleBuilt, err = os.MkdirTemp("", "example-"); err != nil {
+		return "", err
+	}
+	path = filepath.Join(exampleBuilt, "example")
+	if output, err := exec.Command("go", "build", "-o", path, "github.com/mesher/mesherstream/example").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, output)
+	}
+	return path, nil
+})
+
+// exampleBuilt is the folder of the program, or "" if no test needs it.
+var exampleBuilt string
 
 func (p *program) start() {
 	p.Helper()
