@@ -15,8 +15,9 @@ lint:
 	go vet work
 	go tool staticcheck work
 
-bench:          # every scenario against every peer, for hours; writes the figures of bench/RESULTS.md
-	go run ./bench/cmd/compare -scenario all -markdown results.md -json results.json -svg results.svg
+bench:          # every scenario against every peer, half an hour; writes the tables of bench/RESULTS.md and the chart
+	go run ./bench/cmd/compare -scenario all -seconds 1500ms -warmup 300ms -write bench/RESULTS.md -svg bench/results.svg
+	go run ./bench/cmd/herd -rounds 3 -missed 0,100,1000 -write bench/RESULTS.md
 
 fuzz:           # each target for a minute
 	for p in . ./internal/request ./internal/wsframe ./test; do for t in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do go test -run='^$$' -fuzz="^$$t$$" -fuzztime=1m $$p || exit 1; done; done

@@ -163,7 +163,7 @@ func flood(z size) scenario {
 		passes: []pass{p},
 		columns: []column{
 			spread(count("deliveries/s", throughput("flood"))), against("× centrifuge", throughput("flood"), "centrifuge"),
-			cpuColumn("flood"), against("× syscalls", cpu("flood"), "syscalls"),
+			cpuColumn("flood"), against("× syscalls", cpu("flood"), "syscalls"), against("CPU × centrifuge", cpu("flood"), "centrifuge"),
 			duration("p99", p99("flood")), duration("longest Broadcast", longest("flood")),
 			decimal("allocs/delivery", allocsPerDelivery("flood")), mebibytes("peak RSS", peak("flood")), percent("lost", lostShare("flood")),
 		},
