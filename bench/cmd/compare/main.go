@@ -111,7 +111,7 @@ func parse() (*settings, error) {
 	flag.StringVar(&s.write, "write", "", "replace the tables in this `file`, which is RESULTS.md")
 	flag.StringVar(&s.json, "json", "", "write every run's raw figures to this `file`")
 	flag.StringVar(&s.svg, "svg", "", "write a chart of CPU per delivery × syscalls to this `file`")
-	flag.StringVar(&s.check, "check", "", "fail if a ratio is not within the spread that the tables in this `file` print")
+	flag.StringVar(&s.check, "check", "", "fail if a ratio is not within the spread that the tables in this `file` print; their pace is taken, unless -rate gives one")
 	flag.Float64Var(&s.tolerance, "tolerance", 0.2, "by which `share` a ratio may be beyond the spread; see -check")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -179,6 +179,9 @@ func (s *settings) run(ctx context.Context) error {
 			return err
 		}
 		before = parseTables(string(content))
+		if s.size.rate == 0 {
+			s.size.rate = printedPace(string(content)) // of a burst, the ratios depend on it
+		}
 	}
 	binaries, err := build(ctx)
 	if err != nil {

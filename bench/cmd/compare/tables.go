@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -71,6 +72,19 @@ func parseTables(document string) map[string]printed {
 	}
 	return out
 }
+
+// printedPace returns the messages a second of the tables in a document, or 0.
+func printedPace(document string) int {
+	section, _ := report.Section(document, "run")
+	found := paceText.FindStringSubmatch(section)
+	if found == nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(found[1]) // of digits
+	return n
+}
+
+var paceText = regexp.MustCompile(`The pace is (\d+) messages a second`)
 
 // parseSpan reads a cell such as "1.03 (0.98 – 1.10)", or "1.03", whose spread is nothing.
 func parseSpan(cell string) (s span, ok bool) {
