@@ -116,7 +116,10 @@ func TestFewFiltersAreFoundThatAMessageDoesNotPass(t *testing.T) {
 		return values
 	}
 	const filters, messages = 1000, 200
-	for i := range filters {
+	for i := range 3 * filters { // some take the columns of others, which must leave nothing in them
+		if len(l.filters) == filters {
+			l.remove(i % filters)
+		}
 		l.add(filter{list(i, "level"), list(i, "environment")})
 	}
 	neither, one := 0, 0
