@@ -273,6 +273,13 @@ func TestFallingBehindIsSeenByBothEnds(t *testing.T) {
 			t.Errorf("behind(p95 %v, elapsed %v) = %v, want %v", test.p95, test.elapsed, got, test.want)
 		}
 	}
+	collected := ended(120*time.Millisecond, 980*time.Millisecond)
+	if collected.Server = "mesherstream-100ms"; p.behind(collected) {
+		t.Error("messages that are collected for 100 ms and arrive after 120 ms are behind, want that they are in time")
+	}
+	if collected.Load.P95++; !p.behind(collected) {
+		t.Error("messages that are collected for 100 ms and arrive after more than 120 ms are in time")
+	}
 	flood := flood(size{clients: 10, rate: 50, bytes: 512, window: time.Second}).passes[0]
 	if flood.behind(ended(time.Second, time.Minute)) {
 		t.Error("a flood has no pace, and can't be behind it")

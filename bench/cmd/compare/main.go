@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -57,6 +58,11 @@ var streamServers = []string{
 // variants are this library with its options, and with clients that ask for something else.
 var variants = []string{
 	"mesherstream", "mesherstream-hooks", "mesherstream-protocol", "mesherstream-history", "mesherstream-events", "mesherstream-lines",
+}
+
+// collecting are this library with WithCoalescing, and for how long they collect messages.
+var collecting = map[string]time.Duration{
+	"mesherstream-20ms": 20 * time.Millisecond, "mesherstream-100ms": 100 * time.Millisecond,
 }
 
 // wireOf returns what the clients ask a server for.
@@ -145,7 +151,7 @@ func parse() (*settings, error) {
 
 // known are all servers.
 func known() []string {
-	return slices.Concat(variants, allServers[1:], []string{scheduledLimit}, streamServers[4:])
+	return slices.Concat(variants, slices.Sorted(maps.Keys(collecting)), allServers[1:], []string{scheduledLimit}, streamServers[4:])
 }
 
 // choose makes the scenarios that the flags name, with their servers, at these paces.

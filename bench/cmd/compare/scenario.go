@@ -67,6 +67,7 @@ var allScenarios = []struct {
 }{
 	{"paced", paced},
 	{"burst", burst},
+	{"coalesced", coalesced},
 	{"flood", flood},
 	{"stalled", stalled},
 	{"filtered", filtered},
@@ -148,6 +149,24 @@ func burst(z size) scenario {
 			duration("p50", p50("burst")), duration("p99", p99("burst")), against("p99 × joined", p99("burst"), "joined"),
 			duration("longest Broadcast", longest("burst")),
 			decimal("allocs/delivery", allocsPerDelivery("burst")), mebibytes("peak RSS", peak("burst")), count("lost", lost("burst")),
+		},
+	}
+}
+
+// coalesced is always 100 messages a second: how many share a write depends on that.
+func coalesced(z size) scenario {
+	const name = "coalesced"
+	z.rate = 100
+	return scenario{
+		name:    name,
+		about:   fmt.Sprintf("%d clients, %d B, %d messages a second, collected for 20 and 100 ms", z.clients, z.bytes, z.rate),
+		servers: []string{"mesherstream", "mesherstream-20ms", "mesherstream-100ms", "syscalls"},
+		rounds:  z.rounds,
+		passes:  []pass{pacedPass(name, z)},
+		columns: []column{
+			cpuColumn(name), checked(against("× syscalls", cpu(name), "syscalls")), decimal("writes/delivery", writesPerDelivery(name)),
+			duration("p50", p50(name)), duration("p99", p99(name)), duration("max", longestLatency(name)),
+			mebibytes("peak RSS", peak(name)), count("lost", lost(name)),
 		},
 	}
 }

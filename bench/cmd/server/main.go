@@ -3,7 +3,11 @@
 // Command server runs one of the servers that are compared. It is started by compare.
 package main
 
-import "github.com/mesher/mesherstream/bench/internal/harness"
+import (
+	"time"
+
+	"github.com/mesher/mesherstream/bench/internal/harness"
+)
 
 var servers = map[string]harness.New{
 	"mesherstream": newMesherstream,
@@ -23,6 +27,8 @@ var servers = map[string]harness.New{
 	"mesherstream-hooks":    newMesherstreamHooks,
 	"mesherstream-protocol": newMesherstream,
 	"mesherstream-history":  newMesherstreamHistory,
+	"mesherstream-20ms":     newMesherstreamCoalescing(20 * time.Millisecond),
+	"mesherstream-100ms":    newMesherstreamCoalescing(100 * time.Millisecond),
 	"mesherstream-events":   newMesherstream,
 	"mesherstream-lines":    newMesherstream,
 

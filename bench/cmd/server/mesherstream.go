@@ -5,6 +5,7 @@ package main
 import (
 	"net"
 	"sync/atomic"
+	"time"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -37,6 +38,11 @@ func newMesherstreamHooks(harness.Config) (harness.Server, error) {
 // newMesherstreamHistory has a history, so that clients with the protocol have positions in it.
 func newMesherstreamHistory(harness.Config) (harness.Server, error) {
 	return mesherstreamWith(mesherstream.WithHistory(100))
+}
+
+// newMesherstreamCoalescing collects messages for so long.
+func newMesherstreamCoalescing(d time.Duration) harness.New {
+	return func(harness.Config) (harness.Server, error) { return mesherstreamWith(mesherstream.WithCoalescing(d)) }
 }
 
 func mesherstreamWith(options ...mesherstream.Option) (harness.Server, error) {
