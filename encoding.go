@@ -91,6 +91,20 @@ func (e encoding) reader(cfg *config) link.Reader {
 	return new(deaf)
 }
 
+// readers returns the function with which the links of a shard ask for a reader. See [link.Options].
+func (e encoding) readers(cfg *config) func(own bool) link.Reader {
+	var shared link.Reader // by the links that are at rest
+	return func(own bool) link.Reader {
+		switch {
+		case own:
+			return e.reader(cfg)
+		case shared == nil || !shared.AtRest(): // a link keeps it
+			shared = e.reader(cfg)
+		}
+		return shared
+	}
+}
+
 // A deaf reader is for a client that has nothing more to say. It puts up with the body of its request or another request,
 // and not with a flood.
 type deaf struct{ heard int }
@@ -99,6 +113,8 @@ type deaf struct{ heard int }
 const mostHeard = 64 << 10
 
 var errTalkative = errors.New("too much follows the request for the stream")
+
+func (d *deaf) AtRest() bool { return d.heard == 0 }
 
 func (d *deaf) Feed(p []byte, _ func(op byte, payload []byte) error) (n int, err error) {
 	if d.heard += len(p); d.heard > mostHeard {

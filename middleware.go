@@ -198,7 +198,7 @@ func (m *Manager) serve(conn net.Conn, a admission, p *place) error {
 	}
 	var stay func()
 	c.link, stay = link.Open(conn, c, link.Options{
-		Reader:      c.encoding.reader(&m.cfg),
+		Reader:      c.shard.readers[c.encoding],
 		IdleTimeout: m.cfg.idleTimeout,
 		Poller:      c.shard.poll,
 	})

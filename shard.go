@@ -22,6 +22,7 @@ type shard struct {
 	limits  limits
 	madeAt  time.Time
 	history *history // of the manager
+	readers [encodings]func(own bool) link.Reader
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -90,6 +91,9 @@ func newShard(cfg *config, h *history) *shard {
 		projects:  make(map[string]*audience),
 		leaving:   make(map[*client]struct{}),
 		shares:    make(map[shareKey]*share),
+	}
+	for e := range s.readers {
+		s.readers[e] = encoding(e).readers(cfg)
 	}
 	s.wake.L = &s.mu
 	s.room.L = &s.mu

@@ -782,13 +782,15 @@ func newHeldLink(c *client, idle func()) *heldLink {
 	conn.changed.L = &conn.mu
 	cfg := c.shard.cfg
 	return &heldLink{conn: conn, idle: idle, Portable: link.NewPortable(conn, conn, c, link.Options{
-		Reader:      pieces{},
+		Reader:      func(bool) link.Reader { return pieces{} },
 		IdleTimeout: cfg.idleTimeout,
 	})}
 }
 
 // pieces is a reader for which each piece that arrives is a message: its opcode, and the rest.
 type pieces struct{}
+
+func (pieces) AtRest() bool { return true }
 
 func (pieces) Feed(p []byte, emit func(op byte, payload []byte) error) (n int, err error) {
 	if p[0] == frameBroken {

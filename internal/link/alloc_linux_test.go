@@ -21,7 +21,7 @@ func socketPair(tb testing.TB) (a, b int) {
 
 func TestWritingToASocketAllocatesNothing(t *testing.T) {
 	ours, theirs := socketPair(t)
-	l := &polled{fd: ours, poller: &Poller{}}
+	l := &polled{fd: int32(ours), poller: &Poller{}}
 	frame, buf := make([]byte, 512), make([]byte, 1<<10)
 	if got := testing.AllocsPerRun(100, func() {
 		if sent, _, err := l.Write(frame, nil, nil); sent != len(frame) || err != nil {

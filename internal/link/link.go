@@ -79,6 +79,9 @@ type Reader interface {
 	// returns an error, Feed returns that error and how much of p it has read, and may continue from there. Any other
 	// error is final.
 	Feed(p []byte, emit func(op byte, payload []byte) error) (n int, err error)
+
+	// AtRest reports whether nothing is half read, so that the reader may go on with the bytes of somebody else.
+	AtRest() bool
 }
 
 // An Event is what a link reports to its owner.
@@ -106,7 +109,10 @@ const (
 
 // Options are the facts that a link has to know about its owner.
 type Options struct {
-	Reader      Reader
+	// Reader returns a reader that is at rest. A link that asks for its own keeps it, on a goroutine of its own. Any other
+	// link asks on its owner's goroutine, each time that bytes arrive, and keeps the reader only while a message is half
+	// read. Between messages, all links of an owner's goroutine therefore share one.
+	Reader      func(own bool) Reader
 	IdleTimeout time.Duration           // how long a write may make no progress; 0 is forever
 	Poller      func() (*Poller, error) // returns the poller of the owner's goroutine
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +36,7 @@ func openPolled(t *testing.T, b *boss, conn socket) {
 		t.Fatal(err)
 	}
 	_, local := conn.(*net.UnixConn)
-	b.link = &polled{owner: b, poller: p, fd: fd, reader: &lines{}, local: local}
+	b.link = &polled{owner: b, poller: p, fd: int32(fd), reader: newLines, local: local}
 	t.Cleanup(func() { b.link.Close(); p.Close(); loops.Wait() })
 }
 
@@ -83,12 +84,12 @@ func (b *boss) reuse(closed *polled) (fresh *polled, far *net.TCPConn) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	dup := func(original uintptr) { err = unix.Dup3(int(original), closed.fd, unix.O_CLOEXEC) }
+	dup := func(original uintptr) { err = unix.Dup3(int(original), int(closed.fd), unix.O_CLOEXEC) }
 	if failed := raw.Control(dup); failed != nil || err != nil {
 		b.t.Fatal(failed, err)
 	}
 	b.got = nil
-	fresh = &polled{owner: b, poller: closed.poller, fd: closed.fd, reader: &lines{}}
+	fresh = &polled{owner: b, poller: closed.poller, fd: closed.fd, reader: newLines}
 	b.link = fresh
 	b.t.Cleanup(fresh.Close)
 	fresh.Begin()
@@ -185,7 +186,7 @@ func (b *boss) stands() room {
 	var known bool
 	switch l := b.link.(type) {
 	case *polled:
-		r, known = roomOf(l.fd)
+		r, known = roomOf(int(l.fd))
 	case *Portable:
 		r, known = roomUnder(l.raw)
 	}
@@ -300,7 +301,7 @@ func TestAWriteDoesNotWaitEvenIfTheDescriptorBlocks(t *testing.T) {
 				b := &boss{t: t}
 				openPolled(t, b, ours)
 				l := b.link.(*polled)
-				if err := unix.SetNonblock(l.fd, false); err != nil {
+				if err := unix.SetNonblock(int(l.fd), false); err != nil {
 					t.Fatal(err)
 				}
 				full := make(chan error, 1)
@@ -333,7 +334,7 @@ func TestAReadDoesNotWaitEvenIfTheDescriptorBlocks(t *testing.T) {
 	b := &boss{t: t}
 	openPolled(t, b, ours)
 	l := b.link.(*polled)
-	if err := unix.SetNonblock(l.fd, false); err != nil {
+	if err := unix.SetNonblock(int(l.fd), false); err != nil {
 		t.Fatal(err)
 	}
 	read := make(chan struct{})
@@ -361,5 +362,77 @@ func TestTwoPiecesAreSentInOrder(t *testing.T) {
 	got := make([]byte, len(want))
 	if _, err := io.ReadFull(theirs, got); err != nil || string(got) != want {
 		t.Errorf("got %q and %v, want %q", got, err, want)
+	}
+}
+
+// What a link has at rest decides how many viewers a process holds. It is read and written with every message, so it is
+// one cache line.
+func TestALinkAtRestIsOneCacheLine(t *testing.T) {
+	if size := unsafe.Sizeof(polled{}); size > 64 {
+		t.Errorf("a link has %d bytes, want 64 at most", size)
+	}
+	ours, theirs := socketConn(t)
+	b := &boss{t: t}
+	openPolled(t, b, ours)
+	l := b.link.(*polled)
+	l.Begin()
+	for _, piece := range []string{"he", "llo\nx", "world\n"} { // the second one waits with a part that is unread
+		if _, err := theirs.Write([]byte(piece)); err != nil {
+			t.Fatal(err)
+		}
+		if piece == "he" {
+			b.until("half a message is read", func() bool { return l.rare != nil && l.rare.reader != nil })
+			continue
+		}
+		b.until("the message is read", func() bool { _, ok := b.find(Received); return ok })
+		b.got = nil
+		l.Resume()
+	}
+	if l.rare != nil {
+		t.Errorf("after whole messages, the link keeps %+v", l.rare)
+	}
+}
+
+// All links of a poller read with one reader, but for those that are half-way through a message.
+func TestAReaderIsSharedBetweenMessagesOnly(t *testing.T) {
+	var made []*lines
+	share := func(own bool) Reader {
+		if last := len(made) - 1; !own && last >= 0 && made[last].AtRest() {
+			return made[last]
+		}
+		made = append(made, &lines{})
+		return made[len(made)-1]
+	}
+	var bosses [3]*boss
+	var far [3]*net.TCPConn
+	for i := range bosses {
+		ours, theirs := socketConn(t)
+		bosses[i], far[i] = &boss{t: t}, theirs
+		openPolled(t, bosses[i], ours)
+		bosses[i].link.(*polled).reader = share
+		bosses[i].link.Begin()
+	}
+	for _, piece := range []struct {
+		of         int
+		text, want string
+	}{{0, "xone", ""}, {1, "xtw", ""}, {2, "xthree\n", "three"}, {1, "o\n", "two"}, {2, "xfour\n", "four"}, {0, "\n", "one"}} {
+		b := bosses[piece.of]
+		if _, err := far[piece.of].Write([]byte(piece.text)); err != nil {
+			t.Fatal(err)
+		}
+		if piece.want == "" {
+			b.until("it is read", func() bool { r := b.link.(*polled).rare; return r != nil && r.reader != nil })
+			continue
+		}
+		var got Event
+		b.until("the message has come", func() (ok bool) { got, ok = b.find(Received); return ok })
+		if string(got.Payload) != piece.want {
+			t.Fatalf("link %d: got %q, want %q", piece.of, got.Payload, piece.want)
+		}
+		b.got = nil
+		b.link.Resume()
+	}
+	if len(made) != 3 {
+		t.Errorf("got %d readers, want one for each of the two links with half a message, and one for the rest", len(made))
 	}
 }

@@ -113,6 +113,10 @@ func (b *boss) find(k Kind) (Event, bool) {
 // lines is a Reader for which each line is a message, whose first byte is its opcode. It refuses an empty line.
 type lines struct{ rest []byte }
 
+func newLines(bool) Reader { return &lines{} }
+
+func (l *lines) AtRest() bool { return len(l.rest) == 0 }
+
 var errEmptyLine = errors.New("the line is empty")
 
 func (l *lines) Feed(p []byte, emit func(op byte, payload []byte) error) (n int, err error) {
@@ -200,7 +204,7 @@ func openPortable(t *testing.T, b *boss, conn socket) { openPlain(t, b, conn) }
 
 // openPlain opens the portable link over any connection.
 func openPlain(t *testing.T, b *boss, conn net.Conn) {
-	p := NewPortable(conn, conn, b, Options{Reader: &lines{}, IdleTimeout: time.Minute})
+	p := NewPortable(conn, conn, b, Options{Reader: newLines, IdleTimeout: time.Minute})
 	b.link = p
 	var handler sync.WaitGroup
 	handler.Go(p.Serve)

@@ -25,20 +25,46 @@ const readBytes = 4 << 10
 // goroutine reads and writes, without ever blocking, when the poller says that it can.
 //
 // A polled belongs to its owner's goroutine.
+//
+// It fits into one cache line: what only few links have at a time is in rare.
 type polled struct {
 	owner  Owner
 	poller *Poller
-	token  uint32 // distinguishes it from another link with the same descriptor
-	fd     int
-	room   room // at the last call of Progressed
-	reader Reader
+	reader func(own bool) Reader
+	rare   *rare         // nil until some of it is needed
+	fd     int32         // of the socket
+	slot   int32         // its index in Poller.links
+	token  uint32        // distinguishes it from another link that had the same slot
 	hints  atomic.Uint32 // hints of the poller that Ready has not seen yet
-	unread []byte        // read, but after a message that is still being handled
 	ending bool          // the poller has seen the end of the stream; data before it may still be unread
 	short  bool          // the last write did not have room for everything
 	broken bool          // nothing can be written any longer
 	local  bool          // a Unix socket: it has room again only when the other end has read
 	state  linkState
+}
+
+// rare is what a link has that is at work: it has read something else than whole messages, or its owner has asked what the
+// other end has read.
+type rare struct {
+	reader Reader // half-way through a message; nil at rest
+	unread []byte // read, but after a message that is still being handled
+	room   room   // at the last call of Progressed
+	asked  bool   // there was one, so that room is kept
+}
+
+// rarely returns the link's rare, which it makes if there is none.
+func (l *polled) rarely() *rare {
+	if l.rare == nil {
+		l.rare = new(rare)
+	}
+	return l.rare
+}
+
+// forget releases the link's rare if nothing is in it.
+func (l *polled) forget() {
+	if r := l.rare; r != nil && r.reader == nil && len(r.unread) == 0 && !r.asked {
+		l.rare = nil
+	}
 }
 
 type linkState uint8
@@ -83,7 +109,11 @@ func takeOver(conn net.Conn, o Owner, opts Options) *polled {
 		return nil
 	}
 	_, local := raw.(*net.UnixConn)
-	return &polled{owner: o, poller: p, fd: fd, reader: opts.Reader, unread: readAhead(conn, raw), local: local}
+	l := &polled{owner: o, poller: p, fd: int32(fd), reader: opts.Reader, local: local}
+	if early := readAhead(conn, raw); len(early) > 0 {
+		l.rarely().unread = early
+	}
+	return l
 }
 
 // aheads has buffers for readAhead, which needs one for each handshake and copies what it keeps.
@@ -112,7 +142,7 @@ func (l *polled) Begin() {
 		l.owner.Handle(Event{Kind: Failed, Err: err})
 		return
 	}
-	if len(l.unread) > 0 {
+	if l.rare != nil {
 		l.read()
 	}
 }
@@ -122,9 +152,9 @@ func (l *polled) Write(p []byte, _ []int, then []byte) (sent, held int, err erro
 		var n int
 		var err error
 		if then == nil {
-			n, err = send(l.fd, p)
+			n, err = send(int(l.fd), p)
 		} else {
-			n, err = l.poller.pair.send(l.fd, p, then)
+			n, err = l.poller.pair.send(int(l.fd), p, then)
 		}
 		switch {
 		case err == nil:
@@ -170,14 +200,14 @@ func (l *polled) read() {
 	if l.state == linkWaiting || l.state == linkClosed {
 		return // Resume continues from here
 	}
-	if len(l.unread) > 0 {
-		early := l.unread
-		l.unread = nil
+	if r := l.rare; r != nil && len(r.unread) > 0 {
+		early := r.unread
+		r.unread = nil
 		l.feed(early)
 		l.owner.Again()
 		return
 	}
-	n, err := receive(l.fd, l.poller.buf)
+	n, err := receive(int(l.fd), l.poller.buf)
 	switch {
 	case errors.Is(err, unix.EAGAIN):
 		return
@@ -206,16 +236,30 @@ func (l *polled) feed(p []byte) {
 	if l.state == linkRefused {
 		return
 	}
+	var reader Reader
+	if l.rare != nil {
+		reader, l.rare.reader = l.rare.reader, nil
+	}
+	if reader == nil {
+		reader = l.reader(false)
+	}
 	l.poller.fed = l
-	n, err := l.reader.Feed(p, l.poller.emit)
+	n, err := reader.Feed(p, l.poller.emit)
 	switch {
 	case l.state == linkClosed:
+		return
 	case err != nil && !errors.Is(err, errPaused):
 		l.state = linkRefused
 		l.owner.Handle(Event{Kind: Refused, Err: err})
-	case n < len(p):
-		l.unread = append([]byte(nil), p[n:]...)
+		return
 	}
+	if !reader.AtRest() {
+		l.rarely().reader = reader
+	}
+	if n < len(p) {
+		l.rarely().unread = append([]byte(nil), p[n:]...)
+	}
+	l.forget()
 }
 
 // emit delivers a message to the owner, which may have handled it when emit returns.
@@ -232,13 +276,18 @@ func (l *polled) emit(op byte, payload []byte) error {
 }
 
 func (l *polled) Progressed() bool {
-	now, known := roomOf(l.fd)
-	return known && l.room.advance(now)
+	now, known := roomOf(int(l.fd))
+	if !known {
+		return false
+	}
+	r := l.rarely()
+	r.asked = true
+	return r.room.advance(now)
 }
 
-func (l *polled) Unread() bool { return l.room.unread() }
+func (l *polled) Unread() bool { return l.rare != nil && l.rare.room.unread() }
 
-func (l *polled) Unanswered() bool { return l.room.unanswered }
+func (l *polled) Unanswered() bool { return l.rare != nil && l.rare.room.unanswered }
 
 func (l *polled) Resume() {
 	switch l.state {
@@ -255,9 +304,11 @@ func (l *polled) Close() {
 		return
 	}
 	l.state = linkClosed
-	l.unread = nil
+	if l.rare != nil {
+		l.rare.reader, l.rare.unread = nil, nil
+	}
 	l.poller.remove(l)
-	_ = unix.Close(l.fd)
+	_ = unix.Close(int(l.fd))
 }
 
 // Open returns a link for a connection that fasthttp has handed over. The handler of conn must call stay. If the link has taken the socket over, stay returns

@@ -22,7 +22,8 @@ type Poller struct {
 	emit func(op byte, payload []byte) error // passes a message to it; a method value of each link would be an allocation
 
 	mu     sync.Mutex
-	links  []*polled // by descriptor
+	links  []*polled
+	free   []int32 // the indexes in links that nobody has
 	tokens uint32
 }
 
@@ -64,7 +65,7 @@ func (p *Poller) loop() {
 	for p.conn.Read(wait) == nil {
 		p.mu.Lock()
 		for _, e := range ready[:max(n, 0)] {
-			// A descriptor may belong to another link by now, so the event has the link's token too.
+			// A slot may belong to another link by now, so the event has the link's token too.
 			l := p.links[e.Fd]
 			if l != nil && l.token == uint32(e.Pad) && l.hints.Or(e.Events) == 0 {
 				owners = append(owners, l.owner)
@@ -80,24 +81,28 @@ func (p *Poller) loop() {
 // Close ends the poller.
 func (p *Poller) Close() { _ = p.file.Close() }
 
-// add starts watching l's socket.
+// add starts watching l's socket. An event names the slot of its link, and not the descriptor: each of many pollers would
+// need a table as large as all descriptors together.
 func (p *Poller) add(l *polled) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.links) <= l.fd {
+	if last := len(p.free) - 1; last >= 0 {
+		l.slot, p.free = p.free[last], p.free[:last]
+	} else {
+		l.slot = int32(len(p.links))
 		p.links = append(p.links, nil)
 	}
-	p.links[l.fd] = l
+	p.links[l.slot] = l
 	p.tokens++
 	l.token = p.tokens
 	e := unix.EpollEvent{
 		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
-		Fd:     int32(l.fd),
+		Fd:     l.slot,
 		Pad:    int32(l.token),
 	}
 	var err error
 	if failed := p.conn.Control(func(fd uintptr) {
-		err = os.NewSyscallError("epoll_ctl", unix.EpollCtl(int(fd), unix.EPOLL_CTL_ADD, l.fd, &e))
+		err = os.NewSyscallError("epoll_ctl", unix.EpollCtl(int(fd), unix.EPOLL_CTL_ADD, int(l.fd), &e))
 	}); failed != nil {
 		return failed
 	}
@@ -109,7 +114,8 @@ func (p *Poller) add(l *polled) error {
 func (p *Poller) remove(l *polled) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l.fd < len(p.links) && p.links[l.fd] == l {
-		p.links[l.fd] = nil
+	if int(l.slot) < len(p.links) && p.links[l.slot] == l { // it may never have begun
+		p.links[l.slot] = nil
+		p.free = append(p.free, l.slot)
 	}
 }

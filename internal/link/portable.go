@@ -30,12 +30,13 @@ const BlockedFor = 10 * time.Millisecond
 // So the handler returns last: after the owner has closed the link, and after the writer has ended.
 type Portable struct {
 	// Read-only after construction.
-	owner Owner
-	opts  Options
-	conn  io.Reader // including the bytes that fasthttp has read ahead; the handler's goroutine reads from it
-	raw   net.Conn  // deadlines and writes
-	run   func()    // l.send as a value, so that starting it allocates nothing
-	asks  bool      // Progressed can ask the kernel, so a write that had to wait says nothing
+	owner  Owner
+	reader Reader
+	idle   time.Duration // how long a write may make no progress; 0 is forever
+	conn   io.Reader     // including the bytes that fasthttp has read ahead; the handler's goroutine reads from it
+	raw    net.Conn      // deadlines and writes
+	run    func()        // l.send as a value, so that starting it allocates nothing
+	asks   bool          // Progressed can ask the kernel, so a write that had to wait says nothing
 
 	room     room   // at the last call of Progressed
 	out      []byte // handed from write to the writer
@@ -51,7 +52,8 @@ type Portable struct {
 func NewPortable(r io.Reader, raw net.Conn, o Owner, opts Options) *Portable {
 	l := &Portable{
 		owner:    o,
-		opts:     opts,
+		reader:   opts.Reader(true),
+		idle:     opts.IdleTimeout,
 		conn:     r,
 		raw:      raw,
 		resumed:  make(chan struct{}, 1),
@@ -88,8 +90,8 @@ func (l *Portable) Progressed() bool {
 	if !known || !l.room.advance(now) {
 		return false
 	}
-	if l.opts.IdleTimeout > 0 && !l.closed.Load() {
-		_ = l.raw.SetWriteDeadline(time.Now().Add(l.opts.IdleTimeout))
+	if l.idle > 0 && !l.closed.Load() {
+		_ = l.raw.SetWriteDeadline(time.Now().Add(l.idle))
 	}
 	return true
 }
@@ -121,8 +123,8 @@ func (l *Portable) send() {
 	var err error
 	for done < len(p) && err == nil {
 		var deadline time.Time
-		if l.opts.IdleTimeout > 0 {
-			deadline = time.Now().Add(l.opts.IdleTimeout)
+		if l.idle > 0 {
+			deadline = time.Now().Add(l.idle)
 		}
 		_ = l.raw.SetWriteDeadline(deadline) // if it fails, the write fails
 		if l.closed.Load() {
@@ -188,7 +190,7 @@ func (l *Portable) read() error {
 		n, err := l.conn.Read(buf)
 		if n > 0 {
 			l.owner.Seen(time.Now(), false)
-			if _, broken := l.opts.Reader.Feed(buf[:n], l.emit); broken != nil {
+			if _, broken := l.reader.Feed(buf[:n], l.emit); broken != nil {
 				return l.refuse(broken, buf)
 			}
 		}

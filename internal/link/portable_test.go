@@ -25,7 +25,7 @@ func TestAWriterDoesNotWaitForAReaderThatHasReachedTheEnd(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				begin := time.Now()
 				b := &boss{t: t}
-				l := NewPortable(broken{}, broken{}, b, Options{Reader: &lines{}})
+				l := NewPortable(broken{}, broken{}, b, Options{Reader: newLines})
 				var handler sync.WaitGroup
 				if first == "the writer" {
 					_, _, _ = l.Write([]byte("closing\n"), nil, nil)

@@ -78,6 +78,9 @@ func (r *Reader) Feed(p []byte, emit func(op byte, payload []byte) error) (n int
 	return all, nil
 }
 
+// AtRest reports whether the reader is between two messages, and has read nothing of the next frame.
+func (r *Reader) AtRest() bool { return r.have == 0 && !r.inPayload && r.messageOp == 0 }
+
 // headerLen returns the length of the header, including the mask, as far as its first two bytes determine it.
 func (r *Reader) headerLen() int {
 	if r.have < 2 {
