@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"sync"
 
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
@@ -56,10 +55,7 @@ func (m *Manager) admit(c *fiber.Ctx, a *admission, asked Filter) error {
 // address may have as many calls in progress as it may have clients. There is no bound for all addresses together,
 // since strangers could exhaust that one too. Fiber's Concurrency bounds the requests.
 func (m *Manager) knock(ip string) (network string, err error) {
-	network = ip
-	if m.cfg.maxClientsPerIP > 0 {
-		network = networkOf(ip)
-	}
+	network = m.network(ip)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.roomLocked(network); err != nil {
@@ -135,12 +131,11 @@ func admissionError(err error) error {
 	}
 }
 
-// A place is the unit that the caps count. A client holds it from its 101 until nothing of the client is left.
+// A place is the unit that the caps count, for a client of that address. A client holds it from its 101 until nothing of
+// the client is left.
 type place struct {
-	m       *Manager
-	ip      string
-	network string // its key in Manager.perIP
-	free    sync.Once
+	m  *Manager
+	ip string
 }
 
 // networkOf returns the part of an address that WithMaxClientsPerIP counts as one. A host with one IPv6 address has a
@@ -158,22 +153,27 @@ func networkOf(ip string) string {
 	return network.String()
 }
 
-// reserve reserves a place for a client of that address.
-func (m *Manager) reserve(ip string) (*place, error) {
-	network := ip
+// network returns the part of an address that counts as one, if that is counted.
+func (m *Manager) network(ip string) string {
 	if m.cfg.maxClientsPerIP > 0 {
-		network = networkOf(ip)
+		return networkOf(ip)
 	}
+	return ip
+}
+
+// reserve reserves a place for a client of that address.
+func (m *Manager) reserve(ip string) (place, error) {
+	network := m.network(ip)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.roomLocked(network); err != nil {
-		return nil, err
+		return place{}, err
 	}
 	m.clients++
 	if m.cfg.maxClientsPerIP > 0 {
 		m.perIP[network]++
 	}
-	return &place{m: m, ip: ip, network: network}, nil
+	return place{m, ip}, nil
 }
 
 // roomLocked reports whether there is a place for a client of that network.
@@ -189,19 +189,18 @@ func (m *Manager) roomLocked(network string) error {
 	return nil
 }
 
-// release gives the place back. Further calls do nothing.
-func (p *place) release() {
-	p.free.Do(func() {
-		p.m.mu.Lock()
-		defer p.m.mu.Unlock()
-		p.m.clients--
-		if p.m.cfg.maxClientsPerIP == 0 {
-			return
-		}
-		if p.m.perIP[p.network]--; p.m.perIP[p.network] == 0 {
-			delete(p.m.perIP, p.network)
-		}
-	})
+// release gives the place back, and is called once.
+func (p place) release() {
+	network := p.m.network(p.ip)
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.m.clients--
+	if p.m.cfg.maxClientsPerIP == 0 {
+		return
+	}
+	if p.m.perIP[network]--; p.m.perIP[network] == 0 {
+		delete(p.m.perIP, network)
+	}
 }
 
 // A capError says which cap is reached.

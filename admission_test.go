@@ -33,7 +33,7 @@ func TestTheCapPerAddressCountsAnIPv6NetworkOnce(t *testing.T) {
 			t.Errorf("a client of %q beside one of %q: got %v, want them to count as one: %v", tt.second, tt.first, err, tt.same)
 		}
 		first.release()
-		if second != nil {
+		if err == nil {
 			second.release()
 		}
 		if len(m.perIP) != 0 || m.clients != 0 {

@@ -297,7 +297,7 @@ func BenchmarkSubscribe(b *testing.B) {
 }
 
 // atPace allows the client another request immediately.
-func atPace(c *client) { c.paid = 0 }
+func atPace(c *client) { c.outbox().paid = 0 }
 
 func TestDeliveringToAClientAllocatesNothing(t *testing.T) {
 	m := newMessage(&Message{Project: "shop", Level: "error", Data: make([]byte, 512)})
@@ -369,7 +369,7 @@ func plainShard(t *testing.T, n int, e encoding, l link.Link) *shard {
 	t.Helper()
 	s := newTestShard(t, 1, l)
 	for i := range n {
-		c := &client{id: ClientID((i + 1) * 1000), shard: s, link: l, sub: Subscription{Project: "shop", Filter: Filter{Levels: []string{"error"}}}, encoding: e}
+		c := &client{id: ClientID((i + 1) * 1000), shard: s, link: l, terms: grantedAll(Subscription{Project: "shop", Filter: Filter{Levels: []string{"error"}}}), encoding: e}
 		c.agree()
 		if err := s.register(c); err != nil {
 			t.Fatal(err)

@@ -287,9 +287,9 @@ func TestTheGapsOfAClientThatStandsStillDoNotAddUp(t *testing.T) {
 }
 
 func TestAGapTellsSixteenLevelsApartAndTheOthersTogether(t *testing.T) {
-	var v v1
+	var v gaps
 	for i := range 1000 {
-		v.gaps.note(0, 0, &message{level: fmt.Sprint("level ", i)}, false)
+		v.note(0, 0, &message{level: fmt.Sprint("level ", i)}, false)
 	}
 	got := byLevel(t, &v)
 	if len(got) != 17 || got["*"] != 1000-16 || got["level 15"] != 1 {
@@ -298,9 +298,9 @@ func TestAGapTellsSixteenLevelsApartAndTheOthersTogether(t *testing.T) {
 }
 
 // byLevel is what the client is told of the first gap.
-func byLevel(t *testing.T, v *v1) map[string]int {
+func byLevel(t *testing.T, v *gaps) map[string]int {
 	t.Helper()
-	return v.gaps.byLevel(v.gaps.due(math.MaxUint64))
+	return v.byLevel(v.due(math.MaxUint64))
 }
 
 // With kept levels, there may be as many gaps as messages. Unlike the messages, which all clients share, gaps are
@@ -343,12 +343,12 @@ func TestAGapWhoseCountsAreFullStillSumsUp(t *testing.T) {
 	if strconv.IntSize == 32 {
 		t.Skip("no client has dropped so many here")
 	}
-	var v v1
-	v.gaps.note(0, 0, &message{level: "debug"}, false)
-	full := &v.gaps.list[0]
+	var v gaps
+	v.note(0, 0, &message{level: "debug"}, false)
+	full := &v.list[0]
 	full.byLevel[0] = most
 	full.dropped = int(full.byLevel[0])
-	v.gaps.note(0, 0, &message{level: "debug"}, false)
+	v.note(0, 0, &message{level: "debug"}, false)
 	if got := byLevel(t, &v); len(got) != 2 || uint32(got["debug"]) != most || got["*"] != 1 {
 		t.Errorf("got %v, want what debug can hold, and 1 of other levels", got)
 	}

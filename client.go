@@ -10,75 +10,96 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// client is one connection as its shard knows it.
+// client is one connection as its shard knows it. Its size decides how many viewers a process holds, so what only some
+// clients have is made when it is needed: see outbox, tally, window, v1 and replay.
 type client struct {
-	// Owned by the shard's goroutine. The fields that each delivery touches come first, so that they are next to each
-	// other in memory.
+	// Owned by the shard's goroutine. These fields come first: with the link, they are all that a delivery to a client that
+	// keeps up touches. They fill two cache lines.
 	shard         *shard // read-only after construction
 	link          link.Link
+	out           *outbox // what waits to be sent; nil if nothing has waited since a beat
 	phase         phase
+	encoding      encoding // read-only after construction
+	acks          acks
 	busy          bool // the link accepts nothing more until it says so
 	slow          bool
+	left          bool // its link has left out a probe that was to follow messages
 	closeSent     bool // the close frame has been handed to the link
 	closeReceived bool
-	again         bool // is in shard.again
-	biting        bool // is in shard.biting
-	apart         bool // has a group of its own, to which nothing is offered from before its join
-	fetching      bool // it receives the messages of a gap over plain HTTP, and nothing else
-	left          bool // its link has left out a probe that was to follow messages
-	inHook        bool // its message is with the Message hook, and nothing more is read until the hook returns
-	acks          acks
-	inWaiting     int32  // index in shard.waiting, or -1
-	ahead         int32  // how many of the messages that its group holds it is not to be sent: it was, or has joined after them
+	again         bool   // is in shard.again
+	biting        bool   // is in shard.biting
+	apart         bool   // has a group of its own, to which nothing is offered from before its join
+	fetching      bool   // it receives the messages of a gap over plain HTTP, and nothing else
+	inHook        bool   // its message is with the Message hook, and nothing more is read until the hook returns
+	pingDue       bool   // a ping is to be sent as soon as a frame may start
+	owing         bool   // it owed something at the last beat
+	proven        bool   // a probe that followed messages has been answered
 	weight, stop  uint32 // what was written weighs, and up to which weight the window need not be looked at
 	lookAt        moment // when it has to be, even so; before its first pong, when the client counts as one without
+	ahead         int32  // how many of the messages that its group holds it is not to be sent: it was, or has joined after them
 	written       uint64 // messages of any kind that the link has accepted
 	offered, sent uint64
-	encoding      encoding
+	group         *group
 	v1            *v1     // what the client is told beside messages; nil if it hasn't agreed on that
-	backlog       backlog // sent after the flight; can be dropped
-	flight        flight  // sent before anything else; can't be dropped
+	window        *window // nil until the first message
+	replay        *replay // nil if it doesn't look back
 
 	// Read-only after construction.
 	id          ClientID
-	remoteAddr  string
-	place       *place
+	place       place
 	connectedAt time.Time
-	grant       Filter // the grant of WithAuthorize, or of the caller of Serve
-	joined      cursor // the newest messages when it was registered
-	joinedAt    uint64 // the newest stamp at that time
+
+	terms
 
 	// Owned by the shard's goroutine.
-	pong, closing []byte // control frames to send as soon as a frame may start
-	reply         []byte // the reply to the client's last request, likewise
-	pingDue       bool
-	proven        bool    // a probe that followed messages has been answered
-	window        *window // nil until the first message
-	rtt           uint32  // the shortest round trip, in milliseconds; 0 until the first one
+	joined  *joining      // nil once it has joined the clients of its group
+	tally   *tally        // nil as long as everything that it was offered was sent
+	inGroup int32         // index in group.clients
+	inWheel int32         // index in its slot of shard.wheel
+	pingAt  time.Duration // when the next ping is due, since connectedAt
+	askedAt time.Duration // when the first ping after its last sign of life was due, likewise
+	rtt     uint32        // the shortest round trip, in milliseconds; 0 until the first one
 
-	replay  *replay      // nil if it doesn't look back
-	sub     Subscription // its Filter is the one in force, within grant
-	group   *group
-	inGroup int // index in group.clients
-	inWheel int // index in its slot of shard.wheel
+	// Atomic.
+	vacated atomic.Bool  // the place has been given back
+	seen    atomic.Int64 // when the client last gave a sign of life, in nanoseconds since connectedAt
+	took    atomic.Int64 // when it last took something of what it owed, or began to owe something, likewise
+}
 
+// An outbox is what waits to be sent to a client: first the flight, then control frames, then the rest of a bite, then the
+// backlog. A client that keeps up has none. It is made when something has to wait, and a beat that finds nothing in it
+// gives it back. Without beats, because there are neither pings nor an idle timeout, it stays.
+type outbox struct {
+	backlog       backlog       // can be dropped
+	waitingSince  time.Duration // when the empty backlog received its first message, since connectedAt
+	inWaiting     int32         // index in shard.waiting, or -1
+	untold        bool          // rest is that of a return, and tells what the client has missed
+	flight        flight        // sent before anything else; can't be dropped
+	pong, closing []byte        // control frames to send as soon as a frame may start
+	reply         []byte        // the reply to the client's last request, likewise
+	rest          []*message    // of a bite of a fetch of which the beginning is on its way: nothing else may come between
+	gaps          gaps          // of the backlog, if the client is told of them
+	paid          time.Duration // the time that the client's requests have used up, since connectedAt
+
+	// Of a client that is being closed.
 	closeCode   int // the code and reason for the Disconnect hook
 	closeReason string
 	cutTimer    *time.Timer // ends a close handshake that the client does not complete
+}
 
-	owing        bool          // it owed something at the last beat
-	pingAt       time.Duration // when the next ping is due, since connectedAt
-	askedAt      time.Duration // when the first ping after its last sign of life was due, likewise
-	waitingSince time.Duration // when the empty backlog received its first message, likewise
-	paid         time.Duration // the time that its requests have used up, since connectedAt
-
+// A tally counts what was not just offered and sent.
+type tally struct {
 	dropped, abandoned, filtered, conflated, replayed uint64
 
 	// Atomic.
-	seen       atomic.Int64  // when the client last gave a sign of life, in nanoseconds since connectedAt
-	took       atomic.Int64  // when it last took something of what it owed, or began to owe something, likewise
 	unreported atomic.Uint64 // drops not yet reported to the Drop hook
 	slowQueued atomic.Bool   // a call of the Slow hook is queued
+}
+
+// A joining is the newest messages when a client was registered.
+type joining struct {
+	cursor
+	stamp uint64 // the newest one at that time
 }
 
 // phase is the stage of a client's life. Phases only increase.
@@ -114,19 +135,78 @@ func (f *flight) landed() int {
 	return min(max(0, f.whole(f.done)-f.notices), f.messages) // a reply is not a message either
 }
 
-func (c *client) buffered() int { return c.backlog.len() + c.flight.buffered() }
-
-func (c *client) bufferedBytes() int {
-	if c.flight.buffered() == 0 {
-		return c.backlog.bytes
+// outbox returns the client's outbox, which it makes if there is none.
+func (c *client) outbox() *outbox {
+	if c.out == nil {
+		c.out = &outbox{inWaiting: -1}
+		if c.v1 != nil {
+			c.out.backlog.gaps = &c.out.gaps
+		}
+		if c.group != nil {
+			c.out.gaps.filter = &c.group.sub.Filter
+		}
 	}
-	return c.backlog.bytes + len(c.flight.bytes) - c.flight.done
+	return c.out
+}
+
+// giveBack releases an outbox in which nothing is left, and which need not remember requests.
+func (c *client) giveBack(now time.Time) {
+	switch o := c.out; {
+	case o == nil || !c.idle() || c.phase != phaseOpen || c.replay != nil || o.inWaiting >= 0:
+	case o.pong != nil || o.reply != nil || o.rest != nil || o.paid > c.saved(now):
+	default:
+		c.out = nil
+	}
+}
+
+// queued is how many messages are in the client's backlog.
+func (c *client) queued() int {
+	if c.out == nil {
+		return 0
+	}
+	return c.out.backlog.len()
+}
+
+// head returns the oldest message of the backlog, or nil if none waits.
+func (c *client) head() *message {
+	if c.out == nil {
+		return nil
+	}
+	return c.out.backlog.head()
+}
+
+// oldest returns the size of that message's frame, or 0.
+func (c *client) oldest() int {
+	if c.out == nil {
+		return 0
+	}
+	return c.out.backlog.oldest()
+}
+
+// hasGaps reports whether the client is to be told of a gap.
+func (c *client) hasGaps() bool { return c.out != nil && c.out.backlog.gaps.any() }
+
+func (o *outbox) buffered() int { return o.backlog.len() + o.flight.buffered() }
+
+func (o *outbox) bufferedBytes() int {
+	if o.flight.buffered() == 0 {
+		return o.backlog.bytes
+	}
+	return o.backlog.bytes + len(o.flight.bytes) - o.flight.done
+}
+
+// buffered returns how many messages wait for the client, and how many bytes they have.
+func (c *client) buffered() (messages, bytes int) {
+	if c.out == nil {
+		return 0, 0
+	}
+	return c.out.buffered(), c.out.bufferedBytes()
 }
 
 // idle reports whether nothing is waiting for the client, including a gap that it is to be told of. A drain need not
 // visit such a client.
 func (c *client) idle() bool {
-	return !c.busy && c.backlog.len() == 0 && !c.backlog.gaps.any()
+	return !c.busy && (c.out == nil || c.out.backlog.len() == 0 && !c.out.backlog.gaps.any())
 }
 
 // Post makes the shard handle an event of the client's link.
@@ -161,20 +241,25 @@ func (c *client) silence(now time.Time) time.Duration {
 
 func (c *client) snapshot() Client {
 	held, heldBytes := c.pendingLoad()
+	t := c.tally
+	if t == nil {
+		t = new(tally)
+	}
+	buffered, bufferedBytes := c.buffered()
 	return Client{
 		ID:            c.id,
 		Subscription:  c.sub.clone(),
-		RemoteAddr:    c.remoteAddr,
+		RemoteAddr:    c.place.ip,
 		ConnectedAt:   c.connectedAt,
 		Offered:       c.offered + uint64(held),
 		Sent:          c.sent,
-		Dropped:       c.dropped,
-		Abandoned:     c.abandoned,
-		Filtered:      c.filtered,
-		Conflated:     c.conflated,
-		Replayed:      c.replayed,
-		Buffered:      c.buffered() + held,
-		BufferedBytes: c.bufferedBytes() + heldBytes,
+		Dropped:       t.dropped,
+		Abandoned:     t.abandoned,
+		Filtered:      t.filtered,
+		Conflated:     t.conflated,
+		Replayed:      t.replayed,
+		Buffered:      buffered + held,
+		BufferedBytes: bufferedBytes + heldBytes,
 		Slow:          c.slow,
 
 		Unacknowledged: int(c.unacknowledged().messages),
@@ -201,13 +286,19 @@ const (
 // pay charges the client for a request, and returns false if it can't pay. The currency is time: each client earns the
 // time that passes, and a request costs a twentieth of a second.
 func (c *client) pay(now time.Time) bool {
-	earned := now.Sub(c.connectedAt) // on the monotonic clock
-	paid := max(c.paid, earned-(mostSaved-savedAtFirst))
-	if paid-earned > savedAtFirst-requestPrice {
+	o := c.outbox()
+	paid := max(o.paid, c.saved(now))
+	if paid-c.lifetime(now) > savedAtFirst-requestPrice {
 		return false
 	}
-	c.paid = paid + requestPrice
+	o.paid = paid + requestPrice
 	return true
+}
+
+// saved is what a client counts as having paid that has asked for nothing, or for long enough: it saves no more than the
+// requests of a minute.
+func (c *client) saved(now time.Time) time.Duration {
+	return max(0, c.lifetime(now)-(mostSaved-savedAtFirst))
 }
 
 // closeGrace is how long a client may take to answer a close frame. The close frame itself may have to wait for room.
@@ -226,7 +317,6 @@ const (
 
 func (c *client) add() {
 	s := c.shard
-	c.inWaiting = -1
 	c.pingAt = s.cfg.firstPing()
 	s.totals.Clients++
 	s.totals.Connects++
@@ -243,6 +333,9 @@ func (c *client) add() {
 		c.remove(err)
 		return
 	}
+	if !c.apart {
+		c.joined = nil
+	}
 	c.link.Begin()
 }
 
@@ -257,17 +350,18 @@ func (c *client) shut(code int, reason string) {
 	c.withdraw()
 	c.replay = nil
 	c.phase = phaseClosing
-	if c.closeCode == 0 {
-		c.closeCode, c.closeReason = code, reason
+	o := c.outbox()
+	if o.closeCode == 0 {
+		o.closeCode, o.closeReason = code, reason
 	}
-	c.closing = c.encoding.closing(code, reason)
+	o.closing = c.encoding.closing(code, reason)
 	c.closeReceived = c.closeReceived || c.encoding != frames // nobody answers
 	c.abandon()
-	if c.reply != nil {
-		c.reply = nil
+	if o.reply != nil {
+		o.reply = nil
 		c.link.Resume()
 	}
-	c.cutTimer = time.AfterFunc(closeGrace, func() { s.post(event{client: c, Event: link.Event{Kind: eventCut}}) })
+	o.cutTimer = time.AfterFunc(closeGrace, func() { s.post(event{client: c, Event: link.Event{Kind: eventCut}}) })
 	c.drain()
 }
 
@@ -297,10 +391,22 @@ func (c *client) withdraw() {
 
 // abandon discards the client's buffered messages and untold gaps, but nothing that is in flight.
 func (c *client) abandon() {
-	n := c.backlog.len()
-	c.backlog.discard(n)
-	c.backlog.gaps.clear()
+	if c.out == nil {
+		return
+	}
+	b := &c.out.backlog
+	n := b.len()
+	b.discard(n)
+	b.gaps.clear()
 	c.countAbandoned(n)
+}
+
+// tallied returns the client's tally, which it makes if there is none.
+func (c *client) tallied() *tally {
+	if c.tally == nil {
+		c.tally = new(tally)
+	}
+	return c.tally
 }
 
 // Every count of a client is added to its shard's totals too, here and nowhere else.
@@ -316,28 +422,38 @@ func (c *client) countSent(n int) {
 }
 
 func (c *client) countDropped(n int) {
-	c.dropped += uint64(n)
-	c.shard.totals.Dropped += uint64(n)
+	if n > 0 {
+		c.tallied().dropped += uint64(n)
+		c.shard.totals.Dropped += uint64(n)
+	}
 }
 
 func (c *client) countAbandoned(n int) {
-	c.abandoned += uint64(n)
-	c.shard.totals.Abandoned += uint64(n)
+	if n > 0 {
+		c.tallied().abandoned += uint64(n)
+		c.shard.totals.Abandoned += uint64(n)
+	}
 }
 
 func (c *client) countFiltered(n int) {
-	c.filtered += uint64(n)
-	c.shard.totals.Filtered += uint64(n)
+	if n > 0 {
+		c.tallied().filtered += uint64(n)
+		c.shard.totals.Filtered += uint64(n)
+	}
 }
 
 func (c *client) countConflated(n int) {
-	c.conflated += uint64(n)
-	c.shard.totals.Conflated += uint64(n)
+	if n > 0 {
+		c.tallied().conflated += uint64(n)
+		c.shard.totals.Conflated += uint64(n)
+	}
 }
 
 func (c *client) countReplayed(n int) {
-	c.replayed += uint64(n)
-	c.shard.totals.Replayed += uint64(n)
+	if n > 0 {
+		c.tallied().replayed += uint64(n)
+		c.shard.totals.Replayed += uint64(n)
+	}
 }
 
 // refused closes a client that has violated the protocol, with the code for the violation.
@@ -371,23 +487,33 @@ func (c *client) remove(cause error) {
 	delete(s.leaving, c)
 	c.unawait()
 	s.wheel.remove(c)
-	if c.cutTimer != nil {
-		c.cutTimer.Stop()
-	}
 	if s.hooks.fns.Disconnect == nil && s.hooks.keepsUp() {
-		c.place.release() // before the client can know of its end; one that reconnects at once would otherwise be refused for its own old place
+		c.vacate() // before the client can know of its end; one that reconnects at once would otherwise be refused for its own old place
 	}
 	c.link.Close()
 
 	c.abandon()
-	c.countAbandoned(c.flight.buffered())
-	c.flight = flight{}
 	s.totals.Disconnects++
-	if c.closeCode == 0 {
-		c.closeCode = wsframe.CodeAbnormal
-		if cause != nil && !errors.Is(cause, io.EOF) {
-			c.closeReason = cause.Error()
+	code, reason := wsframe.CodeAbnormal, ""
+	if cause != nil && !errors.Is(cause, io.EOF) {
+		reason = cause.Error()
+	}
+	if o := c.out; o != nil {
+		c.countAbandoned(o.flight.buffered())
+		o.flight = flight{}
+		if o.closeCode != 0 {
+			code, reason = o.closeCode, o.closeReason
+		}
+		if o.cutTimer != nil {
+			o.cutTimer.Stop()
 		}
 	}
-	s.hooks.disconnect(c)
+	s.hooks.disconnect(c, code, reason)
+}
+
+// vacate gives the client's place back. Further calls do nothing.
+func (c *client) vacate() {
+	if !c.vacated.Swap(true) {
+		c.place.release()
+	}
 }

@@ -88,8 +88,8 @@ func TestAClientThatAsksTooOftenIsClosed(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a := newAsking(t, false)
 			time.Sleep(tt.wait)
-			if got := a.ask(10_000); got != tt.want || a.c.closeCode != wsframe.CodePolicyViolation {
-				t.Errorf("%s: got %d answers and close code %d, want %d and 1008", name, got, a.c.closeCode, tt.want)
+			if got := a.ask(10_000); got != tt.want || a.c.out.closeCode != wsframe.CodePolicyViolation {
+				t.Errorf("%s: got %d answers and close code %d, want %d and 1008", name, got, a.c.out.closeCode, tt.want)
 			}
 		})
 	}

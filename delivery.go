@@ -154,7 +154,7 @@ func (g *group) deliverAhead(messages []*message) {
 // deliver delivers a batch to the client.
 func (c *client) deliver(b *batch) {
 	s := c.shard
-	if c.backlog.len() > 0 && !c.backlog.fits(len(b.messages), b.bytes, s.limits) {
+	if c.queued() > 0 && !c.out.backlog.fits(len(b.messages), b.bytes, s.limits) {
 		if c.makeRoom(b.messages); c.phase == phaseGone {
 			if s.cfg.coalescing > 0 { // they may have counted as buffered
 				c.countOffered(len(b.messages))
@@ -309,18 +309,18 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 	switch {
 	case !c.busy:
 	case held > 0:
-		first := taken
-		c.flight = flight{notices: max(0, begin-first)}
+		first, f := taken, &c.outbox().flight
+		*f = flight{notices: max(0, begin-first)}
 		for taken < len(batch) && end+p.length(taken) <= sent+held {
 			end += p.length(taken)
 			if !batch[taken].notice {
-				c.flight.messages++
+				f.messages++
 			}
 			taken++
 		}
-		c.flight.bytes = p.bytes[sent:end]
+		f.bytes = p.bytes[sent:end]
 		if p.lengths != nil {
-			c.flight.lengths = p.lengths[first:taken]
+			f.lengths = p.lengths[first:taken]
 			*buf = stretch{} // p belongs to the link now
 		}
 	case end < sent && taken < len(batch):
@@ -329,9 +329,10 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 		if p.length(taken) > len(torn) { // with an ID
 			torn = bytes.Clone(p.bytes[end : end+p.length(taken)])
 		}
-		c.flight = flight{stretch: stretch{bytes: torn}, done: sent - end}
+		f := &c.outbox().flight
+		*f = flight{stretch: stretch{bytes: torn}, done: sent - end}
 		if !batch[taken].notice {
-			c.flight.messages = 1
+			f.messages = 1
 		}
 		end += len(torn)
 		taken++
@@ -365,7 +366,7 @@ func betweenNotices(batch []*message) (begin, end int) {
 // sentProbe notes that the link has accepted a probe, or the beginning of one.
 func (c *client) sentProbe(frame []byte, sent int) {
 	if sent < len(frame) {
-		c.flight = flight{stretch: stretch{bytes: bytes.Clone(frame)}, done: sent}
+		c.outbox().flight = flight{stretch: stretch{bytes: bytes.Clone(frame)}, done: sent}
 	}
 	before := c.position()
 	if c.v1 != nil {
@@ -379,7 +380,7 @@ func (c *client) sentProbe(frame []byte, sent int) {
 func (c *client) writeControl(frame []byte) error {
 	sent, _, err := c.link.Write(frame, nil, nil)
 	if c.busy = sent < len(frame); c.busy {
-		c.flight = flight{stretch: stretch{bytes: frame}, done: sent}
+		c.outbox().flight = flight{stretch: stretch{bytes: frame}, done: sent}
 	}
 	if frame[0]&wsframe.ControlBit == 0 {
 		c.count(1, len(frame))
@@ -392,7 +393,7 @@ func (c *client) writable(n int, err error) {
 	if !c.busy {
 		return
 	}
-	f := &c.flight
+	f := &c.outbox().flight
 	f.done += n
 	if err == nil && f.done < len(f.bytes) {
 		var sent int
@@ -408,15 +409,16 @@ func (c *client) writable(n int, err error) {
 		return
 	}
 	c.landed(f.messages)
-	c.flight = flight{}
+	*f = flight{}
 	c.busy = false
 	c.drain()
 }
 
 // landed counts messages of the flight as sent.
 func (c *client) landed(messages int) {
-	c.flight.messages -= messages
-	if c.flight.replayed {
+	f := &c.out.flight
+	f.messages -= messages
+	if f.replayed {
 		c.countReplayed(messages)
 	} else {
 		c.countSent(messages)
@@ -443,18 +445,18 @@ func (c *client) makeRoom(batch []*message) {
 
 // enqueue puts batch into the client's backlog, and counts the messages that had to leave.
 func (c *client) enqueue(batch []*message) {
-	s := c.shard
-	if c.backlog.len() == 0 {
-		c.waitingSince = c.lifetime(time.Now())
+	s, o := c.shard, c.outbox()
+	if o.backlog.len() == 0 {
+		o.waitingSince = c.lifetime(time.Now())
 	}
 	dropped := 0
 	for i, m := range batch {
-		if s.limits.overflow == Disconnect && !c.backlog.takes(m, s.limits) {
+		if s.limits.overflow == Disconnect && !o.backlog.takes(m, s.limits) {
 			c.countAbandoned(len(batch) - i)
 			c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 			return
 		}
-		left, replaced := c.backlog.push(m, s.limits)
+		left, replaced := o.backlog.push(m, s.limits)
 		dropped += left
 		if replaced {
 			c.countConflated(1)
@@ -500,14 +502,14 @@ func (c *client) drain() {
 		c.left = false
 		err = c.ask() // now, or a client that never catches up would not be asked before its window is full
 	}
-	for err == nil && !c.busy && c.v1 != nil && len(c.v1.rest) > 0 && c.phase < phaseClosing {
+	for err == nil && !c.busy && c.out != nil && len(c.out.rest) > 0 && c.phase < phaseClosing {
 		err = c.sendRest()
 	}
 	if c.replay != nil || c.v1.fetches() {
 		c.biteSoon()
 	}
 	for more := c.replay == nil; more && !c.busy && err == nil && c.phase < phaseClosing && !c.idle(); {
-		room, size := c.room(c.backlog.oldest())
+		room, size := c.room(c.oldest())
 		if room == 0 {
 			c.window.held = true
 			break
@@ -531,16 +533,17 @@ func (c *client) conclude(err error) {
 func (c *client) sendBuffered(n, limit int) (some bool, err error) {
 	s := c.shard
 	s.drained = s.drained[:0]
+	b := &c.out.backlog
 	told, notices := 0, 0
-	if gap := c.backlog.gaps.due(c.backlog.first); gap != nil {
+	if gap := b.gaps.due(b.first); gap != nil {
 		s.drained, told, notices = append(s.drained, c.gapNotice(gap)), 1, 1
 	}
-	head := c.backlog.head()
+	head := b.head()
 	if n > notices+1 && c.v1.announces(head) {
 		s.drained = append(s.drained, c.large(head))
 		notices++
 	}
-	s.drained = c.backlog.peek(s.drained, n-len(s.drained), limit)
+	s.drained = b.peek(s.drained, n-len(s.drained), limit)
 	if len(s.drained) == 0 {
 		return false, nil
 	}
@@ -553,10 +556,10 @@ func (c *client) sendBuffered(n, limit int) (some bool, err error) {
 	taken, landed, err := c.write(&p, s.drained, &s.scratch, c.probe(more, len(s.drained)-notices, told, nil))
 	c.countSent(landed)
 	if told > 0 && taken > 0 {
-		c.backlog.gaps.told()
+		b.gaps.told()
 	}
 	c.v1.announced(head, notices > told && taken == notices)
-	c.backlog.discard(max(0, taken-notices))
+	b.discard(max(0, taken-notices))
 	clear(s.drained)
 	return true, err
 }
@@ -585,14 +588,14 @@ func (c *client) sendControl() (err error) {
 // change is such a frame: buffered messages that do not match the new filter have been removed, so every message after
 // the reply matches it.
 func (c *client) nextControl() (frame []byte) {
-	switch {
+	switch o := c.out; {
 	case c.closeSent:
-	case c.pong != nil:
-		frame, c.pong = c.pong, nil
-	case c.closing != nil:
-		frame, c.closing, c.closeSent = c.closing, nil, true
-	case c.reply != nil:
-		frame, c.reply = c.reply, nil
+	case o != nil && o.pong != nil:
+		frame, o.pong = o.pong, nil
+	case o != nil && o.closing != nil:
+		frame, o.closing, c.closeSent = o.closing, nil, true
+	case o != nil && o.reply != nil:
+		frame, o.reply = o.reply, nil
 		c.link.Resume()
 	case c.v1 != nil && c.v1.moved && c.phase == phaseOpen:
 		switch c.encoding {
@@ -640,7 +643,7 @@ func (s *shard) drainAll() {
 		c := s.waiting[i]
 		c.drain()
 		c.askAgain()
-		if c.backlog.len() > 0 && c.lifetime(now)-c.waitingSince >= s.cfg.drainInterval {
+		if c.queued() > 0 && c.lifetime(now)-c.out.waitingSince >= s.cfg.drainInterval {
 			c.markSlow()
 		}
 	}
@@ -649,9 +652,9 @@ func (s *shard) drainAll() {
 
 // await adds the client to those that a drain visits.
 func (c *client) await() {
-	s := c.shard
-	if c.inWaiting < 0 {
-		c.inWaiting = int32(len(s.waiting))
+	s, o := c.shard, c.outbox()
+	if o.inWaiting < 0 {
+		o.inWaiting = int32(len(s.waiting))
 		s.waiting = append(s.waiting, c)
 	}
 }
@@ -660,7 +663,7 @@ func (c *client) await() {
 // inlined, since each delivery calls it.
 func (c *client) unawait() {
 	c.unmarkSlow()
-	if c.inWaiting >= 0 {
+	if c.out != nil && c.out.inWaiting >= 0 {
 		c.leaveWaiting()
 	}
 }
@@ -670,8 +673,8 @@ func (c *client) leaveWaiting() {
 	if c.replay != nil { // its messages wait in the history
 		return
 	}
-	s.waiting = swapOut(s.waiting, int(c.inWaiting), func(moved *client) { moved.inWaiting = c.inWaiting })
-	c.inWaiting = -1
+	s.waiting = swapOut(s.waiting, int(c.out.inWaiting), func(moved *client) { moved.out.inWaiting = c.out.inWaiting })
+	c.out.inWaiting = -1
 }
 
 func (c *client) markSlow() {

@@ -250,7 +250,7 @@ func (p *trio) connect(asked past) {
 		}
 		c := &client{
 			id: ClientID(p.serial), shard: p.s, place: pl, connectedAt: time.Now(), encoding: e,
-			sub: Subscription{Project: "a", Filter: p.filter},
+			terms: grantedAll(Subscription{Project: "a", Filter: p.filter}),
 		}
 		p.links[e] = &turnstile{client: c}
 		c.link = p.links[e]

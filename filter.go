@@ -262,6 +262,23 @@ func (c *client) taken() cursor {
 // takenStamp is the newest stamp of what the client's shard has offered so far of what the client receives.
 func (c *client) takenStamp() uint64 { return max(c.group.taken.stamp, c.shard.everyGroup.taken.stamp) }
 
+// terms are what a client is subscribed to. Most clients of a project have the same ones, so both are shared, and never
+// changed in place.
+type terms struct {
+	sub   *Subscription // its Filter is the one in force, within the grant; owned by the shard's goroutine
+	grant *Subscription // its Filter is the grant of WithAuthorize, or of the caller of Serve; read-only
+}
+
+func termsOf(sub Subscription, grant Filter) terms {
+	granted := Subscription{sub.Project, grant, sub.Since}
+	return terms{&sub, &granted}
+}
+
+// is reports whether two subscriptions are the same in every way.
+func (s *Subscription) is(o *Subscription) bool {
+	return s.Project == o.Project && s.Since == o.Since && slices.Equal(s.Levels, o.Levels) && slices.Equal(s.Environments, o.Environments)
+}
+
 func (c *client) enterGroup() {
 	s := c.shard
 	key, looksBack := c.sub.key(), c.replay != nil && s.history.isOn()
@@ -277,16 +294,16 @@ func (c *client) enterGroup() {
 	}
 	g := s.groups[key]
 	if g == nil {
-		g = &group{key: key, sub: c.sub, encoding: c.encoding, looksBack: looksBack, digest: s.history.digest(&c.sub)}
+		g = &group{key: key, sub: *c.sub, encoding: c.encoding, looksBack: looksBack, digest: s.history.digest(c.sub)}
 		if c.apart {
-			g.apart, g.from = true, c.joined
+			g.apart, g.from = true, c.joined.cursor
 		}
 		if len(s.groups) == 0 {
-			s.everyGroup.taken = taken{c.joined.all, c.joinedAt}
+			s.everyGroup.taken = taken{c.joined.all, c.joined.stamp}
 		}
 		ofProject := s.projects[c.sub.Project]
 		if ofProject == nil {
-			ofProject = &audience{taken: taken{c.joined.project, c.joinedAt}}
+			ofProject = &audience{taken: taken{c.joined.project, c.joined.stamp}}
 			if s.everyGroup.taken.number < c.joined.all { // older messages to all projects are still in the inbox
 				ofProject.taken.stamp = s.everyGroup.taken.stamp
 			}
@@ -299,10 +316,13 @@ func (c *client) enterGroup() {
 		g.inAll, g.inProject = s.everyGroup.add(g, of), ofProject.add(g, of)
 		s.mu.Unlock()
 	}
-	c.group, c.inGroup, c.ahead = g, len(g.clients), int32(len(g.batch))
+	c.group, c.inGroup, c.ahead = g, int32(len(g.clients)), int32(len(g.batch))
 	g.clients = append(g.clients, c)
-	if c.v1 != nil {
-		c.v1.gaps.filter = &g.sub.Filter
+	if c.sub.is(&g.sub) { // a client that may look back less far has its own
+		c.sub = &g.sub
+	}
+	if c.out != nil {
+		c.out.gaps.filter = &g.sub.Filter
 	}
 }
 
@@ -313,12 +333,13 @@ func (s *shard) rejoin() {
 		if c.group == nil || !c.apart {
 			return true
 		}
-		if !c.taken().reaches(c.joined) {
+		if !c.taken().reaches(c.joined.cursor) {
 			return false
 		}
 		if c.takePending(); c.group != nil {
 			c.apart = false
 			c.changeGroup()
+			c.joined = nil
 		}
 		return true
 	})
@@ -330,7 +351,7 @@ func (c *client) leaveGroup() {
 		n := len(c.pending())
 		c.countOffered(n)
 		c.countAbandoned(n)
-		c.shard.takeOut(c.group, c.inGroup)
+		c.shard.takeOut(c.group, int(c.inGroup))
 		c.group = nil
 	}
 }
@@ -342,7 +363,7 @@ func (c *client) changeGroup() {
 	s.regrouping.Add(1)
 	g, i := c.group, c.inGroup
 	c.enterGroup()
-	s.takeOut(g, i)
+	s.takeOut(g, int(i))
 	s.regrouping.Add(-1)
 }
 
@@ -350,7 +371,7 @@ func (c *client) changeGroup() {
 func (s *shard) takeOut(g *group, i int) {
 	g.clients = swapOut(g.clients, i, func(moved *client) {
 		if moved.group == g { // and not the client itself, which is in another group by now
-			moved.inGroup = i
+			moved.inGroup = int32(i)
 		}
 	})
 	if len(g.clients) > 0 {

@@ -174,8 +174,8 @@ func (m *Manager) upgrade(c *fiber.Ctx, a admission, o *opening) error {
 	c.Context().Response.Header.Del(fiber.HeaderSecWebSocketExtensions) // contrib would refuse
 	r := reply{m: m, app: c.App(), ctx: c.Context(), sent: isAppTest(c.Context()), asks: true}
 	err := websocket.New(func(conn *websocket.Conn) {
-		p := r.send(conn.NetConn(), &a)
-		if p == nil {
+		p, ok := r.send(conn.NetConn(), &a)
+		if !ok {
 			_ = conn.Close() // as in serve
 			return
 		}
@@ -220,28 +220,28 @@ type reply struct {
 	asks bool // a refusal is to have its true status
 }
 
-// send reserves a place and sends the head of the response. If it fails, it returns nil, and the client has been told if
-// that was possible.
-func (r *reply) send(conn net.Conn, a *admission) *place {
+// send reserves a place and sends the head of the response. If it returns false, it has failed, and the client has been
+// told if that was possible.
+func (r *reply) send(conn net.Conn, a *admission) (p place, ok bool) {
 	h, accepted := &r.ctx.Response.Header, fiber.StatusSwitchingProtocols
 	if a.encoding != frames {
 		accepted = fiber.StatusOK
 	}
 	if h.StatusCode() != accepted || a.encoding != frames && r.isReplaced(a.encoding) { // a middleware has decided otherwise
 		r.refuse(conn)
-		return nil
+		return p, false
 	}
 	p, err := r.m.reserve(a.ip)
 	switch {
 	case err != nil && r.sent:
 		_ = a.end(conn, err)
-		return nil
+		return p, false
 	case err != nil:
 		r.explain(admissionError(err), a.encoding)
 		r.refuse(conn)
-		return nil
+		return p, false
 	case r.sent:
-		return p
+		return p, true
 	}
 	if a.encoding != frames {
 		openStream(h, a.encoding)
@@ -255,10 +255,10 @@ func (r *reply) send(conn net.Conn, a *admission) *place {
 	_ = raw.SetWriteDeadline(time.Now().Add(upgradeGrace))
 	if _, err := raw.Write(h.Header()); err != nil {
 		p.release()
-		return nil
+		return p, false
 	}
 	_ = raw.SetWriteDeadline(time.Time{})
-	return p
+	return p, true
 }
 
 // explain has the app's ErrorHandler write the response, as if a handler had returned err: between the last handler and

@@ -178,7 +178,7 @@ func TestAClientIsRegisteredInTheOrderOfItsMessages(t *testing.T) {
 		}
 		s.mu.Lock() // the registration has got as far as the shard
 		p, _ := m.reserve("")
-		c := &client{id: ClientID(len(m.shards)), shard: s, place: p, link: sink{}, sub: Subscription{Project: project}}
+		c := &client{id: ClientID(len(m.shards)), shard: s, place: p, link: sink{}, terms: grantedAll(Subscription{Project: project})}
 		done := make(chan error)
 		go func() { done <- s.register(c) }()
 		deadline := time.Now().Add(10 * time.Second)
@@ -287,7 +287,7 @@ func TestNothingThatPublishesWaitsForItself(t *testing.T) {
 								return // the shutdown has begun
 							}
 							id := ClientID(m.lastID.Add(1))
-							c := &client{id: id, shard: m.shardOf(id), place: p, connectedAt: time.Now(), sub: Subscription{Project: []string{"a", "b", ""}[random.IntN(3)]}}
+							c := &client{id: id, shard: m.shardOf(id), place: p, connectedAt: time.Now(), terms: grantedAll(Subscription{Project: []string{"a", "b", ""}[random.IntN(3)]})}
 							c.link = []link.Link{sink{}, wall{}}[random.IntN(2)]
 							registered := m.relaying.follow(c.sub.Project)
 							err = c.shard.register(c)

@@ -129,10 +129,10 @@ func (q *hookQueue) connect(c *client) {
 }
 
 // disconnect runs the Disconnect hook, and then gives the client's place back.
-func (q *hookQueue) disconnect(c *client) {
-	snapshot, code, reason := c.snapshot(), c.closeCode, c.closeReason
+func (q *hookQueue) disconnect(c *client, code int, reason string) {
+	snapshot := c.snapshot()
 	q.push(func() {
-		defer c.place.release()
+		defer c.vacate()
 		q.log.Debug("mesherstream: client left", "client", uint64(c.id), "code", code, "reason", reason)
 		if q.fns.Disconnect != nil {
 			q.call("Disconnect", c.id, func() { q.fns.Disconnect(snapshot, code, reason) })
@@ -155,23 +155,31 @@ func (q *hookQueue) message(c *client, binary bool, payload []byte) bool {
 }
 
 func (q *hookQueue) slow(c *client) {
-	if q.fns.Slow == nil || c.slowQueued.Swap(true) {
+	if q.fns.Slow == nil {
+		return
+	}
+	t := c.tallied()
+	if t.slowQueued.Swap(true) {
 		return
 	}
 	snapshot := c.snapshot()
 	q.push(func() {
-		c.slowQueued.Store(false)
+		t.slowQueued.Store(false)
 		q.call("Slow", c.id, func() { q.fns.Slow(snapshot) })
 	})
 }
 
 func (q *hookQueue) drop(c *client, n int) {
-	if q.fns.Drop == nil || c.unreported.Add(uint64(n)) != uint64(n) {
+	if q.fns.Drop == nil {
+		return
+	}
+	t := c.tallied()
+	if t.unreported.Add(uint64(n)) != uint64(n) {
 		return // the queued call reports these too
 	}
 	snapshot := c.snapshot()
 	q.push(func() {
-		dropped := c.unreported.Swap(0)
+		dropped := t.unreported.Swap(0)
 		q.call("Drop", c.id, func() { q.fns.Drop(snapshot, dropped) })
 	})
 }

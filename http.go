@@ -150,7 +150,7 @@ func (m *Manager) stream(c *fiber.Ctx, a admission) error {
 	c.Context().Hijack(func(conn net.Conn) {
 		defer func() { _ = conn.Close() }() // as in serve
 		defer func() { m.recovered(recover(), conn, a.encoding) }()
-		if p := r.send(conn, &a); p != nil {
+		if p, ok := r.send(conn, &a); ok {
 			_ = m.serve(conn, a, p) // the client has been told
 		}
 	})

@@ -224,7 +224,7 @@ func (m *Manager) SetFilter(id ClientID, f Filter) error {
 	}
 	s := m.shardOf(id)
 	if c := s.find(id); c != nil {
-		if f, err = f.within(c.grant); err != nil {
+		if f, err = f.within(c.grant.Filter); err != nil {
 			return err
 		}
 	}

@@ -158,7 +158,7 @@ func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 }
 
 // serve streams to a client that holds a place, and gives the place back.
-func (m *Manager) serve(conn net.Conn, a admission, p *place) error {
+func (m *Manager) serve(conn net.Conn, a admission, p place) error {
 	// If the server has KeepHijackedConns, fasthttp leaves the closing to the handler. Otherwise this does nothing.
 	defer func() { _ = conn.Close() }()
 	connectedAt := time.Now() // and not after the relay has taken its time: the client may ask for something meanwhile
@@ -181,11 +181,9 @@ func (m *Manager) serve(conn net.Conn, a admission, p *place) error {
 	c := &client{
 		id:          id,
 		shard:       m.shardOf(id),
-		remoteAddr:  p.ip,
 		place:       p,
 		connectedAt: connectedAt,
-		grant:       a.grant,
-		sub:         a.sub,
+		terms:       termsOf(a.sub, a.grant),
 		encoding:    a.encoding,
 	}
 	if a.v1 {

@@ -122,31 +122,23 @@ func (c *client) reached(sent, told int, rest []*message) (p position, ok bool) 
 	switch {
 	case r != nil:
 		begun := r.told || r.back != nil || r.then.reaches(r.first) // it may have some of what it looks back for, and must know
-		return c.within(r.then, r.asOf), begun && !r.searching && !r.back.isKeyed(r.then) && !c.backlog.gaps.any() && (told > 0 || !r.loss.any())
-	case c.group == nil, c.v1 != nil && c.v1.untold: // it is being flushed, or yet to be told what it has missed
+		return c.within(r.then, r.asOf), begun && !r.searching && !r.back.isKeyed(r.then) && !c.hasGaps() && (told > 0 || !r.loss.any())
+	case c.group == nil, c.out != nil && c.out.untold: // it is being flushed, or yet to be told what it has missed
 		return p, false
 	}
 	return c.reachedLive(sent, told, rest)
 }
 
 func (c *client) reachedLive(sent, told int, rest []*message) (p position, ok bool) {
-	s, b := c.shard, &c.backlog
+	s := c.shard
 	p.filter, p.rate = c.group.digest, c.handles()
 	p.cursor, p.asOf = c.taken(), c.takenStamp()
 	if c.apart {
-		p.cursor, p.asOf = p.cursor.most(c.joined), max(p.asOf, c.joinedAt)
+		p.cursor, p.asOf = p.cursor.most(c.joined.cursor), max(p.asOf, c.joined.stamp)
 	}
 	newest := p.cursor
-	for number := b.first; number < b.next; number++ {
-		switch m := *b.slot(number); {
-		case m == nil:
-		case sent > 0:
-			sent--
-		case b.reordered:
-			return p, false
-		default:
-			p.precede(m)
-		}
+	if c.out != nil && !p.precedeBacklog(&c.out.backlog, sent, told) {
+		return p, false
 	}
 	for _, m := range rest {
 		p.precede(m)
@@ -156,15 +148,6 @@ func (c *client) reachedLive(sent, told int, rest []*message) (p position, ok bo
 	}
 	for _, m := range s.coming {
 		p.precede(m)
-	}
-	for _, g := range b.gaps.untold(told) {
-		if b.reordered {
-			return p, false
-		}
-		if g.first > 0 {
-			p.asOf = min(p.asOf, g.first-1)
-			p.cursor = g.precedes(p.cursor)
-		}
 	}
 	if p.cursor == newest {
 		p.asOf = max(p.asOf, s.history.quietSince(c.sub.Project, newest))
@@ -178,6 +161,32 @@ func (p *position) precede(m *message) {
 		p.cursor.precede(m)
 		p.asOf = min(p.asOf, m.stamp-1)
 	}
+}
+
+// precedeBacklog moves the position before what waits in a backlog or is missing, but for the oldest messages and gaps, that
+// many. It returns false if there is no such position.
+func (p *position) precedeBacklog(b *backlog, sent, told int) (ok bool) {
+	for number := b.first; number < b.next; number++ {
+		switch m := *b.slot(number); {
+		case m == nil:
+		case sent > 0:
+			sent--
+		case b.reordered:
+			return false
+		default:
+			p.precede(m)
+		}
+	}
+	for _, g := range b.gaps.untold(told) {
+		if b.reordered {
+			return false
+		}
+		if g.first > 0 {
+			p.asOf = min(p.asOf, g.first-1)
+			p.cursor = g.precedes(p.cursor)
+		}
+	}
+	return true
 }
 
 // setPlace tells a client of the protocol its position, or that it has none, after the application has changed its filter.
@@ -194,7 +203,7 @@ func (c *client) setPlace() {
 func (c *client) before(next []*message, ends bool) (p position, ok bool) {
 	r := c.replay
 	switch {
-	case c.backlog.gaps.hold():
+	case c.out != nil && c.out.backlog.gaps.hold():
 		return p, false
 	case len(next) > 0:
 		return c.within(c.placeBefore(nil, next)), true
@@ -262,7 +271,7 @@ func (c *client) held(of *hole, dropped int) int {
 // digest returns that of the filter in force.
 func (c *client) digest() uint64 {
 	if c.group == nil { // it is being flushed
-		return c.shard.history.digest(&c.sub)
+		return c.shard.history.digest(c.sub)
 	}
 	return c.group.digest
 }
@@ -353,7 +362,7 @@ func (c *client) resume(pos position, held cursor) {
 		b.atMost, b.known = b.atMost+missed, b.known && known
 	}
 	r.at, r.asOf, l.after = pos.cursor, pos.asOf, pos.cursor
-	left, sameFilter := held.beyond(pos.cursor), pos.filter == h.digest(&c.sub)
+	left, sameFilter := held.beyond(pos.cursor), pos.filter == h.digest(c.sub)
 	switch {
 	case !b.known:
 		l.unknown = true
@@ -391,7 +400,8 @@ func (c *client) tellReturn() error {
 	if r.loss.any() {
 		batch = append(batch, c.lossNotice(nil, true))
 	}
-	c.v1.rest, c.v1.untold = append(batch, c.replayedNotice()), true
+	o := c.outbox()
+	o.rest, o.untold = append(batch, c.replayedNotice()), true
 	if c.replay = nil; c.busy {
 		return nil
 	}
@@ -512,21 +522,21 @@ func (c *client) fetch(data []byte) []byte {
 	gap, err := request.ParseFetch(data)
 	switch {
 	case err != nil:
-		return refusal(c.v1.stream, errorMalformed, err.Error())
+		return refusal(c.v1.name(), errorMalformed, err.Error())
 	case c.v1.fetch != nil:
-		return refusal(c.v1.stream, errorBusy, "another gap is being fetched")
+		return refusal(c.v1.name(), errorBusy, "another gap is being fetched")
 	}
 	h, ok := openHole(&c.shard.history.seal, c.sub.Project, gap)
 	if !ok {
-		return refusal(c.v1.stream, errorInvalidGap, notAGap)
+		return refusal(c.v1.name(), errorInvalidGap, notAGap)
 	}
 	f := &fetch{gap: gap, hole: h, at: h.after.most(c.shard.history.since(c.sub.Project, c.sub.Since))}
-	if f.filter, err = h.filter.within(c.grant); err != nil {
+	if f.filter, err = h.filter.within(c.grant.Filter); err != nil {
 		f.none = true
 	}
 	c.v1.fetch = f
 	c.biteSoon()
-	return encodeAnswer(replayNotice{Type: typeFetching, Stream: c.v1.stream, Gap: gap})
+	return encodeAnswer(replayNotice{Type: typeFetching, Stream: c.v1.name(), Gap: gap})
 }
 
 const notAGap = "not a gap of this server and project, or of its time before a restart"
@@ -556,14 +566,14 @@ func (c *client) fetchSome() error {
 		return nil
 	}
 	f.sent += n
-	notice := replayNotice{Type: typeReplay, Stream: c.v1.stream, Of: ofGap, Gap: f.gap}
+	notice := replayNotice{Type: typeReplay, Stream: c.v1.name(), Of: ofGap, Gap: f.gap}
 	if n > 0 && s.drained[1].isLarge() {
 		s.drained = slices.Insert(s.drained, 1, c.large(s.drained[1]))
 	}
 	s.drained[0] = c.notice(notice.Type, "", notice)
 	notice.Type, notice.Messages, notice.More = typeReplayed, f.sent, got.more
 	s.drained = append(s.drained, c.notice(notice.Type, "", notice))
-	c.v1.rest = slices.Clone(s.drained)
+	c.outbox().rest = slices.Clone(s.drained)
 	if !got.more {
 		c.v1.fetch = nil
 	}
@@ -575,19 +585,19 @@ const fetchBytes = 16 << 10
 
 // sendRest sends what has not been sent of a bite.
 func (c *client) sendRest() error {
-	s := c.shard
-	batch := c.v1.rest
+	s, o := c.shard, c.out
+	batch := o.rest
 	p := join(&s.scratch, batch, "")
-	untold := c.v1.untold
-	c.v1.untold = false // a probe follows all of it
+	untold := o.untold
+	o.untold = false // a probe follows all of it
 	probe := c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, 0, nil)
 	taken, landed, err := c.write(&p, batch, &s.scratch, probe)
-	c.flight.replayed = c.busy
+	o.flight.replayed = c.busy
 	c.countReplayed(landed)
-	if c.v1.rest = batch[taken:]; len(c.v1.rest) > 0 {
-		c.v1.untold = untold
+	if o.rest = batch[taken:]; len(o.rest) > 0 {
+		o.untold = untold
 	} else {
-		c.v1.rest = nil
+		o.rest = nil
 		if c.v1.fetch != nil {
 			c.biteSoon()
 		}

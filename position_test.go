@@ -424,7 +424,7 @@ func (p *simulation) dial(v *page) {
 	}
 	c := &client{
 		id: id, shard: p.m.shardOf(id), place: pl, connectedAt: time.Now(),
-		sub: Subscription{Project: v.project, Filter: v.chosen, Since: v.since}, encoding: v.encoding,
+		terms: grantedAll(Subscription{Project: v.project, Filter: v.chosen, Since: v.since}), encoding: v.encoding,
 	}
 	if v.agrees {
 		c.agree()
@@ -663,7 +663,7 @@ func (p *simulation) subscribed(v *page, text string) {
 	}
 	f := Filter{Levels: request.Filters.Level, Environments: request.Filters.Environment}
 	p.notef("page %d asks for %s", v.name, text)
-	v.client.paid = 0
+	v.client.outbox().paid = 0
 	v.asked = &f
 	v.setFilter(len(p.log), f)
 }
@@ -731,7 +731,7 @@ func (p *simulation) subscribe(v *page) {
 	}
 	text += "}"
 	p.notef("page %d asks for %s", v.name, text)
-	v.client.paid = 0
+	v.client.outbox().paid = 0
 	v.client.Post(link.Event{Kind: link.Received, Op: wsframe.OpText, Payload: []byte(text)})
 	v.asked = &f
 	v.setFilter(len(p.log), f)
@@ -1054,7 +1054,7 @@ func (p *simulation) hasRest(v *page) bool {
 	c := v.client
 	c.shard.mu.Lock() // a timer may post at this time
 	defer c.shard.mu.Unlock()
-	return c.group != nil && c.phase == phaseOpen && c.replay == nil && c.idle() && len(c.pending()) == 0 && c.reply == nil && v.asked == nil && v.arrived == len(v.link.taken) &&
+	return c.group != nil && c.phase == phaseOpen && c.replay == nil && c.idle() && len(c.pending()) == 0 && !replies(c) && v.asked == nil && v.arrived == len(v.link.taken) &&
 		!v.IsReturning() && c.shard.inbox.isEmpty() && len(v.says) == 0 && (!v.isPlayed || v.last.Waiting == 0)
 }
 
@@ -1574,7 +1574,7 @@ func TestTheIDOfAGapIsReadAsItWasMade(t *testing.T) {
 			t.Error("it opens as a position")
 		}
 	}
-	c := &client{shard: &shard{seal: s}}
+	c := &client{shard: &shard{seal: s}, terms: grantedAll(Subscription{})}
 	if text := c.holeText(&hole{filter: Filter{Levels: long(maxFilterValues), Environments: long(maxFilterValues)}}); text != "" {
 		t.Errorf("an ID of %d bytes, and the bound is %d", len(text), seal.MaxText)
 	}
@@ -1585,7 +1585,7 @@ func TestAGapWhoseFetchIsOverTheReadLimitHasNoID(t *testing.T) {
 	const limit = 160
 	h := hole{filter: Filter{Levels: []string{"error"}}}
 	for range maxFilterValues - 1 {
-		c := &client{encoding: frames, shard: &shard{seal: seal.New(), cfg: &config{readLimit: limit}}}
+		c := &client{encoding: frames, shard: &shard{seal: seal.New(), cfg: &config{readLimit: limit}}, terms: grantedAll(Subscription{})}
 		text := c.holeText(&h)
 		c.encoding, c.shard.cfg.readLimit = events, 128
 		whole := c.holeText(&h)

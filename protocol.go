@@ -97,10 +97,11 @@ func (c *client) received(op byte, payload []byte) {
 	switch op {
 	case wsframe.OpPing:
 		// Only the newest ping needs a reply (RFC 6455, section 5.5.3). A flood of pings is sent one reply per turn.
-		if c.pong == nil {
+		o := c.outbox()
+		if o.pong == nil {
 			s.pinged = append(s.pinged, c)
 		}
-		c.pong = wsframe.Append(nil, wsframe.OpPong, payload)
+		o.pong = wsframe.Append(nil, wsframe.OpPong, payload)
 		c.link.Resume()
 	case wsframe.OpPong:
 		c.link.Resume()
@@ -169,7 +170,7 @@ func (c *client) answer(reply func() []byte) {
 		c.link.Resume()
 		return
 	}
-	c.reply = reply()
+	c.outbox().reply = reply()
 	c.drainControl()
 }
 
@@ -183,7 +184,7 @@ func (c *client) subscribe(data []byte) []byte {
 	if err != nil {
 		return refusal(c.v1.name(), errorInvalidFilter, err.Error())
 	}
-	if filter, err = filter.within(c.grant); err != nil {
+	if filter, err = filter.within(c.grant.Filter); err != nil {
 		return refusal(c.v1.name(), errorNotGranted, err.Error())
 	}
 	filtered, position := c.setFilter(filter), ""
@@ -203,14 +204,18 @@ func (c *client) setFilter(f Filter) (filtered int) {
 	if c.takePending(); c.phase != phaseOpen {
 		return 0
 	}
-	c.sub.Filter = f
+	sub := *c.sub
+	sub.Filter = f
+	c.sub = &sub
 	if c.replay != nil {
 		c.replay.endTail()
 	}
 	c.changeGroup()
 	s.totals.FilterSets++
-	filtered = c.backlog.filter(f.matches)
-	c.countFiltered(filtered)
+	if c.out != nil {
+		filtered = c.out.backlog.filter(f.matches)
+		c.countFiltered(filtered)
+	}
 	return filtered
 }
 
@@ -249,7 +254,7 @@ func (c *client) notice(kind, position string, v any) *message {
 
 // gapNotice returns the message that tells a client of the oldest of its gaps.
 func (c *client) gapNotice(g *gap) *message {
-	n := gapNotice{Stream: c.v1.stream, Reason: reasonSlow, Dropped: g.dropped, ByLevel: c.v1.gaps.byLevel(g)}
+	n := gapNotice{Stream: c.v1.name(), Reason: reasonSlow, Dropped: g.dropped, ByLevel: c.out.gaps.byLevel(g)}
 	n.Position = c.positionText(c.reached(0, 1, nil))
 	if !g.loose && c.shard.history.isOn() {
 		n.name(c, &hole{g.after, g.last, *g.filter, false}, g.dropped)
@@ -263,7 +268,7 @@ func (c *client) gapNotice(g *gap) *message {
 func (c *client) lossNotice(next []*message, ends bool) *message {
 	r, f := c.replay, &c.sub.Filter
 	l := &r.loss
-	n := gapNotice{Stream: c.v1.stream, Reason: reasonAway}
+	n := gapNotice{Stream: c.v1.name(), Reason: reasonAway}
 	if l.slow && !l.away {
 		n.Reason = reasonSlow
 	}
@@ -316,7 +321,7 @@ type replayNotice struct {
 
 // replayNotice returns the message that precedes those of a replay.
 func (c *client) replayNotice(next []*message) *message {
-	n := replayNotice{Type: typeReplay, Stream: c.v1.stream, Of: c.replay.of, Gap: c.replay.gap.name()}
+	n := replayNotice{Type: typeReplay, Stream: c.v1.name(), Of: c.replay.of, Gap: c.replay.gap.name()}
 	if r := c.replay; r.back == nil && len(next) > 0 && !r.loss.any() {
 		n.Position = c.positionText(c.before(next, false))
 	}
@@ -325,7 +330,7 @@ func (c *client) replayNotice(next []*message) *message {
 
 // replayedNotice returns the message that follows those of a replay.
 func (c *client) replayedNotice() *message {
-	n := replayNotice{Type: typeReplayed, Stream: c.v1.stream, Of: c.replay.of, Gap: c.replay.gap.name()}
+	n := replayNotice{Type: typeReplayed, Stream: c.v1.name(), Of: c.replay.of, Gap: c.replay.gap.name()}
 	if c.group != nil {
 		n.Position = c.positionText(c.reachedLive(0, 0, nil))
 	}
@@ -338,7 +343,7 @@ func (c *client) direct(m *message) {
 	notice := c.encoding.notice(typeDirect, "", struct {
 		Type   string `json:"type"`
 		Stream string `json:"stream,omitempty"`
-	}{typeDirect, c.v1.stream})
+	}{typeDirect, c.v1.name()})
 	m.frame = append(notice, m.frame...)
 	m.extra = 1
 }
@@ -366,7 +371,7 @@ func (c *client) large(m *message) *message {
 		Type   string `json:"type"`
 		Stream string `json:"stream,omitempty"`
 		Bytes  int    `json:"bytes"`
-	}{typeLarge, c.v1.stream, len(m.frame)})
+	}{typeLarge, c.v1.name(), len(m.frame)})
 }
 
 type pastMessage struct {
@@ -379,7 +384,7 @@ type pastMessage struct {
 // past returns the message that stands for an old value of a key in the replay of a client that may have received it.
 func (c *client) past(m *message) *message {
 	of := m.asFrame()
-	p := pastMessage{Type: typePast, Stream: c.v1.stream, Binary: of.payload()}
+	p := pastMessage{Type: typePast, Stream: c.v1.name(), Binary: of.payload()}
 	if !of.isBinary() {
 		text := string(of.payload())
 		p.Data, p.Binary = &text, nil
@@ -397,17 +402,13 @@ const Protocol = "mesherstream.v1"
 // v1 is the state that a shard keeps for a client that has agreed on the protocol, or streams over plain HTTP. The methods
 // of a nil *v1 are those of a client that hasn't.
 type v1 struct {
-	stream string // over a WebSocket, a random word in each of the protocol's messages, so that no message of the application is mistaken for one
-	window window
-	gaps   gaps
-	fetch  *fetch     // nil if it fetches nothing
-	told   *message   // a large message that the client was told of, and that is to follow
-	moved  bool       // the client is to be told its position, since the application has changed its filter
-	rest   []*message // of a bite of a fetch of which the beginning is on its way: nothing else may come between
-	untold bool       // rest is that of a return, and tells what the client has missed
-	quiet  bool       // the newest mark is one in silence
-	lull   moment     // when the lull ends that its newest answer has begun
+	stream [12]byte // over a WebSocket, a random word in each of the protocol's messages, so that no message of the application is mistaken for one
+	lull   moment   // when the lull ends that its newest answer has begun
 	fresh  freshness
+	fetch  *fetch   // nil if it fetches nothing
+	told   *message // a large message that the client was told of, and that is to follow
+	moved  bool     // the client is to be told its position, since the application has changed its filter
+	quiet  bool     // the newest mark is one in silence
 }
 
 func (v *v1) fetches() bool { return v != nil && v.fetch != nil }
@@ -415,16 +416,18 @@ func (v *v1) fetches() bool { return v != nil && v.fetch != nil }
 // agree marks c as a client that has agreed on the protocol. It is called before the client is registered.
 func (c *client) agree() {
 	c.v1 = new(v1)
-	if c.backlog.gaps = &c.v1.gaps; c.encoding == frames {
-		c.v1.stream, c.window = rand.Text()[:12], &c.v1.window
+	if c.encoding == frames {
+		copy(c.v1.stream[:], rand.Text())
+		c.window = new(window)
 	}
 }
 
+// name returns the name of the client's stream, or "" if it has none.
 func (v *v1) name() string {
-	if v == nil {
+	if v == nil || v.stream[0] == 0 {
 		return ""
 	}
-	return v.stream
+	return string(v.stream[:])
 }
 
 type helloMessage struct {
@@ -471,7 +474,7 @@ func (v *v1) hello(c *client) []byte {
 	list := func(values []string) request.Values { return request.Values{List: values, IsList: true} }
 	hello := helloMessage{
 		Type:      typeHello,
-		Stream:    v.stream,
+		Stream:    v.name(),
 		ID:        c.id,
 		Project:   c.sub.Project,
 		Filters:   request.Filters{Level: list(c.sub.Levels), Environment: list(c.sub.Environments)},
@@ -495,7 +498,7 @@ const noPlace = `"position":null`
 func (c *client) appendMark(dst []byte, sent, told int, rest []*message) []byte {
 	s := c.shard
 	mark := append(s.answer[:0], `{"type":"`+typeMark+`","stream":"`...)
-	mark = append(append(mark, c.v1.stream...), `","window":`...)
+	mark = append(append(mark, c.v1.stream[:]...), `","window":`...)
 	mark = strconv.AppendInt(mark, int64(c.windowSize()), 10)
 	if age := c.v1.fresh.age; age > 0 {
 		mark = strconv.AppendInt(append(mark, `,"age_ms":`...), age.Milliseconds(), 10)

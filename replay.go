@@ -418,9 +418,9 @@ func (c *client) joinReplay() error {
 	case r.gap != nil:
 		c.flush(r.gap.until)
 	default:
-		r.first = c.joined
+		r.first = c.joined.cursor
 		if r.missing > 0 {
-			r.at = c.joined
+			r.at = c.joined.cursor
 		}
 	}
 	c.await()
@@ -438,7 +438,7 @@ func (c *client) lookBack(last int) {
 	at, now := c.taken(), time.Now().UnixNano()
 	r := &replay{of: ofSubscribe, at: at, first: at, since: c.sub.Since, missing: last, searching: true, asked: now}
 	r.seen = s.history.timeOf(c.takenStamp()).UnixNano()
-	r.vague = c.backlog.reordered || c.backlog.gaps.any()
+	r.vague = c.out != nil && c.out.backlog.reordered || c.hasGaps()
 	if before := c.replay; before != nil {
 		r.loss, r.seen, r.vague = before.loss, before.seen, r.vague || before.vague
 		if before.searching {
@@ -447,7 +447,8 @@ func (c *client) lookBack(last int) {
 			r.first = before.at
 		}
 	}
-	c.countFiltered(c.backlog.filter(func(m *message) bool {
+	c.await()
+	c.countFiltered(c.out.backlog.filter(func(m *message) bool {
 		if r.seen = min(r.seen, m.at); !m.own {
 			r.first.precede(m)
 		}
@@ -455,7 +456,6 @@ func (c *client) lookBack(last int) {
 	}))
 	c.replay = r
 	c.changeGroup()
-	c.await()
 	c.biteSoon()
 }
 
@@ -545,7 +545,7 @@ func (c *client) replaySomeMore() error {
 	to, whole := c.taken(), true
 	if !c.idle() { // by messages of BufferMessage, or a gap from before the replay
 		place := r.at
-		if m := c.backlog.head(); m != nil {
+		if m := c.head(); m != nil {
 			place = cursor{m.number, m.stamp}
 		}
 		if r.at.reaches(place) && (c.v1 == nil || !r.loss.any()) {
@@ -606,7 +606,7 @@ func (c *client) replaySomeMore() error {
 			p, buf = &own, &s.scratch
 		}
 		taken, landed, err := c.write(p, batch, buf, c.probe(amount{uint32(len(batch)), uint32(len(p.bytes))}, 0, tells.told(len(batch)), nil))
-		c.flight.replayed = c.busy
+		c.out.flight.replayed = c.busy
 		c.countReplayed(landed)
 		if r.back != nil {
 			r.back.sent += uint32(taken)
@@ -835,7 +835,7 @@ func (r *replay) endTail() {
 
 // replayBuffered sends the oldest message of BufferMessage, whose place in the replay is here, or a gap.
 func (c *client) replayBuffered() error {
-	if room, _ := c.room(c.backlog.oldest()); room == 0 {
+	if room, _ := c.room(c.oldest()); room == 0 {
 		c.window.held = true
 		return nil
 	}

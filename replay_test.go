@@ -264,7 +264,7 @@ func (p *replayPlay) join() {
 	w := &watcher{filters: []Filter{p.someFilter()}}
 	w.client = &client{
 		id: ClientID(p.joins), shard: p.s, place: pl, connectedAt: time.Now(),
-		sub: Subscription{Project: p.pick("a", "a", "b", ""), Filter: w.filters[0]},
+		terms: grantedAll(Subscription{Project: p.pick("a", "a", "b", ""), Filter: w.filters[0]}),
 	}
 	if p.rand.IntN(8) == 0 {
 		w.sub.Since = time.Now().Add(-time.Duration(p.rand.IntN(40)) * time.Microsecond)
@@ -299,7 +299,7 @@ func (p *replayPlay) some() *watcher {
 
 // change changes a filter at once.
 func (p *replayPlay) change(w *watcher) {
-	if w.group == nil || w.reply != nil {
+	if w.group == nil || replies(w.client) {
 		return
 	}
 	f, last := p.someFilter(), 0
@@ -317,7 +317,7 @@ func (p *replayPlay) change(w *watcher) {
 	}
 	p.note("client %d asks for %v and the last %d; taken %d", w.id, f, last, p.taken)
 	text, _ := json.Marshal(request)
-	w.paid = 0
+	w.outbox().paid = 0
 	w.client.Handle(link.Event{Kind: link.Received, Op: wsframe.OpText, Payload: text})
 	w.changes, w.filters = append(w.changes, ch), append(w.filters, f)
 }
@@ -428,7 +428,7 @@ func (p *replayPlay) settle() {
 		for _, w := range p.watchers {
 			w.link.grant(1 << 20)
 			p.answer(w)
-			if w.phase == phaseOpen && (w.replay != nil || !w.idle() || len(w.pending()) > 0 || w.reply != nil) {
+			if w.phase == phaseOpen && (w.replay != nil || !w.idle() || len(w.pending()) > 0 || replies(w.client)) {
 				done = false
 			}
 			if w.closeSent && !w.closeReceived {
@@ -551,8 +551,8 @@ func (p *replayPlay) check(w *watcher) {
 			count++
 		}
 	}
-	if got := int(w.sent + w.replayed); got != count {
-		p.Errorf("client %d: %d messages sent and %d replayed, and it got %d", w.id, w.sent, w.replayed, count)
+	if got := int(w.sent + w.snapshot().Replayed); got != count {
+		p.Errorf("client %d: %d messages sent and %d replayed, and it got %d", w.id, w.sent, w.snapshot().Replayed, count)
 	}
 	if w.v1 != nil && len(filters) == 1 {
 		p.checkPlaces(w, list, all)
@@ -717,7 +717,7 @@ func TestAClientThatLooksBackTooSlowlyIsClosedIfNothingMayBeDropped(t *testing.T
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := &client{id: 1, shard: p.s, place: pl, connectedAt: time.Now(), sub: Subscription{Project: "a"}}
+			c := &client{id: 1, shard: p.s, place: pl, connectedAt: time.Now(), terms: grantedAll(Subscription{Project: "a"})}
 			l := &strait{client: c, room: 200, during: func() {}}
 			c.link = l
 			c.recall(past{last: 10})
@@ -732,8 +732,8 @@ func TestAClientThatLooksBackTooSlowlyIsClosedIfNothingMayBeDropped(t *testing.T
 			if got, want := c.phase == phaseClosing, overflow == Disconnect; got != want {
 				t.Errorf("overflow %v: closed: %v, want %v", overflow, got, want)
 			}
-			if c.phase == phaseClosing && (c.closeCode != wsframe.CodeTryAgainLater || c.closeReason != reasonTooSlow) {
-				t.Errorf("closed with %d %q, want %d %q", c.closeCode, c.closeReason, wsframe.CodeTryAgainLater, reasonTooSlow)
+			if c.phase == phaseClosing && (c.out.closeCode != wsframe.CodeTryAgainLater || c.out.closeReason != reasonTooSlow) {
+				t.Errorf("closed with %d %q, want %d %q", c.out.closeCode, c.out.closeReason, wsframe.CodeTryAgainLater, reasonTooSlow)
 			}
 			c.remove(nil)
 		})
@@ -760,7 +760,7 @@ func TestAReturnIsNotTooSlowForWhatLeftTheHistoryBeforeItsGap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &client{id: 1, shard: p.s, place: pl, connectedAt: time.Now(), sub: Subscription{Project: "a"}}
+		c := &client{id: 1, shard: p.s, place: pl, connectedAt: time.Now(), terms: grantedAll(Subscription{Project: "a"})}
 		c.agree()
 		l := &strait{client: c, room: 1000, during: func() {}}
 		c.link = l
@@ -772,14 +772,14 @@ func TestAReturnIsNotTooSlowForWhatLeftTheHistoryBeforeItsGap(t *testing.T) {
 		publish(1) // before the shard has turned
 		p.turn()
 		if got := string(l.taken); c.phase != phaseOpen || !strings.Contains(got, `"reason":"away","dropped":16,`) {
-			t.Errorf("in phase %d (%d %q), got %q, want a gap of 16", c.phase, c.closeCode, c.closeReason, got)
+			t.Errorf("in phase %d (%d %q), got %q, want a gap of 16", c.phase, c.out.closeCode, c.out.closeReason, got)
 		}
 		publish(6) // before it has received the five that followed its gap
 		l.grant(1 << 20)
 		p.turn()
 		p.turn()
-		if c.phase != phaseClosing || c.closeReason != reasonTooSlow {
-			t.Errorf("after its gap: in phase %d (%q), want it closed as too slow", c.phase, c.closeReason)
+		if c.phase != phaseClosing || c.out.closeReason != reasonTooSlow {
+			t.Errorf("after its gap: in phase %d (%q), want it closed as too slow", c.phase, c.out.closeReason)
 		}
 		c.remove(nil)
 	})
@@ -799,7 +799,7 @@ func TestAReplayIsOnePieceOfTheOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := ClientID(m.lastID.Add(1))
-		c := &client{id: id, shard: m.shardOf(id), place: p, connectedAt: time.Now(), link: h, sub: Subscription{Project: "p"}}
+		c := &client{id: id, shard: m.shardOf(id), place: p, connectedAt: time.Now(), link: h, terms: grantedAll(Subscription{Project: "p"})}
 		c.recall(past{last: last})
 		c.markSeen(c.connectedAt)
 		if err := c.shard.register(c); err != nil {
@@ -868,7 +868,7 @@ func TestReplaysAtOnePlaceShareTheirBytes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &client{id: ClientID(i * len(p.m.shards)), shard: p.s, place: pl, connectedAt: time.Now(), sub: Subscription{Project: "a"}}
+		c := &client{id: ClientID(i * len(p.m.shards)), shard: p.s, place: pl, connectedAt: time.Now(), terms: grantedAll(Subscription{Project: "a"})}
 		if i == 2 {
 			c.sub.Filter = Filter{Levels: []string{"error"}} // the same messages, which have no level
 		}

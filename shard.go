@@ -145,7 +145,7 @@ func (s *shard) cast(id ClientID, bytes int, do func(*client)) error {
 		}
 		return ErrUnknownClient
 	}
-	return s.castLocked(cast{do: func() { do(c) }}, c.sub.Project, bytes)
+	return s.castLocked(cast{do: func() { do(c) }}, c.grant.Project, bytes)
 }
 
 func (s *shard) closedErrLocked() error {
@@ -241,7 +241,7 @@ func (s *shard) tick(drain, beat bool) {
 func (s *shard) register(c *client) error {
 	unlock := s.history.follow(c.sub.Project)
 	defer unlock()
-	c.joinedAt, c.joined = s.history.clock.Load(), s.history.end(c.sub.Project)
+	c.joined = &joining{stamp: s.history.clock.Load(), cursor: s.history.end(c.sub.Project)}
 	if c.replay != nil && c.replay.of == ofReturn {
 		c.comeBack()
 	}
@@ -259,6 +259,10 @@ func (s *shard) register(c *client) error {
 		s.followers[c.sub.Project] = f
 	}
 	f.clients++
+	if f.granted == nil || !f.granted.is(c.grant) {
+		f.granted = c.grant
+	}
+	c.grant = f.granted
 	// An event and not a cast, since everything that the link will report about the client is an event, and events keep
 	// their order.
 	s.inbox.events = append(s.inbox.events, event{client: c, Event: link.Event{Kind: eventJoined}})
@@ -485,8 +489,9 @@ func (s *shard) stats() Stats {
 		}
 	}
 	for _, c := range s.waiting {
-		t.Buffered += c.buffered()
-		t.BufferedBytes += int64(c.bufferedBytes())
+		messages, bytes := c.buffered()
+		t.Buffered += messages
+		t.BufferedBytes += int64(bytes)
 	}
 	return t
 }
@@ -518,8 +523,9 @@ const (
 // following is a project that a shard's clients follow.
 type following struct {
 	clients int
-	load    load   // the load of these clients in the inbox that the turn takes
-	turn    uint64 // the number of that turn
+	granted *Subscription // the grant of the newest one, which the next one shares if it has the same
+	load    load          // the load of these clients in the inbox that the turn takes
+	turn    uint64        // the number of that turn
 }
 
 // A cast is a message for every client that it matches, or something else to do. do is called on the shard's goroutine.

@@ -172,7 +172,7 @@ func (p *player) connect(kind int, agrees bool, m manner, project string, filter
 	now := time.Now()
 	c := &client{
 		id: ClientID(len(p.clients) + 1), shard: p.s, place: pl, connectedAt: now,
-		sub: Subscription{Project: project, Filter: filter},
+		terms: grantedAll(Subscription{Project: project, Filter: filter}),
 	}
 	if agrees {
 		c.agree()

@@ -58,7 +58,7 @@ func newTestShard(tb testing.TB, n int, l link.Link) *shard {
 	s := m.shards[0]
 	s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}), nil)
 	for i := range n {
-		c := &client{id: ClientID(i * len(m.shards)), shard: s, link: l, sub: Subscription{Project: "shop"}}
+		c := &client{id: ClientID(i * len(m.shards)), shard: s, link: l, terms: grantedAll(Subscription{Project: "shop"})}
 		if err := s.register(c); err != nil {
 			tb.Fatal(err)
 		}
@@ -79,7 +79,7 @@ func admit(tb testing.TB, s *shard, filters []Filter, project func(i int) string
 		if err != nil {
 			tb.Fatal(err)
 		}
-		clients[i] = &client{id: ClientID(s.totals.Connects) + ClientID(i), shard: s, link: sink{}, sub: Subscription{Project: project(i), Filter: f}}
+		clients[i] = &client{id: ClientID(s.totals.Connects) + ClientID(i), shard: s, link: sink{}, terms: grantedAll(Subscription{Project: project(i), Filter: f})}
 		if err := s.register(clients[i]); err != nil {
 			tb.Fatal(err)
 		}
@@ -88,6 +88,12 @@ func admit(tb testing.TB, s *shard, filters []Filter, project func(i int) string
 	s.takeTurn()
 	return clients
 }
+
+// grantedAll returns the terms of a client that is granted everything.
+func grantedAll(sub Subscription) terms { return termsOf(sub, Filter{}) }
+
+// replies reports whether a reply waits to be sent to a client.
+func replies(c *client) bool { return c.out != nil && c.out.reply != nil }
 
 // agree makes a client one with the protocol after it has joined, as if it had received and acknowledged hello.
 func agree(c *client) {
@@ -126,7 +132,7 @@ func connect(tb testing.TB, m *Manager, sub Subscription, open func(*client) lin
 		registered = m.relaying.follow(sub.Project)
 	}
 	id := ClientID(m.lastID.Add(1))
-	c := &client{id: id, shard: m.shardOf(id), place: p, connectedAt: time.Now(), sub: sub}
+	c := &client{id: id, shard: m.shardOf(id), place: p, connectedAt: time.Now(), terms: grantedAll(sub)}
 	c.markSeen(c.connectedAt)
 	c.link = open(c)
 	if err := c.shard.register(c); err != nil {
@@ -174,7 +180,7 @@ func inboxes(t *testing.T, opts []Option, scenario func(t *testing.T, s *shard))
 		s := m.shards[0]
 		s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}), nil)
 		for i, project := range []string{"a", "b", ""} {
-			c := &client{id: ClientID(i * len(m.shards)), shard: s, link: sink{}, sub: Subscription{Project: project}}
+			c := &client{id: ClientID(i * len(m.shards)), shard: s, link: sink{}, terms: grantedAll(Subscription{Project: project})}
 			if err := s.register(c); err != nil {
 				t.Fatal(err)
 			}
@@ -318,19 +324,19 @@ func TestNothingIsDroppedWhileTheKernelHasRoom(t *testing.T) {
 	}
 
 	turn(0, 100) // refused once, and then they wait
-	if g.tries != 1 || c.backlog.len() != 100 {
-		t.Fatalf("behind a closed gate: got %d tries and %d messages waiting, want 1 and 100", g.tries, c.backlog.len())
+	if g.tries != 1 || c.queued() != 100 {
+		t.Fatalf("behind a closed gate: got %d tries and %d messages waiting, want 1 and 100", g.tries, c.queued())
 	}
 	g.open = true // without a report
 	turn(100, 150)
-	if c.dropped != 0 || c.sent != 150 || !bytes.Equal(g.got.Bytes(), want.Bytes()) {
-		t.Errorf("after the gate has opened: got %d sent and %d dropped, want 150 and 0, in order", c.sent, c.dropped)
+	if c.snapshot().Dropped != 0 || c.sent != 150 || !bytes.Equal(g.got.Bytes(), want.Bytes()) {
+		t.Errorf("after the gate has opened: got %d sent and %d dropped, want 150 and 0, in order", c.sent, c.snapshot().Dropped)
 	}
 
 	g.open, g.tries = false, 0
 	turn(150, 1000)
-	if g.tries != 2 || c.dropped != 750 {
-		t.Errorf("to a client that is slow: got %d tries and %d dropped, want 2 and 750", g.tries, c.dropped)
+	if g.tries != 2 || c.snapshot().Dropped != 750 {
+		t.Errorf("to a client that is slow: got %d tries and %d dropped, want 2 and 750", g.tries, c.snapshot().Dropped)
 	}
 }
 
@@ -433,8 +439,8 @@ func TestAGroupHoldsNoMoreThanABuffer(t *testing.T) {
 			s.takeTurn()
 			g.open = true
 			g.Retry()
-			if int(c.sent) != sent || c.dropped > 0 {
-				t.Fatalf("got %d sent, %d dropped and %d pending, want %d and none dropped", c.sent, c.dropped, len(c.pending()), sent)
+			if int(c.sent) != sent || c.snapshot().Dropped > 0 {
+				t.Fatalf("got %d sent, %d dropped and %d pending, want %d and none dropped", c.sent, c.snapshot().Dropped, len(c.pending()), sent)
 			}
 		}
 		turn(burst(0, 1), 1)       // after silence
@@ -524,7 +530,7 @@ func newQuietShard(t *testing.T, opts ...Option) (*shard, *client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &client{id: 1, shard: s, place: p, connectedAt: time.Now(), sub: Subscription{Project: "shop"}}
+	c := &client{id: 1, shard: s, place: p, connectedAt: time.Now(), terms: grantedAll(Subscription{Project: "shop"})}
 	c.link = &directLink{client: c, room: 1 << 30}
 	c.markSeen(c.connectedAt)
 	if err := s.register(c); err != nil {
@@ -782,7 +788,7 @@ func BenchmarkChangeOfFilterAmongMany(b *testing.B) {
 			s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), nil)
 			var c *client
 			for i := range groups {
-				c = &client{shard: s, sub: Subscription{Project: "shop", Filter: Filter{Levels: []string{fmt.Sprint(i)}}}}
+				c = &client{shard: s, joined: new(joining), terms: grantedAll(Subscription{Project: "shop", Filter: Filter{Levels: []string{fmt.Sprint(i)}}})}
 				c.enterGroup()
 			}
 			filters := []Filter{{Levels: []string{"a"}}, {Levels: []string{"b"}}}
@@ -853,7 +859,7 @@ func TestClientDoesNotHangWhereNothingRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := m.shards[0]
-	c := &client{id: ClientID(len(m.shards)), shard: s}
+	c := &client{id: ClientID(len(m.shards)), shard: s, terms: grantedAll(Subscription{})}
 	s.members[c.id] = c // as at the end of a run while Client asks
 	done := make(chan struct{})
 	go func() { m.Client(c.id); close(done) }()
@@ -920,7 +926,7 @@ func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
 	s := newShard(&cfg, newHistory(&cfg))
 	s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), func(ClientID) {})
 	m := &Manager{cfg: cfg}
-	c := &client{id: 1, shard: s, link: brokenLink{}, place: &place{m: m}, sub: Subscription{Project: "p"}}
+	c := &client{id: 1, shard: s, link: brokenLink{}, place: place{m: m}, joined: new(joining), terms: grantedAll(Subscription{Project: "p"})}
 	s.members[1] = c
 	s.followers["p"] = &following{clients: 1}
 	s.history.follow("p")()
@@ -933,8 +939,8 @@ func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
 	}
 	s.deliverBatch()
 	st := s.stats()
-	if st.Offered != 2 || st.Abandoned != 2 || st.Slow != 0 || c.backlog.len() != 0 {
-		t.Errorf("stats: got %+v, %d in the backlog of the client that is gone, want 2 offered and abandoned", st, c.backlog.len())
+	if st.Offered != 2 || st.Abandoned != 2 || st.Slow != 0 || c.queued() != 0 {
+		t.Errorf("stats: got %+v, %d in the backlog of the client that is gone, want 2 offered and abandoned", st, c.queued())
 	}
 }
 
@@ -945,7 +951,7 @@ func TestWhatIsOfferedNeverBecomesLess(t *testing.T) {
 			s := newTestShard(t, 1, sink{})
 			s.cfg.coalescing = time.Second
 			c := s.everyone()[0]
-			c.place = &place{m: &Manager{}}
+			c.place = place{m: &Manager{}}
 			publishTurn(t, s, newMessage(&Message{Project: "shop"}), 1)
 			for range buffered {
 				c.buffer(newMessage(&Message{}))
@@ -994,7 +1000,7 @@ func TestWhatIsCountedInBytesCountsTheFields(t *testing.T) {
 	}
 	s := m.shards[0]
 	s.start(newHookQueue(Hooks{}, m.cfg.logger, func(ClientID) {}), nil)
-	c := &client{shard: s, link: wall{}, sub: Subscription{Project: strings.Repeat("p", 128)}}
+	c := &client{shard: s, link: wall{}, terms: grantedAll(Subscription{Project: strings.Repeat("p", 128)})}
 	if err := s.register(c); err != nil {
 		t.Fatal(err)
 	}
@@ -1003,8 +1009,8 @@ func TestWhatIsCountedInBytesCountsTheFields(t *testing.T) {
 		publishTurn(t, s, newMessage(&msg), 1)
 	}
 	each := 2 + 3 + 64 + 64 + 128
-	if got, want := c.bufferedBytes(), c.backlog.len()*each; got != want || got > bound || c.backlog.len() != bound/each {
-		t.Errorf("%d messages wait: got %d bytes, want %d, and at most %d", c.backlog.len(), got, want, bound)
+	if got, want := c.snapshot().BufferedBytes, c.queued()*each; got != want || got > bound || c.queued() != bound/each {
+		t.Errorf("%d messages wait: got %d bytes, want %d, and at most %d", c.queued(), got, want, bound)
 	}
 	if err := s.publish(newMessage(&Message{Project: c.sub.Project, Key: "key", Data: []byte("123")})); err != nil {
 		t.Fatal(err)

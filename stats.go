@@ -211,7 +211,7 @@ func (c *client) willMark(batch []*message) {
 	switch {
 	case c.replay != nil:
 		asked = c.replay.asked
-	case c.v1.rest != nil: // a bite of a fetch: how long that takes as a whole says nothing about the stream
+	case c.out != nil && c.out.rest != nil: // a bite of a fetch: how long that takes as a whole says nothing about the stream
 		asked = time.Now().UnixNano()
 	}
 	for _, m := range batch { // the last one need not be the newest: a message may have taken the place of one with its key
@@ -228,7 +228,7 @@ func (c *client) marked() {
 	switch f := &c.v1.fresh; {
 	case f.newest != 0:
 		f.from, f.newest = f.newest, 0
-	case c.backlog.len() > 0 || len(c.pending()) > 0 || c.replay != nil:
+	case c.queued() > 0 || len(c.pending()) > 0 || c.replay != nil:
 		f.from = 0
 	default:
 		f.from = time.Now().UnixNano()

@@ -276,13 +276,13 @@ func (c *client) slot() int { return int(uint64(c.id) / uint64(c.shard.cfg.shard
 
 func (w *wheel) add(c *client) {
 	slot := &w.slots[c.slot()]
-	c.inWheel = len(*slot)
+	c.inWheel = int32(len(*slot))
 	*slot = append(*slot, c)
 }
 
 func (w *wheel) remove(c *client) {
 	slot := &w.slots[c.slot()]
-	*slot = swapOut(*slot, c.inWheel, func(moved *client) { moved.inWheel = c.inWheel })
+	*slot = swapOut(*slot, int(c.inWheel), func(moved *client) { moved.inWheel = c.inWheel })
 }
 
 // beatInterval is how long the wheel rests on a slot, or 0 if the wheel has nothing to do. A turn takes a quarter of
@@ -319,6 +319,7 @@ func (s *shard) beat(now time.Time) {
 		if c.askAgain(); c.phase == phaseGone {
 			continue
 		}
+		c.giveBack(now)
 		c.watchProgress(now)
 		if s.cfg.idleTimeout > 0 && !c.inHook && c.phase < phaseClosing && c.silent(now) {
 			c.giveUp()
@@ -363,7 +364,8 @@ func (c *client) isPingDue(now time.Time) bool {
 // giveUp ends a client that gives no sign of life. If a frame can still be written, the client is told: it may be frozen
 // and go on one day.
 func (c *client) giveUp() {
-	c.closeCode, c.closeReason = wsframe.CodeAbnormal, link.ErrIdle.Error() // for the hook
+	o := c.outbox()
+	o.closeCode, o.closeReason = wsframe.CodeAbnormal, link.ErrIdle.Error() // for the hook
 	c.shut(wsframe.CodeTryAgainLater, reasonSilent)
 }
 

@@ -315,7 +315,7 @@ func (c *client) isLate() bool {
 // mustMeasure reports whether it is time to measure the round trip of a client that was late. Nothing more is written
 // until it has handled everything, and then a probe goes by itself.
 func (c *client) mustMeasure() bool {
-	return c.window.late && (c.backlog.len() > 0 || c.replay != nil) && c.shard.now.since(c.window.rttAt) >= rttAge
+	return c.window.late && (c.queued() > 0 || c.replay != nil) && c.shard.now.since(c.window.rttAt) >= rttAge
 }
 
 // isDue reports whether a probe is due after some more messages. A client that keeps up is asked once a second, and one
@@ -479,15 +479,15 @@ func (c *client) sendProbe() (err error) {
 func (c *client) owes() bool {
 	switch w := c.window; {
 	case c.encoding != frames:
-		return c.busy || c.backlog.len() > 0 || c.link.Unread() || c.link.Unanswered()
+		return c.busy || c.queued() > 0 || c.link.Unread() || c.link.Unanswered()
 	case w == nil:
 		return false
-	case c.busy && (c.backlog.len() > 0 || c.flight.messages > 0):
+	case c.busy && (c.queued() > 0 || c.out.flight.messages > 0):
 		return true
 	case c.acks == acksProbes:
 		return w.asked && c.position() != w.acked
 	case c.v1 != nil:
-		return c.backlog.len() > 0 || c.replay != nil || c.link.Unread()
+		return c.queued() > 0 || c.replay != nil || c.link.Unread()
 	default:
 		return c.isMute() || c.link.Unread()
 	}
@@ -530,7 +530,7 @@ func (c *client) askAgain() {
 	if !w.asked || c.acks != acksProbes {
 		return
 	}
-	if messages, _ := c.room(c.backlog.oldest()); messages > 0 || s.now.since(w.probedAt) < probePause<<w.repeats {
+	if messages, _ := c.room(c.oldest()); messages > 0 || s.now.since(w.probedAt) < probePause<<w.repeats {
 		return
 	}
 	w.repeats = min(w.repeats+1, mostDelays)

@@ -82,7 +82,7 @@ func newSight(t *testing.T, agrees bool, p pace, opts ...Option) *sight {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.c = &client{id: 2, shard: s, place: pl, connectedAt: time.Now(), sub: Subscription{Project: "shop"}, link: v}
+	v.c = &client{id: 2, shard: s, place: pl, connectedAt: time.Now(), terms: grantedAll(Subscription{Project: "shop"}), link: v}
 	if agrees {
 		v.c.agree()
 	}
@@ -274,8 +274,8 @@ func (v *sight) check() {
 	if v.c.v1 != nil && v.told != missing {
 		v.Errorf("missing between what it has handled: %d, told %d", missing, v.told)
 	}
-	if c := v.c; uint64(missing) > c.dropped || c.offered != c.sent+c.dropped+c.abandoned+uint64(c.buffered()) {
-		v.Errorf("got %d missing; accounts: %+v", missing, c.snapshot())
+	if c := v.c.snapshot(); uint64(missing) > c.Dropped || c.Offered != c.Sent+c.Dropped+c.Abandoned+uint64(c.Buffered) {
+		v.Errorf("got %d missing; accounts: %+v", missing, c)
 	}
 }
 
@@ -301,10 +301,10 @@ func TestWhatASlowClientReadsIsNew(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tt.sees(t, 45, func(t *testing.T, v *sight) {
 				got := v.ages(25*time.Second, 0.99)
-				t.Logf("handled %d, dropped %d; age %v p50, %v p99, %v at most; %d writes, %d probes", len(v.handled), v.c.dropped,
+				t.Logf("handled %d, dropped %d; age %v p50, %v p99, %v at most; %d writes, %d probes", len(v.handled), v.c.snapshot().Dropped,
 					v.ages(25*time.Second, 0.5), got, v.ages(25*time.Second, 1), v.writes, v.probes)
 				if v.c.phase != phaseOpen {
-					t.Fatalf("it was closed with %d %s", v.c.closeCode, v.c.closeReason)
+					t.Fatalf("it was closed with %d %s", v.c.out.closeCode, v.c.out.closeReason)
 				}
 				if got < 0 || got > tt.most {
 					t.Errorf("age of what it handled after its first 25 s, p99: got %v, want at most %v", got, tt.most)
@@ -323,8 +323,8 @@ func TestAFastClientIsSentEverythingAtOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.sees(t, 10, func(t *testing.T, v *sight) {
-				if v.c.dropped > 0 || v.ages(0, 1) > c.delay+time.Millisecond {
-					t.Errorf("got %d dropped, and age %v at most", v.c.dropped, v.ages(0, 1))
+				if v.c.snapshot().Dropped > 0 || v.ages(0, 1) > c.delay+time.Millisecond {
+					t.Errorf("got %d dropped, and age %v at most", v.c.snapshot().Dropped, v.ages(0, 1))
 				}
 				if v.probes > 15 || v.writes > len(v.handled)+len(v.way)+12 {
 					t.Errorf("got %d probes and %d writes in 10 s for %d messages, want about one a second, and no write for them", v.probes, v.writes, len(v.handled))
@@ -350,8 +350,8 @@ func TestABurstPasses(t *testing.T) {
 						v.publish(10_000+i, 512)
 					}
 					v.run(time.Second, func(time.Duration) {})
-					if got := len(v.handled); got < 1000 || v.c.dropped > 0 {
-						t.Errorf("got %d messages, %d dropped, want at least 1,000 and none", got, v.c.dropped)
+					if got := len(v.handled); got < 1000 || v.c.snapshot().Dropped > 0 {
+						t.Errorf("got %d messages, %d dropped, want at least 1,000 and none", got, v.c.snapshot().Dropped)
 					}
 				})
 			})
@@ -601,8 +601,8 @@ func TestAPageThatSleepsInSilenceIsNotLate(t *testing.T) {
 		v.run(20*time.Second, v.every(211, 350)) // it was late once, and its window is small since then
 		v.bytes = 0
 		v.run(3*time.Second, func(time.Duration) {})
-		if v.c.backlog.len() > 0 || !v.c.window.late {
-			t.Fatalf("got %d messages that wait, late: %v", v.c.backlog.len(), v.c.window.late)
+		if v.c.queued() > 0 || !v.c.window.late {
+			t.Fatalf("got %d messages that wait, late: %v", v.c.queued(), v.c.window.late)
 		}
 		limit, rtt := v.c.window.limit, v.c.rtt
 		for range 4 {
@@ -641,7 +641,7 @@ func TestNothingIsSentAheadToAPageThatOwesAMarkInSilence(t *testing.T) {
 		v.run(5*time.Second, func(time.Duration) {})
 		n := len(v.handled)
 		v.run(5*time.Second, v.every(50, 350))
-		if got, want := v.c.backlog.len(), v.s.cfg.maxBuffer; got != want {
+		if got, want := v.c.queued(), v.s.cfg.maxBuffer; got != want {
 			t.Errorf("got %d messages that wait, want %d", got, want)
 		}
 		asleep = false
