@@ -80,7 +80,10 @@ func TestPagesInABrowser(t *testing.T) {
 		"a gap is told aloud":                           testGapAloud,
 		"a page says that it hears nothing":             testSilence,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, browser) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, browser)
+		})
 	}
 }
 
@@ -225,7 +228,6 @@ func testOperator(t *testing.T, browser *chromium) {
 	operator.wait(`document.querySelector('#rows tr:first-child').textContent.includes('@clients')`)
 	operator.click("#rows tr:last-child button")
 	operator.wait(`document.querySelectorAll('#rows tr').length === 1`)
-	viewer.front()
 	viewer.wait(`document.getElementById('state').textContent === 'Disconnected by an operator'`)
 	viewer.shot("disconnected")
 	viewer.click("#again")
@@ -342,7 +344,6 @@ func testLegible(t *testing.T, browser *chromium) {
 
 	for _, theme := range []string{"light", "dark"} {
 		for name, tab := range map[string]*page{"events": p, "clients": clients} {
-			tab.front()
 			for _, width := range []int{1440, 1100, 800, 360} {
 				tab.theme(theme)
 				tab.resize(width, 780)

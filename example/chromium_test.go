@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,11 +20,11 @@ import (
 )
 
 // patience is how long a browser on a busy machine may take for anything.
-const patience = 30 * time.Second
+const patience = time.Minute
 
-// chromium is a browser without a window that runs for one test.
+// chromium is a browser without a screen that runs for one test.
 type chromium struct {
-	host string // of its DevTools
+	devtools string // where it obeys
 }
 
 // startChromium skips the test where there is no Chromium.
@@ -70,13 +69,13 @@ func startChromium(t *testing.T) *chromium {
 	})
 	watchdog := time.AfterFunc(patience, func() { cmd.Process.Kill() })
 	defer watchdog.Stop()
-	listening := regexp.MustCompile(`listening on ws://([^/]+)/`)
+	listening := regexp.MustCompile(`listening on (ws://\S+)`)
 	lines := bufio.NewScanner(stderr)
 	var said []string
 	for lines.Scan() {
 		if m := listening.FindStringSubmatch(lines.Text()); m != nil {
 			go io.Copy(io.Discard, stderr) // ends with the process
-			return &chromium{host: m[1]}
+			return &chromium{devtools: m[1]}
 		}
 		said = append(said, lines.Text())
 	}
@@ -84,7 +83,7 @@ func startChromium(t *testing.T) *chromium {
 	return nil
 }
 
-// page is one tab.
+// page is one page, or the browser itself.
 type page struct {
 	t    *testing.T
 	conn *websocket.Conn
@@ -104,23 +103,37 @@ type devtoolsMessage struct {
 	Error  json.RawMessage `json:"error"`
 }
 
-// open opens a tab of a size, and goes to url. When the test ends, nothing may have gone wrong in it.
+// open opens a window of a size, and goes to url. A window is drawn whatever other tests do beside. When the test ends,
+// the window closes, and nothing may have gone wrong in it.
 func (c *chromium) open(t *testing.T, width, height int, url string) *page {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+c.host+"/json/new?about:blank", nil)
-	if err != nil {
+	browser := connect(t, c.devtools)
+	var target struct{ TargetID string }
+	if err := json.Unmarshal(browser.call("Target.createTarget", map[string]any{"url": "about:blank", "newWindow": true}), &target); err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
+	t.Cleanup(func() { browser.call("Target.closeTarget", map[string]any{"targetId": target.TargetID}) })
+	p := connect(t, regexp.MustCompile(`/browser/.*`).ReplaceAllString(c.devtools, "/page/"+target.TargetID))
+	t.Cleanup(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, problem := range p.problems {
+			t.Errorf("%s: %s", url, problem)
+		}
+	})
+	for _, domain := range []string{"Page", "Runtime", "Log"} {
+		p.call(domain+".enable", nil)
 	}
-	defer resp.Body.Close()
-	var target struct{ WebSocketDebuggerURL string }
-	if err := json.NewDecoder(resp.Body).Decode(&target); err != nil {
-		t.Fatal(err)
-	}
-	conn, _, err := websocket.DefaultDialer.Dial(target.WebSocketDebuggerURL, nil)
+	p.call("Emulation.setFocusEmulationEnabled", map[string]any{"enabled": true})
+	p.resize(width, height)
+	p.call("Page.navigate", map[string]any{"url": url})
+	p.wait(`document.readyState === 'complete' && location.href !== 'about:blank'`)
+	return p
+}
+
+func connect(t *testing.T, devtools string) *page {
+	t.Helper()
+	conn, _, err := websocket.DefaultDialer.Dial(devtools, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,16 +143,7 @@ func (c *chromium) open(t *testing.T, width, height int, url string) *page {
 	t.Cleanup(func() {
 		conn.Close()
 		reading.Wait()
-		for _, problem := range p.problems {
-			t.Errorf("%s: %s", url, problem)
-		}
 	})
-	for _, domain := range []string{"Page", "Runtime", "Log"} {
-		p.call(domain+".enable", nil)
-	}
-	p.resize(width, height)
-	p.call("Page.navigate", map[string]any{"url": url})
-	p.wait(`document.readyState === 'complete' && location.href !== 'about:blank'`)
 	return p
 }
 
@@ -245,13 +249,7 @@ func (p *page) theme(name string) {
 	p.call("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": name}}})
 }
 
-// front makes this tab the one in sight: another one draws nothing.
-func (p *page) front() {
-	p.t.Helper()
-	p.call("Page.bringToFront", nil)
-}
-
-// shot waits until the page in front is drawn. With -artifacts, it keeps a picture of it, which takes longer than the checks
+// shot waits until the page is drawn. With -artifacts, it keeps a picture of it, which takes longer than the checks
 // beside it.
 func (p *page) shot(name string) {
 	p.t.Helper()
