@@ -98,6 +98,33 @@ export interface Options extends Callbacks {
    * page with the same url and filters. Frames of one tab share sessionStorage too: give each its own url.
    */
   storage?: StorageLike | null;
+  /**
+   * With true, the tabs of an origin that connect with the same url, filters, transports and delays share one connection:
+   * over HTTP/1.1 a browser opens six to a host, and each event stream is one. A SharedWorker follows the stream as long as
+   * one of the tabs is there. The server counts one client. false by default.
+   *
+   * Each tab receives every message since it has connected, once and in order. Before them, if the url has a last or since, it
+   * receives what the worker has received before: the newest last of them, at most 1,000. With a since alone, a gap with the
+   * reason "away" says how many were before these.
+   *
+   * A tab that is slow or frozen delays no other one. At most 1,000 messages, marks of positions included, are on the way to
+   * a tab, and fewer if they have more than 8 MiB. What follows waits for it for 5 seconds, and all that waits is at most
+   * 8 MiB. Then the tab misses the oldest ones: a gap with the reason "slow" says how many, as exactly as the server knows,
+   * and its held is 0. The server is told what the fastest tab has handled. While all tabs are put away, the connection is
+   * closed.
+   *
+   * The script of the worker is mesherstream.js beside the stream, as the server has it. So the stream must be of the page's
+   * own origin, and worker-src of a Content-Security-Policy must allow the script, and connect-src in the response with the
+   * script the stream. If there are no SharedWorkers, or the script doesn't load or answer within 20 seconds, the tab has a
+   * stream of its own: see the member shared of the stream.
+   *
+   * If the worker ends, each tab returns by itself from where it was, on a connection of its own; one that has no position
+   * is told of a gap of unknown size. With https and on localhost a tab notices that at once, and otherwise after 40 seconds.
+   *
+   * setFilters is rejected, since it would change the stream of other tabs: close this one and connect another. protocols,
+   * WebSocket, fetch and storage may not be given, which throws a TypeError.
+   */
+  shared?: boolean | null;
 }
 
 /**
@@ -277,19 +304,21 @@ export interface Stream extends Callbacks, AsyncIterable<Item> {
   readonly replaying: "join" | "return" | "subscribe" | null;
   /**
    * How old the messages were when this page had handled them, in milliseconds, as the server has measured it last. It
-   * includes the way of the acknowledgement. Undefined while it is unknown, with an older server, and over events, which
+   * includes the way of the acknowledgement. For a shared stream, that of the fastest tab. Undefined while it is unknown, with an older server, and over events, which
    * nobody acknowledges.
    */
   readonly age: number | undefined;
   /** What carries the stream: the transport of its newest connection that was open. null before the first one. */
   readonly transport: Transport | null;
+  /** Whether a worker follows the stream, for all tabs that share it. false until it has answered, and without the option. */
+  readonly shared: boolean;
   /**
    * setFilters changes the filters of the stream, on this connection and on all later ones. A change is sent
    * immediately, but at most ten are sent in a second. If the next call is made while a change is waiting, it replaces
    * that change, and both calls receive the reply to the later one. If the connection is lost before the reply, the
    * change is requested again on the next connection.
    *
-   * If it rejects, it does so with a FilterError, and the filters stay as they were.
+   * If it rejects, it does so with a FilterError, and the filters stay as they were. A shared stream always rejects.
    *
    * Over events, a change is a new connection from the position of this one, and onstate says so. It waits until a write of
    * the server has arrived as a whole. It resolves with a filtered of 0, and rejects if the server refuses the new
@@ -302,7 +331,8 @@ export interface Stream extends Callbacks, AsyncIterable<Item> {
    */
   setFilters(filters: Filters, lookBack?: { last?: number | undefined }): Promise<FiltersUpdated>;
   /**
-   * close ends the stream permanently. It does nothing if the stream is already closed.
+   * close ends the stream permanently. It does nothing if the stream is already closed. A shared stream ends for this tab,
+   * and its connection with the last one.
    *
    * @param code 1000 by default, or one from 3000 to 4999.
    * @param reason At most 123 bytes.
@@ -313,10 +343,10 @@ export interface Stream extends Callbacks, AsyncIterable<Item> {
 /** FilterError says why the filters have not been changed. */
 export interface FilterError extends Error {
   /**
-   * The server's error code; "closed" if the stream is closed; "malformed" also for a TypeError, in which case the
-   * server was not asked.
+   * The server's error code; "closed" if the stream is closed; "shared" if it is shared; "malformed" also for a TypeError, in
+   * which case the server was not asked.
    */
-  code: "malformed" | "unknown_type" | "invalid_filter" | "not_granted" | "closed";
+  code: "malformed" | "unknown_type" | "invalid_filter" | "not_granted" | "closed" | "shared";
 }
 
 /** FetchError says why the messages of a gap could not be fetched. */

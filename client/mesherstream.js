@@ -133,6 +133,26 @@ const MAX_LAST = 1_000_000;
 
 const FIELDS = ["level", "environment"];
 
+// What carries the stream of a tab that shares it. The name of the worker is this, and what it needs to know of the options.
+// The number is that of the entries: a worker may have been started by another version.
+const SHARED = "mesherstream shared 1 ";
+
+// How many entries are posted to a tab ahead of the last handled one, unless they are too large.
+const MAX_AHEAD = 1000;
+
+// What else waits for the tabs is kept only once, in a log, for at most this long: a tab that needs longer is told how much
+// it misses. An entry is taken for larger than its data by a constant, so that the log has room for what the server's
+// window lets pass, 32,768 messages or 8 MiB unless set.
+const LAG = 5_000;
+const MAX_LOG = 2 ** 23;
+const ENTRY = 2 ** 8;
+
+// How many messages are kept for tabs that come later, if the url looks back.
+const MAX_KEPT = 1000;
+
+// These can't be given to a worker. The first one has a meaning as null.
+const UNSHARED = ["fetch", "protocols", "WebSocket", "storage"];
+
 // The codes of errors that are about a fetch, whatever else is asked.
 const FETCH_ERRORS = ["invalid_gap", "busy"];
 
@@ -148,6 +168,7 @@ const OPTIONS = {
   fetch: "function",
   signal: "object",
   storage: "object",
+  shared: "boolean",
   ...CALLBACKS,
 };
 
@@ -158,9 +179,14 @@ const stored = new Set();
 const fallen = new Map();
 const SESSION_KEY = "mesherstream-sse ";
 
-// connect is one function, and the functions in it share its variables: variables minify, and the fields of a class
-// don't.
-export function connect(url, options = {}) {
+export function connect(url, options) {
+  return follow(url, options);
+}
+
+// follow is one function, and the functions in it share its variables: variables minify, and the fields of a class
+// don't. A worker that follows for tabs gives them: relay takes an entry for them, and oldest returns the number of the
+// oldest message that none of them has handled.
+function follow(url, options = {}, tabs) {
   check("option", options, OPTIONS);
   const { minDelay = 500, maxDelay = 30_000, signal } = options;
   const protocols = [].concat(options.protocols ?? []);
@@ -181,6 +207,7 @@ export function connect(url, options = {}) {
   const { host } = address;
   let { storage } = options;
   if (storage) checkStorage(storage);
+  if (options.shared) checkShared(options);
 
   const stream = {
     onmessage: options.onmessage,
@@ -201,6 +228,9 @@ export function connect(url, options = {}) {
     get transport() {
       return transport;
     },
+    get shared() {
+      return shared;
+    },
     setFilters,
     close,
     [Symbol.asyncIterator]: loop,
@@ -212,6 +242,7 @@ export function connect(url, options = {}) {
   // The connection.
   let link = null; // what any other link says is late, and ignored
   let over; // the transport of the link
+  let shared = false; // a worker has answered
   let transport = null; // that of the newest connection that was open
   let blocked = 0; // handshakes that failed since a WebSocket was open, although the server would have accepted them
   let streams = transports.includes(SSE) && Boolean(fetch); // this fetch may have streams
@@ -280,14 +311,14 @@ export function connect(url, options = {}) {
   const first = state;
   if (!signal?.aborted) {
     if (storage) load();
-    dial(); // throws what WebSocket throws, for instance at a subprotocol that is no token
-    if (storage) stored.add(key);
-    listen();
+    if (!options.shared || !attach()) start();
+    signal?.addEventListener("abort", () => close(), { signal: listening.signal });
   }
   // Reported a moment later, so that callbacks set right after connect are called, and may use the returned stream.
   queueMicrotask(() => {
     if (state === first) enter(first, first === "closed" ? { code: 1000, reason: "" } : undefined);
   });
+  if (tabs) return { acknowledge, close, fetchGap, hurry, pause, resume };
   return new Proxy(stream, { set: assign });
 
   // --- what a stream can do
@@ -302,6 +333,7 @@ export function connect(url, options = {}) {
   function setFilters(filters, lookBack = {}) {
     return new Promise((resolve, reject) => {
       open();
+      if (over === SHARED) throw failure("shared", "the stream is shared: connect another one with these filters");
       check("option", lookBack, { last: "number" });
       const { last } = lookBack;
       if (last !== undefined && !(Number.isInteger(last) && last > 0 && last <= MAX_LAST)) {
@@ -344,6 +376,12 @@ export function connect(url, options = {}) {
   }
 
   // --- the connection
+
+  function start() {
+    dial(); // throws what WebSocket throws, for instance at a subprotocol that is no token
+    if (storage) stored.add(key);
+    listen();
+  }
 
   function dial(by = choose()) {
     const target = new URL(address);
@@ -673,12 +711,15 @@ export function connect(url, options = {}) {
     else retry();
   }
 
-  // listen makes an attempt immediately when the network or the user is back, unless the server said how long to wait.
+  // hurry makes an attempt immediately, unless the server said how long to wait.
+  function hurry() {
+    if (state === "waiting" && !told && !paused) retry();
+  }
+
+  // listen notes when the network or the user is back, and when the page is put away.
   function listen() {
-    const until = { signal: listening.signal };
-    const hurry = () => state === "waiting" && !told && !paused && retry();
     const { document } = globalThis;
-    const on = (target, type, listener) => target?.addEventListener?.(type, listener, until);
+    const on = listenUntil(listening.signal);
     on(globalThis, "online", () => {
       forgetFall(host); // it may be another network
       hurry();
@@ -698,7 +739,93 @@ export function connect(url, options = {}) {
       resume();
       hurry();
     });
-    on(signal, "abort", () => close());
+  }
+
+  // --- the sharing
+
+  // attach reports whether this page may share the stream. The worker reconnects, and not the tab. The tab has the position
+  // all the same, to return by itself if the worker ends.
+  function attach() {
+    const name = SHARED + JSON.stringify([address, accepted, transports, minDelay, maxDelay]);
+    const current = (handle) => (...args) => opened === link && handle(...args);
+    const on = { receive: current(relayed), failed: current(detach), gone: current(abandon) };
+    const opened = (link = openShared(address, name, on));
+    if (!link) return false;
+    over = SHARED;
+    room = 2 * MAX_AHEAD; // what is posted is kept whole for the loop
+    wait(detach, HELLO_TIMEOUT);
+    return true;
+  }
+
+  // detach goes on without a worker, if it doesn't load or answer.
+  function detach() {
+    if (shared) return;
+    link.close();
+    leave();
+    start();
+  }
+
+  // probe asks a worker that says nothing whether it is still there. A page without https learns it in no other way.
+  function probe(delay = HELLO_TIMEOUT, asked = 0) {
+    const due = performance.now() + delay;
+    wait(() => {
+      if (asked > 1 || (asked && performance.now() - due <= LATE)) return abandon();
+      if (!asked) send({ type: "ping" });
+      probe(asked ? GRACE : HELLO_TIMEOUT, asked + 1);
+    }, delay);
+  }
+
+  // abandon goes on without a worker that has ended.
+  function abandon() {
+    const now = Date.now();
+    if (wasOpen && !place) heed({ type: "gap", reason: "away", since: now, until: now });
+    shared = false;
+    listen();
+    drop("the worker has ended");
+  }
+
+  // relayed takes an entry of the worker: a state, or a message as of any other link, or both a reply and what was fetched.
+  function relayed({ pong, mark, state: entered, message, data, origin, direct: alone, fetched, position, ...more }) {
+    shared = true;
+    probe();
+    if (pong) return;
+    arrived++;
+    if (mark) marks.push(arrived);
+    if ("replaying" in more) ({ age, replaying } = more);
+    if (entered) {
+      entered === "closed" ? quit(more.info) : share(entered, more);
+    } else if (message) {
+      heed(message);
+    } else if (data !== undefined) {
+      direct = alone;
+      take(data, new MessageEvent("message", { data, origin }));
+    }
+    if (fetched) {
+      fetching.messages = fetched;
+      bitten();
+    }
+    if (position) move(position, []);
+    else if (position === null && place) lose();
+    acknowledge();
+  }
+
+  function quit(info) {
+    link.close();
+    end(info.code, info.reason, info);
+  }
+
+  // share enters a state of the worker. To a tab that was not there before, the return is no news.
+  function share(entered, { info, ...more }) {
+    ({ hello, transport } = more);
+    if (entered === "connecting" && state === entered) return;
+    enter(entered, entered === "open" && !wasOpen ? undefined : info);
+    wasOpen ||= entered === "open";
+    flush(); // a fetch may have waited
+  }
+
+  // tell gives the tabs an entry.
+  function tell(entry) {
+    tabs?.relay({ n: arrived, age, replaying, ...entry });
   }
 
   // --- the storage
@@ -775,7 +902,14 @@ export function connect(url, options = {}) {
     } else {
       take(data, event);
     }
+    if (tabs && message) tell(placed());
     acknowledge();
+  }
+
+  // placed tells the tabs what their position is: null if they have none, and nothing if something has arrived after it.
+  function placed() {
+    if (!place || place.unknown || misplaced) return { position: null };
+    return place.tail.length ? {} : { position: place.position };
   }
 
   // take takes a message of the application.
@@ -798,6 +932,7 @@ export function connect(url, options = {}) {
     if (!alone && !replaying) looking = false; // an older server doesn't look back
     push({ type: "message", data });
     call("onmessage", data, event);
+    tell({ data, origin: event.origin, direct: alone });
   }
 
   // heed takes a message of the protocol.
@@ -809,6 +944,7 @@ export function connect(url, options = {}) {
       const gap = gapOf(message);
       push({ type: "gap", gap });
       call("ongap", gap);
+      tell({ message, gap });
     } else if (type === "mark") {
       resize(message.window);
       age = message.age_ms ?? age;
@@ -916,8 +1052,8 @@ export function connect(url, options = {}) {
   // handled is how many messages have been handled: those before the oldest that the loop's body handles, or that waits
   // for it. A message is handled when its callback has returned and the loop has asked for the next one.
   function handled() {
-    const oldest = taken ?? queue?.[0];
-    return oldest ? oldest.n - 1 : arrived;
+    const oldest = tabs ? tabs.oldest() : (taken ?? queue?.[0])?.n;
+    return oldest ? Math.min(oldest - 1, arrived) : arrived;
   }
 
   // acknowledge tells the server how many messages have been handled, so that it knows how old they were, and sends as
@@ -928,7 +1064,7 @@ export function connect(url, options = {}) {
   // all that has arrived is acknowledged while the body is the one that called fetch.
   function acknowledge() {
     advance();
-    if (!hello) return;
+    if (!hello && !(shared && link)) return; // a worker waits for it also while it has no connection
     const n = taken && fetches.some((fetch) => fetch.taken === taken) ? arrived : handled();
     idle = performance.now();
     let now = (ahead && n - acked >= ahead / 2) || (n > acked && idle - confirmed >= PROGRESS);
@@ -1125,6 +1261,7 @@ export function connect(url, options = {}) {
   function enter(entered, info) {
     state = entered;
     call("onstate", state, info);
+    tell({ state, info, hello, transport });
   }
 
   // call keeps a callback's exception away from the stream, and lets it be reported as uncaught.
@@ -1179,6 +1316,11 @@ function checkStorage(storage) {
     // this page may not have one
   }
   if (storage === shared) throw invalid("option storage can't be localStorage, which tabs share; give sessionStorage");
+}
+
+function checkShared(options) {
+  const given = UNSHARED.find((name) => options.fetch === null || (options[name] ?? null) !== null);
+  if (given) throw invalid(`option ${given} can't be given with shared`);
 }
 
 function checkTransports(transports) {
@@ -1316,6 +1458,233 @@ function readEvents(url, on) {
   };
 }
 
+// --- one stream for many tabs
+//
+// A SharedWorker follows the stream as long as one of its tabs is there. It posts entries to each: states, messages as a link
+// brings them, and positions. A tab acknowledges them, and fetches gaps, as over a WebSocket.
+
+// openShared is the link to the worker. It is null if the page may not have one. The script is this module as the server has
+// it beside its streams: the address of this module would be that of the whole program if the page is bundled.
+//
+// The worker waits for a lock of the tab, to notice that the tab is gone, and the tab for one of the worker.
+function openShared(address, name, on) {
+  let worker;
+  try {
+    const script = new URL("mesherstream.js", address.href.replace("ws", "http"));
+    worker = new globalThis.SharedWorker(script, { type: "module", name });
+  } catch {
+    return null;
+  }
+  const { port } = worker;
+  const { document, navigator } = globalThis;
+  const closing = new AbortController();
+  const { signal } = closing;
+  const lock = `mesherstream ${Math.random()}`;
+  const send = (text) => port.postMessage(text);
+  const say = (message) => () => send(JSON.stringify(message));
+  const close = (code, reason) => {
+    say({ type: "leave", code, reason })();
+    port.close();
+    closing.abort();
+  };
+  const request = (lock, granted) => navigator?.locks?.request(lock, { signal }, granted).catch(() => {});
+  const listen = listenUntil(signal);
+  const away = say({ type: "away" });
+  const back = say({ type: "back" });
+  worker.onerror = on.failed;
+  port.onmessage = ({ data }) => (data.lock ? request(data.lock, on.gone) : on.receive(data));
+  request(lock, () => {
+    say({ type: "lock", lock })();
+    return new Promise((resolve) => signal.addEventListener("abort", resolve));
+  });
+  listen(globalThis, "pagehide", ({ persisted }) => (persisted ? away() : close()));
+  listen(globalThis, "pageshow", back);
+  listen(document, "freeze", away);
+  listen(document, "resume", back);
+  listen(document, "visibilitychange", () => document.visibilityState === "visible" && back());
+  return { send, close };
+}
+
+// serveTabs is the worker. Its log has the entries that have not been posted to all tabs, and those for tabs that come later.
+// An entry has the number n of the message in the stream, and a time. Each tab has a place in the log, and the numbers and
+// sizes of the entries that it has not acknowledged. At most one of them asks for an acknowledgement. The stream
+// acknowledges what the fastest tab has handled: if all are slow, the server sends less.
+function serveTabs(scope) {
+  const [url, filters, transports, minDelay, maxDelay] = JSON.parse(scope.name.slice(SHARED.length));
+  const { searchParams: query } = new URL(url);
+  const all = query.has("since") && !query.has("last"); // a tab that comes later is told how much of it is not kept
+  const keep = Math.min(query.get("last") ?? (all ? MAX_KEPT : 0), MAX_KEPT) || 0;
+  const tabs = new Set();
+  let stream;
+  let latest; // the newest state
+  let log;
+  let first; // how many entries were before those in the log
+  let size; // of the log
+  let messages; // in the log, for tabs that come later
+  let begin; // how many entries were before the stream looked back
+  let before; // the gap for those that are not kept any more since then
+  let clean; // the position, if nothing has arrived after it
+
+  const { locks } = scope.navigator;
+  const held = new Promise((granted) => {
+    locks?.request(scope.name, () => {
+      granted();
+      return new Promise(() => {}); // for as long as it lives
+    });
+  });
+
+  scope.onconnect = ({ ports: [port] }) => {
+    if (!tabs.size) open();
+    const tab = { port, next: first + log.length, sent: [], size: 0, acked: 0, asked: false, missed: null, state: null };
+    tabs.add(tab);
+    port.onmessage = ({ data }) => tabs.has(tab) && requested(tab, JSON.parse(data));
+    held.then(() => port.postMessage({ lock: scope.name }));
+    welcome(tab);
+    stream.resume();
+    stream.hurry();
+  };
+
+  function open() {
+    log = [];
+    first = size = messages = begin = 0;
+    before = clean = null;
+    latest = { n: 0, state: "connecting", hello: null, transport: null };
+    stream = follow(url, { filters: filters ?? undefined, transports, minDelay, maxDelay }, { relay, oldest });
+  }
+
+  // welcome gives a tab that comes what it asks for.
+  function welcome(tab) {
+    post(tab, latest);
+    const kept = keep ? log.slice(Math.max(0, begin - first)).filter((entry) => entry.gap || isKept(entry)) : [];
+    let n = 0;
+    const from = Math.max(0, kept.findLastIndex((entry) => isKept(entry) && ++n >= keep));
+    const gap = all ? kept.slice(0, from).reduce((sum, entry) => add(entry, sum, "away"), before) : null;
+    if (gap) post(tab, gap);
+    for (const entry of kept.slice(from)) post(tab, { ...entry, replaying: "join" });
+    if (clean) post(tab, { n: latest.n, position: clean });
+  }
+
+  // isKept reports whether an entry is a message for tabs that come later, too.
+  function isKept({ data, direct }) {
+    return data !== undefined && !direct;
+  }
+
+  function relay(entry) {
+    const { state, info, position = null } = entry;
+    entry.at = performance.now();
+    size += sizeOfEntry(entry);
+    messages += isKept(entry);
+    if (!state) clean = position;
+    else latest = entry;
+    if (state === "open" && !info) {
+      begin = first + log.length; // it looks back, and may have done so before
+      before = null;
+    }
+    log.push(entry);
+    for (const tab of tabs) pump(tab, state === "closed");
+    evict();
+    if (state === "closed") tabs.clear();
+  }
+
+  // oldest returns the number of the oldest message that no tab has handled.
+  function oldest() {
+    return Math.max(...[...tabs].map(({ sent, next }) => sent[0]?.n ?? log[next - first]?.n ?? Infinity));
+  }
+
+  // evict takes out of the log what all tabs have been given, and what one has not been given for too long.
+  function evict() {
+    const next = Math.min(...[...tabs].map((tab) => tab.next));
+    const old = performance.now() - LAG;
+    while (log.length && (size > MAX_LOG || (messages - isKept(log[0]) >= keep && (first < next || log[0].at < old)))) {
+      const entry = log.shift();
+      size -= sizeOfEntry(entry);
+      messages -= isKept(entry);
+      if (all && first >= begin && (entry.gap || isKept(entry))) before = add(entry, before, "away");
+      for (const tab of tabs) if (tab.next === first) miss(tab, entry);
+      first++;
+    }
+  }
+
+  function miss(tab, entry) {
+    tab.next++;
+    if (entry.state) tab.state = entry;
+    else if (entry.gap || entry.data !== undefined) tab.missed = add(entry, tab.missed, "slow");
+  }
+
+  // add adds an entry to a gap. The first one makes it.
+  function add({ n, at, gap }, sum, reason) {
+    const then = new Date(Date.now() - performance.now() + at);
+    const none = { reason, dropped: 0, byLevel: {}, since: gap?.since ?? then, until: then };
+    const [a, b] = [sum?.gap ?? none, gap].map((gap) => ({ at: then, item: { gap } }));
+    const { gap: total } = merge(a, b).item;
+    return { n, gap: total, message: { ...total, type: "gap", at_most: total.atMost, by_level: total.byLevel } };
+  }
+
+  // pump posts to a tab what it may be posted.
+  function pump(tab, last) {
+    const may = () => last || (tab.sent.length < MAX_AHEAD && tab.size < MAX_LOG);
+    for (const name of ["missed", "state"]) {
+      if (!tab[name] || !may()) continue;
+      post(tab, tab[name]);
+      tab[name] = null;
+    }
+    while (tab.next < first + log.length && may()) post(tab, log[tab.next++ - first]);
+  }
+
+  function post(tab, entry) {
+    const size = sizeOfEntry(entry);
+    tab.sent.push({ n: entry.n, size });
+    tab.size += size;
+    tab.port.postMessage({ ...entry, mark: !tab.asked });
+    tab.asked = true;
+  }
+
+  function requested(tab, { type, n, gap, lock, code, reason }) {
+    if (type === "ack") {
+      for (; tab.acked < n; tab.acked++) tab.size -= tab.sent.shift().size;
+      tab.asked = false;
+      pump(tab);
+      if (tab.sent.length && !tab.asked) post(tab, { n: tab.sent.at(-1).n });
+      stream.acknowledge();
+    } else if (type === "fetch") {
+      const answer = (message, fetched) => post(tab, { n: latest.n, message, fetched });
+      const refuse = ({ code, message }) => answer({ type: "error", code, message: message.replace("mesherstream: ", "") });
+      stream.fetchGap(gap, 1).then((messages) => answer({ type: "fetching" }, messages), refuse);
+    } else if (type === "ping") {
+      tab.port.postMessage({ pong: true });
+    } else if (type === "lock") {
+      locks.request(lock, () => forget(tab));
+    } else if (type === "leave") {
+      forget(tab, code, reason);
+    } else {
+      tab.away = type === "away";
+      if (tab.away) return rest();
+      stream.resume();
+      stream.hurry();
+    }
+  }
+
+  // rest closes the connection while all tabs are put away.
+  function rest() {
+    if ([...tabs].every(({ away }) => away)) stream.pause();
+  }
+
+  function forget(tab, code, reason) {
+    tab.port.close();
+    if (!tabs.delete(tab)) return;
+    if (tabs.size) return rest();
+    try {
+      stream.close(code, reason);
+    } finally {
+      stream.close(); // a WebSocket throws at a code that may not be sent
+    }
+  }
+}
+
+function sizeOfEntry({ data }) {
+  return ENTRY + (data?.length ?? data?.byteLength ?? 0);
+}
+
 // --- what links on a host have found out
 
 function recallFall(host) {
@@ -1353,6 +1722,11 @@ function parse(data, token = "") {
   } catch {
     // not JSON, so not the protocol's
   }
+}
+
+// listenUntil returns a function that adds listeners, which the signal removes.
+function listenUntil(signal) {
+  return (target, type, listener) => target?.addEventListener?.(type, listener, { signal });
 }
 
 // merge returns a gap in place of two entries of a queue. Neither is handled until the loop has handled the gap. Of the
@@ -1396,3 +1770,5 @@ function failure(code, message) {
 function invalid(message) {
   return Object.assign(new TypeError("mesherstream: " + message), { code: "malformed" });
 }
+
+if (globalThis.SharedWorkerGlobalScope && globalThis.name?.startsWith(SHARED)) serveTabs(globalThis);

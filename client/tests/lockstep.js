@@ -41,6 +41,23 @@ export class World {
   page(globals = {}) {
     const window = new EventTarget();
     const document = Object.assign(new EventTarget(), { visibilityState: "visible", baseURI: "http://host/" });
+    const listen = (...args) => window.addEventListener(...args);
+    const connect = this.load(Object.assign(Object.create(globals), { document, addEventListener: listen }));
+    const dispatch = (target, type, more) => target.dispatchEvent(Object.assign(new Event(type), more));
+    return {
+      connect,
+      follow: (options) => this.#follow(connect, options),
+      hide: (persisted) => dispatch(window, "pagehide", { persisted }),
+      show: () => dispatch(window, "pageshow", { persisted: true }),
+      freeze: () => dispatch(document, "freeze"),
+      resume: () => dispatch(document, "resume"),
+      look: (visibilityState) => dispatch(Object.assign(document, { visibilityState }), "visibilitychange"),
+      online: () => dispatch(window, "online"),
+    };
+  }
+
+  // load loads the module anew, for a page or a worker with this global scope, and returns its connect.
+  load(global) {
     const set = (callback, delay, ...args) => {
       if (delay >= 2 ** 31) throw new RangeError("a timer that is set for longer fires immediately");
       this.timers.set(++this.#handles, { at: this.now + Math.max(1, delay), callback: () => callback(...args) });
@@ -51,31 +68,24 @@ export class World {
       get: (_, name) => (name === "now" ? () => this.wall : Date[name]),
     });
     const chance = Object.create(Math, { random: { value: () => this.chance() } });
-    const listen = (...args) => window.addEventListener(...args);
-    const global = Object.assign(Object.create(globals), { document, addEventListener: listen });
-    const connect = this.#load(set, (handle) => this.timers.delete(handle), { now: () => this.now }, chance, Clock, global);
-    const dispatch = (target, type, more) => target.dispatchEvent(Object.assign(new Event(type), more));
-    return {
-      connect,
-      follow: (options) => this.#follow(connect, options),
-      hide: (persisted) => dispatch(window, "pagehide", { persisted }),
-      show: () => dispatch(window, "pageshow", { persisted: true }),
-      freeze: () => dispatch(document, "freeze"),
-      online: () => dispatch(window, "online"),
+    return this.#load(set, (handle) => this.timers.delete(handle), { now: () => this.now }, chance, Clock, global);
+  }
+
+  // WebSocket makes a socket of this world.
+  get WebSocket() {
+    const { sockets } = this;
+    return class extends Socket {
+      constructor(...args) {
+        super(...args);
+        sockets.push(this);
+      }
     };
   }
 
   #follow(connect, { url = "ws://host/stream/projects/shop", ...options } = {}) {
     const log = [];
-    const { sockets } = this;
-    class WebSocket extends Socket {
-      constructor(...args) {
-        super(...args);
-        sockets.push(this);
-      }
-    }
     const stream = connect(url, {
-      WebSocket,
+      WebSocket: this.WebSocket,
       fetch: null,
       onmessage: (data) => log.push(data),
       ongap: (gap) => log.push(gap),

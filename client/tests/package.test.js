@@ -25,10 +25,10 @@ test("is served as it is now: npm run build", async () => {
   assert.equal(await readFile(target, "utf8"), await minify());
 });
 
-test("is under 19,000 bytes as it is served, and its README says how many", async (t) => {
+test("is under 25,000 bytes as it is served, and its README says how many", async (t) => {
   const { length } = await readFile(target);
   t.diagnostic(`${length} bytes`);
-  assert.ok(length < 19_000, `${length} bytes`);
+  assert.ok(length < 25_000, `${length} bytes`);
   assert.ok((await readFile(root + "README.md", "utf8")).includes(`${(length / 1000).toFixed(1)} KB minified`), `${length} bytes`);
 });
 
@@ -118,7 +118,7 @@ test("its types name what there is", async () => {
   assert.deepEqual(Object.keys(module), [...types.matchAll(/^export function (\w+)/gm)].map(([, name]) => name));
   const stream = module.connect("ws://127.0.0.1:1/", { WebSocket });
   stream.close();
-  const declared = ["onmessage", "ongap", "onstate", "state", "hello", "replaying", "age", "transport", "setFilters", "close"];
+  const declared = ["onmessage", "ongap", "onstate", "state", "hello", "replaying", "age", "transport", "shared", "setFilters", "close"];
   assert.deepEqual(Object.keys(stream), declared);
   for (const name of declared) assert.match(types, new RegExp(`^  (readonly )?${name}[?:(]`, "m"));
 });
@@ -131,7 +131,7 @@ test("its README has every option and every member", async () => {
     return [...body.matchAll(/^  (?:readonly )?(\w+)[?:(]/gm)].map(([, member]) => member);
   };
   const all = [...members("Options"), ...members("Callbacks"), ...members("Stream")];
-  assert.equal(all.length, 19, all.join());
+  assert.equal(all.length, 21, all.join());
   for (const name of all) assert.match(readme, new RegExp(`^\\| \`(await )?(stream\\.)?${name}\\b`, "m"), name);
 });
 

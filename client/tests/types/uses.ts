@@ -39,6 +39,9 @@ export async function uses() {
   await stream.setFilters({}, { since: 200 });
   // @ts-expect-error: no storage
   connect("/", { storage: {} });
+  connect("/", { shared: true, transports: ["sse"] });
+  const shared: boolean = stream.shared;
+  log(shared);
   if (stream.replaying === "join") log("what was before");
   log(state, stream.hello?.position?.slice(1), stream.hello?.mark_ms?.toFixed(), stream.hello?.window.toFixed(), stream.hello?.filters.level.length);
   try {

@@ -1,0 +1,152 @@
+// A browser with SharedWorkers in lock-step: tabs and workers have the module each, and ports between them. What is posted
+// arrives when settle lets it happen, unless the tab that should receive it is frozen.
+import { Store, World } from "./lockstep.js";
+
+// Port is one end of a channel.
+class Port {
+  peer = null;
+  inbox = [];
+  closed = false;
+  frozen = false; // its side takes nothing
+  onmessage = null;
+
+  postMessage(data) {
+    if (this.closed || this.peer.closed) return;
+    this.peer.inbox.push(structuredClone(data));
+    queueMicrotask(() => queueMicrotask(() => this.peer.take())); // after what the same task has queued itself
+  }
+
+  take() {
+    while (!this.frozen && !this.closed && this.onmessage && this.inbox.length) this.onmessage({ data: this.inbox.shift() });
+  }
+
+  close() {
+    this.closed = true;
+  }
+}
+
+// Locks are those of an origin. Whoever crashes lets go of all that it holds.
+export class Locks {
+  #queues = new Map(); // by name: the requests in their order, the first of which holds the lock
+
+  // of returns the locks as one page or worker has them.
+  of(owner) {
+    return { request: (name, ...rest) => this.#request(owner, name, rest.at(-1), rest.length > 1 ? rest[0].signal : undefined) };
+  }
+
+  #request(owner, name, granted, signal) {
+    return new Promise((resolve, reject) => {
+      const queue = this.#queues.get(name) ?? [];
+      this.#queues.set(name, queue);
+      const leave = () => {
+        const index = queue.indexOf(request);
+        if (index < 0) return;
+        queue.splice(index, 1);
+        if (index === 0) queue[0]?.begin();
+      };
+      const request = {
+        owner,
+        held: false,
+        leave,
+        begin: () => {
+          request.held = true;
+          queueMicrotask(() => Promise.resolve(granted()).then(resolve, reject).finally(leave));
+        },
+      };
+      signal?.addEventListener("abort", () => {
+        if (request.held) return; // too late, as in a browser
+        leave();
+        reject(new DOMException("aborted", "AbortError"));
+      });
+      if (queue.push(request) === 1) request.begin();
+    });
+  }
+
+  crash(owner) {
+    for (const queue of this.#queues.values()) for (const request of [...queue]) if (request.owner === owner) request.leave();
+  }
+}
+
+export class Browser {
+  world = new World();
+  asked = []; // for each worker that a tab wanted: its URL, type and name
+  workers = new Map(); // by their names
+
+  // With locks, the pages have https. A worker may not load, say so, or have no more than an old module.
+  constructor({ locks = false, loads = true, ...globals } = {}) {
+    this.locks = locks ? new Locks() : null;
+    this.loads = loads;
+    this.globals = { WebSocket: this.world.WebSocket, ...globals };
+  }
+
+  // tab is a page with one stream that it shares.
+  tab({ url = "ws://host/stream/projects/shop", ...options } = {}, globals) {
+    const browser = this;
+    const owner = {};
+    const tab = { log: [], replays: [], take: () => tab.log.splice(0), port: null };
+    class SharedWorker {
+      constructor(script, { type, name }) {
+        tab.worker = this;
+        browser.asked.push({ script: String(script), type, name });
+        this.port = tab.port = new Port();
+        tab.port.peer = Object.assign(new Port(), { peer: tab.port });
+        if (browser.loads === true) browser.#worker(name).onconnect({ ports: [tab.port.peer] });
+        else if (!browser.loads) queueMicrotask(() => this.onerror(new Event("error")));
+      }
+    }
+    const navigator = { locks: this.locks?.of(owner) };
+    const page = this.world.page({ ...this.globals, SharedWorker, navigator, sessionStorage: new Store(), ...globals });
+    const stream = page.connect(url, {
+      shared: true,
+      onmessage: (data, event) => {
+        tab.log.push(data);
+        tab.replays.push(stream.replaying);
+        tab.event = event;
+      },
+      ongap: (gap) => tab.log.push(gap),
+      onstate: (state, info) => tab.log.push(info === undefined ? [state] : [state, info]),
+      ...options,
+    });
+    const crash = () => {
+      tab.port.close();
+      this.locks?.crash(owner);
+    };
+    const thaw = () => {
+      tab.port.frozen = false;
+      tab.port.take();
+    };
+    return Object.assign(tab, { stream, page, crash, thaw });
+  }
+
+  #worker(name) {
+    const found = this.workers.get(name);
+    if (found) return found;
+    const owner = {};
+    const scope = {
+      ...this.globals,
+      name,
+      SharedWorkerGlobalScope: Object,
+      navigator: { locks: this.locks?.of(owner) },
+    };
+    const worker = {
+      ports: [],
+      onconnect: (event) => {
+        worker.ports.push(...event.ports);
+        scope.onconnect(event);
+      },
+      // crash ends it. A browser makes another one for the tabs that come later.
+      crash: () => {
+        for (const port of worker.ports) port.close();
+        this.workers.delete(name);
+        this.locks?.crash(owner);
+      },
+    };
+    this.world.load(scope);
+    this.workers.set(name, worker);
+    return worker;
+  }
+
+  get worker() {
+    return [...this.workers.values()].at(-1);
+  }
+}
