@@ -68,15 +68,37 @@ export class Locks {
 }
 
 export class Browser {
-  world = new World();
   asked = []; // for each worker that a tab wanted: its URL, type and name
   workers = new Map(); // by their names
 
-  // With locks, the pages have https. A worker may not load, say so, or have no more than an old module.
-  constructor({ locks = false, loads = true, ...globals } = {}) {
+  // With locks, the pages have https. A worker may not load, and may say so. The module may have other constants.
+  constructor({ locks = false, loads = true, constants, ...globals } = {}) {
+    this.world = new World(constants);
     this.locks = locks ? new Locks() : null;
     this.loads = loads;
-    this.globals = { WebSocket: this.world.WebSocket, ...globals };
+    this.globals = globals;
+  }
+
+  // globalsOf is what a page or worker has in its global scope.
+  #globalsOf(owner) {
+    const { WebSocket } = this.world;
+    owner.sockets = [];
+    class OwnSocket extends WebSocket {
+      constructor(...args) {
+        super(...args);
+        owner.sockets.push(this);
+        if (owner.crashed) this.left = {};
+      }
+    }
+    return { WebSocket: OwnSocket, navigator: { locks: this.locks?.of(owner) }, ...this.globals };
+  }
+
+  // crash ends a page or worker. Whatever it still does has no effect.
+  #crash(owner, ports) {
+    owner.crashed = true;
+    for (const port of ports) port.close();
+    for (const socket of owner.sockets) socket.left ??= {};
+    this.locks?.crash(owner);
   }
 
   // tab is a page with one stream that it shares.
@@ -94,8 +116,7 @@ export class Browser {
         else if (!browser.loads) queueMicrotask(() => this.onerror(new Event("error")));
       }
     }
-    const navigator = { locks: this.locks?.of(owner) };
-    const page = this.world.page({ ...this.globals, SharedWorker, navigator, sessionStorage: new Store(), ...globals });
+    const page = this.world.page({ ...this.#globalsOf(owner), SharedWorker, sessionStorage: new Store(), ...globals });
     const stream = page.connect(url, {
       shared: true,
       onmessage: (data, event) => {
@@ -107,10 +128,7 @@ export class Browser {
       onstate: (state, info) => tab.log.push(info === undefined ? [state] : [state, info]),
       ...options,
     });
-    const crash = () => {
-      tab.port.close();
-      this.locks?.crash(owner);
-    };
+    const crash = () => this.#crash(owner, [tab.port]);
     const thaw = () => {
       tab.port.frozen = false;
       tab.port.take();
@@ -122,12 +140,7 @@ export class Browser {
     const found = this.workers.get(name);
     if (found) return found;
     const owner = {};
-    const scope = {
-      ...this.globals,
-      name,
-      SharedWorkerGlobalScope: Object,
-      navigator: { locks: this.locks?.of(owner) },
-    };
+    const scope = { ...this.#globalsOf(owner), name, SharedWorkerGlobalScope: Object };
     const worker = {
       ports: [],
       onconnect: (event) => {
@@ -136,9 +149,8 @@ export class Browser {
       },
       // crash ends it. A browser makes another one for the tabs that come later.
       crash: () => {
-        for (const port of worker.ports) port.close();
         this.workers.delete(name);
-        this.locks?.crash(owner);
+        this.#crash(owner, worker.ports);
       },
     };
     this.world.load(scope);
