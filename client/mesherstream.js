@@ -793,7 +793,7 @@ function follow(url, options = {}, tabs) {
     if (mark) marks.push(arrived);
     if ("replaying" in more) ({ age, replaying } = more);
     if (entered) {
-      entered === "closed" ? quit(more.info) : share(entered, more);
+      share(entered, more);
     } else if (message) {
       heed(message);
     } else if (data !== undefined) {
@@ -809,14 +809,13 @@ function follow(url, options = {}, tabs) {
     acknowledge();
   }
 
-  function quit(info) {
-    link.close();
-    end(info.code, info.reason, info);
-  }
-
   // share enters a state of the worker. To a tab that was not there before, the return is no news.
   function share(entered, { info, ...more }) {
     ({ hello, transport } = more);
+    if (entered === "closed") {
+      link.close();
+      return end(info.code, info.reason, info);
+    }
     if (entered === "connecting" && state === entered) return;
     enter(entered, entered === "open" && !wasOpen ? undefined : info);
     wasOpen ||= entered === "open";
@@ -1505,10 +1504,10 @@ function openShared(address, name, on) {
   return { send, close };
 }
 
-// serveTabs is the worker. Its log has the entries that have not been posted to all tabs, and those for tabs that come later.
-// An entry has the number n of the message in the stream, and a time. Each tab has a place in the log, and the numbers and
-// sizes of the entries that it has not acknowledged. At most one of them asks for an acknowledgement. The stream
-// acknowledges what the fastest tab has handled: if all are slow, the server sends less.
+// serveTabs is the worker. Its log has the entries that have not been posted to all tabs, each with the number n of its message
+// in the stream, and a time. A tab has a place in the log, and the numbers and sizes of the entries that it has not
+// acknowledged. At most one of them asks for an acknowledgement. The stream acknowledges what the fastest tab has handled:
+// if all are slow, the server sends less.
 function serveTabs(scope) {
   const [url, filters, transports, minDelay, maxDelay] = JSON.parse(scope.name.slice(SHARED.length));
   const { searchParams: query } = new URL(url);
@@ -1520,9 +1519,10 @@ function serveTabs(scope) {
   let log;
   let first; // how many entries were before those in the log
   let size; // of the log
-  let messages; // in the log, for tabs that come later
-  let begin; // how many entries were before the stream looked back
-  let before; // the gap for those that are not kept any more since then
+  let kept; // the messages and gaps for tabs that come later
+  let keptSize;
+  let messages; // in it
+  let before; // the gap for those before them
   let clean; // the position, if nothing has arrived after it
 
   const { locks } = scope.navigator;
@@ -1546,8 +1546,9 @@ function serveTabs(scope) {
 
   function open() {
     log = [];
-    first = size = messages = begin = 0;
-    before = clean = null;
+    first = size = 0;
+    clean = null;
+    forgetAll();
     latest = { n: 0, state: "connecting", hello: null, transport: null };
     stream = follow(url, { filters: filters ?? undefined, transports, minDelay, maxDelay }, { relay, oldest });
   }
@@ -1555,12 +1556,8 @@ function serveTabs(scope) {
   // welcome gives a tab that comes what it asks for.
   function welcome(tab) {
     post(tab, latest);
-    const kept = keep ? log.slice(Math.max(0, begin - first)).filter((entry) => entry.gap || isKept(entry)) : [];
-    let n = 0;
-    const from = Math.max(0, kept.findLastIndex((entry) => isKept(entry) && ++n >= keep));
-    const gap = all ? kept.slice(0, from).reduce((sum, entry) => add(entry, sum, "away"), before) : null;
-    if (gap) post(tab, gap);
-    for (const entry of kept.slice(from)) post(tab, { ...entry, replaying: "join" });
+    if (before) post(tab, before);
+    for (const entry of kept) post(tab, { ...entry, replaying: "join" });
     if (clean) post(tab, { n: latest.n, position: clean });
   }
 
@@ -1569,18 +1566,34 @@ function serveTabs(scope) {
     return data !== undefined && !direct;
   }
 
-  function relay(entry) {
-    const { state, info, position = null } = entry;
-    entry.at = performance.now();
-    size += sizeOfEntry(entry);
+  function forgetAll() {
+    kept = [];
+    keptSize = messages = 0;
+    before = null;
+  }
+
+  // retain keeps an entry for tabs that come later, in place of the oldest.
+  function retain(entry) {
+    kept.push(entry);
+    keptSize += sizeOfEntry(entry);
     messages += isKept(entry);
+    while (kept.length > 1 && (messages - isKept(kept[0]) >= keep || kept.length > 2 * MAX_KEPT || keptSize > MAX_LOG)) {
+      const old = kept.shift();
+      keptSize -= sizeOfEntry(old);
+      messages -= isKept(old);
+      if (all) before = add(old, before, "away");
+    }
+  }
+
+  function relay(entry) {
+    const { state, info, gap, position = null } = entry;
+    entry.at = performance.now();
     if (!state) clean = position;
     else latest = entry;
-    if (state === "open" && !info) {
-      begin = first + log.length; // it looks back, and may have done so before
-      before = null;
-    }
+    if (state === "open" && !info) forgetAll(); // it looks back, and may have done so before
+    if (keep && (gap || isKept(entry))) retain(entry);
     log.push(entry);
+    size += sizeOfEntry(entry);
     for (const tab of tabs) pump(tab, state === "closed");
     evict();
     if (state === "closed") tabs.clear();
@@ -1595,11 +1608,9 @@ function serveTabs(scope) {
   function evict() {
     const next = Math.min(...[...tabs].map((tab) => tab.next));
     const old = performance.now() - LAG;
-    while (log.length && (size > MAX_LOG || (messages - isKept(log[0]) >= keep && (first < next || log[0].at < old)))) {
+    while (log.length && (first < next || size > MAX_LOG || log[0].at < old)) {
       const entry = log.shift();
       size -= sizeOfEntry(entry);
-      messages -= isKept(entry);
-      if (all && first >= begin && (entry.gap || isKept(entry))) before = add(entry, before, "away");
       for (const tab of tabs) if (tab.next === first) miss(tab, entry);
       first++;
     }
