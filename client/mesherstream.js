@@ -1512,7 +1512,7 @@ function serveTabs(scope) {
   const [url, filters, transports, minDelay, maxDelay] = JSON.parse(scope.name.slice(SHARED.length));
   const { searchParams: query } = new URL(url);
   const all = query.has("since") && !query.has("last"); // a tab that comes later is told how much of it is not kept
-  const keep = Math.min(query.get("last") ?? (all ? MAX_KEPT : 0), MAX_KEPT) || 0;
+  const keep = Math.min(query.get("last") ?? (all ? MAX_KEPT : 0), MAX_KEPT);
   const tabs = new Set();
   let stream;
   let latest; // the newest state
@@ -1550,12 +1550,14 @@ function serveTabs(scope) {
     clean = null;
     forgetAll();
     latest = { n: 0, state: "connecting", hello: null, transport: null };
-    stream = follow(url, { filters: filters ?? undefined, transports, minDelay, maxDelay }, { relay, oldest });
+    stream = follow(url, { filters, transports, minDelay, maxDelay }, { relay, oldest });
   }
 
   // welcome gives a tab that comes what it asks for.
   function welcome(tab) {
-    post(tab, latest);
+    const { info, at } = latest;
+    // The delay of a stream that waits is what is left of it.
+    post(tab, info?.delay ? { ...latest, info: { ...info, delay: Math.max(0, info.delay - (performance.now() - at)) } } : latest);
     if (before) post(tab, before);
     for (const entry of kept) post(tab, { ...entry, replaying: "join" });
     if (clean) post(tab, { n: latest.n, position: clean });
@@ -1601,7 +1603,7 @@ function serveTabs(scope) {
 
   // oldest returns the number of the oldest message that no tab has handled.
   function oldest() {
-    return Math.max(...[...tabs].map(({ sent, next }) => sent[0]?.n ?? log[next - first]?.n ?? Infinity));
+    return Math.max(...[...tabs].map(({ sent: [oldest] }) => oldest?.n ?? Infinity));
   }
 
   // evict takes out of the log what all tabs have been given, and what one has not been given for too long.

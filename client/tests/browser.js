@@ -29,9 +29,10 @@ class Port {
 export class Locks {
   #queues = new Map(); // by name: the requests in their order, the first of which holds the lock
 
-  // of returns the locks as one page or worker has them.
-  of(owner) {
-    return { request: (name, ...rest) => this.#request(owner, name, rest.at(-1), rest.length > 1 ? rest[0].signal : undefined) };
+  // of returns the locks as one page or worker has them, whose requests take their way first.
+  of(owner, way = Promise.resolve()) {
+    const request = (name, ...rest) => this.#request(owner, name, rest.at(-1), rest.length > 1 ? rest[0].signal : undefined);
+    return { request: (...args) => way.then(() => request(...args)) };
   }
 
   #request(owner, name, granted, signal) {
@@ -62,6 +63,11 @@ export class Locks {
     });
   }
 
+  // count returns how many a page or worker holds or waits for.
+  count(owner) {
+    return [...this.#queues.values()].flat().filter((request) => request.owner === owner).length;
+  }
+
   crash(owner) {
     for (const queue of this.#queues.values()) for (const request of [...queue]) if (request.owner === owner) request.leave();
   }
@@ -71,10 +77,12 @@ export class Browser {
   asked = []; // for each worker that a tab wanted: its URL, type and name
   workers = new Map(); // by their names
 
-  // With locks, the pages have https. A worker may not load, and may say so. The module may have other constants.
-  constructor({ locks = false, loads = true, constants, ...globals } = {}) {
+  // With locks, the pages have https. The requests of workers may take a way. A worker may not load, and may say so. The
+  // module may have other constants.
+  constructor({ locks = false, way, loads = true, constants, ...globals } = {}) {
     this.world = new World(constants);
     this.locks = locks ? new Locks() : null;
+    this.way = way;
     this.loads = loads;
     this.globals = globals;
   }
@@ -133,14 +141,16 @@ export class Browser {
       tab.port.frozen = false;
       tab.port.take();
     };
-    return Object.assign(tab, { stream, page, crash, thaw });
+    const locks = () => this.locks.count(owner);
+    return Object.assign(tab, { stream, page, crash, thaw, locks });
   }
 
   #worker(name) {
     const found = this.workers.get(name);
     if (found) return found;
     const owner = {};
-    const scope = { ...this.#globalsOf(owner), name, SharedWorkerGlobalScope: Object };
+    const navigator = { locks: this.locks?.of(owner, this.way) };
+    const scope = { ...this.#globalsOf(owner), navigator, name, SharedWorkerGlobalScope: Object };
     const worker = {
       ports: [],
       onconnect: (event) => {

@@ -261,6 +261,16 @@ test("messages are kept for tabs that come later however long nothing else arriv
   }
 });
 
+test("a tab that comes later and asks for the last ones since a time is given these", async () => {
+  const options = { url: "ws://host/stream/projects/shop?last=2&since=10m" };
+  const { browser, socket } = await open(1, { options });
+  socket.give("1", "2", "3");
+  await settle();
+  const late = browser.tab(options);
+  await settle();
+  assert.deepEqual(late.take(), [["connecting"], ["open"], "2", "3"]);
+});
+
 test("what is kept for tabs that come later is bounded in its size", async () => {
   const options = { url: "ws://host/stream/projects/shop?since=10m" };
   const { browser, tabs, socket } = await open(1, { options });
@@ -312,15 +322,16 @@ test("of more than 1,000 messages since, a tab that comes later is told of the o
 test("a tab that comes after the stream has looked back anew is given that only", async () => {
   for (const query of ["?last=5", "?since=10m"]) {
     const options = { url: "ws://host/stream/projects/shop" + query };
-    const { browser, world, tabs, socket } = await open(1, { options, hello: { position: undefined } });
-    socket.say({ type: "replay", of: "join" }).give("1", "2");
+    const { browser, world, tabs, socket } = await open(1, { options, hello: { position: undefined }, constants: { MAX_KEPT: 2 } });
+    socket.say({ type: "replay", of: "join" }).give("1", "2", "3");
     socket.cut();
     world.tick(1);
     world.socket().hello().say({ type: "replay", of: "join" }).give("1", "2", "3").say({ type: "replayed", of: "join", position: "p1" });
     await settle();
     const late = browser.tab(options);
     await settle();
-    assert.deepEqual(late.take(), [["connecting"], ["open"], "1", "2", "3"]);
+    const [, , ...got] = late.take().map((item) => item.dropped ?? item);
+    assert.deepEqual(got, query === "?last=5" ? ["2", "3"] : [1, "2", "3"]);
     const states = tabs[0].take().filter(Array.isArray).map(([state, info]) => state + (info ? "!" : ""));
     assert.deepEqual(states, ["waiting!", "connecting", "open"]);
   }
@@ -338,7 +349,25 @@ test("a tab that comes while the others wait makes an attempt at once, and their
   world.socket().hello({ position: "p1", returned: { complete: true } });
   await settle();
   assert.deepEqual(tabs[0].take(), [["connecting"], ["open", { complete: true }]]);
-  assert.deepEqual(two.take().filter(([state]) => state !== "waiting"), [["connecting"], ["connecting"], ["open"]]);
+  assert.deepEqual(two.take(), [["connecting"], ["waiting", { code: 1006, reason: "", delay: 500 }], ["connecting"], ["open"]]);
+});
+
+test("a tab that comes while the server is to be left alone is told how long that still takes", async () => {
+  const { browser, world, tabs, socket } = await open();
+  socket.end(1013, "retry_after_ms=60000");
+  await settle();
+  assert.deepEqual(tabs[0].take(), [["waiting", { code: 1013, reason: "retry_after_ms=60000", delay: 60_000 }]]);
+  world.tick(15_000);
+  const two = browser.tab();
+  await settle();
+  assert.deepEqual(two.take()[1], ["waiting", { code: 1013, reason: "retry_after_ms=60000", delay: 45_000 }]);
+  world.pass(50_000); // the timer is late
+  const three = browser.tab();
+  await settle();
+  assert.equal(three.take()[1][1].delay, 0);
+  assert.equal(world.sockets.length, 1);
+  world.tick(0);
+  assert.equal(world.sockets.length, 2);
 });
 
 // --- tabs that don't keep up
@@ -456,7 +485,7 @@ test("a tab that has missed states is told the newest one, after what it misses"
 });
 
 test("a tab that stands still while the server ends the stream is told all of it", async () => {
-  const { tabs, socket } = await open(2);
+  const { browser, world, tabs, socket } = await open(2);
   const [fast, slow] = tabs;
   freeze(slow);
   numbers(socket, 1, AHEAD + 100);
@@ -464,6 +493,13 @@ test("a tab that stands still while the server ends the stream is told all of it
   socket.end(4001, "final");
   await settle();
   assert.deepEqual(fast.take(), [["closed", { code: 4001, reason: "final" }]]);
+
+  // The worker follows anew for a tab that comes meanwhile.
+  const next = browser.tab();
+  await settle();
+  world.socket().hello({ position: "p0" });
+  numbers(world.socket(), 1, 2 * AHEAD);
+  assert.equal((await drain(next)).length, 2 * AHEAD + 2);
   slow.thaw();
   const got = await drain(slow);
   assert.deepEqual([got.length, got.at(-1)], [AHEAD + 101, ["closed", { code: 4001, reason: "final" }]]);
@@ -486,13 +522,13 @@ test("a tab handles what it has been given while the worker has no connection", 
   const { browser, world, tabs, socket } = await open(1, { options });
   numbers(socket, 1, AHEAD);
   await drain(tabs[0]);
-  socket.end(1013, "retry_after_ms=60000");
+  socket.end(1013, "retry_after_ms=10000");
   const late = browser.tab(options);
   assert.equal((await drain(late)).filter((item) => typeof item === "string").length, AHEAD);
-  world.tick(90_000);
+  world.tick(15_000);
   world.socket().hello({ position: "p1", returned: { complete: true } }).give("next");
   const got = await drain(late);
-  assert.deepEqual(got.at(-1), "next");
+  assert.deepEqual([got.at(-1), late.stream.shared, world.sockets.length], ["next", true, 2]);
 });
 
 test("the server is told what the fastest tab has handled", async () => {
@@ -642,6 +678,7 @@ test("tabs are told the states of the connection, and the end for good", async (
     assert.deepEqual(take(), [["closed", { code: 4001, reason: "final" }]]);
     assert.deepEqual([stream.state, stream.hello], ["closed", null]);
   }
+  assert.ok(tabs.every(({ port }) => port.closed));
 
   // The end of that stream is not the end of the next one, and nothing is left of it.
   const next = browser.tab({ minDelay: 8 });
@@ -682,6 +719,7 @@ test("options that can't be shared are refused", () => {
     }
   }
   assert.throws(() => browser.tab({ shared: "yes" }), { name: "TypeError", message: /shared is no boolean/ });
+  browser.tab({ shared: false });
   assert.equal(browser.asked.length, 0);
   browser.tab({ protocols: null, WebSocket: null, storage: null, fetch: undefined });
   assert.equal(browser.asked.length, 1);
@@ -792,14 +830,29 @@ test("a tab that is left says so itself", async () => {
 test("a tab that has closed its stream leaves nothing behind", async () => {
   const { browser, tabs } = await open(2, { locks: true });
   const [one, two] = tabs;
+  assert.equal(one.locks(), 2); // its own, and it waits for that of the worker
   one.stream.close();
   await settle();
+  assert.equal(one.locks(), 0);
   one.page.hide(true);
   one.page.look("visible");
   browser.worker.crash();
   await settle();
   assert.deepEqual(one.take(), [["closed", { code: 1000, reason: "" }]]);
   assert.equal(two.take()[0][0], "waiting");
+});
+
+test("a tab doesn't take a worker for gone that has yet to get its lock", async () => {
+  let arrive;
+  const { browser, tabs, socket } = await open(2, { locks: true, way: new Promise((resolve) => (arrive = resolve)) });
+  socket.give("1");
+  await settle();
+  arrive();
+  await settle();
+  for (const { take, stream } of tabs) assert.deepEqual([take(), stream.shared], [["1"], true]);
+  browser.worker.crash();
+  await settle();
+  for (const { stream } of tabs) assert.equal(stream.shared, false);
 });
 
 // crashed is a browser whose worker has crashed after two tabs have received something. The tabs have noticed it.
@@ -835,6 +888,10 @@ test("a tab whose worker has crashed returns by itself from where it was, and mi
   assert.equal(world.sockets[1].asked().length, 1);
   tabs[0].stream.close();
   await assert.rejects(change, { code: "closed" });
+
+  // It is a page like any other, which closes its connection when it is put away.
+  tabs[1].page.hide(true);
+  assert.notEqual(world.sockets[2].left, null);
 
   // A tab that comes later has another worker.
   const next = browser.tab();
@@ -883,6 +940,30 @@ test("a tab that came later returns by itself from where the worker was", async 
     assert.deepEqual(world.socket().query, query);
     assert.equal(late.take()[0][0], "waiting");
   }
+});
+
+test("a tab that came while the others wait returns by itself from where they were", async () => {
+  const { browser, world, socket } = await open(1, { locks: true });
+  socket.give("1").say({ type: "mark", position: "p1" }).cut();
+  const late = browser.tab();
+  await settle();
+  browser.worker.crash();
+  await settle();
+  world.tick(1);
+  assert.deepEqual([world.socket().query, late.stream.state], [{ since: "p1" }, "connecting"]);
+});
+
+test("a tab that came after the newest position is told of a gap when its worker has crashed", async () => {
+  const { browser, world, socket } = await open(1, { locks: true });
+  socket.give("1").say({ type: "mark", position: "p1" }).give("2");
+  const late = browser.tab();
+  await settle();
+  late.take();
+  browser.worker.crash();
+  await settle();
+  assert.equal(late.take()[0].reason, "away");
+  world.tick(1);
+  assert.deepEqual(world.socket().query, {});
 });
 
 test("a tab that has no position is told of a gap when its worker has crashed", async () => {
@@ -970,10 +1051,21 @@ test("a page whose timers are late gives the worker time to answer", async () =>
   world.pass(100_000);
   world.tick(0);
   assert.equal(tab.stream.shared, true);
-  world.pass(1000);
-  world.pass(60_000); // this one is late too
-  world.tick(0);
+  world.tick(999);
+  assert.equal(tab.stream.shared, true);
+  world.tick(1);
   assert.deepEqual([tab.take()[0][0], tab.stream.shared], ["waiting", false]);
+});
+
+test("a page whose timers are always late notices that its worker has ended", async () => {
+  const { browser, world, tabs } = await open();
+  browser.worker.crash();
+  for (let i = 0; i < 3; i++) {
+    assert.equal(tabs[0].stream.shared, true);
+    world.pass(60_000);
+    world.tick(0);
+  }
+  assert.equal(tabs[0].stream.shared, false);
 });
 
 // --- tabs that are put away
