@@ -1684,7 +1684,7 @@ function serveTabs(scope) {
 
   function forget(tab, code, reason) {
     tab.port.close();
-    if (!tabs.delete(tab)) return;
+    tabs.delete(tab);
     if (tabs.size) return rest();
     try {
       stream.close(code, reason);

@@ -855,6 +855,16 @@ test("a tab doesn't take a worker for gone that has yet to get its lock", async 
   for (const { stream } of tabs) assert.equal(stream.shared, false);
 });
 
+test("nothing that arrives late concerns a tab that has closed its stream", async () => {
+  const { browser, tabs } = await open(1, { locks: true });
+  const [{ stream, take, port }] = tabs;
+  browser.worker.crash(); // its lock is granted in a moment
+  stream.close();
+  port.onmessage({ data: { n: 1, data: "late" } });
+  await settle();
+  assert.deepEqual(take(), [["closed", { code: 1000, reason: "" }]]);
+});
+
 // crashed is a browser whose worker has crashed after two tabs have received something. The tabs have noticed it.
 async function crashed(more, play) {
   const opened = await open(2, { locks: true, ...more });
