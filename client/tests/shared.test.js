@@ -865,6 +865,33 @@ test("nothing that arrives late concerns a tab that has closed its stream", asyn
   assert.deepEqual(take(), [["closed", { code: 1000, reason: "" }]]);
 });
 
+test("a worker that doesn't load concerns no tab that has closed its stream", async () => {
+  const browser = new Browser({ loads: false });
+  const { stream, take } = browser.tab();
+  stream.close();
+  await settle();
+  assert.deepEqual([take(), browser.world.sockets.length], [[["closed", { code: 1000, reason: "" }]], 0]);
+});
+
+test("a tab that learns late of the end of its stream asks nothing of the next one", async () => {
+  const { browser, world, tabs, socket } = await open();
+  const [slow] = tabs;
+  freeze(slow);
+  socket.give("1").end(4001, "final");
+  const next = browser.tab();
+  await settle();
+  world.socket().hello({ position: "p0" });
+  numbers(world.socket(), 1, 50);
+  await settle();
+  assert.equal(next.take().length, 52);
+  slow.thaw();
+  await settle();
+  assert.deepEqual(slow.take(), ["1", ["closed", { code: 4001, reason: "final" }]]);
+  world.socket().give("51");
+  await settle();
+  assert.deepEqual(next.take(), ["51"]);
+});
+
 // crashed is a browser whose worker has crashed after two tabs have received something. The tabs have noticed it.
 async function crashed(more, play) {
   const opened = await open(2, { locks: true, ...more });

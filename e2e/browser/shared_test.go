@@ -219,6 +219,7 @@ func TestNothingIsLostInTabsThatShareAStream(t *testing.T) {
 			random := rand.New(rand.NewPCG(15, uint64(len(transport))))
 			for range 6 {
 				time.Sleep(time.Duration(random.Int64N(int64(time.Second))))
+				tabs[0].do(`await page.until(() => page.told.stream.state === "open")`)
 				for _, conn := range proxy.Conns() {
 					conn.Cut(tcpproxy.Reset)
 				}
@@ -247,7 +248,7 @@ func TestNothingIsLostInTabsThatShareAStream(t *testing.T) {
 					t.Logf("the story: %.5000s", excerpt(story))
 				}
 				t.Logf("tab %d: %d messages, %d returns, %d complete, %d missing, %d shown", i, last, a.returns, a.whole, a.missing, a.shown)
-				if a.returns < 4 {
+				if a.returns < 3 {
 					t.Errorf("got %d returns: this proves nothing", a.returns)
 				}
 			}
@@ -344,4 +345,29 @@ func TestPagesShareOneStream(t *testing.T) {
 			t.Errorf("got the client %d, want %d as before", c.ID, id)
 		}
 	})
+}
+
+// Pages that are left by a link are kept for the back button, with their worker. Chromium would give up one of them if a
+// message arrived for it.
+func TestTabsThatShareAStreamAreLeftAndComeBack(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	tabs := []*tab{s.share(""), s.share("")}
+	s.broadcast("error", 1, 1)
+	for _, tb := range tabs {
+		tb.receives(1, 1)
+		tb.do(`page.marker = "kept"`)
+	}
+	for _, tb := range tabs {
+		tb.run(chromedp.Navigate(s.url() + "other.html"))
+	}
+	s.until("the worker has left", func() bool { return s.m.Stats().Clients == 0 })
+	s.broadcast("error", 2, 100)
+	tabs[1].goBack()
+	if got := eval[string](tabs[1], `page.marker ?? ""`); got != "kept" {
+		t.Fatal("the browser hasn't kept the page")
+	}
+	tabs[1].receives(1, 100)
+	tabs[0].goBack() // as it was, or loaded anew
+	s.client()
 }
