@@ -1524,6 +1524,7 @@ function serveTabs(scope) {
   let messages; // in it
   let before; // the gap for those before them
   let clean; // the position, if nothing has arrived after it
+  let resting; // all tabs are put away
 
   const { locks } = scope.navigator;
   const held = new Promise((granted) => {
@@ -1540,8 +1541,7 @@ function serveTabs(scope) {
     port.onmessage = ({ data }) => tabs.has(tab) && requested(tab, JSON.parse(data));
     held.then(() => port.postMessage({ lock: scope.name }));
     welcome(tab);
-    stream.resume();
-    stream.hurry();
+    wake();
   };
 
   function open() {
@@ -1635,7 +1635,7 @@ function serveTabs(scope) {
 
   // pump posts to a tab what it may be posted.
   function pump(tab, last) {
-    const may = () => last || (tab.sent.length < MAX_AHEAD && tab.size < MAX_LOG);
+    const may = () => last || (!resting && tab.sent.length < MAX_AHEAD && tab.size < MAX_LOG);
     for (const name of ["missed", "state"]) {
       if (!tab[name] || !may()) continue;
       post(tab, tab[name]);
@@ -1671,15 +1671,21 @@ function serveTabs(scope) {
       forget(tab, code, reason);
     } else {
       tab.away = type === "away";
-      if (tab.away) return rest();
-      stream.resume();
-      stream.hurry();
+      tab.away ? rest() : wake();
     }
   }
 
-  // rest closes the connection while all tabs are put away.
+  // rest closes the connection while all tabs are put away. They are told so later: a browser may not keep a page for the
+  // back button if something arrives for it.
   function rest() {
-    if ([...tabs].every(({ away }) => away)) stream.pause();
+    resting = [...tabs].every(({ away }) => away);
+    if (resting) stream.pause();
+  }
+
+  function wake() {
+    resting = false;
+    stream.resume();
+    stream.hurry();
   }
 
   function forget(tab, code, reason) {

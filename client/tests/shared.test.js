@@ -1123,20 +1123,21 @@ test("the connection is closed while all tabs are put away, and nothing is lost"
     away(two.page);
     await settle();
     assert.deepEqual(socket.left, { code: 1000, reason: undefined });
-    const [[state, { code, delay }]] = one.take();
-    assert.deepEqual([state, code, delay], ["waiting", 1001, Infinity]);
+    assert.deepEqual([one.port.inbox, two.port.inbox], [[], []]);
     for (let i = 0; i < 20; i++) {
       world.tick(10_000);
       await settle();
     }
     assert.equal(world.sockets.length, 1);
+    for (const { take } of tabs) assert.deepEqual(take(), []);
 
     back(one.page);
     await settle();
     assert.deepEqual(world.socket().query, { since: "p0", received: "1", ago: "200000" });
     world.socket().hello({ position: "p1", returned: { complete: true } }).give("1", "2");
     await settle();
-    for (const { take } of tabs) assert.deepEqual(take().slice(-2), [["open", { complete: true }], "2"]);
+    const waiting = ["waiting", { code: 1001, reason: "the page was put away", delay: Infinity }];
+    for (const { take } of tabs) assert.deepEqual(take(), [waiting, ["connecting"], ["open", { complete: true }], "2"]);
     away(one.page);
     back(two.page);
     await settle();
