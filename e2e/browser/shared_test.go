@@ -361,11 +361,11 @@ func TestTabsThatShareAStreamAreLeftAndComeBack(t *testing.T) {
 	for _, tb := range tabs {
 		tb.run(chromedp.Navigate(s.url() + "other.html"))
 	}
-	s.broadcast("error", 2, 100)
 	tabs[1].goBack()
 	if got := eval[string](tabs[1], `page.marker ?? ""`); got != "kept" {
 		t.Fatal("the browser hasn't kept the page")
 	}
+	s.broadcast("error", 2, 100)
 	tabs[1].receives(1, 100)
 	tabs[0].goBack() // as it was, or loaded anew
 	s.client()
