@@ -69,6 +69,9 @@ func TestEveryMessageIsAccountedFor(t *testing.T) {
 			if result.Measure.CPU == 0 || result.Measure.Publish.Running || got.P50 == 0 {
 				t.Errorf("got %+v and a p50 of %v, want CPU time, an end and latencies", result.Measure, got.P50)
 			}
+			if got.Segments == 0 || p.name == "paced" && run.server == "syscalls" && got.Segments != got.Received {
+				t.Errorf("got %d segments of %d messages, want one of each that is sent by a call of its own", got.Segments, got.Received)
+			}
 			if p.churn > 0 && got.Reconnects < 100 {
 				t.Errorf("got %d reconnects, want about 200", got.Reconnects)
 			}
@@ -279,6 +282,10 @@ func TestFallingBehindIsSeenByBothEnds(t *testing.T) {
 	}
 	if collected.Load.P95++; !p.behind(collected) {
 		t.Error("messages that are collected for 100 ms and arrive after more than 120 ms are in time")
+	}
+	bursts := burstPass("burst", size{clients: 10, rate: 50, bytes: 512, window: 1500 * time.Millisecond})
+	if bursts.behind(ended(time.Millisecond, 1900*time.Millisecond)) { // the last one was due after a second
+		t.Error("a burst that took 0.9 s is behind, want one that took longer than a second")
 	}
 	flood := flood(size{clients: 10, rate: 50, bytes: 512, window: time.Second}).passes[0]
 	if flood.behind(ended(time.Second, time.Minute)) {

@@ -120,8 +120,14 @@ func allocsPerBroadcast(pass string) figure {
 	return of(pass, func(r *result) float64 { return float64(r.Measure.Allocations) / broadcasts(r) })
 }
 
-func writesPerDelivery(pass string) figure {
-	return of(pass, func(r *result) float64 { return float64(r.Measure.Writes) / float64(r.Load.Received) })
+// readsPerDelivery is below 1 if messages arrived together.
+func readsPerDelivery(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Load.Reads) / float64(r.Load.Received) })
+}
+
+// segmentsPerDelivery is below 1 if messages were joined.
+func segmentsPerDelivery(pass string) figure {
+	return of(pass, func(r *result) float64 { return float64(r.Load.Segments) / float64(r.Load.Received) })
 }
 
 func p50(pass string) figure {

@@ -83,7 +83,7 @@ func (p *pass) behind(r *result) bool {
 	if p.interval == 0 {
 		return false
 	}
-	lastDue := p.traffic.For - p.traffic.Every
+	lastDue := (p.traffic.For - 1) / p.traffic.Every * p.traffic.Every
 	return r.Load.P95 > p.interval+collecting[r.Server] || r.Measure.Publish.Elapsed > lastDue+p.interval
 }
 

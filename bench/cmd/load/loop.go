@@ -65,6 +65,8 @@ type load struct {
 	pings       uint64
 	closed      uint64
 	reconnects  uint64
+	reads       uint64
+	segments    uint64 // with data, that had arrived when the window began
 }
 
 func newLoad(c config, commands *os.File, answers io.Writer) (*load, error) {

@@ -34,6 +34,7 @@ func (l *load) readable(c *client, ended bool) (gone bool, err error) {
 		case errno != 0 || n == 0:
 			return true, nil
 		}
+		l.reads++
 		full := kept+n == len(l.buffer)
 		data := l.buffer[:kept+n]
 		if c.stage == upgrading {

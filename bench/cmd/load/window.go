@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mesher/mesherstream/bench/internal/clock"
 	"github.com/mesher/mesherstream/bench/internal/control"
 )
@@ -21,8 +23,25 @@ func (l *load) begin(first uint64) {
 	if l.churners > 0 {
 		l.reconnectAt = clock.Now()
 	}
+	l.segments, l.reads = l.segmentsIn(), 0
 	user, system := clock.CPU()
 	l.cpu = user + system
+}
+
+// segmentsIn is how many segments with data have arrived at the clients that stay. Servers send by different system calls, and
+// not all of them are counted in /proc, but a message that was sent by a call of its own is a segment of its own, as long as
+// it is shorter than one.
+func (l *load) segmentsIn() (n uint64) {
+	for i := range l.clients {
+		c := &l.clients[i]
+		if c.stage != open || c.stalled || c.churns {
+			continue
+		}
+		if info, err := unix.GetsockoptTCPInfo(c.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n += uint64(info.Data_segs_in)
+		}
+	}
+	return n
 }
 
 // end says which message was the last, and so how many are still to come.
@@ -72,6 +91,8 @@ func (l *load) report() error {
 		Pings:      l.pings,
 		ClosedByIt: l.closed,
 		Reconnects: l.reconnects,
+		Reads:      l.reads,
+		Segments:   l.segmentsIn() - l.segments,
 		Expected:   l.expected,
 		P50:        l.latency.Quantile(0.50),
 		P95:        l.latency.Quantile(0.95),

@@ -109,7 +109,6 @@ type MeasureReport struct {
 	PeakResidentBytes int64 // VmHWM, reset at the beginning of the window
 	Goroutines        int
 	Clients           int
-	Writes            int64 // system calls that write
 }
 
 // ReceivedReport is what the load client counted. With Ready, only Clients and the times of the handshakes are set.
@@ -125,6 +124,8 @@ type ReceivedReport struct {
 	Pings      uint64
 	ClosedByIt uint64 // connections that the server closed
 	Reconnects uint64 // of which each got at least one message
+	Reads      uint64 // that returned something
+	Segments   uint64 // with data, that arrived at clients which read and don't reconnect
 	Complete   bool   // everything arrived, so nobody had to wait for silence
 
 	P50, P95, P99, P999, Max time.Duration // from the scheduled instant
