@@ -283,9 +283,14 @@ func TestFallingBehindIsSeenByBothEnds(t *testing.T) {
 	if collected.Load.P95++; !p.behind(collected) {
 		t.Error("messages that are collected for 100 ms and arrive after more than 120 ms are in time")
 	}
-	bursts := burstPass("burst", size{clients: 10, rate: 50, bytes: 512, window: 1500 * time.Millisecond})
-	if bursts.behind(ended(time.Millisecond, 1900*time.Millisecond)) { // the last one was due after a second
-		t.Error("a burst that took 0.9 s is behind, want one that took longer than a second")
+	bursts := burstPass("burst", size{clients: 10, rate: 50, bytes: 512, window: time.Second})
+	if bursts.behind(ended(1900*time.Millisecond, 1900*time.Millisecond)) || !bursts.behind(ended(2001*time.Millisecond, time.Second)) {
+		t.Error("100 messages at once, at 50 a second, are behind if they take longer than two seconds")
+	}
+	crooked := p
+	crooked.traffic.For += 10 * time.Millisecond // the last message is due after a second then
+	if crooked.behind(ended(time.Millisecond, 1019*time.Millisecond)) || !crooked.behind(ended(time.Millisecond, 1021*time.Millisecond)) {
+		t.Error("want a message to be late 20 ms after it was due")
 	}
 	flood := flood(size{clients: 10, rate: 50, bytes: 512, window: time.Second}).passes[0]
 	if flood.behind(ended(time.Second, time.Minute)) {

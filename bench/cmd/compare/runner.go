@@ -232,8 +232,8 @@ func (r *runner) window(server, load *process, out *result) error {
 	warm := r.pass.traffic
 	warm.For = r.warmUp
 	switch {
-	case warm.Every == 0:
-		warm.Every, warm.Batch = 10*time.Millisecond, 1 // a flood's backlog would reach into the window
+	case warm.Every == 0 || warm.Batch == burstSize:
+		warm.Every, warm.Batch = 20*time.Millisecond, 1 // the backlog of a flood or a burst would reach into the window
 	case r.pass.fill > 0:
 		warm.For, warm.Size = r.pass.fillFor, r.pass.fill
 	}

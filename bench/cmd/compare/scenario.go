@@ -113,11 +113,14 @@ func pacedPass(name string, z size) pass {
 	return p
 }
 
-// burstPass is as many messages, all of a second at once.
+// burstSize is how many messages are published at once.
+const burstSize = 100
+
+// burstPass is a burst, which must have arrived when as many paced messages would have been published.
 func burstPass(name string, z size) pass {
 	p := pacedPass(name, z)
-	p.traffic.Every, p.traffic.Batch, p.interval = time.Second, z.rate, time.Second
-	p.traffic.For = max(p.traffic.For, time.Second)
+	p.interval = time.Second * burstSize / time.Duration(z.rate)
+	p.traffic.Every, p.traffic.Batch, p.traffic.For = p.interval, burstSize, p.interval
 	return p
 }
 
@@ -141,8 +144,8 @@ func paced(z size) scenario {
 func burst(z size) scenario {
 	return scenario{
 		name:   "burst",
-		about:  fmt.Sprintf("%d clients, %d B, %d messages at once, every second", z.clients, z.bytes, z.rate),
-		rounds: z.fewer(),
+		about:  fmt.Sprintf("%d clients, %d B, %d messages at once", z.clients, z.bytes, burstSize),
+		rounds: z.rounds,
 		passes: []pass{burstPass("burst", z)},
 		columns: []column{
 			cpuColumn("burst"), checked(against("× syscalls", cpu("burst"), "syscalls")), checked(against("× joined", cpu("burst"), "joined")),
@@ -285,7 +288,7 @@ func streams(z size) scenario {
 	}
 	return scenario{
 		name:    "events",
-		about:   fmt.Sprintf("%d clients, %d B, %d messages a second; then as many at once, every second; then 20 clients leave", z.clients, z.bytes, z.rate),
+		about:   fmt.Sprintf("%d clients, %d B, %d messages a second; then %d at once; then 20 clients leave", z.clients, z.bytes, z.rate, burstSize),
 		servers: streamServers,
 		rounds:  z.fewer(),
 		passes:  []pass{steady, together, leaving},
