@@ -5,6 +5,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
@@ -116,6 +117,95 @@ func TestAnswersToPingsAndAcknowledgementsAreNotRequests(t *testing.T) {
 		}
 		if got := a.ask(21); got != 20 {
 			t.Errorf("behind 1,000 of each: got %d answers, want 20", got)
+		}
+	})
+}
+
+// How large these are decides how many viewers a process holds, and how many cache lines a delivery reads.
+func TestAClientThatKeepsUpIsSmall(t *testing.T) {
+	var c client
+	for _, size := range []struct {
+		of        string
+		got, most uintptr
+	}{
+		{"client", unsafe.Sizeof(c), 256},
+		{"the part of it that a delivery touches", unsafe.Offsetof(c.id), 2 * 64},
+		{"window", unsafe.Sizeof(window{}), 48},
+		{"v1", unsafe.Sizeof(v1{}), 64},
+		{"outbox", unsafe.Sizeof(outbox{}), 384},
+	} {
+		if size.got > size.most {
+			t.Errorf("%s: got %d bytes, want at most %d", size.of, size.got, size.most)
+		}
+	}
+}
+
+func TestAClientHasAnOutboxOnlyWhileSomethingWaits(t *testing.T) {
+	s, c := newQuietShard(t, WithPingInterval(0), WithIdleTimeout(0))
+	l := c.link.(*directLink)
+	turn := func() {
+		t.Helper()
+		publishTurn(t, s, newMessage(&Message{Project: "shop", Data: []byte("1")}), 1)
+		s.beatAll(time.Now())
+	}
+	if turn(); c.out != nil {
+		t.Fatalf("it keeps up: got %+v", c.out)
+	}
+	l.room = 0
+	if turn(); c.out == nil || c.queued()+c.out.flight.messages != 1 {
+		t.Fatalf("a message waits: got %+v", c.out)
+	}
+	l.room = 1 << 30
+	c.link.Retry()
+	if s.beatAll(time.Now()); c.out != nil || c.sent != 2 {
+		t.Errorf("it was sent: got %d sent and %+v", c.sent, c.out)
+	}
+
+	now := time.Now()
+	for c.pay(now) {
+	}
+	if s.beatAll(now); c.out == nil || c.pay(now) {
+		t.Error("a beat has given back what the client has used up")
+	}
+	later := now.Add(mostSaved)
+	if s.beatAll(later); c.out != nil {
+		t.Errorf("after it has saved up again: got %+v", c.out)
+	}
+	asked := 0
+	for c.pay(later) {
+		asked++
+	}
+	if asked != maxRequestsSaved {
+		t.Errorf("after it has saved up again: got %d requests, want %d", asked, maxRequestsSaved)
+	}
+}
+
+// The clients of a project with the same filter and grant share them. One that may look back less far has its own.
+func TestClientsShareTheirTerms(t *testing.T) {
+	m := startManager(t)
+	shop := func(since time.Time, levels ...string) *client {
+		var c *client
+		for c == nil || c.shard != m.shards[0] {
+			c = connect(t, m, Subscription{Project: "shop", Filter: Filter{Levels: levels}, Since: since}, openSink)
+		}
+		return c
+	}
+	since := time.Now()
+	a, b, other, restricted := shop(time.Time{}, "error"), shop(time.Time{}, "error"), shop(time.Time{}, "info"), shop(since, "error")
+	m.shards[0].ask(func() {
+		if a.sub != b.sub || a.grant != b.grant || a.grant != other.grant {
+			t.Errorf("got %p %p, %p %p and %p", a.sub, a.grant, b.sub, b.grant, other.grant)
+		}
+		if other.sub == a.sub || restricted.sub == a.sub || restricted.grant == a.grant || !restricted.sub.Since.Equal(since) {
+			t.Errorf("others: got %+v and %+v", other.sub, restricted.sub)
+		}
+		other.setFilter(Filter{Levels: []string{"error"}})
+		if other.sub != a.sub || a.sub.Levels[0] != "error" {
+			t.Errorf("after it has changed its filter: got %+v, and %+v for the others", other.sub, a.sub)
+		}
+		other.setFilter(Filter{Levels: []string{"debug"}})
+		if a.sub.Levels[0] != "error" || other.sub.Levels[0] != "debug" {
+			t.Errorf("after another change: got %+v, and %+v for the others", other.sub, a.sub)
 		}
 	})
 }
