@@ -25,11 +25,15 @@ var levelWords = []string{"min", "minimum", "max", "maximum", "lowest", "highest
 // MeantBy returns the name that the author of key probably means, or "" if key is that name itself or another word. A key
 // such as filter[] may mean either name, so the answer names both.
 func MeantBy(key string) string {
+	switch key {
+	case "level", "environment", "last", "since":
+		return ""
+	}
 	if singular := strings.TrimSuffix(strings.Join(wordsOf(key), ""), "s"); singular == "filter" {
 		return "level and environment"
 	}
 	for _, q := range known {
-		if key != q.name && q.meantBy(key) {
+		if q.meantBy(key) {
 			return q.name
 		}
 	}
@@ -51,7 +55,15 @@ func (q knownName) meantBy(key string) bool {
 		letters = strings.TrimSuffix(strings.TrimPrefix(letters, of), of)
 	}
 	singular := strings.TrimSuffix(letters, "s")
-	return slices.Contains(q.aliases, singular) || distance(letters, q.name) <= q.typos || distance(singular, q.name) <= q.typos
+	return slices.Contains(q.aliases, singular) || q.isNear(letters) || q.isNear(singular)
+}
+
+// isNear reports whether a word is the name but for typos, each of which changes the length by at most 1.
+func (q knownName) isNear(word string) bool {
+	if longer := len(word) - len(q.name); longer < -q.typos || longer > q.typos {
+		return false
+	}
+	return distance(word, q.name) <= q.typos
 }
 
 func isNoLevelWord(word string) bool { return !slices.Contains(levelWords, word) }

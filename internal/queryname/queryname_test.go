@@ -52,3 +52,15 @@ func TestTheDistanceBetweenTwoWords(t *testing.T) {
 		}
 	}
 }
+
+func TestTheNamesThemselvesAreNotComparedLetterByLetter(t *testing.T) {
+	for _, name := range []string{"level", "environment", "last", "since"} {
+		if got := testing.AllocsPerRun(100, func() { MeantBy(name) }); got != 0 || MeantBy(name) != "" {
+			t.Errorf("MeantBy(%q) = %q, with %v allocations; want nothing", name, MeantBy(name), got)
+		}
+	}
+	// Nor is a word that is much longer or shorter than both: the rows of a table for each of its letters.
+	if got := testing.AllocsPerRun(100, func() { MeantBy("tokentokentoken") }); got > 10 {
+		t.Errorf("got %v allocations for another word of 15 letters, want at most 10", got)
+	}
+}
