@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 )
 
 // limits says how much a backlog may hold, and what happens beyond that.
@@ -516,4 +517,118 @@ func (g *gaps) compact() {
 	}
 	clear(g.list[len(list):])
 	g.list = list
+}
+
+// An outbox is what waits to be sent to a client: first the flight, then control frames, then the rest of a bite, then the
+// backlog. A client that keeps up has none. It is made when something has to wait, and a beat that finds nothing in it
+// gives it back. Without beats, because there are neither pings nor an idle timeout, it stays.
+type outbox struct {
+	backlog       backlog       // can be dropped
+	waitingSince  time.Duration // when the empty backlog received its first message, since connectedAt
+	inWaiting     int32         // index in shard.waiting, or -1
+	untold        bool          // rest is that of a return, and tells what the client has missed
+	flight        flight        // sent before anything else; can't be dropped
+	pong, closing []byte        // control frames to send as soon as a frame may start
+	reply         []byte        // the reply to the client's last request, likewise
+	rest          []*message    // of a bite of a fetch of which the beginning is on its way: nothing else may come between
+	gaps          gaps          // of the backlog, if the client is told of them
+	paid          time.Duration // the time that the client's requests have used up, since connectedAt
+
+	// Of a client that is being closed.
+	closeCode   int // the code and reason for the Disconnect hook
+	closeReason string
+	cutTimer    *time.Timer // ends a close handshake that the client does not complete
+}
+
+// outbox returns the client's outbox, which it makes if there is none.
+func (c *client) outbox() *outbox {
+	if c.out == nil {
+		c.out = &outbox{inWaiting: -1}
+		if c.v1 != nil {
+			c.out.backlog.gaps = &c.out.gaps
+		}
+		if c.group != nil {
+			c.out.gaps.filter = &c.group.sub.Filter
+		}
+	}
+	return c.out
+}
+
+// giveBack releases an outbox in which nothing is left, and which need not remember requests.
+func (c *client) giveBack(now time.Time) {
+	switch o := c.out; {
+	case o == nil || !c.idle() || c.phase != phaseOpen || c.replay != nil || o.inWaiting >= 0:
+	case o.pong != nil || o.reply != nil || o.rest != nil || o.paid > c.saved(now):
+	default:
+		c.out = nil
+	}
+}
+
+// queued is how many messages are in the client's backlog.
+func (c *client) queued() int {
+	if c.out == nil {
+		return 0
+	}
+	return c.out.backlog.len()
+}
+
+// head returns the oldest message of the backlog, or nil if none waits.
+func (c *client) head() *message {
+	if c.out == nil {
+		return nil
+	}
+	return c.out.backlog.head()
+}
+
+// oldest returns the size of that message's frame, or 0.
+func (c *client) oldest() int {
+	if c.out == nil {
+		return 0
+	}
+	return c.out.backlog.oldest()
+}
+
+// hasGaps reports whether the client is to be told of a gap.
+func (c *client) hasGaps() bool { return c.out != nil && c.out.backlog.gaps.any() }
+
+// buffered returns how many messages wait for the client, and how many bytes of them.
+func (c *client) buffered() (messages, bytes int) {
+	o := c.out
+	if o == nil {
+		return 0, 0
+	}
+	messages, bytes = o.backlog.len()+o.flight.buffered(), o.backlog.bytes
+	if o.flight.buffered() > 0 {
+		bytes += len(o.flight.bytes) - o.flight.done
+	}
+	return messages, bytes
+}
+
+// idle reports whether nothing is waiting for the client, including a gap that it is to be told of. A drain need not
+// visit such a client.
+func (c *client) idle() bool {
+	return !c.busy && (c.out == nil || c.out.backlog.len() == 0 && !c.out.backlog.gaps.any())
+}
+
+// A flight is a run of whole frames that the shard can't take back: the link is sending it, or the kernel has accepted
+// its beginning.
+type flight struct {
+	stretch
+	done     int  // how many of the bytes the kernel has accepted
+	notices  int  // how many of the frames come before the messages
+	messages int  // how many of the frames are messages
+	replayed bool // the messages are of a replay
+}
+
+// buffered returns how many messages of the flight count as buffered: those of a replay don't.
+func (f *flight) buffered() int {
+	if f.replayed {
+		return 0
+	}
+	return f.messages
+}
+
+// landed returns how many messages of the flight the kernel has accepted completely.
+func (f *flight) landed() int {
+	return min(max(0, f.whole(f.done)-f.notices), f.messages) // a reply is not a message either
 }
