@@ -16,7 +16,7 @@ import (
 // again after a reload.
 const keepStory = `
 	const key = Object.keys(sessionStorage).find((key) => key.startsWith("mesherstream "));
-	page.tail = key ? JSON.parse(sessionStorage.getItem(key)).tail.length : -1;
+	page.tail = key ? JSON.parse(sessionStorage.getItem(key)).tail?.length ?? -1 : -1;
 	const earlier = JSON.parse(sessionStorage.getItem("story") ?? "[]");
 	addEventListener("pagehide", () => sessionStorage.setItem("story", JSON.stringify([...earlier, ...page.told.seen])));
 	const { follow } = await import("/story.mjs");
@@ -26,7 +26,8 @@ const keepStory = `
 `
 
 // TestNothingIsLostOverAReload reloads a page that stores its position, at random moments under 200 messages a second: soon
-// after it has been opened, before any mark, and later. What it has shown before and after is everything, once.
+// after it has been opened, before any mark, and later. What it has shown before and after is everything, once, but for the
+// messages that the server has dropped because the page was slow, as any page is on a busy machine, and has told it of.
 func TestNothingIsLostOverAReload(t *testing.T) {
 	t.Parallel()
 	reloads := 8
@@ -40,7 +41,8 @@ func TestNothingIsLostOverAReload(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("loop %v, rest %d ms", w.Loop, w.Rest), func(t *testing.T) {
 			t.Parallel()
-			s := newService(t, mesherstream.WithHistory(10_000))
+			// Nothing leaves the history, however slow the machine is.
+			s := newService(t, mesherstream.WithHistory(1_000_000), mesherstream.WithHistoryBytes(1<<30), mesherstream.WithHistoryAge(time.Hour))
 			w.URL = "/stream/projects/shop"
 			tb := open(t, s.url())
 			follow := func() { tb.do(fmt.Sprintf(keepStory, toJSON(w))) }
@@ -82,8 +84,8 @@ func TestNothingIsLostOverAReload(t *testing.T) {
 			}
 			t.Logf("%d messages, %d reloads, %d of them with messages after the stored position; %d returns, %d complete, %d missing, %d shown",
 				last, reloads, tails, a.returns, a.whole, a.missing, a.shown)
-			if a.returns != reloads || a.missing > 0 && w.Rest == 0 {
-				t.Errorf("got %d returns and %d missing messages, want %d and none", a.returns, a.missing, reloads)
+			if dropped := s.m.Stats().Dropped; a.returns != reloads || uint64(a.missing) > dropped {
+				t.Errorf("got %d returns and %d missing messages, want %d and at most the %d that were dropped", a.returns, a.missing, reloads, dropped)
 			}
 			if tails == 0 {
 				t.Error("no message was handled between a position and a reload: this proves nothing about such ones")
