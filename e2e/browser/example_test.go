@@ -219,7 +219,8 @@ func TestTheExampleShowsEventsAndItsFiltersBite(t *testing.T) {
 	tb.pictures("narrow")
 }
 
-func TestOfTwoTabsTheSlowOneIsToldWhatItMissedAndTheOtherMissesNothing(t *testing.T) {
+// On a busy machine, the fast tab may miss events too.
+func TestOfTwoTabsTheSlowOneMissesMoreAndEachIsToldWhatItMissed(t *testing.T) {
 	p := newExample(t, "")
 	fast, slow, operator := p.visit("/?project=shop"), p.visit("/?project=shop"), p.visit("/clients")
 	// 400 events a second, until the tab that handles half of them has missed some.
@@ -242,17 +243,17 @@ func TestOfTwoTabsTheSlowOneIsToldWhatItMissedAndTheOtherMissesNothing(t *testin
 	until(missed + ` > 300`)
 
 	// What waits for the slow tab is still to come.
-	fast.wait(fmt.Sprintf(`%s === %d`, received, p.posted))
+	fast.wait(fmt.Sprintf(`%s + %s === %d`, received, missed, p.posted))
 	slow.wait(fmt.Sprintf(`%s + %s === %d`, received, missed, p.posted))
-	dropped := eval[int](slow, missed)
-	if s := p.stats(); s.Dropped != uint64(dropped) {
-		t.Errorf("the slow tab shows %d as missed, and the server dropped %d", dropped, s.Dropped)
+	fewer, more := eval[int](fast, missed), eval[int](slow, missed)
+	if s := p.stats(); s.Dropped != uint64(fewer+more) {
+		t.Errorf("the tabs show %d and %d as missed, and the server dropped %d", fewer, more, s.Dropped)
 	}
-	if got := eval[int](fast, missed); got != 0 {
-		t.Errorf("the fast tab has missed %d, want none", got)
+	if fewer >= more {
+		t.Errorf("the fast tab has missed %d, want fewer than the %d of the slow one", fewer, more)
 	}
 	// The operator's view is of one second ago.
-	operator.wait(fmt.Sprintf(`[...document.querySelectorAll('#rows [data-label=Dropped]')].map((cell) => cell.textContent.replaceAll(',', '')).sort().join() === '0,0,%d'`, dropped))
+	operator.wait(fmt.Sprintf(`[...document.querySelectorAll('#rows [data-label=Dropped]')].map((cell) => cell.textContent.replaceAll(',', '')).sort((a, b) => a - b).join() === '0,%d,%d'`, fewer, more))
 	operator.pictures("clients")
 
 	// Gaps are rows of the list, whatever the words are that it is filtered by. So these leave nothing else.
@@ -269,8 +270,8 @@ func TestOfTwoTabsTheSlowOneIsToldWhatItMissedAndTheOtherMissesNothing(t *testin
 			levels: gaps.reduce((sum, [, ...levels]) => sum + levels.reduce((a, b) => a + b, 0), 0),
 		};
 	})()`)
-	if told.Sum != dropped || told.Levels != dropped {
-		t.Errorf("the gaps in the list tell of %d events, %d by level, want %d", told.Sum, told.Levels, dropped)
+	if told.Sum != more || told.Levels != more {
+		t.Errorf("the gaps in the list tell of %d events, %d by level, want %d", told.Sum, told.Levels, more)
 	}
 }
 
