@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mesher/mesherstream"
 	"github.com/mesher/mesherstream/e2e/internal/pace"
 )
 
@@ -38,11 +39,12 @@ func (s *server) soon(what string, cond func() bool) {
 }
 
 // TestAFastPageWithTheOldModuleGetsEverything has as much outstanding as the page's window allows at any time: half of it
-// may be handled but not acknowledged.
+// may be handled but not acknowledged. If the server's window were smaller, the page would never acknowledge, and the test
+// would stand still. The buffer has room for whatever is published before the server has a turn.
 func TestAFastPageWithTheOldModuleGetsEverything(t *testing.T) {
 	t.Parallel()
 	events := whole(1_000_000, 50_000)
-	s := newFreshServer(t)
+	s := newFreshServer(t, mesherstream.WithMaxBuffer(10_000))
 	p, window := s.oldPage(pace.Handling{})
 	f := &feed{t: t, servers: []*server{s}, bytes: 64}
 	begin := pace.Clock()
