@@ -12,9 +12,9 @@ import (
 )
 
 // These tests measure how fresh the events are that slow clients handle, and log the rows of docs/reliability.md. They
-// measure from 20 s after a client's first event, with -long for 100 s and with the defaults of everything. Otherwise,
-// they measure for a few seconds, and the timeouts are shorter too. On a busy machine, a page answers its hello late, and
-// is sent a few more messages before it shows how slow it is: without -long, that has more time to pass.
+// measure from 20 s after a client's first event, with -long for 100 s and with the defaults of everything, and need a
+// machine that does nothing else. Otherwise, they measure for a few seconds, and the timeouts are shorter too. Then they
+// check no ages, which depend on the machine: they check how many messages a client has before it.
 
 // whole returns the first value with -long, and the second one without.
 func whole[T any](value, short T) T {
@@ -25,12 +25,12 @@ func whole[T any](value, short T) T {
 }
 
 // newFreshServer has the defaults, and without -long a fifth of the default timeouts.
-func newFreshServer(t *testing.T) *server {
+func newFreshServer(t *testing.T, opts ...mesherstream.Option) *server {
 	t.Helper()
-	if *long {
-		return newServer(t)
+	if !*long {
+		opts = append([]mesherstream.Option{mesherstream.WithIdleTimeout(12 * time.Second), mesherstream.WithPingInterval(5 * time.Second)}, opts...)
 	}
-	return newServer(t, mesherstream.WithIdleTimeout(12*time.Second), mesherstream.WithPingInterval(5*time.Second))
+	return newServer(t, opts...)
 }
 
 // freshViewer is a page or a plain client, as the test sees it.
@@ -70,6 +70,26 @@ func (s *server) fate(joined time.Duration) string {
 func (s *server) awaitClient() {
 	s.t.Helper()
 	s.eventually("the client is connected", func() bool { return s.Stats().Clients == 1 })
+}
+
+// holdsBack checks that the server keeps most of the messages that its one client has no time for. Without a window, all of
+// them are on their way to the client. A busy machine may let more pass before the client counts as slow, but not half of
+// them.
+func (s *server) holdsBack() {
+	s.t.Helper()
+	s.eventually("the client misses messages", func() bool { return s.Stats().Dropped > 0 })
+	for c := range s.Clients() {
+		if most := c.Offered / 2; uint64(c.Unacknowledged) > most {
+			s.t.Errorf("on their way to the client: got %d of %d messages, want at most %d", c.Unacknowledged, c.Offered, most)
+		}
+	}
+}
+
+// queued is how many events the server has not offered to its one client yet.
+func (f *feed) queued(s *server) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.published) - int(s.Stats().Offered)
 }
 
 // needsPace skips what is left of a test if the machine was too busy even to publish at that rate since then: the clients,
@@ -163,6 +183,9 @@ func TestWhatSlowClientsHandleIsFresh(t *testing.T) {
 			if row.protocol && got.Untold != "" {
 				t.Error(got.Untold)
 			}
+			if s.holdsBack(); !*long {
+				return
+			}
 			f.needsPace(t, row.perSecond, joined)
 			if row.p99 > 0 && (got.P99 > row.p99 || got.Max > row.oldest) {
 				t.Errorf("age: got p99 %v and at most %v, want %v and %v", got.P99, got.Max, row.p99, row.oldest)
@@ -202,6 +225,9 @@ func TestALongSleepIsNoRoundTrip(t *testing.T) {
 	t.Logf("page, a loop of 75 ms, after a sleep with one event: %s, %v", fate, got)
 	if got.Untold != "" {
 		t.Error(got.Untold)
+	}
+	if s.holdsBack(); !*long {
+		return
 	}
 	f.needsPace(t, 50, from)
 	if limit := 5 * time.Second; got.P99 > limit {
@@ -244,8 +270,7 @@ func TestAPageThatWakesUpSeesTheNewest(t *testing.T) {
 
 			old := slices.DeleteFunc(p.Sights(), func(s pace.Sight) bool { return s.Kind != pace.Message || s.At < woken })
 			// What waited with the server is new.
-			buffered := maxBuffer * time.Second / time.Duration(published.perSecond)
-			fresh := slices.IndexFunc(old, func(s pace.Sight) bool { return s.Published > woken-buffered-500*time.Millisecond })
+			fresh := slices.IndexFunc(old, func(s pace.Sight) bool { return s.Number > newest-maxBuffer*5/4 })
 			fate := s.fate(joined)
 			if fresh < 0 {
 				t.Fatalf("page, frozen for %v: %s, no event is new", woken-frozen, fate)
@@ -262,21 +287,26 @@ func TestAPageThatWakesUpSeesTheNewest(t *testing.T) {
 			if got.Untold != "" {
 				t.Error(got.Untold)
 			}
-			if kept < 0.7 {
-				t.Skipf("needs a machine that isn't busy: it published %.0f %% of the events", 100*kept)
+			// A busy machine sends marks late. Without a window, all that was published was sent.
+			limit := (woken - frozen) * 5 / 8
+			if *long {
+				limit = windowTime + 500*time.Millisecond
+				if kept < 0.7 {
+					t.Skipf("needs a machine that isn't busy: it published %.0f %% of the events", 100*kept)
+				}
+				if limit := 300 * time.Millisecond; after > limit {
+					t.Errorf("newest event: got it %v after the page woke, want it within %v", after, limit)
+				}
 			}
-			// On a machine that does other things too, Node may have no turn for a while.
-			if limit := whole(300*time.Millisecond, 3*time.Second); after > limit {
-				t.Errorf("newest event: got it %v after the page woke, want it within %v", after, limit)
-			}
-			if limit := windowTime + 500*time.Millisecond; sent > limit {
+			if sent > limit {
 				t.Errorf("old events: got some that were published %v after the page froze, want none after %v", sent, limit)
 			}
 		})
 	}
 }
 
-// TestABurstReachesAQuietClient measures that a window in time holds nobody back who isn't late.
+// TestABurstReachesAQuietClient measures that a window in time holds nobody back who isn't late. Without -long, an answer
+// may take long, since the machine may be busy.
 func TestABurstReachesAQuietClient(t *testing.T) {
 	t.Parallel()
 	const burst = 1000
@@ -286,7 +316,9 @@ func TestABurstReachesAQuietClient(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newFreshServer(t)
+			s := newFreshServer(t, whole(nil, []mesherstream.Option{
+				mesherstream.WithFreshness(time.Minute), mesherstream.WithIdleTimeout(4 * time.Minute),
+			})...)
 			v := join(s)
 			s.awaitClient()
 			joined := pace.Clock()
@@ -317,7 +349,9 @@ func TestABurstReachesAQuietClient(t *testing.T) {
 			}
 			// With never more on its way than they have room for, the window alone could hold it back.
 			const room = 150
-			missing := publish(whole(20*time.Second, 4*time.Second), func(number int) bool { return number-v.Last() < room })
+			missing := publish(whole(20*time.Second, 4*time.Second), func(number int) bool {
+				return number-v.Last() < room && f.queued(s) < maxBuffer/2
+			})
 			got := v.Summary(0)
 			t.Logf("burst of %d, %s: %s, missing of those published at once %v, of one with room for it %d; told %d",
 				burst, name, s.fate(joined), atOnce, missing, got.Told)
