@@ -1,7 +1,9 @@
 package clients
 
 import (
+	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -50,6 +52,10 @@ func TestCurlPrintsALineForEachMessage(t *testing.T) {
 
 // The server notices that curl has left, however it leaves, and without having to write.
 func TestTheServerNoticesThatCurlHasLeft(t *testing.T) {
+	// A signal that this process ignores, as it does with nohup, curl would ignore too.
+	handled := make(chan os.Signal, 1)
+	signal.Notify(handled, syscall.SIGHUP)
+	defer signal.Stop(handled)
 	overTransports(t, func(t *testing.T, tr transport) {
 		w := start(t, tr)
 		for name, signal := range map[string]syscall.Signal{"interrupt": syscall.SIGINT, "kill": syscall.SIGKILL, "hangup": syscall.SIGHUP} {
