@@ -119,7 +119,9 @@ export interface Options extends Callbacks {
    * stream of its own: see the member shared of the stream.
    *
    * If the worker ends, each tab returns by itself from where it was, on a connection of its own; one that has no position
-   * is told of a gap of unknown size. With https and on localhost a tab notices that at once, and otherwise after 40 seconds.
+   * is told of a gap of unknown size. Over events only three tabs of the origin return so, since connections must remain for
+   * pages to load: the others, and all without Web Locks, share the next worker, after a gap of unknown size. onstate says
+   * ("open", {complete: false}) then. With https and on localhost a tab notices the end at once, and otherwise after 40 seconds.
    *
    * setFilters is rejected, since it would change the stream of other tabs: close this one and connect another. protocols,
    * WebSocket, fetch and storage may not be given, which throws a TypeError.

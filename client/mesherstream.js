@@ -76,6 +76,7 @@ const CHANGE_TIMEOUT = 2_000;
 const NO_COMMA = "without a WebSocket, no value of a filter has a comma";
 
 const SILENCE = "silence";
+const WORKER_ENDED = "the worker has ended";
 
 // The events of an event stream that are messages of the protocol.
 const PROTOCOL_EVENTS = ["hello", "gap", "mark", "replay", "replayed", "direct", "large", "past"];
@@ -146,6 +147,10 @@ const MAX_AHEAD = 1000;
 const LAG = 5_000;
 const MAX_LOG = 2 ** 23;
 const ENTRY = 2 ** 8;
+
+// How many tabs of an origin may follow events on a connection of their own after their worker has ended. Over HTTP/1.1 a
+// browser opens six to a host. The next worker needs one or two of them, and a page needs one to load.
+const MAX_ALONE = 3;
 
 // How many messages are kept for tabs that come later, if the url looks back.
 const MAX_KEPT = 1000;
@@ -243,6 +248,7 @@ function follow(url, options = {}, tabs) {
   let link = null; // what any other link says is late, and ignored
   let over; // the transport of the link
   let shared = false; // a worker has answered
+  let ended = null; // when the worker before this one has ended
   let transport = null; // that of the newest connection that was open
   let blocked = 0; // handshakes that failed since a WebSocket was open, although the server would have accepted them
   let streams = transports.includes(SSE) && Boolean(fetch); // this fetch may have streams
@@ -582,7 +588,7 @@ function follow(url, options = {}, tabs) {
   function drop(reason) {
     const dropped = link;
     link = null;
-    dropped.close();
+    dropped?.close();
     lost(1006, reason);
   }
 
@@ -760,6 +766,7 @@ function follow(url, options = {}, tabs) {
   // detach goes on without a worker, if it doesn't load or answer.
   function detach() {
     if (shared) return;
+    if (ended) return proceed();
     link.close();
     leave();
     start();
@@ -775,13 +782,42 @@ function follow(url, options = {}, tabs) {
     }, delay);
   }
 
-  // abandon goes on without a worker that has ended.
-  function abandon() {
-    const now = Date.now();
-    if (wasOpen && !place) heed({ type: "gap", reason: "away", since: now, until: now });
+  // abandon goes on without a worker that has ended. If all tabs followed events by themselves, they would take all
+  // connections to the host, and no page of it would load any more.
+  async function abandon() {
+    const left = link;
+    clearTimeout(timer);
+    const crowded = (transport ?? transports[0]) === SSE && !(await mayFollowAlone(listening.signal));
+    if (link !== left) return; // the stream was closed
+    if (crowded) rejoin();
+    else proceed();
+  }
+
+  // proceed goes on alone, from the position.
+  function proceed() {
+    if (wasOpen && !place) heed(unknownGap(ended ?? Date.now()));
     shared = false;
+    ended = null;
     listen();
-    drop("the worker has ended");
+    drop(WORKER_ENDED);
+  }
+
+  // rejoin shares the next worker, which has no position of this tab.
+  function rejoin() {
+    link.close();
+    leave();
+    shared = false;
+    ended ??= Date.now();
+    base = acked = arrived;
+    marks = [];
+    enter("waiting", { code: 1006, reason: WORKER_ENDED, delay: 0 });
+    if (state === "closed") return; // by the callback
+    for (const name of wasOpen ? START : []) address.searchParams.delete(name);
+    if (!attach()) proceed();
+  }
+
+  function unknownGap(since) {
+    return { type: "gap", reason: "away", since, until: Date.now() };
   }
 
   // relayed takes an entry of the worker: a state, or a message as of any other link, or both a reply and what was fetched.
@@ -809,7 +845,8 @@ function follow(url, options = {}, tabs) {
     acknowledge();
   }
 
-  // share enters a state of the worker. To a tab that was not there before, the return is no news.
+  // share enters a state of the worker. To a tab that was not there before, the return is no news. One that has lost its
+  // worker misses what came until now.
   function share(entered, { info, ...more }) {
     ({ hello, transport } = more);
     if (entered === "closed") {
@@ -817,8 +854,13 @@ function follow(url, options = {}, tabs) {
       return end(info.code, info.reason, info);
     }
     if (entered === "connecting" && state === entered) return;
-    enter(entered, entered === "open" && !wasOpen ? undefined : info);
-    wasOpen ||= entered === "open";
+    const opened = entered === "open";
+    const since = opened && wasOpen ? ended : null;
+    if (opened) ended = null;
+    if (since) place = null;
+    enter(entered, since ? { complete: false } : opened && !wasOpen ? undefined : info);
+    wasOpen ||= opened;
+    if (since && link) heed(unknownGap(since));
     flush(); // a fetch may have waited
   }
 
@@ -1502,6 +1544,26 @@ function openShared(address, name, on) {
   listen(document, "resume", back);
   listen(document, "visibilitychange", () => document.visibilityState === "visible" && back());
   return { send, close };
+}
+
+// mayFollowAlone reports whether fewer than MAX_ALONE tabs of the origin do so. This one counts until the signal. Without
+// locks, nobody knows how many they are.
+async function mayFollowAlone(signal) {
+  const { locks } = globalThis.navigator ?? {};
+  const hold = (n) =>
+    new Promise((resolve, reject) => {
+      const granted = (lock) => {
+        resolve(Boolean(lock));
+        return lock && !signal.aborted && new Promise((end) => signal.addEventListener("abort", end));
+      };
+      locks.request(`mesherstream alone ${n}`, { ifAvailable: true }, granted).catch(reject);
+    });
+  try {
+    for (let n = 0; locks && n < MAX_ALONE; n++) if (await hold(n)) return true;
+  } catch {
+    // this page may not have any
+  }
+  return false;
 }
 
 // serveTabs is the worker. Its log has the entries that have not been posted to all tabs, each with the number n of its message

@@ -31,14 +31,15 @@ export class Locks {
 
   // of returns the locks as one page or worker has them, whose requests take their way first.
   of(owner, way = Promise.resolve()) {
-    const request = (name, ...rest) => this.#request(owner, name, rest.at(-1), rest.length > 1 ? rest[0].signal : undefined);
+    const request = (name, ...rest) => this.#request(owner, name, rest.at(-1), rest.length > 1 ? rest[0] : {});
     return { request: (...args) => way.then(() => request(...args)) };
   }
 
-  #request(owner, name, granted, signal) {
+  #request(owner, name, granted, { signal, ifAvailable }) {
     return new Promise((resolve, reject) => {
       const queue = this.#queues.get(name) ?? [];
       this.#queues.set(name, queue);
+      if (ifAvailable && queue.length) return Promise.resolve(granted(null)).then(resolve, reject);
       const leave = () => {
         const index = queue.indexOf(request);
         if (index < 0) return;
@@ -51,7 +52,7 @@ export class Locks {
         leave,
         begin: () => {
           request.held = true;
-          queueMicrotask(() => Promise.resolve(granted()).then(resolve, reject).finally(leave));
+          queueMicrotask(() => Promise.resolve(granted({ name })).then(resolve, reject).finally(leave));
         },
       };
       signal?.addEventListener("abort", () => {

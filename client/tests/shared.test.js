@@ -1030,6 +1030,103 @@ test("a tab that has no position is told of a gap when its worker has crashed", 
   assert.deepEqual(first.world.socket().query, { last: "5" });
 });
 
+// crowd is a browser whose worker has crashed after so many tabs have followed events.
+async function crowd(n, more, options) {
+  const requests = new Requests();
+  const browser = new Browser({ fetch: requests.fetch, ...more });
+  const tabs = Array.from({ length: n }, () => browser.tab({ transports: ["sse"], minDelay: 1, ...options }));
+  await (await (await requests.events()).open()).hello({ position: "p0" });
+  await (await requests.events()).give(["1"], "p1");
+  for (const { take } of tabs) assert.deepEqual(take(), [["connecting"], ["open"], "1"]);
+  browser.worker.crash();
+  for (let i = 0; i < 4; i++) await settle();
+  return { browser, tabs, requests, world: browser.world };
+}
+
+const left = ["waiting", { code: 1006, reason: "the worker has ended", delay: 0 }];
+
+test("after the worker has crashed, the tabs leave connections for pages to load", async () => {
+  const { browser, tabs, requests, world } = await crowd(8, { locks: true }, { url: "ws://host/stream/projects/shop?last=5" });
+  world.tick(1);
+  await settle();
+  const [, ...made] = requests.made;
+  assert.deepEqual(made.map(({ query }) => JSON.stringify(query)).sort(), [...Array(3).fill('{"since":"p1"}'), "{}"]);
+  for (const request of made) {
+    await (await request.open()).hello("since" in request.query ? { position: "p9", returned: { complete: true } } : { position: "p9" });
+    await request.give(["2"], "p10");
+  }
+  for (const { take, stream } of tabs.slice(0, 3)) {
+    assert.deepEqual([take(), stream.shared], [[left, ["connecting"], ["open", { complete: true }], "2"], false]);
+  }
+  for (const { take, stream } of tabs.slice(3)) {
+    const [waiting, connecting, opened, gap, ...rest] = take();
+    assert.deepEqual([waiting, connecting, opened], [left, ["connecting"], ["open", { complete: false }]]);
+    assert.deepEqual([gap.reason, gap.dropped, gap.atMost, gap.held], ["away", undefined, undefined, 0]);
+    assert.deepEqual([rest, stream.shared], [["2"], true]);
+  }
+
+  // The next one may crash too. A tab that has left makes room for one.
+  tabs[0].stream.close();
+  await settle();
+  browser.worker.crash();
+  await settle();
+  world.tick(1);
+  await settle();
+  const sinces = requests.made.slice(5).map(({ query }) => query.since).sort();
+  assert.deepEqual(sinces, ["p10", undefined]);
+});
+
+test("a page that has no locks leaves the connections to others after its worker has crashed", async () => {
+  const { tabs, requests, world } = await crowd(2);
+  for (let i = 0; i < 2; i++) {
+    world.tick(ANSWER);
+    await settle();
+  }
+  const next = await requests.events();
+  assert.equal(requests.made.length, 2);
+  await (await next.open()).hello({ position: "p9" });
+  for (const { take } of tabs) assert.deepEqual(take().map((item) => item.reason ?? item[0]), ["waiting", "connecting", "open", "away"]);
+});
+
+test("a tab that finds no other worker goes on by itself, and misses nothing", async () => {
+  for (const loads of [false, "never"]) {
+    const requests = new Requests();
+    const browser = new Browser({ fetch: requests.fetch });
+    const { take, stream } = browser.tab({ transports: ["sse"], minDelay: 1 });
+    await (await (await requests.events()).open()).hello({ position: "p0" });
+    browser.loads = loads;
+    browser.worker.crash();
+    for (let i = 0; i < (loads ? 3 : 2); i++) {
+      browser.world.tick(ANSWER);
+      await settle();
+    }
+    browser.world.tick(1);
+    const next = await requests.events();
+    assert.deepEqual([next.query, stream.shared], [{ since: "p0" }, false]);
+    await (await next.open()).hello({ position: "p0", returned: { complete: true } });
+    assert.deepEqual(take().at(-1), ["open", { complete: true }]);
+  }
+});
+
+test("a callback may close a stream whose worker has crashed", async () => {
+  const requests = new Requests();
+  const browser = new Browser({ fetch: requests.fetch });
+  const states = [];
+  const onstate = (state) => {
+    states.push(state);
+    if (state === "waiting") stream.close();
+  };
+  const { stream } = browser.tab({ transports: ["sse"], onstate });
+  await (await (await requests.events()).open()).hello({ position: "p0" });
+  browser.worker.crash();
+  for (let i = 0; i < 2; i++) {
+    browser.world.tick(ANSWER);
+    await settle();
+  }
+  assert.deepEqual(states, ["connecting", "open", "waiting", "closed"]);
+  assert.deepEqual([browser.asked.length, requests.made.length], [1, 1]);
+});
+
 test("a fetch outlives the worker", async () => {
   let fetched;
   const { world } = await crashed({}, async ({ tabs, socket }) => {

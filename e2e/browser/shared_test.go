@@ -195,7 +195,7 @@ func TestNothingIsLostInTabsThatShareAStream(t *testing.T) {
 			proxy := tcpproxy.New(t, s.addr)
 			var tabs []*tab
 			var watches []*watch
-			for i := range 4 {
+			for i := range 3 { // as many as may go on by themselves over events
 				w := &watch{URL: "/stream/projects/shop", Loop: i%2 == 1}
 				tb := open(t, "http://"+proxy.Addr()+"/")
 				tb.do(fmt.Sprintf(`
@@ -254,6 +254,32 @@ func TestNothingIsLostInTabsThatShareAStream(t *testing.T) {
 			}
 		})
 	}
+}
+
+// If every tab followed events by itself then, no page of the origin would load any more.
+func TestPagesLoadAfterTheWorkerOfManyTabsHasEnded(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	var tabs []*tab
+	for range 7 {
+		tabs = append(tabs, s.share(""))
+	}
+	killWorker(tabs[0], s.origin())
+	alone := 0
+	for _, tb := range tabs {
+		tb.do(`await page.until(() => page.states.some(({ reason }) => reason === "the worker has ended") && page.stream.state === "open")`)
+		if !eval[bool](tb, `page.stream.shared`) {
+			alone++
+		}
+	}
+	if n := s.m.Stats().Clients; alone != 3 || n != 4 {
+		t.Errorf("got %d tabs alone and %d clients, want 3 and one more", alone, n)
+	}
+	s.broadcast("error", 1, 20)
+	for _, tb := range tabs {
+		tb.do(`await page.until(() => page.story.at(-1)?.n === 20)`)
+	}
+	s.share("")
 }
 
 func TestTabsThatShareAStreamAreToldOfARestart(t *testing.T) {
