@@ -69,8 +69,11 @@ func TestEveryMessageIsAccountedFor(t *testing.T) {
 			if result.Measure.CPU == 0 || result.Measure.Publish.Running || got.P50 == 0 {
 				t.Errorf("got %+v and a p50 of %v, want CPU time, an end and latencies", result.Measure, got.P50)
 			}
-			if got.Segments == 0 || p.name == "paced" && run.server == "syscalls" && got.Segments != got.Received {
-				t.Errorf("got %d segments of %d messages, want one of each that is sent by a call of its own", got.Segments, got.Received)
+			switch together := run.server == "joined"; { // a late message of the warm-up may be counted, too
+			case together && (got.Segments > got.Received/2 || got.Reads > got.Received/2),
+				run.server == "syscalls" && p.name == "paced" && got.Segments < got.Received, got.Reads == 0:
+				t.Errorf("got %d segments and %d reads of %d messages, want few of messages that are joined, and one of each that is not",
+					got.Segments, got.Reads, got.Received)
 			}
 			if p.churn > 0 && got.Reconnects < 100 {
 				t.Errorf("got %d reconnects, want about 200", got.Reconnects)
