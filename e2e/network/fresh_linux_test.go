@@ -36,7 +36,25 @@ func newFreshServer(t *testing.T, opts ...mesherstream.Option) *server {
 // freshViewer is a page or a plain client, as the test sees it.
 type freshViewer interface {
 	Summary(after time.Duration) pace.Summary
+	Sights() []pace.Sight
 	Last() int
+}
+
+// ahead returns how many other events the viewer has handled at most between an event's publication and its own turn, of
+// the events that were published after that time.
+func ahead(v freshViewer, after time.Duration) (most int) {
+	var times []time.Duration // when it handled events
+	for _, s := range v.Sights() {
+		if s.Kind != pace.Message {
+			continue
+		}
+		if s.Published >= after {
+			earlier, _ := slices.BinarySearch(times, s.Published)
+			most = max(most, len(times)-earlier)
+		}
+		times = append(times, s.At)
+	}
+	return most
 }
 
 func (s *server) url() string { return "ws://127.0.0.1:" + s.port + "/stream/projects/shop" }
@@ -179,11 +197,16 @@ func TestWhatSlowClientsHandleIsFresh(t *testing.T) {
 			seconds := (pace.Clock() - from).Seconds()
 			fate := s.fate(joined)
 			got := v.Summary(from)
-			t.Logf("%s: %s, %.2g events a second, %v", row.name, fate, float64(got.Handled)/seconds, got)
+			t.Logf("%s: %s, %.2g events a second, %v; at most %d others before a new one", row.name, fate, float64(got.Handled)/seconds, got, ahead(v, from))
 			if row.protocol && got.Untold != "" {
 				t.Error(got.Untold)
 			}
-			if s.holdsBack(); !*long {
+			s.holdsBack()
+			// That is only as true as the answers to pings.
+			if most, limit := ahead(v, from), 2*maxBuffer; !row.protocol && most > limit {
+				t.Errorf("handled %d other events before a new one, want at most %d", most, limit)
+			}
+			if !*long {
 				return
 			}
 			f.needsPace(t, row.perSecond, joined)
