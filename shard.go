@@ -15,6 +15,11 @@ import (
 // A shard is an actor: one goroutine that owns some of the clients, and an inbox for requests from other goroutines. No
 // other goroutine touches a client's state, so the delivery of a message to a client takes no lock.
 //
+// Each shard has a goroutine of its own, which each broadcast wakes. One goroutine that takes the turns of all shards if
+// there is little to do was tried. A broadcast to 1,000 clients then cost as much on two cores, and its median latency was
+// 13 ms instead of 9. One to 100 clients cost 14 % more on two cores, and 11 % less with eight shards, at twice the latency
+// in the 99th percentile.
+//
 // One turn of the shard takes the whole inbox at once. The broadcasts in it are sent with one write per client.
 type shard struct {
 	// Read-only after construction.
