@@ -604,16 +604,20 @@ func (in *inbox) isEmpty() bool {
 	return len(in.casts) == 0 && len(in.events) == 0 && !in.drain && !in.alarm && in.beats == 0
 }
 
-// reset empties the inbox and keeps its memory for the turn after the next, unless a burst of messages has made it
-// large.
+// reset empties the inbox and keeps its memory for the turn after the next, unless a burst has made it large. With a beat,
+// it keeps little: after a burst, there may be nothing to do for long.
 func (in *inbox) reset() {
+	casts, events := 2*inboxMessages, 1<<12
+	if in.beats > 0 {
+		casts, events = 1<<8, 1<<8
+	}
 	clear(in.casts)
 	clear(in.events)
 	*in = inbox{casts: in.casts[:0], events: in.events[:0]}
-	if cap(in.events) > 1<<12 {
+	if cap(in.events) > events {
 		in.events = nil
 	}
-	if cap(in.casts) > 2*inboxMessages {
+	if cap(in.casts) > casts {
 		in.casts = nil
 	}
 }

@@ -1078,3 +1078,14 @@ func TestAStretchKnowsWhichOfItsFramesHaveLanded(t *testing.T) {
 		}
 	}
 }
+
+// An inbox that a burst has made large would be kept by a shard that has nothing to do.
+func TestABeatGivesBackTheMemoryOfABurst(t *testing.T) {
+	for _, beats := range []int{0, 1} {
+		in := inbox{beats: beats, casts: make([]cast, 0, 4<<10), events: make([]event, 0, 4<<10)}
+		in.reset()
+		if kept := cap(in.casts) > 0 && cap(in.events) > 0; kept != (beats == 0) {
+			t.Errorf("after a turn with %d beats: got space for %d casts and %d events", beats, cap(in.casts), cap(in.events))
+		}
+	}
+}
