@@ -113,6 +113,9 @@ export interface Options extends Callbacks {
    * and its held is 0. The server is told what the fastest tab has handled. While all tabs are put away, the connection is
    * closed.
    *
+   * The server asks once who follows, for the first tab. A later tab joins that stream, also if another user has signed in
+   * since: a url that names the user keeps them apart.
+   *
    * The script of the worker is mesherstream.js beside the stream, as the server has it. So the stream must be of the page's
    * own origin, and worker-src of a Content-Security-Policy must allow the script, and connect-src in the response with the
    * script the stream. If there are no SharedWorkers, or the script doesn't load or answer within 20 seconds, the tab has a
