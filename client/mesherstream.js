@@ -752,7 +752,8 @@ function follow(url, options = {}, tabs) {
   // attach reports whether this page may share the stream. The worker reconnects, and not the tab. The tab has the position
   // all the same, to return by itself if the worker ends.
   function attach() {
-    const name = SHARED + JSON.stringify([address, accepted, transports, minDelay, maxDelay]);
+    const delays = [minDelay, maxDelay].map((delay) => Math.min(delay, MAX_TIMER)); // JSON has no Infinity
+    const name = SHARED + JSON.stringify([address, accepted, transports, ...delays]);
     const current = (handle) => (...args) => opened === link && handle(...args);
     const on = { receive: current(relayed), failed: current(detach), gone: current(abandon) };
     const opened = (link = openShared(address, name, on));
@@ -1507,7 +1508,8 @@ function readEvents(url, on) {
 // openShared is the link to the worker. It is null if the page may not have one. The script is this module as the server has
 // it beside its streams: the address of this module would be that of the whole program if the page is bundled.
 //
-// The worker waits for a lock of the tab, to notice that the tab is gone, and the tab for one of the worker.
+// The worker waits for a lock of the tab, to notice that the tab is gone, and the tab for one of the worker. All tabs are
+// given that at once: one that is frozen would not pass it on.
 function openShared(address, name, on) {
   let worker;
   try {
@@ -1528,13 +1530,13 @@ function openShared(address, name, on) {
     port.close();
     closing.abort();
   };
-  const request = (lock, granted) => navigator?.locks?.request(lock, { signal }, granted).catch(() => {});
+  const request = (lock, mode, granted) => navigator?.locks?.request(lock, { signal, mode }, granted).catch(() => {});
   const listen = listenUntil(signal);
   const away = say({ type: "away" });
   const back = say({ type: "back" });
   worker.onerror = on.failed;
-  port.onmessage = ({ data }) => (data.lock ? request(data.lock, on.gone) : on.receive(data));
-  request(lock, () => {
+  port.onmessage = ({ data }) => (data.lock ? request(data.lock, "shared", on.gone) : on.receive(data));
+  request(lock, "exclusive", () => {
     say({ type: "lock", lock })();
     return new Promise((resolve) => signal.addEventListener("abort", resolve));
   });

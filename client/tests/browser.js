@@ -35,7 +35,7 @@ export class Locks {
     return { request: (...args) => way.then(() => request(...args)) };
   }
 
-  #request(owner, name, granted, { signal, ifAvailable }) {
+  #request(owner, name, granted, { signal, ifAvailable, mode }) {
     return new Promise((resolve, reject) => {
       const queue = this.#queues.get(name) ?? [];
       this.#queues.set(name, queue);
@@ -44,14 +44,22 @@ export class Locks {
         const index = queue.indexOf(request);
         if (index < 0) return;
         queue.splice(index, 1);
-        if (index === 0) queue[0]?.begin();
+        admit();
+      };
+      const admit = () => {
+        for (const [i, request] of [...queue].entries()) {
+          if (i > 0 && !(queue[0].shared && request.shared)) return;
+          if (!request.held) request.begin();
+        }
       };
       const request = {
         owner,
         held: false,
+        shared: mode === "shared",
         leave,
         begin: () => {
           request.held = true;
+          if (owner.frozen) return; // it can't take it
           queueMicrotask(() => Promise.resolve(granted({ name })).then(resolve, reject).finally(leave));
         },
       };
@@ -60,7 +68,8 @@ export class Locks {
         leave();
         reject(new DOMException("aborted", "AbortError"));
       });
-      if (queue.push(request) === 1) request.begin();
+      queue.push(request);
+      admit();
     });
   }
 
@@ -138,12 +147,15 @@ export class Browser {
       ...options,
     });
     const crash = () => this.#crash(owner, [tab.port]);
+    const freeze = () => {
+      tab.port.frozen = owner.frozen = true;
+    };
     const thaw = () => {
       tab.port.frozen = false;
       tab.port.take();
     };
     const locks = () => this.locks.count(owner);
-    return Object.assign(tab, { stream, page, crash, thaw, locks });
+    return Object.assign(tab, { stream, page, crash, freeze, thaw, locks });
   }
 
   #worker(name) {

@@ -1030,6 +1030,19 @@ test("a tab that has no position is told of a gap when its worker has crashed", 
   assert.deepEqual(first.world.socket().query, { last: "5" });
 });
 
+test("a frozen tab doesn't keep the others from noticing that their worker has crashed", async () => {
+  const { browser, tabs } = await open(3, { locks: true });
+  tabs[0].freeze();
+  browser.worker.crash();
+  await settle();
+  for (const { take } of tabs.slice(1)) assert.equal(take()[0][0], "waiting");
+});
+
+test("delays without a bound can be shared", async () => {
+  const { tabs } = await open(1, { options: { minDelay: Infinity, maxDelay: Infinity } });
+  assert.ok(tabs[0].stream.shared);
+});
+
 // crowd is a browser whose worker has crashed after so many tabs have followed events.
 async function crowd(n, more, options) {
   const requests = new Requests();
