@@ -436,7 +436,10 @@ func (p *replayPlay) settle() {
 			}
 			done = done && w.phase != phaseFlushing
 		}
-		if done && p.s.stopping == p.closed && len(p.s.biting) == 0 && p.s.inbox.isEmpty() {
+		p.s.mu.Lock() // a timer may post at this time
+		done = done && p.s.inbox.isEmpty()
+		p.s.mu.Unlock()
+		if done && p.s.stopping == p.closed && len(p.s.biting) == 0 {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
