@@ -453,6 +453,7 @@ func (c *client) enqueue(batch []*message) {
 	for i, m := range batch {
 		if s.limits.overflow == Disconnect && !o.backlog.takes(m, s.limits) {
 			c.countAbandoned(len(batch) - i)
+			c.leaveGroup() // what its group still holds comes after a message that it misses
 			c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 			return
 		}

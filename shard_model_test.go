@@ -1159,7 +1159,9 @@ func (c *modelClient) enqueue(run []*modelMessage) {
 	c.reordered = c.reordered && len(c.queue) > 0
 	for i, m := range run {
 		if c.s.overflow == Disconnect && !c.takes(m) {
-			c.abandoned += len(run) - i
+			held := take(&c.held) // it comes after a message that the client misses
+			c.count(held)
+			c.abandoned += len(run) - i + len(held)
 			c.shut(wsframe.CodeTryAgainLater, reasonTooSlow)
 			return
 		}

@@ -464,6 +464,62 @@ func TestAGroupHoldsNoMoreThanABuffer(t *testing.T) {
 	})
 }
 
+// A late gate is one that opens by itself after some tries.
+type lateGate struct {
+	gate
+	closed int // how many tries it refuses
+}
+
+func (g *lateGate) Write(p []byte, lengths []int, then []byte) (sent, held int, err error) {
+	g.open = g.tries >= g.closed
+	return g.gate.Write(p, lengths, then)
+}
+
+// A client that is closed because it would miss a message receives nothing of what its group holds after that message, also
+// if its link accepts something again just then. And the others receive what they would receive without it.
+func TestAClientThatIsTooSlowReceivesNothingAfterWhatItMisses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestShard(t, 3, new(recorder))
+		s.cfg.coalescing, s.limits.overflow = time.Second, Disconnect
+		clients := slices.Clone(s.groups[(&Subscription{Project: "shop"}).key()].clients)
+		slow, g := clients[1], &lateGate{closed: 2} // the first write, and the one that is to make room
+		g.client, slow.link = slow, g
+		fast := []*recorder{new(recorder), new(recorder)}
+		clients[0].link, clients[2].link = fast[0], fast[1]
+		turn := func(messages []*message) {
+			for _, m := range messages {
+				if err := s.publish(m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.take()
+			s.takeTurn()
+		}
+		all := burst(0, 201)
+		turn(all[:100])    // the buffer of the slow one is full
+		turn(all[100:160]) // held
+		turn(all[160:])    // more than a buffer holds, so the held ones leave, and these are held
+		time.Sleep(time.Second)
+		s.tick(true, false)
+		turn(nil)
+		var want bytes.Buffer
+		for _, m := range all {
+			want.Write(m.frame)
+		}
+		if bytes.Contains(g.got.Bytes(), all[160].frame) {
+			t.Error("the slow client received a message after those that it misses")
+		}
+		for i, r := range fast {
+			if !bytes.Equal(bytes.Join(r.writes, nil), want.Bytes()) {
+				t.Errorf("fast client %d: what it received is not what was published", i)
+			}
+		}
+		if st := s.stats(); st.Offered != 3*201 || st.Offered != st.Sent+st.Abandoned || st.Buffered != 0 || slow.phase < phaseClosing {
+			t.Errorf("stats: got %+v, want %d offered, and each of them sent or abandoned", st, 3*201)
+		}
+	})
+}
+
 func TestWhatOneWriteNoLongerDrainsIsNotHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestShard(t, 1, sink{})
