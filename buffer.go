@@ -519,9 +519,9 @@ func (g *gaps) compact() {
 	g.list = list
 }
 
-// An outbox is what waits to be sent to a client: first the flight, then control frames, then the rest of a bite, then the
-// backlog. A client that keeps up has none. It is made when something has to wait, and a beat that finds nothing in it
-// gives it back. Without beats, because there are neither pings nor an idle timeout, it stays.
+// An outbox holds everything that waits to be sent to a client: first the flight, then control frames, then the rest of a
+// bite, then the backlog. A client that keeps up has none. An outbox is made when something has to wait, and a beat that
+// finds nothing in it gives it back. If there are neither pings nor an idle timeout, there are no beats, and it stays.
 type outbox struct {
 	backlog       backlog       // can be dropped
 	waitingSince  time.Duration // when the empty backlog received its first message, since connectedAt

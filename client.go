@@ -36,7 +36,7 @@ type client struct {
 	proven        bool   // a probe that followed messages has been answered
 	weight, stop  uint32 // what was written weighs, and up to which weight the window need not be looked at
 	lookAt        moment // when it has to be, even so; before its first pong, when the client counts as one without
-	ahead         int32  // how many of the messages that its group holds it is not to be sent: it was, or has joined after them
+	ahead         int32  // how many messages that its group holds, the oldest, are not for it: it has them or joined after them
 	written       uint64 // messages of any kind that the link has accepted
 	offered, sent uint64
 	group         *group
@@ -53,7 +53,7 @@ type client struct {
 
 	// Owned by the shard's goroutine.
 	joined  *joining      // nil once it has joined the clients of its group
-	tally   *tally        // nil as long as everything that it was offered was sent
+	tally   *tally        // nil until there is something to count in it
 	inGroup int32         // index in group.clients
 	inWheel int32         // index in its slot of shard.wheel
 	pingAt  time.Duration // when the next ping is due, since connectedAt
@@ -66,7 +66,7 @@ type client struct {
 	took    atomic.Int64 // when it last took something of what it owed, or began to owe something, likewise
 }
 
-// A tally counts what was not just offered and sent.
+// A tally counts a client's messages that were dropped, abandoned, filtered, conflated or replayed.
 type tally struct {
 	dropped, abandoned, filtered, conflated, replayed uint64
 
@@ -177,8 +177,8 @@ func (c *client) pay(now time.Time) bool {
 	return true
 }
 
-// saved is what a client counts as having paid that has asked for nothing, or for long enough: it saves no more than the
-// requests of a minute.
+// saved returns how much a client counts as having paid that has made no request for a minute: it saves no more than the
+// requests of that time.
 func (c *client) saved(now time.Time) time.Duration {
 	return max(0, c.lifetime(now)-(mostSaved-savedAtFirst))
 }

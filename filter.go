@@ -174,8 +174,8 @@ type group struct {
 	taken     *taken        // of the project
 	digest    uint64        // of the filter
 	looksBack bool          // its clients read the history, and no message is offered to them
-	apart     bool          // its only client is not offered what was published before its join
-	from      cursor        // that place
+	apart     bool          // its only client is not offered messages that were published before its join
+	from      cursor        // the place of the join
 }
 
 // An audience is the groups that a message is matched with: those of its project, or all of the shard.
@@ -217,7 +217,7 @@ func (g *group) signature() sieve.Signature {
 	return sieve.Sign([sieve.Lists][]string{g.sub.Levels, g.sub.Environments})
 }
 
-// question returns the question which filters a message may pass.
+// question returns the message in the form in which a sieve is asked about it.
 func (m *message) question() sieve.Question {
 	return sieve.Ask([sieve.Lists]string{m.level, m.environment})
 }
@@ -262,8 +262,8 @@ func (c *client) taken() cursor {
 // takenStamp is the newest stamp of what the client's shard has offered so far of what the client receives.
 func (c *client) takenStamp() uint64 { return max(c.group.taken.stamp, c.shard.everyGroup.taken.stamp) }
 
-// terms are what a client is subscribed to. Most clients of a project have the same ones, so both are shared, and never
-// changed in place.
+// terms are a client's subscription and grant. Most clients of a project have the same ones, so both are shared, and
+// never changed in place.
 type terms struct {
 	sub   *Subscription // its Filter is the one in force, within the grant; owned by the shard's goroutine
 	grant *Subscription // its Filter is the grant of WithAuthorize, or of the caller of Serve; read-only
@@ -356,8 +356,9 @@ func (c *client) leaveGroup() {
 	}
 }
 
-// changeGroup moves the client to the group in which it belongs by now. Nothing is pending for it. It enters that before it leaves the other one:
-// with the last group of a project, its shard forgets how far it has taken the project's messages.
+// changeGroup moves the client, for which nothing is pending, to the group in which it belongs by now. The client enters
+// that group before it leaves the other one: with the last group of a project, its shard forgets how far it has taken the
+// project's messages.
 func (c *client) changeGroup() {
 	s := c.shard
 	s.regrouping.Add(1)

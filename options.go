@@ -169,18 +169,19 @@ func WithWindow(messages int) Option {
 }
 
 // WithCoalescing sets for how long broadcasts to the same clients are collected and then written together, overriding the
-// default of 0, which writes each one at once. The clients are those of one project with equal filters. What is published
-// for them within d after the last write to them leaves in one write, when d has passed. A message after a longer silence
-// is written at once, and so are replies, buffered messages when a client has room again, and those of
-// [Manager.BufferMessage] with a drain. From 1 ms to 1 s: beyond that, a stream is no longer live, and few streams would
-// need fewer writes.
+// default of 0, which writes each one at once. The clients are those of one project with equal filters. Messages
+// that are published for them within d after the last write to them leave in one write, when d has passed. A message after
+// a longer silence is written at once, and so are replies, buffered messages when a client has room again, and those of
+// [Manager.BufferMessage] with a drain. From 1 ms to 1 s: with more, a stream would no longer be live, and hardly any
+// stream would have fewer writes.
 //
 // A system call for each client is most of the cost of a broadcast. At 100 messages a second, 20 ms halve the number of
 // calls, and 100 ms bring it to a tenth. The price is latency: a message waits for up to d, and for half of that on
 // average. Nothing is lost by it, the order stays the same, and a client receives each message as it was published. The
-// write is early if a client's buffer could not hold more (see [WithMaxBuffer]), and if it is of more than 64 KiB. A client
-// whose filter changes, to which BufferMessage sends, or which is closed is sent what is collected for it before that.
-// Messages that are collected count as Buffered in [Client] and [Stats], and don't make a client slow.
+// write is early if a client's buffer could not hold more (see [WithMaxBuffer]), and if it has more than 64 KiB. If the
+// filter of a client changes, if BufferMessage sends to it, or if it is closed, it is first sent the messages that are
+// collected for it, unless it is closed as too slow (see [WithOverflow]). Collected messages count as Buffered in [Client]
+// and [Stats], don't make a client slow, and are not sent earlier by [Manager.DrainBuffers].
 func WithCoalescing(d time.Duration) Option {
 	return func(c *config) { c.coalescing = d }
 }

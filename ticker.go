@@ -113,9 +113,9 @@ func (s *shard) endLulls() {
 	}
 }
 
-// A pause begins with each write to a group, and lasts as long as [WithCoalescing] says. What matches the group in the
-// meantime is its batch at the end of the pause. For everything but the writes, the shard has delivered these messages: a
-// client that joins is not sent them, and one that leaves the group has to be sent them before. A position is before them.
+// A pause begins with each write to a group, and lasts as long as [WithCoalescing] says. The messages that match the group
+// in the meantime are its batch at the end of the pause. Until then, the shard has taken them and not written them: a client
+// that joins is not sent them, one that leaves the group is sent them first, and a client's position is before them.
 //
 // All pauses have one length, so the shard has them in the order of their ends. One timer wakes it at the next end while a
 // group holds messages.
@@ -130,9 +130,9 @@ func (s *shard) pause(g *group) {
 	s.pauses = append(s.pauses, pause{g, s.began + s.cfg.coalescing})
 }
 
-// ripe returns how many messages of a group's batch, the oldest ones, are to be delivered now. Without a pause, that is all
-// of them. In a pause, it is those that the group has held if the buffer of a client might not hold the fresh ones besides:
-// no turn offers a client more than that. And it is all of them if one write drains no more of a backlog either.
+// ripe returns how many messages of a group's batch, the oldest ones, are to be delivered now: all of them if the group has
+// no pause. In a pause, the messages that the group has held are, if a client's buffer could not hold the fresh ones too: no
+// turn offers a client more than an empty buffer holds. All are if they have more bytes than one write drains from a backlog.
 func (s *shard) ripe(g *group) int {
 	n, held := len(g.batch), len(g.batch)-g.fresh
 	switch {

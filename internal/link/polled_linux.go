@@ -26,7 +26,7 @@ const readBytes = 4 << 10
 //
 // A polled belongs to its owner's goroutine.
 //
-// It fits into one cache line: what only few links have at a time is in rare.
+// It fits into one cache line: the state that only few links have at a time is in rare.
 type polled struct {
 	owner  Owner
 	poller *Poller
@@ -43,8 +43,8 @@ type polled struct {
 	state  linkState
 }
 
-// rare is what a link has that is at work: it has read something else than whole messages, or its owner has asked what the
-// other end has read.
+// rare is the state of a link that has read something else than whole messages, or whose owner has asked whether the other
+// end reads.
 type rare struct {
 	reader Reader // half-way through a message; nil at rest
 	unread []byte // read, but after a message that is still being handled
