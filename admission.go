@@ -131,8 +131,8 @@ func admissionError(err error) error {
 	}
 }
 
-// A place is the unit that the caps count, for a client of that address. A client holds it from its 101 until nothing of
-// the client is left.
+// A place is the unit that the caps count: one client of an address. The client holds it from its 101 until nothing of the
+// client is left.
 type place struct {
 	m  *Manager
 	ip string
