@@ -297,7 +297,7 @@ func TestNothingThatPublishesWaitsForItself(t *testing.T) {
 								return
 							}
 							_ = m.BufferMessage(id, []byte("for one"))
-							publish(n, c.sub.Project, "joined")
+							publish(n, c.grant.Project, "joined")
 						}
 					})
 				}
