@@ -112,6 +112,7 @@ func main() {
 type process struct {
 	command *exec.Cmd
 	stdin   io.WriteCloser
+	stdout  io.Closer
 	answers *json.Decoder
 }
 
@@ -126,7 +127,7 @@ func start(nice int, args ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.answers = json.NewDecoder(stdout)
+	p.stdout, p.answers = stdout, json.NewDecoder(stdout)
 	started := make(chan error)
 	go func() {
 		// A child inherits the priority of the thread that starts it. This one is never unlocked, so it ends with the goroutine.
@@ -158,6 +159,7 @@ func (p *process) ask(c command) (answer, error) {
 
 func (p *process) stop() {
 	_ = p.stdin.Close()
+	_ = p.stdout.Close() // it may be in the middle of an answer that nobody reads any longer
 	_ = p.command.Wait() // a failure was reported by an answer
 }
 
