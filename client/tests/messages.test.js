@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { catching } from "./page.js";
 import { follow, listen, reach, settled, TOKEN } from "./server.js";
 
 test("delivers what the application sends untouched and in order", async (t) => {
@@ -120,17 +121,7 @@ test("keeps messages of the protocol to itself that it doesn't know", async (t) 
 
 test("reports what a callback throws, and goes on", async (t) => {
   const server = await listen(t);
-  const uncaught = [];
-  const microtask = globalThis.queueMicrotask;
-  t.mock.method(globalThis, "queueMicrotask", (task) =>
-    microtask(() => {
-      try {
-        task();
-      } catch (error) {
-        uncaught.push(error.message);
-      }
-    }),
-  );
+  const uncaught = catching(t);
   const { states, items } = follow(t, server.url, {
     onmessage(data) {
       items.put(data);

@@ -28,3 +28,19 @@ export function openPage(t) {
     resume: () => document.dispatchEvent(new Event("resume")),
   };
 }
+
+// catching collects what is reported as uncaught.
+export function catching(t) {
+  const uncaught = [];
+  const microtask = globalThis.queueMicrotask;
+  t.mock.method(globalThis, "queueMicrotask", (task) =>
+    microtask(() => {
+      try {
+        task();
+      } catch (error) {
+        uncaught.push(error.message);
+      }
+    }),
+  );
+  return uncaught;
+}

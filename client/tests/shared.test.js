@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Browser } from "./browser.js";
 import { bytes, settle, Store, World } from "./lockstep.js";
+import { catching } from "./page.js";
 import { Requests } from "./requests.js";
 
 const AHEAD = 1000;
@@ -27,22 +28,6 @@ function numbers(socket, first, last) {
 
 function counts(first, last) {
   return Array.from({ length: last - first + 1 }, (_, i) => String(first + i));
-}
-
-// catching collects what is reported as uncaught.
-function catching(t) {
-  const uncaught = [];
-  const microtask = globalThis.queueMicrotask;
-  t.mock.method(globalThis, "queueMicrotask", (task) =>
-    microtask(() => {
-      try {
-        task();
-      } catch (error) {
-        uncaught.push(error.message);
-      }
-    }),
-  );
-  return uncaught;
 }
 
 // freeze stops a tab, as a browser does with one in the background.

@@ -178,6 +178,17 @@ func (c cutting) run(t *testing.T) {
 	}
 }
 
+// publishing publishes as publishUntil does, until the returned function is called, which returns how many messages that
+// were.
+func (s *site) publishing() (end func() (last int)) {
+	stop, published := make(chan struct{}), make(chan int, 1)
+	go func() { published <- s.publishUntil(stop) }()
+	return sync.OnceValue(func() int {
+		close(stop)
+		return <-published
+	})
+}
+
 // publishUntil publishes 200 messages a second until stop is closed, and returns how many that were.
 func (s *site) publishUntil(stop <-chan struct{}) (last int) {
 	const perSecond = 200

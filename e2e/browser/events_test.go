@@ -3,7 +3,6 @@ package browser
 import (
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"testing"
 	"time"
 
@@ -55,14 +54,7 @@ func TestNothingIsLostOverEventsIfWebSocketsAreBlocked(t *testing.T) {
 				tb := open(t, "http://"+proxy.Addr()+"/")
 				follow := func() { tb.do(fmt.Sprintf(keepStory, toJSON(w))) }
 				follow()
-				stop := make(chan struct{})
-				var publisher sync.WaitGroup
-				last := 0
-				publisher.Go(func() { last = s.publishUntil(stop) })
-				end := sync.OnceFunc(func() {
-					close(stop)
-					publisher.Wait()
-				})
+				end := s.publishing()
 				defer end()
 				random := rand.New(rand.NewPCG(15, uint64(len(name))))
 				reloads := 0
@@ -78,8 +70,7 @@ func TestNothingIsLostOverEventsIfWebSocketsAreBlocked(t *testing.T) {
 						conn.Cut(tcpproxy.Reset)
 					}
 				}
-				end()
-				last++
+				last := end() + 1
 				if err := s.m.Broadcast(numbered(last, true)); err != nil {
 					t.Fatal(err)
 				}

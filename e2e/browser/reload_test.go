@@ -3,7 +3,6 @@ package browser
 import (
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"testing"
 	"time"
 
@@ -47,14 +46,7 @@ func TestNothingIsLostOverAReload(t *testing.T) {
 			tb := open(t, s.url())
 			follow := func() { tb.do(fmt.Sprintf(keepStory, toJSON(w))) }
 			follow()
-			stop := make(chan struct{})
-			var publisher sync.WaitGroup
-			last := 0
-			publisher.Go(func() { last = s.publishUntil(stop) })
-			end := sync.OnceFunc(func() {
-				close(stop)
-				publisher.Wait()
-			})
+			end := s.publishing()
 			defer end()
 			random := rand.New(rand.NewPCG(14, uint64(w.Rest)))
 			tails := 0 // reloads with messages after the stored position
@@ -71,8 +63,7 @@ func TestNothingIsLostOverAReload(t *testing.T) {
 					tails++
 				}
 			}
-			end()
-			last++
+			last := end() + 1
 			if err := s.m.Broadcast(numbered(last, true)); err != nil {
 				t.Fatal(err)
 			}

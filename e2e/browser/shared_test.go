@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -207,14 +206,7 @@ func TestNothingIsLostInTabsThatShareAStream(t *testing.T) {
 			if n := s.m.Stats().Clients; n != 1 {
 				t.Errorf("got %d clients, want 1", n)
 			}
-			stop := make(chan struct{})
-			var publisher sync.WaitGroup
-			last := 0
-			publisher.Go(func() { last = s.publishUntil(stop) })
-			end := sync.OnceFunc(func() {
-				close(stop)
-				publisher.Wait()
-			})
+			end := s.publishing()
 			defer end()
 			random := rand.New(rand.NewPCG(15, uint64(len(transport))))
 			for range 6 {
@@ -232,8 +224,7 @@ func TestNothingIsLostInTabsThatShareAStream(t *testing.T) {
 			if n := s.m.Stats().Clients; n != len(tabs) {
 				t.Errorf("got %d clients after the worker has ended, want %d", n, len(tabs))
 			}
-			end()
-			last++
+			last := end() + 1
 			if err := s.m.Broadcast(numbered(last, true)); err != nil {
 				t.Fatal(err)
 			}
