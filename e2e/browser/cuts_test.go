@@ -87,13 +87,8 @@ func (c cutting) run(t *testing.T) {
 			time.AfterFunc(time.Duration(i)*c.life/time.Duration(len(proxies)), func() { conn.Cut(tcpproxy.Reset) })
 		}
 	}
-	stop := make(chan struct{})
-	var publisher sync.WaitGroup
-	last := 0
 	begin := time.Now()
-	publisher.Go(func() { last = s.publishUntil(stop) })
-	defer publisher.Wait()
-	end := sync.OnceFunc(func() { close(stop) })
+	end := s.publishing()
 	defer end()
 	await := func(cuts int) {
 		t.Helper()
@@ -120,8 +115,7 @@ func (c cutting) run(t *testing.T) {
 		p.OnAccept(nil)
 	}
 	published := time.Since(begin)
-	end()
-	publisher.Wait()
+	last := end()
 	// A viewer that returns after the last message, and doesn't know what it has received, may only be told of it.
 	s.within(time.Minute, func() string {
 		if n := s.m.Stats().Clients; n < len(watches) {
