@@ -171,7 +171,7 @@ type group struct {
 	pauses    bool          // it is in shard.pauses
 	holds     bool          // it holds messages until the end of its pause
 	early     time.Duration // when it was last written to before the end of a pause, as shard.began
-	taken     *taken        // of the project
+	ofProject *audience     // it is one of these
 	digest    uint64        // of the filter
 	looksBack bool          // its clients read the history, and no message is offered to them
 	apart     bool          // its only client is not offered messages that were published before its join
@@ -180,9 +180,10 @@ type group struct {
 
 // An audience is the groups that a message is matched with: those of its project, or all of the shard.
 type audience struct {
-	groups []*group
-	sieve  *sieve.Sieve // of their filters; nil until there are more than fewGroups
-	taken  taken        // of the messages to this project, or to all projects
+	groups  []*group
+	sieve   *sieve.Sieve // of their filters; nil until there are more than fewGroups
+	taken   taken        // of the messages to this project, or to all projects
+	pausing int          // how many of the groups pause
 }
 
 // fewGroups is how many groups are matched one by one. A sieve for fewer would save little time, and it takes 2 KiB.
@@ -256,11 +257,13 @@ func (c *client) taken() cursor {
 	if c.group == nil { // it is being flushed
 		return c.replay.end
 	}
-	return cursor{c.group.taken.number, c.shard.everyGroup.taken.number}
+	return cursor{c.group.ofProject.taken.number, c.shard.everyGroup.taken.number}
 }
 
 // takenStamp is the newest stamp of what the client's shard has offered so far of what the client receives.
-func (c *client) takenStamp() uint64 { return max(c.group.taken.stamp, c.shard.everyGroup.taken.stamp) }
+func (c *client) takenStamp() uint64 {
+	return max(c.group.ofProject.taken.stamp, c.shard.everyGroup.taken.stamp)
+}
 
 // terms are a client's subscription and grant. Most clients of a project have the same ones, so both are shared, and
 // never changed in place.
@@ -308,7 +311,7 @@ func (c *client) enterGroup() {
 				ofProject.taken.stamp = s.everyGroup.taken.stamp
 			}
 		}
-		g.taken = &ofProject.taken
+		g.ofProject = ofProject
 		of := g.signature()
 		s.mu.Lock()
 		s.groups[key] = g
@@ -380,11 +383,11 @@ func (s *shard) takeOut(g *group, i int) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.unpause(g)
 	delete(s.groups, g.key)
 	s.everyGroup.remove(g.inAll, func(moved *group) { moved.inAll = g.inAll })
-	ofProject := s.projects[g.sub.Project]
-	ofProject.remove(g.inProject, func(moved *group) { moved.inProject = g.inProject })
-	if len(ofProject.groups) == 0 {
+	g.ofProject.remove(g.inProject, func(moved *group) { moved.inProject = g.inProject })
+	if len(g.ofProject.groups) == 0 {
 		delete(s.projects, g.sub.Project)
 	}
 }

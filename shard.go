@@ -39,6 +39,7 @@ type shard struct {
 	followers map[string]*following // the projects of these clients
 	closed    bool                  // nothing more is accepted from the application
 	running   bool                  // the goroutine lives, and owns the fields below
+	sleeps    bool                  // it waits for work, and nobody has roused it yet
 	spawn     func(func())          // starts a goroutine of this run
 	poller    *link.Poller          // nil until a link of this run needs it
 
@@ -68,6 +69,7 @@ type shard struct {
 	holding    int         // how many groups hold messages
 	alarm      *time.Timer // wakes the shard at the end of a pause; nil until it has to
 	alarmed    bool        // it is set
+	steady     bool        // a pause that ended in this turn had messages
 	beatAt     time.Time   // the last beat
 	awake      time.Time   // since when beats have come on time
 	joined     stretch     // the frames of a group's batch
@@ -186,7 +188,7 @@ func (s *shard) tell(fn func()) {
 
 func (s *shard) doLocked(fn func()) {
 	s.inbox.casts = append(s.inbox.casts, cast{do: fn})
-	s.wake.Signal()
+	s.rouse()
 }
 
 // post delivers events. It never blocks. Few events of a link are pending at a time.
@@ -197,7 +199,7 @@ func (s *shard) post(events ...event) {
 		return // and no client is left
 	}
 	s.inbox.events = append(s.inbox.events, events...)
-	s.wake.Signal()
+	s.rouse()
 }
 
 // poll returns the shard's poller, which the first link starts.
@@ -224,7 +226,7 @@ func (s *shard) hint(ready []link.Owner) {
 	for _, o := range ready {
 		s.inbox.events = append(s.inbox.events, event{client: o.(*client), Event: link.Event{Kind: link.Ready}})
 	}
-	s.wake.Signal()
+	s.rouse()
 }
 
 // tick asks for a drain, a keepalive beat, or both. Pending drains are merged into one. Beats are not, or a busy shard
@@ -237,7 +239,7 @@ func (s *shard) tick(drain, beat bool) {
 		if beat {
 			s.inbox.beats++
 		}
-		s.wake.Signal()
+		s.rouse()
 	}
 }
 
@@ -271,7 +273,7 @@ func (s *shard) register(c *client) error {
 	// An event and not a cast, since everything that the link will report about the client is an event, and events keep
 	// their order.
 	s.inbox.events = append(s.inbox.events, event{client: c, Event: link.Event{Kind: eventJoined}})
-	s.wake.Signal()
+	s.rouse()
 	return nil
 }
 
@@ -312,6 +314,12 @@ func (s *shard) cut() {
 	s.tell(s.removeAll)
 }
 
+// rouse makes the shard take a turn. The caller holds mu.
+func (s *shard) rouse() {
+	s.sleeps = false
+	s.wake.Signal()
+}
+
 // loop is the shard's goroutine. It ends when the shard has been closed and its last client has left.
 func (s *shard) loop() {
 	for s.take() {
@@ -333,8 +341,10 @@ func (s *shard) take() bool {
 			}
 			return false
 		}
+		s.sleeps = true
 		s.wake.Wait()
 	}
+	s.sleeps = false
 	s.inbox, s.turn = s.turn, s.inbox
 	s.turns++
 	s.room.Broadcast()
@@ -343,18 +353,11 @@ func (s *shard) take() bool {
 
 func (s *shard) takeTurn() {
 	s.clock()
+	s.do(s.turn.casts[:s.turn.waited])
 	for i := range s.turn.events {
 		s.handle(&s.turn.events[i])
 	}
-	for _, c := range s.turn.casts {
-		if c.message != nil {
-			s.batch = append(s.batch, c.message)
-			continue
-		}
-		s.deliverBatch() // so that casts keep their order
-		c.do()
-	}
-	s.deliverBatch()
+	s.do(s.turn.casts[s.turn.waited:])
 	s.alarmed = s.alarmed && !s.turn.alarm
 	if len(s.pauses) > 0 {
 		s.endPauses()
@@ -375,9 +378,22 @@ func (s *shard) takeTurn() {
 	s.goOn()
 	s.biteAll()
 	s.sendPongs()
-	if s.holding > 0 && !s.alarmed {
+	if (s.holding > 0 || s.steady) && !s.alarmed {
 		s.setAlarm()
 	}
+}
+
+// do does casts in their order.
+func (s *shard) do(casts []cast) {
+	for _, c := range casts {
+		if c.message != nil {
+			s.batch = append(s.batch, c.message)
+			continue
+		}
+		s.deliverBatch()
+		c.do()
+	}
+	s.deliverBatch()
 }
 
 // handle carries out an event.
@@ -502,9 +518,10 @@ func (s *shard) stats() Stats {
 }
 
 // inbox holds the work that is queued for a shard. Its casts are done in order. Its events, which come from links, have
-// no order relative to the casts and are handled first.
+// no order relative to the casts and are handled first, but for the casts that have waited for an alarm.
 type inbox struct {
 	casts  []cast
+	waited int // how many of the casts, the first ones, roused nobody: they are older than all events
 	events []event
 	all    load // of the casts
 	shared load // of the casts that clients of every project receive
@@ -563,6 +580,7 @@ func (l *load) add(bytes int) {
 // castLocked puts a cast for the clients of a project, or of all projects, into the inbox when there is space.
 func (s *shard) castLocked(c cast, project string, bytes int) error {
 	for !s.closed && !s.hasRoom(project, bytes) {
+		s.rouse()
 		s.room.Wait()
 	}
 	if err := s.closedErrLocked(); err != nil {
@@ -579,7 +597,11 @@ func (s *shard) castLocked(c cast, project string, bytes int) error {
 		}
 		f.load.add(bytes)
 	}
-	s.wake.Signal()
+	if c.message != nil && s.sleeps && s.canWait(project) {
+		s.inbox.waited = len(s.inbox.casts)
+		return nil
+	}
+	s.rouse()
 	return nil
 }
 

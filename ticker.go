@@ -118,7 +118,8 @@ func (s *shard) endLulls() {
 // that joins is not sent them, one that leaves the group is sent them first, and a client's position is before them.
 //
 // All pauses have one length, so the shard has them in the order of their ends. One timer wakes it at the next end while a
-// group holds messages.
+// group holds messages, or may hold some by then. Until that alarm, a message for such groups alone wakes nobody: it can wait
+// in the inbox.
 type pause struct {
 	group *group
 	end   time.Duration // as shard.began
@@ -126,8 +127,30 @@ type pause struct {
 
 // pause begins a pause of a group.
 func (s *shard) pause(g *group) {
-	g.pauses = true
+	if !g.pauses {
+		g.pauses = true
+		g.ofProject.pausing++
+		s.everyGroup.pausing++
+	}
 	s.pauses = append(s.pauses, pause{g, s.began + s.cfg.coalescing})
+}
+
+func (s *shard) unpause(g *group) {
+	if g.pauses {
+		g.pauses = false
+		g.ofProject.pausing--
+		s.everyGroup.pausing--
+	}
+}
+
+// canWait reports whether a message to a project, which is in the inbox, can wait there for the alarm. The shard's goroutine
+// sleeps, or this says nothing.
+func (s *shard) canWait(project string) bool {
+	if a := s.audience(project); !s.alarmed || a == nil || a.pausing < len(a.groups) {
+		return false
+	}
+	// No more than a turn takes without delivering any of it.
+	return s.inbox.all.takes(0, s.limits.messages, joinBytes)
 }
 
 // ripe returns how many messages of a group's batch, the oldest ones, are to be delivered now: all of them if the group has
@@ -171,8 +194,10 @@ func (s *shard) unhold(g *group) {
 	}
 }
 
-// endPauses delivers the messages of the groups whose pauses are over, and begins the next pauses of these groups.
+// endPauses delivers the messages of the groups whose pauses are over, and begins the next pauses of these groups. In these,
+// messages are to be expected.
 func (s *shard) endPauses() {
+	s.steady = false
 	n := 0
 	for n < len(s.pauses) && s.pauses[n].end <= s.began {
 		n++
@@ -181,20 +206,18 @@ func (s *shard) endPauses() {
 		return
 	}
 	var begin time.Time
-	delivered := false
 	for i := range n {
 		g := s.pauses[i].group
 		switch {
 		case len(g.clients) == 0: // and it has no more
-			g.pauses = false
 			s.unhold(g)
 		case g.early == s.began: // written to in this turn
 			s.pause(g)
 		case !g.holds:
-			g.pauses = false
+			s.unpause(g)
 		default:
-			if !delivered {
-				delivered, begin = true, s.beginBatch()
+			if !s.steady {
+				s.steady, begin = true, s.beginBatch()
 			}
 			s.pause(g)
 			s.deliverGroup(g, len(g.batch))
@@ -220,13 +243,13 @@ func (s *shard) ring() {
 	defer s.mu.Unlock()
 	if s.running {
 		s.inbox.alarm = true
-		s.wake.Signal()
+		s.rouse()
 	}
 }
 
 // forgetPauses is called when the last client has left.
 func (s *shard) forgetPauses() {
-	s.pauses, s.holding, s.alarmed = nil, 0, false
+	s.pauses, s.holding, s.alarmed, s.steady = nil, 0, false, false
 	if s.alarm != nil {
 		s.alarm.Stop()
 	}

@@ -311,7 +311,8 @@ func TestAMessageAfterSilenceGoesAtOnceAndTheNextOnesTogether(t *testing.T) {
 func TestTheFirstMessageOfAFilterDoesNotWaitForThoseOfOthers(t *testing.T) {
 	streamtest.InBubble(t, func(w *streamtest.World) {
 		w.Start(mesherstream.WithCoalescing(time.Second))
-		all, urgent, other := w.Connect("shop").Collect(), w.Connect("shop?level=error").Collect(), w.Connect("bakery").Collect()
+		all, other := w.Connect("shop").Collect(), w.Connect("bakery").Collect()
+		urgent := connectBeside(w, all, "shop?level=error")
 		say := func(project, level, text string) {
 			if err := w.M.Broadcast(mesherstream.Message{Project: project, Level: level, Data: []byte(text)}); err != nil {
 				w.Fatal(err)
@@ -337,6 +338,74 @@ func TestTheFirstMessageOfAFilterDoesNotWaitForThoseOfOthers(t *testing.T) {
 		after(200 * time.Millisecond) // a second after 3
 		check(urgent, "3", "4")
 		check(other, "4")
+	})
+}
+
+// Messages that wait for the end of a pause rouse no shard, until there are so many that a publisher would have to wait too.
+func TestAPublisherDoesNotWaitForTheEndOfAPause(t *testing.T) {
+	for name, bound := range map[string]mesherstream.Option{
+		"messages": mesherstream.WithMaxBuffer(4), "bytes": mesherstream.WithMaxBufferBytes(1 << 10),
+	} {
+		t.Run(name, func(t *testing.T) {
+			streamtest.InBubble(t, func(w *streamtest.World) {
+				w.Start(mesherstream.WithCoalescing(time.Second), mesherstream.WithDrainInterval(time.Hour), bound)
+				v := w.Connect("shop").Collect()
+				text := strings.Repeat("x", 400)
+				publishApart(w, text, text)
+				begin := time.Now()
+				for range 20 {
+					w.Publish(text)
+				}
+				if waited := time.Since(begin); waited > 0 {
+					w.Errorf("20 messages took %v", waited)
+				}
+				// The link of this test takes a moment for each message, so some are dropped.
+				if after(time.Second); w.Client(v).Sent+w.Client(v).Dropped != 22 || w.Client(v).Sent < 6 {
+					w.Errorf("got %+v, want 22 messages sent or dropped", w.Client(v))
+				}
+			})
+		})
+	}
+}
+
+// The first message for viewers that have just come doesn't wait for those for others who have left.
+func TestAPauseEndsWithTheLastViewer(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithCoalescing(time.Second), mesherstream.WithDrainInterval(time.Hour))
+		leaves := w.Connect("shop").Collect()
+		stays := connectBeside(w, leaves, "bakery")
+		say := func(m mesherstream.Message) {
+			w.Helper()
+			if err := w.M.Broadcast(m); err != nil {
+				w.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		for _, project := range []string{"shop", "bakery", "bakery"} { // of which the last one sets an alarm
+			say(mesherstream.Message{Project: project, Data: []byte("1")})
+		}
+		comes := connectBeside(w, leaves, "shop?level=error")
+		leaves.Close()
+		synctest.Wait()
+		if say(mesherstream.Message{Project: "shop", Level: "error", Data: []byte("2")}); !slices.Equal(comes.Collected(), []string{"2"}) || len(stays.Collected()) != 1 {
+			w.Errorf("got %q and %q, want 2 at once, and one message for the bakery", comes.Collected(), stays.Collected())
+		}
+	})
+}
+
+func TestMuchDoesNotWaitForTheEndOfAPause(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithCoalescing(time.Second), mesherstream.WithDrainInterval(time.Hour))
+		v := w.Connect("shop").Collect()
+		publishApart(w, "1", "2")
+		text := strings.Repeat("x", 10<<10)
+		publishApart(w, text, text, text, text, text, text)
+		if got := len(v.Collected()); got != 1 {
+			w.Fatalf("got %d messages, want 1 while 60 KiB wait", got)
+		}
+		if publishApart(w, text); len(v.Collected()) != 9 {
+			w.Errorf("got %d messages, want 9 when 70 KiB wait", len(v.Collected()))
+		}
 	})
 }
 
