@@ -9,7 +9,7 @@ import { Requests } from "./requests.js";
 const INTERVAL = 25_000;
 const whole = { position: "p0", returned: { complete: true, at_most: 9 } };
 
-// follow is a stream over events, whose first connection is open at the position p0.
+// follow returns a stream over events, whose first connection is open at the position p0.
 async function follow(options, globals) {
   const world = new World();
   const requests = new Requests();
@@ -728,7 +728,7 @@ test("a change that onstate makes is not answered by the hello that it is told o
 
 // --- gaps
 
-// missed is a stream that has been told of a gap, and the fetch of it.
+// missed returns a stream that has been told of three gaps, and the gaps.
 async function missed(options) {
   const opened = await follow({ url: "ws://host/stream/projects/shop?token=1&last=5", filters: { level: "error" }, ...options });
   const gaps = [];

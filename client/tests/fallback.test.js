@@ -6,7 +6,7 @@ import { Requests } from "./requests.js";
 const SILENT = 6_000;
 const REMEMBERED = 600_000;
 
-// follow is a stream in a page that has both transports.
+// follow returns a stream in a page that has both transports.
 function follow(options, globals) {
   const world = new World();
   const requests = new Requests();
@@ -22,7 +22,7 @@ async function block({ world, requests }) {
   return requests.events();
 }
 
-// fall is a stream that has fallen back and is open.
+// fall returns a stream that has fallen back and is open.
 async function fall(options, globals, mark_ms = 0) {
   const page = follow(options, globals);
   const events = await block(page);

@@ -353,7 +353,7 @@ test("is closed when a route of one's own refuses the filters that it didn't app
   assert.deepEqual(await reach(states, "closed"), { state: "closed", code: 1008, reason: "not_granted" });
 });
 
-// lock is a stream in lock-step that is open.
+// lock returns an open stream in lock-step.
 function lock() {
   const world = new World();
   const { stream, take } = world.page().follow();

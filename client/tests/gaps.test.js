@@ -9,7 +9,7 @@ const bitten = (gap, more) => ({ type: "replayed", of: "gap", gap, messages: 0, 
 const fetching = (gap) => ({ type: "fetching", gap });
 const told = (id, more) => ({ type: "gap", id, reason: "slow", dropped: 3, held: 2, position: "p1", since: 0, until: 0, ...more });
 
-// follow is a stream that is open, and told of gaps with these ids.
+// follow returns an open stream that has been told of gaps with these ids.
 function follow(...ids) {
   const world = new World();
   const page = world.page();

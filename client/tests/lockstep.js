@@ -222,7 +222,7 @@ export function bytes(...values) {
   return Uint8Array.from(values).buffer;
 }
 
-// random is a generator of numbers from 0 to 1, which a seed repeats (mulberry32).
+// random returns a generator of numbers from 0 to 1, which a seed repeats (mulberry32).
 export function random(seed) {
   let state = seed;
   return () => {

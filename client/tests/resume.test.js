@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { bytes, settle, World } from "./lockstep.js";
 
-// follow is a stream on a server with positions, whose first connection is open at the position p0.
+// follow returns a stream on a server with positions, whose first connection is open at the position p0.
 function follow(options) {
   const world = new World();
   const page = world.page();

@@ -9,7 +9,7 @@ const AHEAD = 1000;
 const LAG = 5_000;
 const ANSWER = 20_000;
 
-// open is a browser with so many tabs that share an open stream.
+// open returns a browser with n tabs that share an open stream.
 async function open(n = 1, { options, hello, ...more } = {}) {
   const browser = new Browser(more);
   const { world } = browser;
@@ -712,7 +712,7 @@ test("options that can't be shared are refused", () => {
 
 // --- tabs without a worker
 
-// alone is a tab that should have a stream of its own.
+// alone checks that a tab has a stream of its own.
 async function alone(browser, tab) {
   await settle();
   browser.world.socket().hello().give("1");
@@ -877,7 +877,7 @@ test("a tab that learns late of the end of its stream asks nothing of the next o
   assert.deepEqual(next.take(), ["51"]);
 });
 
-// crashed is a browser whose worker has crashed after two tabs have received something. The tabs have noticed it.
+// crashed returns a browser with two tabs. Its worker has crashed after play, and the tabs have noticed it.
 async function crashed(more, play) {
   const opened = await open(2, { locks: true, ...more });
   await play(opened);
@@ -1028,7 +1028,7 @@ test("delays without a bound can be shared", async () => {
   assert.ok(tabs[0].stream.shared);
 });
 
-// crowd is a browser whose worker has crashed after so many tabs have followed events.
+// crowd returns a browser with n tabs that have followed events, and whose worker has crashed.
 async function crowd(n, more, options) {
   const requests = new Requests();
   const browser = new Browser({ fetch: requests.fetch, ...more });

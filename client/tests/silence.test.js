@@ -8,14 +8,14 @@ import { listen, TOKEN } from "./server.js";
 const INTERVAL = 25_000;
 const mark = { type: "mark", window: 0 };
 
-// follow is a stream whose server promises a mark per interval.
+// follow returns a stream whose server promises a mark per interval.
 function follow(hello = { mark_ms: INTERVAL }) {
   const world = new World();
   const page = world.page();
   const { stream, take } = page.follow();
   const socket = world.socket().hello(hello);
   take();
-  // next is the next connection, after silence.
+  // next makes the next connection, after silence.
   const next = () => {
     world.tick(1);
     assert.equal(stream.state, "connecting");

@@ -247,7 +247,7 @@ func TestNothingIsLostInTabsThatShareAStream(t *testing.T) {
 	}
 }
 
-// If every tab followed events by itself then, no page of the origin would load any more.
+// If every tab then followed events by itself, pages of the origin could no longer load.
 func TestPagesLoadAfterTheWorkerOfManyTabsHasEnded(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
