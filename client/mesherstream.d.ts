@@ -104,17 +104,17 @@ export interface Options extends Callbacks {
    * one of the tabs is there. The server counts one client. false by default.
    *
    * Each tab receives every message since it has connected, once and in order. Before them, if the url has a last or since, it
-   * receives what the worker has received before: the newest last of them, at most 1,000. With a since alone, a gap with the
-   * reason "away" says how many were before these.
+   * receives messages that the worker has received before: as many of the newest as last says, at most 1,000. With a since
+   * alone, a gap with the reason "away" says how many were before these.
    *
    * A tab that is slow or frozen delays no other one. At most 1,000 messages, marks of positions included, are on the way to
-   * a tab, and fewer if they have more than 8 MiB. What follows waits for it for 5 seconds, and all that waits is at most
-   * 8 MiB. Then the tab misses the oldest ones: a gap with the reason "slow" says how many, as exactly as the server knows,
-   * and its held is 0. The server is told what the fastest tab has handled. While all tabs are put away, the connection is
-   * closed.
+   * a tab, and fewer if they have more than 8 MiB. Those that follow wait for it for 5 seconds, and have at most 8 MiB
+   * together. Then the tab misses the oldest ones: a gap with the reason "slow" says how many, as exactly as the server
+   * knows, and its held is 0. The server is told what the fastest tab has handled. While all tabs are put away, the
+   * connection is closed.
    *
-   * The server asks once who follows, for the first tab. A later tab joins that stream, also if another user has signed in
-   * since: a url that names the user keeps them apart.
+   * The server authorizes only the first tab. A later tab joins its stream, whoever has signed in since: a url that names
+   * the user keeps users apart.
    *
    * The script of the worker is mesherstream.js beside the stream, as the server has it. So the stream must be of the page's
    * own origin, and worker-src of a Content-Security-Policy must allow the script, and connect-src in the response with the
@@ -217,14 +217,14 @@ export interface Gap {
    * they were lost between nodes of the server. Not set if the stream itself dropped them, because a loop stood still.
    */
   reason?: "slow" | "away" | "relay";
-  /** How many are missing. Not set if only a bound is known, or nothing. */
+  /** How many are missing. Not set if only a bound is known, or not even that. */
   dropped?: number;
   /** How many are missing at most. Set in place of dropped, if that is known. */
   atMost?: number;
   /**
-   * How many of them fetch can bring, as of when the gap was told. 0 if the server does not have them, or does not know
-   * which they are, and for a gap of a part of which the stream itself dropped. If only a bound is known, there may be some
-   * among them that this page has received, as there may be among atMost, and fetch brings them again.
+   * How many of them fetch could bring when the gap was reported. 0 if the server does not have them, or does not know which
+   * they are, and if the stream itself dropped some of them. If only a bound is known, held and atMost may both count some
+   * that this page has received, and fetch brings them again.
    */
   held: number;
   /**
@@ -245,7 +245,8 @@ export interface Gap {
    * later connection, and waits for one. If the connection is lost before it is complete, it is made again from the
    * start.
    *
-   * Over events, it makes a request of its own. It rejects with a FetchError. The property is not enumerable, so that a gap can be compared, and sent to a worker.
+   * Over events, it makes a request of its own. It rejects with a FetchError. The property is not enumerable, so that a gap
+   * can be compared, and sent to a worker.
    */
   fetch(): Promise<(string | ArrayBuffer)[]>;
 }
@@ -283,7 +284,7 @@ export type Item = { type: "message"; data: string | ArrayBuffer } | { type: "ga
  * closed and the loop has received every item that arrived. Leaving the loop does not close the stream. There can be
  * one loop at a time; a second one throws.
  *
- * The stream tells the server how far the page is, so that the server sends a slow one only what is fresh, and a gap
+ * The stream tells the server how far the page is, so that the server sends a slow page only what is fresh, and a gap
  * for the rest. A message counts as handled when its callback has returned and, with a loop, when the loop has asked for
  * the item after it. While the body of the loop awaits something, its item is not handled.
  *
@@ -301,16 +302,16 @@ export interface Stream extends Callbacks, AsyncIterable<Item> {
   /** The server's first message on this connection; null while there is none. */
   readonly hello: Hello | null;
   /**
-   * The replay that the message belongs to which onmessage receives now; null if it is live. "join" is what the last or
+   * The replay to which the message belongs that onmessage receives now; null if it is live. "join" is what the last or
    * since of the URL asked for, "return" what was missed without a connection, and "subscribe" what a change of filters
    * looked back at. Messages of a "subscribe" may have been shown before; those of a "return" have not. A loop receives
    * its items later, when this may say something else.
    */
   readonly replaying: "join" | "return" | "subscribe" | null;
   /**
-   * How old the messages were when this page had handled them, in milliseconds, as the server has measured it last. It
-   * includes the way of the acknowledgement. For a shared stream, that of the fastest tab. Undefined while it is unknown, with an older server, and over events, which
-   * nobody acknowledges.
+   * How old the messages were when this page had handled them, in milliseconds, as the server last measured it. It includes
+   * the transit of the acknowledgement. For a shared stream, it is that of the fastest tab. Undefined while it is unknown,
+   * with an older server, and over events, which are not acknowledged.
    */
   readonly age: number | undefined;
   /** What carries the stream: the transport of its newest connection that was open. null before the first one. */
