@@ -21,8 +21,8 @@
 // accepts the message, it is sent immediately; otherwise it is put into that client's buffer. [WithCoalescing] trades
 // some of that speed for fewer system calls. [Manager.BufferMessage] puts a message into one client's buffer, and the
 // next drain sends it. Nothing is delivered twice. A message that the kernel has accepted may still be lost with the
-// connection: a client of [Protocol] that returns receives it then from the history, or is told that it is missing. For
-// any other client, and for what BufferMessage sends, it is lost.
+// connection: a client of [Protocol] that returns then receives it from the history, or is told that it is missing. For
+// any other client over a WebSocket, and for what BufferMessage sends, it is lost.
 //
 // A WebSocket is open a moment before the client is known here. A page that loads a state and then applies the stream
 // to it should first wait for the hello message of [Protocol] or, without the protocol, for the reply to a subscribe.

@@ -31,8 +31,8 @@ type Subscription struct {
 
 	// Since is how far back the client may look into the history, see [WithHistory]: a look-back begins with the messages
 	// that were published at that time or later. The zero value is no limit: whoever is let in may read what is held from
-	// before. A time to come means none from before. Messages that are published while the client is connected are not
-	// concerned.
+	// before. A time in the future means none from before. Messages that are published while the client is connected are
+	// not affected.
 	Since time.Time `json:"since,omitzero"`
 }
 

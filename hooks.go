@@ -26,14 +26,14 @@ type Hooks struct {
 
 	// Disconnect is called when a client has left, once for each Connect. code is the code of the first close frame,
 	// from the client or from the server. It is 1005 if that frame had none, and 1006 if the connection ended without a
-	// close frame, or if the client gave no sign of life. With 1006, reason says why, if that is known. A client counts for [WithMaxClients] until
-	// Disconnect returns.
+	// close frame, or if the client gave no sign of life. With 1006, reason says why, if that is known. A client counts
+	// for [WithMaxClients] until Disconnect returns.
 	Disconnect func(c Client, code int, reason string)
 
 	// Message is called with each message of a client that is not part of the protocol: every binary message, and every
-	// text message that is not {"type":"subscribe"}. data is valid until the function returns. The client's next
-	// message is read after that. If Message is nil, a binary message closes the client with code 1003, and a text
-	// message is answered with an error.
+	// text message except {"type":"subscribe"} and, from a client of [Protocol], acknowledgements and fetches. data is
+	// valid until the function returns. The client's next message is read after that. If Message is nil, a binary message
+	// closes the client with code 1003, and a text message is answered with an error.
 	Message func(c Client, data []byte, binary bool)
 
 	// Slow is called when a client has become slow, once in each episode; see [Client].Slow.

@@ -131,8 +131,8 @@ func (m *Manager) handle(c *fiber.Ctx) error {
 // being decompressed.
 //
 // sub is what the client is granted; over the wire, the client can only narrow its filter within the grant. The caller
-// is responsible for checking the origin and the authorization. Serve doesn't read the query of the request. Such a
-// client looks back with a subscribe request that has last.
+// is responsible for checking the origin and the authorization. Serve doesn't read the query of the request. A client of
+// Serve looks back with a subscribe request that has last.
 //
 // If Fiber's ProxyHeader is set, it supplies the client's address. If the request has passed a handler of
 // [Manager.Handler] before the route, the address is the one that the stream's path would determine. Otherwise Serve

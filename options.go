@@ -216,8 +216,8 @@ func WithUnsentLimit(bytes int) Option {
 //
 // An error is handed to Fiber's error handler unchanged, and the client is not upgraded. If the function sets another
 // status and returns nil, as c.SendStatus and c.Redirect do, that counts as a [fiber.Error] of this status. A panic or an
-// invalid filter (see [Filter]) is logged and answered with 500. The function is called once more if mesherstream.js asks, with a
-// plain GET, why its handshake was refused (see [Manager.Handler]).
+// invalid filter (see [Filter]) is logged and answered with 500. The function is called once more if mesherstream.js asks,
+// with a plain GET, why its handshake was refused (see [Manager.Handler]).
 func WithAuthorize(fn func(c *fiber.Ctx, sub *Subscription) error) Option {
 	return func(c *config) { c.authorize, c.authorizeSet = fn, true }
 }
@@ -266,19 +266,19 @@ func WithReadLimit(bytes int) Option {
 // or have pages send something. Otherwise from 10 ms to 24 h.
 //
 // A client that has agreed on [Protocol] and acknowledges marks is sent a mark instead, a quarter of the interval earlier,
-// and only if there was none in the meantime. Its page then knows that it misses nothing, and takes a connection for
-// dead on which nothing arrives in two intervals; with 0 it waits without end. While it has yet to acknowledge a mark, it
-// is pinged.
+// and only if there was none in the meantime. Its page then knows that it misses nothing, and gives up a connection on
+// which nothing arrives in two intervals; with 0 it waits forever. While the client has yet to acknowledge a mark, it is
+// pinged.
 func WithPingInterval(d time.Duration) Option {
 	return func(c *config) { c.pingInterval = d }
 }
 
 // WithIdleTimeout sets how long a client may show no sign of life, overriding the default of 60 s. Everything that a
 // client sends is one, pongs included, as long as it has taken what it was sent. While it has yet to take something, only
-// that it takes some of it counts: it acknowledges more, or its program reads, as far as the system can tell. A mark in
-// silence (see [WithPingInterval]) is such a thing, so a page that hangs in a living browser is removed as well. A client
-// without a sign of life is removed, noticed within a quarter of the ping interval; if a frame can still be written to
-// it, it is closed with code 1013. 0 turns the timeout off; otherwise it must be longer than the ping interval, and from
+// taking some of it is one: the client acknowledges more, or its program reads, as far as the system can tell. A mark in
+// silence (see [WithPingInterval]) also has to be taken, so a page that hangs in a living browser is removed as well. That
+// a client gives no sign of life is noticed within a quarter of the ping interval; it is then removed, with code 1013 if a
+// frame can still be written to it. 0 turns the timeout off; otherwise it must be longer than the ping interval, and from
 // 10 ms to 24 h.
 func WithIdleTimeout(d time.Duration) Option {
 	return func(c *config) { c.idleTimeout = d }
@@ -313,9 +313,9 @@ func WithHistoryAge(d time.Duration) Option {
 
 // WithHistoryBytes sets how many bytes the histories of all projects take together at most, overriding the default of
 // 16 MiB. Beyond that, the oldest messages leave, whatever their projects are; the bound is passed for a moment at most.
-// A message counts with its data, its frame's header, its fields and 192 bytes, with 64 more if it has a key, and a project with messages counts with
-// 256 bytes. A message that is larger than the bound is not kept, nor are the messages of its project before it. From 1
-// KiB to 1 GiB.
+// A message counts with its data, its frame's header, its fields and 192 bytes, with 64 more if it has a key, and a
+// project with messages counts with 256 bytes. A message that is larger than the bound is not kept, nor are the messages
+// of its project before it. From 1 KiB to 1 GiB.
 func WithHistoryBytes(n int) Option {
 	return func(c *config) { c.historyBytes = n }
 }

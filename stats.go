@@ -36,12 +36,11 @@ type Client struct {
 	// neither.
 	Unacknowledged int `json:"unacknowledged"`
 
-	// Age is how old what the client had handled was when it last acknowledged a mark. If the mark directly followed
-	// messages, that is the time from the publication of the newest of these to the arrival of the acknowledgement. The
-	// time that the message has waited in the client's buffer is part of it, also if it is one of
-	// [Manager.BufferMessage]. Messages from before that a client looks back at count as if they had been published when
-	// it asked for them, and those of a gap that it fetches as if just now. A message of another node counts from its
-	// arrival at this one.
+	// Age says how old messages were when the client had handled them, as of its last acknowledgement of a mark. If the
+	// mark directly followed messages, that is the time from the publication of the newest of these to the arrival of the
+	// acknowledgement. It includes the time that the message has waited in the client's buffer, even one of
+	// [Manager.BufferMessage]. Older messages of a look-back count as if they had been published when the client asked for
+	// them, and those of a fetched gap as if just now. A message of another node counts from its arrival at this one.
 	//
 	// If the mark followed no message directly, as in silence, and nothing waited for the client, Age is the round trip of
 	// the mark. If something waited, such a mark changes nothing.
@@ -80,7 +79,7 @@ type Stats struct {
 	Deliveries Histogram `json:"deliveries"` // how long a shard takes to deliver the broadcasts of one turn, measured for one turn in 64
 	Drains     Histogram `json:"drains"`     // how long a shard takes for a tick's drain, if anything is buffered
 
-	Ages AgeHistogram `json:"ages"` // each Age that a client has had: how old what its page had handled was
+	Ages AgeHistogram `json:"ages"` // each Age of each client: how old messages were when pages had handled them
 
 	RelayStats
 }
