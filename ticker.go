@@ -66,20 +66,20 @@ func (m *Manager) DrainBuffers() {
 	}
 }
 
-// A lull begins with the answer to a mark. A message that is written a second after that mark has a mark of its own. Those
-// that were written earlier, and had nothing after them, would have none before the next mark in silence, and the position
-// of the client would be older than they are for so long. At the end of the lull, they are followed by a mark.
+// A lull begins with the answer to a mark. A message that is written a second or more after that mark is followed by the
+// next mark. Messages that were written earlier, with nothing after them, would have to wait for the next mark in silence,
+// and until then, the client's position would be before them. So they are followed by a mark at the end of the lull.
 //
 // The shard has the lulls of all clients in the order of their ends, so that a drain or a beat looks only at those that are
-// over. The next answer of a client begins another one, and the one before means nothing then.
+// over. The client's next answer begins another lull, which makes this one void.
 type lull struct {
 	client *client
 	end    moment
 }
 
 const (
-	// lullLength is longer than the pause between two marks: of a client that is sent several messages a second, the next
-	// one comes before its end, and brings the mark with it.
+	// lullLength is longer than the pause between two marks: if a client is sent several messages a second, the next one is
+	// written before the end of the lull, and the mark with it.
 	lullLength = probePause + probePause/4
 
 	// lullGrain is what the ends of lulls are rounded to, so that a client with many marks has few. It is a power of two.
@@ -118,8 +118,8 @@ func (s *shard) endLulls() {
 // that joins is not sent them, one that leaves the group is sent them first, and a client's position is before them.
 //
 // All pauses have one length, so the shard has them in the order of their ends. One timer wakes it at the next end while a
-// group holds messages, or may hold some by then. Until that alarm, a message for such groups alone wakes nobody: it can wait
-// in the inbox.
+// group holds messages, or may hold some by then. Until that alarm, a message that concerns only pausing groups wakes
+// nobody: it can wait in the inbox.
 type pause struct {
 	group *group
 	end   time.Duration // as shard.began
@@ -143,8 +143,8 @@ func (s *shard) unpause(g *group) {
 	}
 }
 
-// canWait reports whether a message to a project, which is in the inbox, can wait there for the alarm. The shard's goroutine
-// sleeps, or this says nothing.
+// canWait reports whether a message to a project, which is in the inbox, can wait there for the alarm. It is called under mu
+// while the shard's goroutine sleeps, since it reads what that owns.
 func (s *shard) canWait(project string) bool {
 	if a := s.audience(project); !s.alarmed || a == nil || a.pausing < len(a.groups) {
 		return false
@@ -153,9 +153,10 @@ func (s *shard) canWait(project string) bool {
 	return s.inbox.all.takes(0, s.limits.messages, joinBytes)
 }
 
-// ripe returns how many messages of a group's batch, the oldest ones, are to be delivered now: all of them if the group has
-// no pause. In a pause, the messages that the group has held are, if a client's buffer could not hold the fresh ones too: no
-// turn offers a client more than an empty buffer holds. All are if they have more bytes than one write drains from a backlog.
+// ripe returns how many of the oldest messages of a group's batch are to be delivered now. Without a pause, that is all of
+// them. In a pause, it is the held ones if a client's buffer could not hold the fresh ones too, since no turn offers a client
+// more than an empty buffer holds. Otherwise it is all of them if they have more bytes than one write drains from a backlog,
+// and none if they don't.
 func (s *shard) ripe(g *group) int {
 	n, held := len(g.batch), len(g.batch)-g.fresh
 	switch {
@@ -194,8 +195,8 @@ func (s *shard) unhold(g *group) {
 	}
 }
 
-// endPauses delivers the messages of the groups whose pauses are over, and begins the next pauses of these groups. In these,
-// messages are to be expected.
+// endPauses delivers the messages of the groups whose pauses are over, and begins the next pauses of these groups. If there
+// were messages, the stream is steady: more are to be expected in the next pause.
 func (s *shard) endPauses() {
 	s.steady = false
 	n := 0
@@ -272,8 +273,8 @@ func (c *client) pendingLoad() (messages, bytes int) {
 	return messages, bytes
 }
 
-// takePending delivers what the client's group holds to the client alone, before something that has to come after that.
-// The client may be gone then.
+// takePending delivers the pending messages to the client alone, before something that has to follow them. The client may
+// be gone afterwards.
 func (c *client) takePending() {
 	messages := c.pending()
 	if len(messages) == 0 {
@@ -287,8 +288,8 @@ func (c *client) takePending() {
 // wheelSlots is the number of moments of a turn over which the clients are spread.
 const wheelSlots = 32
 
-// wheel decides whose turn it is. Each beat visits the clients of one slot, so that one turn of the wheel visits each
-// client once, and not all at the same instant. A client stays in its slot.
+// wheel decides which clients a beat visits: those of one slot, so that one turn of the wheel visits each client once, and
+// not all at the same instant. A client stays in its slot.
 type wheel struct {
 	slots [wheelSlots][]*client
 	next  int
@@ -395,9 +396,9 @@ func (c *client) giveUp() {
 // silent reports whether the client has given no sign of life for too long. If it owes nothing, it must have been pinged
 // in time: a busy shard pings late, and the client must not pay for that.
 //
-// A client that owes nothing but the answer to a mark is silent in either sense: if it sends nothing, as if it owed
-// nothing and had been pinged; and if it sends pongs, as the browser of a dead page does, as soon as it has owed the
-// answer for too long.
+// Both rules apply to a client that owes nothing but the answer to a mark. If it sends nothing, it is treated as one that
+// owes nothing and has been pinged. If it sends pongs, as the browser of a dead page does, it is silent as soon as it has
+// owed the answer for too long.
 func (c *client) silent(now time.Time) bool {
 	s := c.shard
 	silence, asked, owed := c.silence(now), c.lifetime(now)-c.askedAt, c.lifetime(now)-time.Duration(c.took.Load())
@@ -414,10 +415,10 @@ func (c *client) silent(now time.Time) bool {
 	return s.cfg.pingInterval == 0 || asked < silence && asked >= s.cfg.idleTimeout-s.cfg.pingInterval
 }
 
-// watchProgress looks whether a client that owes something takes some of it. That an acknowledgement reads on is one
-// sign, and that the far end reads what kernels hold is another: the answer comes after all of that data. Room in our
-// kernel, or an acknowledgement of TCP, is no sign of life: the kernel of a machine whose browser is frozen makes and
-// sends it too. Neither are pongs and other bytes, which a client that takes nothing can send for free.
+// watchProgress checks whether a client that owes something takes some of it. An acknowledgement of more is a sign of that.
+// So is that the far end reads what kernels hold, since the answer comes after all of that data. Room in our kernel, or an
+// acknowledgement of TCP, is no sign of life: the kernel of a machine whose browser is frozen provides these too. Neither
+// are pongs and other bytes, which a client that takes nothing can send for free.
 func (c *client) watchProgress(now time.Time) {
 	if c.shard.cfg.idleTimeout == 0 || c.acks == acksProbes && !c.owes() {
 		c.owing = false
