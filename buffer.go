@@ -39,7 +39,7 @@ type backlog struct {
 	next  uint64     // the number of the next message
 
 	// A newer message has been put in the place of an older one with the same key while others waited or were missing, and
-	// something waits or is missing since then: that is not in the order of its publication.
+	// some have waited or been missing ever since: the backlog is not in the order of publication.
 	reordered bool
 
 	kept uint64            // every message before this number has a level that WithKeepLevels names
@@ -54,7 +54,7 @@ func (b *backlog) len() int { return b.count }
 // slot is the place of the message with that number, even after the message has left.
 func (b *backlog) slot(number uint64) **message { return &b.slots[number&uint64(len(b.slots)-1)] }
 
-// fits reports whether that many more messages, with that many bytes, exceed no bound.
+// fits reports whether so many more messages and bytes are within the bounds.
 func (b *backlog) fits(messages, bytes int, most limits) bool {
 	return b.count+messages <= most.messages && b.bytes+bytes <= most.bytes
 }
@@ -295,8 +295,8 @@ type gap struct {
 	byLevel      [maxGapLevels]uint32 // in the order of gaps.levels; the rest of dropped is of other levels
 	since, until int64                // when the oldest and the newest dropped message were published, in Unix nanoseconds
 
-	// The dropped messages are those that match the filter and have numbers after the first place and up to the second one,
-	// unless others may have, too. A place without a number is of a feed of which none is dropped.
+	// The dropped messages are those that match the filter and have numbers after the first place and up to the second one.
+	// If the gap is loose, others may have such numbers too. Of a feed whose number in last is 0, none is dropped.
 	after, last cursor
 	first       uint64 // the stamp of the oldest dropped message of a feed, or 0
 	filter      *Filter
@@ -330,7 +330,7 @@ func (g *gaps) note(number, before uint64, m *message, loose bool) {
 	}
 }
 
-// span adds a message to the places between which those of the gap are.
+// span widens the places of the gap so that a message is between them.
 func (g *gap) span(m *message) {
 	if m.own {
 		g.loose = true
@@ -361,7 +361,7 @@ func (g *gap) precedes(at cursor) cursor {
 	return at
 }
 
-// makeRoom grows a full list by a quarter. append would double it, and clients may hold it for long.
+// makeRoom grows a full list by a quarter. append would double it, and clients may keep it for long.
 func (g *gaps) makeRoom() {
 	if n := len(g.list); n == cap(g.list) {
 		g.list = append(make([]gap, 0, n+n/4+1), g.list...)
@@ -411,7 +411,7 @@ func (g *gaps) after(number uint64) uint64 {
 	return math.MaxUint64
 }
 
-// untold returns the gaps but for the oldest ones, that many.
+// untold returns the gaps without the oldest ones, of which the client is told.
 func (g *gaps) untold(told int) []gap {
 	if g == nil {
 		return nil

@@ -56,8 +56,8 @@ func (s *shard) deliverBatch() {
 	}
 }
 
-// deliveriesTimed is the number of a shard's batches of which one is timed. Reading the clock twice costs about as much
-// as handing one message to one client.
+// One of every deliveriesTimed batches of a shard is timed. Reading the clock twice costs about as much as handing one
+// message to one client.
 const deliveriesTimed = 64
 
 // beginBatch returns when the batch began, or zero if it isn't timed.
@@ -112,8 +112,8 @@ func newBatch(messages []*message) (b batch) {
 	return b
 }
 
-// deliverGroup delivers the oldest messages of the group's batch, that many, to each of its clients. It iterates backwards,
-// since a client whose link fails leaves the group, and the last client then takes its place.
+// deliverGroup delivers the n oldest messages of the group's batch to each of its clients. It iterates backwards, since a
+// client whose link fails leaves the group, and the last client then takes its place.
 func (s *shard) deliverGroup(g *group, n int) {
 	all := g.batch
 	g.batch = all[n:] // the others are still pending
@@ -351,7 +351,7 @@ func (c *client) write(p *stretch, batch []*message, buf *stretch, probe []byte)
 	return taken, landed, err
 }
 
-// betweenNotices returns between which indexes the messages of a batch are that are no notices.
+// betweenNotices returns the range of a batch without the notices at its beginning and its end.
 func betweenNotices(batch []*message) (begin, end int) {
 	end = len(batch)
 	for begin < end && batch[begin].notice {
@@ -425,12 +425,12 @@ func (c *client) landed(messages int) {
 	}
 }
 
-// makeRoom sends as much as possible before a message would be dropped needlessly. That is messages that BufferMessage
-// has queued, and data for which the kernel has room by now but has not reported it yet. In a flood, one turn brings as
-// many messages as a buffer holds, and the report of room may be one turn late. For a client that is already slow,
-// nothing is tried: that would be a system call for each broadcast that it misses.
+// makeRoom sends as much as possible before a message would be dropped needlessly: messages that BufferMessage has queued,
+// and data for which the kernel has room by now but has not reported it yet. In a flood, one turn brings as many messages
+// as a buffer holds, and the report of room may be one turn late. For a client that is already slow, nothing is tried: that
+// would be a system call for each broadcast that it misses.
 //
-// The shard has taken those messages, and the client is yet to be offered them: its position is before them.
+// The shard has taken the messages of batch, and the client is yet to be offered them: its position is before them.
 func (c *client) makeRoom(batch []*message) {
 	s := c.shard
 	s.coming = batch

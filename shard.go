@@ -15,10 +15,10 @@ import (
 // A shard is an actor: one goroutine that owns some of the clients, and an inbox for requests from other goroutines. No
 // other goroutine touches a client's state, so the delivery of a message to a client takes no lock.
 //
-// Each shard has a goroutine of its own, which each broadcast wakes. One goroutine that takes the turns of all shards if
-// there is little to do was tried. A broadcast to 1,000 clients then cost as much on two cores, and its median latency was
-// 13 ms instead of 9. One to 100 clients cost 14 % more on two cores, and 11 % less with eight shards, at twice the latency
-// in the 99th percentile.
+// Each shard has a goroutine of its own, which a broadcast wakes. One goroutine for the turns of all shards, if there is
+// little to do, was tried. A broadcast to 1,000 clients then cost as much on two cores, and its median latency was 13 ms
+// instead of 9. One to 100 clients cost 14 % more on two cores, and 11 % less with eight shards, at twice the latency in the
+// 99th percentile.
 //
 // One turn of the shard takes the whole inbox at once. The broadcasts in it are sent with one write per client.
 type shard struct {
@@ -162,7 +162,7 @@ func (s *shard) closedErrLocked() error {
 	return nil
 }
 
-// ask runs fn at a point where it may read the fields that the goroutine owns, and waits for it. Everything that the
+// ask runs fn at a moment at which it may read the fields that the goroutine owns, and waits for it. Everything that the
 // caller cast before is done first.
 func (s *shard) ask(fn func()) {
 	s.mu.Lock()

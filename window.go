@@ -24,11 +24,11 @@ type window struct {
 	acked    amount // the position up to which the client has handled everything
 	limit    amount // what may be on its way; the caps for a client that was never late
 	probed   amount // the position of the newest probe
-	before   amount // what was acknowledged when that probe was written, and the mark that it was
+	before   amount // what was acknowledged when that probe was written, plus the probe itself if it is a mark
 	probedAt moment
 	askedAt  moment // when the oldest probe without an answer was written
 	rttAt    moment // when the client's shortest round trip was measured
-	asked    bool   // there is such a probe
+	asked    bool   // there is a probe without an answer
 	late     bool   // an answer was late, and the limit is lower since then
 	held     bool   // the window has held messages back since the last answer
 	repeats  uint8  // how often the newest ping was repeated
@@ -268,8 +268,8 @@ func (c *client) room(next int) (messages, bytes int) {
 	return int(limit.messages - out.messages), int(min(max(0, int64(limit.bytes)-int64(out.bytes)), math.MaxInt32))
 }
 
-// target is how long a client may take beside its round trip, in milliseconds: with the freshness of a minute, a slow
-// client would be taken for dead before its first answer.
+// target is how long a client may take beside its round trip, in milliseconds. It is at most a quarter of the idle timeout:
+// with a freshness of a minute, a slow client would be taken for dead before its first answer.
 func (c *config) target() uint32 {
 	target := c.freshness
 	if c.idleTimeout > 0 {
@@ -412,11 +412,11 @@ func (c *client) review() {
 	}
 }
 
-// isQuiet reports whether the newest probe is a mark in silence. A page that sleeps may be hours late to answer it, and
-// this is not the length of its way.
+// isQuiet reports whether the newest probe is a mark in silence. A page that sleeps may answer it hours late, and that is
+// not its round trip.
 func (c *client) isQuiet() bool { return c.v1 != nil && c.v1.quiet }
 
-// learn takes the answer to a probe into account: the client has handled so much in a round trip.
+// learn takes the answer to a probe into account: the client has handled that amount in a round trip of rtt milliseconds.
 func (c *client) learn(rtt uint32, handled amount) {
 	s, w := c.shard, c.window
 	if c.rtt == 0 || rtt <= c.rtt || handled.messages == 0 && w.late && s.now.since(w.rttAt) >= rttAge && !c.isQuiet() {
@@ -442,7 +442,7 @@ func (c *client) learn(rtt uint32, handled amount) {
 	w.held = false
 }
 
-// handled moves the client's acknowledged position and lets the messages go that the window has held back.
+// handled moves the client's acknowledged position and releases the messages that the window has held back.
 func (c *client) handled(to amount, held bool) {
 	c.window.acked = to
 	c.review()
