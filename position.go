@@ -23,7 +23,7 @@ type position struct {
 	again  bool   // it is in a look-back, and the client may have some of what follows already
 }
 
-// The kinds of sealed texts. With no such letter a time or an age begins.
+// The kinds of sealed texts. No time and no age begins with such a letter.
 const (
 	sealsPosition = 'p'
 	sealsGap      = 'g'
@@ -44,8 +44,8 @@ func (p position) append(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, rate)
 }
 
-// openPosition reads the text of a position. What comes after it was published at that time or later. Of a text that this
-// process can't open, the time is what its maker says, or zero.
+// openPosition reads the text of a position. Messages after the position were published at the time at or later. For a text
+// that this process can't open, at is the time that the text names, or zero.
 func openPosition(s *seal.Seal, project, text string) (p position, at time.Time, ok bool) {
 	b, at, ok := s.Open(sealsPosition, project, text)
 	if !ok {
@@ -81,7 +81,7 @@ func (h *hole) append(b []byte) []byte {
 	return b
 }
 
-// has reports whether a message between the places of the hole is one of it.
+// has reports whether a message between the places of the hole belongs to it.
 func (h *hole) has(in *history, m *message) bool {
 	return h.filter.matches(m) && !(h.latest && in.newer(m, &h.filter) != nil)
 }
@@ -113,10 +113,10 @@ func openHole(s *seal.Seal, project, text string) (h hole, ok bool) {
 	return h, true
 }
 
-// reached returns the position of a client at which the oldest messages of its backlog, that many, are sent, and the
-// oldest of its gaps, that many, are told. rest are messages that are to follow, and not in the backlog yet. There is no
-// position if a newer message with the same key has taken the place of an older one, and others still wait or are missing:
-// what the client has received and what it is due are then no two pieces of the order.
+// reached returns the position that a client has after as many of the oldest messages of its backlog as sent says, and after
+// it is told of as many of its oldest gaps as told says. rest are messages that are to follow, and not in the backlog yet.
+// There is no position if a newer message with the same key has taken the place of an older one, and others still wait or
+// are missing: then no place in the order separates what the client has received from what it is due.
 func (c *client) reached(sent, told int, rest []*message) (p position, ok bool) {
 	r := c.replay
 	switch {
@@ -163,8 +163,8 @@ func (p *position) precede(m *message) {
 	}
 }
 
-// precedeBacklog moves the position before what waits in a backlog or is missing, but for the oldest messages and gaps, that
-// many. It returns false if there is no such position.
+// precedeBacklog moves the position back, before every message that waits in a backlog or is in one of its gaps. The oldest
+// messages and gaps, as many as sent and told say, are left out. It returns false if there is no such position.
 func (p *position) precedeBacklog(b *backlog, sent, told int) (ok bool) {
 	for number := b.first; number < b.next; number++ {
 		switch m := *b.slot(number); {
@@ -198,8 +198,9 @@ func (c *client) setPlace() {
 	c.drainControl()
 }
 
-// before returns the position before messages of a replay that are read and not sent, or where it is if there are none,
-// which may be its end. Messages to this client alone have no place, so a gap of such ones is neither before nor after it.
+// before returns the position before next, the messages that a replay has read and not sent. If there are none, it is the
+// position of the replay or, if the replay ends, of the client after it. Messages to this client alone have no place, so a
+// gap of such messages is neither before nor after it.
 func (c *client) before(next []*message, ends bool) (p position, ok bool) {
 	r := c.replay
 	switch {
@@ -268,7 +269,7 @@ func (c *client) held(of *hole, dropped int) int {
 	return h.count(c.sub.Project, of)
 }
 
-// digest returns that of the filter in force.
+// digest returns the digest of the filter in force.
 func (c *client) digest() uint64 {
 	if c.group == nil { // it is being flushed
 		return c.shard.history.digest(c.sub)
@@ -279,8 +280,8 @@ func (c *client) digest() uint64 {
 // digest is the same for equal filters of a project, and differs for nearly all others.
 func (h *history) digest(sub *Subscription) uint64 { return maphash.String(h.seed, sub.key()) }
 
-// A comeback is what a client says that returns, and what that means. The tail of a client is what it has received since
-// its position. It takes that out of the replay itself, if the replay has all of it.
+// A comeback is what a returning client says, and what that means. The tail of a client is what it has received since its
+// position. The client itself takes its tail out of the replay, if the replay has all of it.
 type comeback struct {
 	position string
 	received int           // the messages in its tail, or uncounted
@@ -301,18 +302,18 @@ type comeback struct {
 	skip  *skip  // nil unless the client is about to skip what it can't take
 }
 
-// uncounted is what a client has received that has lost count.
+// uncounted is the number of received messages of a client that has lost count.
 const uncounted = -1
 
-// clockSlack is how much less a client may have measured for a short time, and a thousandth of a long one is how much
-// faster its clock may be.
+// clockSlack is by how much a client may have measured a short time as too long. For a long one, it may be a thousandth
+// more, since the client's clock may be fast.
 const clockSlack = 10 * time.Millisecond
 
 // returnPatience is how long a client may take for what it has missed. What it can't take in that time is skipped, except
 // for the newest, and told as a gap, which can be fetched.
 const returnPatience = 5000 // milliseconds
 
-// comeBack finds out what has happened since the position of a client that returns. The order of the project is locked.
+// comeBack finds out what has happened since the position of a returning client. The order of the project is locked.
 func (c *client) comeBack() {
 	h, r, project := c.shard.history, c.replay, c.sub.Project
 	b, now := r.back, time.Now()
@@ -385,9 +386,9 @@ func (c *client) resume(pos position, held cursor) {
 	}
 }
 
-// isKeyed reports whether a place is within a tail that may have values of keys. The client may have received one before an
-// older message that is equal. It takes that message for the value then, until the value comes: there is no place between
-// the two.
+// isKeyed reports whether a place is within a tail that may have values of keys. The client may have received such a value
+// before an older message that is equal. It then takes that message for the value until the value arrives, so no place
+// between the two can be its position.
 func (b *comeback) isKeyed(at cursor) bool {
 	return b != nil && b.values && b.received > 0 && !at.reaches(b.tail)
 }
@@ -408,8 +409,8 @@ func (c *client) tellReturn() error {
 	return c.sendRest()
 }
 
-// A skip is what a client that returns is about to leave out. First the place is searched to which it skips, backwards
-// from the newest message. Then the messages are counted that are before that place.
+// A skip is what a returning client is about to leave out. First the place to which it skips is searched for, backwards from
+// the newest message. Then the messages before that place are counted.
 type skip struct {
 	to       cursor
 	missing  int    // how many messages the search has not found yet
@@ -422,8 +423,7 @@ type skip struct {
 	keyed    bool   // some have keys
 }
 
-// catchUp lets a client that returns leave out what it can't take in time. It returns false if there is more to do for
-// that.
+// catchUp lets a returning client leave out what it can't take in time. It returns false if there is more to do for that.
 func (c *client) catchUp() (done bool) {
 	s, r := c.shard, c.replay
 	b := r.back
@@ -513,8 +513,8 @@ type fetch struct {
 	hole   hole
 	at     cursor // how far it has read
 	filter Filter // that of the hole, as far as it is granted
-	none   bool   // the client is no longer granted any of them
-	sent   int    // the messages so far
+	none   bool   // the client is no longer granted any of its messages
+	sent   int    // how many messages were sent so far
 }
 
 // fetch begins to bring the messages of a gap, and returns the reply.

@@ -119,7 +119,7 @@ func (h *history) read(project string, f *Filter, from, to cursor, buf []*messag
 	return r
 }
 
-// lookBack moves a place back over messages of a project until n that match f are behind it, or until no more are held.
+// lookBack moves a place back over messages of a project until n that match f are after it, or until no more are held.
 // It examines a bite of each feed, and returns how many messages it has not found yet, and whether it is worth going on.
 func (h *history) lookBack(project string, f *Filter, from cursor, n int) (at cursor, missing int, more bool) {
 	var space [2][historyBite]*message
@@ -150,8 +150,7 @@ func (h *history) lookBack(project string, f *Filter, from cursor, n int) (at cu
 	return at, 0, false
 }
 
-// count returns how many messages of a hole are held. It looks at so many that most histories have no more, and counts no
-// others.
+// count returns how many messages of a hole are held. It stops after historyLooks stretches, more than most histories have.
 func (h *history) count(project string, of *hole) (n int) {
 	var buf [64]*message
 	r := reading{at: of.after, more: true}
@@ -335,7 +334,7 @@ type replay struct {
 	last int       // how many messages the client looks back for when this has ended; 0 if it doesn't
 }
 
-// Fetched is the gap whose messages a client over plain HTTP asks for. They are all that it receives.
+// fetched is the gap whose messages a client over plain HTTP asks for. They are all that it receives.
 type fetched struct {
 	id string
 	hole
@@ -369,9 +368,9 @@ type loss struct {
 
 func (l *loss) any() bool { return l.messages > 0 || l.unknown }
 
-// past is what a client asks for that joins: the last messages, or those since a time, or if both are set, the last ones
-// of those. Or it returns, or asks for the messages of a gap. A client of events that returns with other filters may ask
-// for the last messages besides, as it does over a WebSocket by a request. The zero value is nothing of that.
+// past is what a joining client asks for: the last messages, or those since a time, or if both are set, the last ones of
+// those. Or it returns, or asks for the messages of a gap. A client of events that returns with other filters may also ask
+// for the last messages, as it does over a WebSocket by a request. The zero value asks for nothing.
 type past struct {
 	last  int
 	since time.Time
@@ -459,14 +458,14 @@ func (c *client) lookBack(last int) {
 	c.biteSoon()
 }
 
-// A share is what several replays of a turn read at the same place, as those of clients do that return together: it is
-// read once, and its frames are joined once.
+// A share is what several replays of a turn read at the same place, as those of clients that return together do: it is read
+// once, and its frames are joined once.
 type share struct {
 	reading
 	joined stretch // nobody writes into it, so links may keep parts of it
 }
 
-// shareKey says what a share is of.
+// shareKey identifies a share by what is read.
 type shareKey struct {
 	group    string // its key
 	from, to cursor
@@ -638,8 +637,8 @@ func (c *client) replaySomeMore() error {
 	return nil
 }
 
-// between returns the place after the first messages of a bite, that many, and before the rest of it. all says that the
-// whole bite is before the place, also if nothing of it is sent.
+// between returns the place after the first messages of a bite, as many as sent says, and before the rest of it. all says
+// that the whole bite is before the place, even if nothing of it is sent.
 func (c *client) between(bite []*message, sent int, all bool) (at cursor, asOf uint64) {
 	switch r := c.replay; {
 	case sent >= len(bite) && len(bite) > 0:
@@ -671,14 +670,14 @@ func (c *client) placeBefore(sent, next []*message) (at cursor, asOf uint64) {
 // mostNotices is how many notices there are at most before the messages of a bite.
 const mostNotices = 3
 
-// tells says what the notices are before the messages of a bite.
+// tells says which notices are before the messages of a bite.
 type tells struct {
 	notices int  // how many there are
 	replay  bool // the first one tells that the replay begins
 	gaps    int  // 1 if the next one tells of a loss
 }
 
-// told returns how many gaps the client is told of by the first ones of a batch, that many.
+// told returns how many gaps the first n messages of a batch tell the client of.
 func (t tells) told(n int) int {
 	if t.replay {
 		n--
@@ -686,8 +685,8 @@ func (t tells) told(n int) int {
 	return min(max(0, n), t.gaps)
 }
 
-// withNotices puts the notices before the messages of a bite that are due. The first slots of the batch are for them, and
-// it returns the part of the batch that is used.
+// withNotices puts the notices that are due before the messages of a bite. The first slots of the batch are for them, and it
+// returns the part of the batch that is used.
 func (c *client) withNotices(batch []*message, ends, more bool) (used []*message, t tells) {
 	if c.v1 == nil {
 		return batch[mostNotices:], t
@@ -753,9 +752,9 @@ func (c *client) comesAgain(m *message) bool {
 	if newer == nil {
 		return false
 	}
-	end := c.replay.at // of one that is open, there is none
+	end := c.replay.at
 	end.pass(newer)
-	return c.phase == phaseOpen || c.replay.end.reaches(end)
+	return c.phase == phaseOpen || c.replay.end.reaches(end) // the replay of an open client has no end yet
 }
 
 // search goes back for a bite, and reports whether it has found where the replay begins.
@@ -784,9 +783,9 @@ func (r *replay) search(c *client) (done bool) {
 	return true
 }
 
-// lose moves the place over messages that are no longer held. Those that leave while the beginning is searched are none
-// that the client was promised. It returns false if the place has moved beyond what was read: the client may have received
-// some of those that have left, and of those that follow, and it is not known which.
+// lose moves the place over messages that are no longer held. Those that leave while the beginning is searched for were not
+// promised to the client. It returns false if the place has moved beyond what was read: the client may have received some of
+// those that have left, and of those that follow, and it is not known which.
 func (r *replay) lose(to cursor) (ok bool) {
 	due := to.beyond(r.at.most(r.first))
 	lost := due
@@ -833,7 +832,7 @@ func (r *replay) endTail() {
 	b.received, b.skip = 0, nil
 }
 
-// replayBuffered sends the oldest message of BufferMessage, whose place in the replay is here, or a gap.
+// replayBuffered sends the oldest message of BufferMessage, whose place in the replay has been reached, or a gap.
 func (c *client) replayBuffered() error {
 	if room, _ := c.room(c.oldest()); room == 0 {
 		c.window.held = true
