@@ -10,8 +10,8 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// client is one connection as its shard knows it. Its size decides how many viewers a process holds, so what only some
-// clients have is made when it is needed: see outbox, tally, window, v1 and replay.
+// client is one connection as its shard knows it. Its size decides how many viewers a process holds, so state that only
+// some clients have is made when it is needed: see outbox, tally, window, v1 and replay.
 type client struct {
 	// Owned by the shard's goroutine. These fields come first: with the link, they are all that a delivery to a client that
 	// keeps up touches. They fill two cache lines.
@@ -34,9 +34,9 @@ type client struct {
 	pingDue       bool   // a ping is to be sent as soon as a frame may start
 	owing         bool   // it owed something at the last beat
 	proven        bool   // a probe that followed messages has been answered
-	weight, stop  uint32 // what was written weighs, and up to which weight the window need not be looked at
-	lookAt        moment // when it has to be, even so; before its first pong, when the client counts as one without
-	ahead         int32  // how many messages that its group holds, the oldest, are not for it: it has them or joined after them
+	weight, stop  uint32 // the weight of what was written, and the weight up to which the window need not be looked at
+	lookAt        moment // when it has to be looked at anyway; before the first pong, when the client counts as sending none
+	ahead         int32  // how many of the oldest messages that its group holds aren't for it: it has them or joined later
 	written       uint64 // messages of any kind that the link has accepted
 	offered, sent uint64
 	group         *group
@@ -75,7 +75,7 @@ type tally struct {
 	slowQueued atomic.Bool   // a call of the Slow hook is queued
 }
 
-// A joining is the newest messages when a client was registered.
+// A joining says which messages were the newest when a client was registered.
 type joining struct {
 	cursor
 	stamp uint64 // the newest one at that time
@@ -149,8 +149,8 @@ func (c *client) snapshot() Client {
 	}
 }
 
-// The bounds of a client's requests to its shard: that many requests at once, and that many more for each second since
-// it connected. A client saves up the requests of a minute at most. Beyond that, it is closed with code 1008.
+// The bounds of a client's requests to its shard: maxRequestsPerSecond at once, and as many more for each second since it
+// connected. A client saves up the requests of a minute at most. Beyond that, it is closed with code 1008.
 //
 // Counting the requests within a second would not do. The network, or this process, may stall, and then the requests
 // that a client has sent at its normal pace for half a minute are read at once. The savings are the requests that such
@@ -177,8 +177,7 @@ func (c *client) pay(now time.Time) bool {
 	return true
 }
 
-// saved returns how much a client counts as having paid that has made no request for a minute: it saves no more than the
-// requests of that time.
+// saved returns what a client counts as having paid at least: it saves up no more than the requests of a minute.
 func (c *client) saved(now time.Time) time.Duration {
 	return max(0, c.lifetime(now)-(mostSaved-savedAtFirst))
 }

@@ -26,8 +26,8 @@ const (
 	encodings
 )
 
-// Forms holds one message in the encodings of plain HTTP. Each form is made when the first client needs it, and shared by
-// all that do. It is kept alive only by those for whom it waits, so that a message of the history takes no more memory than
+// forms holds one message in the encodings of plain HTTP. Each form is made when the first client needs it, and shared by
+// all that do. Only the clients for which it waits keep it alive, so that a message of the history takes no more memory than
 // it counts with.
 type forms struct {
 	frame *message
@@ -196,8 +196,8 @@ func (e encoding) closing(code int, reason string) []byte {
 	return notice
 }
 
-// retryAfter returns after how many milliseconds an EventSource is to come back that is closed. As over a WebSocket, the
-// reason may say when, and each client waits a little longer than that.
+// retryAfter returns after how many milliseconds a closed EventSource is to come back. As over a WebSocket, the reason may
+// say when, and each client waits a little longer than that.
 func retryAfter(code int, reason string) int {
 	const most = 24 * 60 * 60 * 1000
 	_, after, told := strings.Cut(reason, "retry_after_ms=")

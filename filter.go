@@ -171,7 +171,7 @@ type group struct {
 	pauses    bool          // it is in shard.pauses
 	holds     bool          // it holds messages until the end of its pause
 	early     time.Duration // when it was last written to before the end of a pause, as shard.began
-	ofProject *audience     // it is one of these
+	ofProject *audience     // the groups of its project
 	digest    uint64        // of the filter
 	looksBack bool          // its clients read the history, and no message is offered to them
 	apart     bool          // its only client is not offered messages that were published before its join
@@ -260,7 +260,7 @@ func (c *client) taken() cursor {
 	return cursor{c.group.ofProject.taken.number, c.shard.everyGroup.taken.number}
 }
 
-// takenStamp is the newest stamp of what the client's shard has offered so far of what the client receives.
+// takenStamp is the newest stamp of the messages that the client receives and its shard has offered so far.
 func (c *client) takenStamp() uint64 {
 	return max(c.group.ofProject.taken.stamp, c.shard.everyGroup.taken.stamp)
 }

@@ -210,8 +210,8 @@ func isNoSocket(addr net.Addr) bool {
 	return ok && tcp.Port == 0 && (len(tcp.IP) == 0 || tcp.IP.IsUnspecified())
 }
 
-// A reply is the response to a request for a stream that is accepted. fasthttp keeps ctx for the function that it has handed the
-// connection to, and reuses ctx when that function has returned.
+// A reply is the response to an accepted request for a stream. fasthttp keeps ctx for the function to which it has handed
+// the connection, and reuses ctx when that function has returned.
 type reply struct {
 	m    *Manager
 	app  *fiber.App

@@ -133,7 +133,7 @@ func (m *Manager) stream(c *fiber.Ctx, a admission) error {
 	c.Status(fiber.StatusOK)
 	c.Set(fiber.HeaderContentType, a.encoding.contentType())
 	c.Set(fiber.HeaderCacheControl, "no-store")
-	c.Set("X-Accel-Buffering", "no") // nginx would keep events until it has many
+	c.Set("X-Accel-Buffering", "no") // otherwise nginx would keep events until it has many
 	c.Vary(fiber.HeaderAccept)
 	c.Context().SetConnectionClose()
 	if c.Method() == fiber.MethodHead {

@@ -161,7 +161,7 @@ func (m *Manager) Serve(conn *websocket.Conn, sub Subscription) error {
 func (m *Manager) serve(conn net.Conn, a admission, p place) error {
 	// If the server has KeepHijackedConns, fasthttp leaves the closing to the handler. Otherwise this does nothing.
 	defer func() { _ = conn.Close() }()
-	connectedAt := time.Now() // and not after the relay has taken its time: the client may ask for something meanwhile
+	connectedAt := time.Now() // not after waiting for the relay: the client may ask for something meanwhile
 	err := m.start(false)
 	var leave func()
 	if err == nil {
@@ -307,7 +307,7 @@ func (m *Manager) screen(c *fiber.Ctx, a *admission, segment string, o *opening)
 }
 
 // browserClient is the module for pages, which the handler serves beside the streams, so that the two are always of one
-// version. It is minified, by npm run build in client/, and its first line says of what.
+// version. It is minified, by npm run build in client/, and its first line names the source.
 //
 //go:embed client/mesherstream.min.js
 var browserClient []byte

@@ -263,8 +263,8 @@ func (c *client) gapNotice(g *gap) *message {
 }
 
 // lossNotice returns the message that tells a client of the messages that have left the history before its replay could
-// send them. They are between the last message that it was sent and the next ones. How many of them its filter would have
-// let pass is known only if it lets everything pass.
+// send them. They are between the last message that it was sent and the next ones. How many of them match its filter is known
+// only if the filter accepts everything.
 func (c *client) lossNotice(next []*message, ends bool) *message {
 	r, f := c.replay, &c.sub.Filter
 	l := &r.loss
@@ -290,8 +290,8 @@ func (c *client) lossNotice(next []*message, ends bool) *message {
 	return n.message(c, min(r.seen, until), until)
 }
 
-// until returns when the newest of the missing messages was published, or a later time. What is missing of the messages to
-// all projects may be older than what is missing of those to the project, and next has messages of both.
+// until returns when the newest of the missing messages was published, or a later time. The missing messages to all projects
+// may be older than the missing ones to the project, and next has messages of both.
 func (l *loss) until(to cursor, next []*message) (at int64) {
 	end := func(ofAll bool) int64 {
 		i := slices.IndexFunc(next, func(m *message) bool { return (m.project == "") == ofAll })
@@ -402,7 +402,7 @@ const Protocol = "mesherstream.v1"
 // v1 is the state that a shard keeps for a client that has agreed on the protocol, or streams over plain HTTP. The methods
 // of a nil *v1 are those of a client that hasn't.
 type v1 struct {
-	stream [12]byte // over a WebSocket, a random word in each of the protocol's messages, so that no message of the application is mistaken for one
+	stream [12]byte // over a WebSocket, a random word in each message of the protocol; no message of the application has it
 	lull   moment   // when the lull ends that its newest answer has begun
 	fresh  freshness
 	fetch  *fetch   // nil if it fetches nothing
@@ -449,10 +449,10 @@ type returned struct {
 	AtMost   *uint64 `json:"at_most,omitempty"` // not set if nobody knows
 }
 
-// hello is the first message of the stream. A client that returns is as far as it has said, until it is told of a gap. If it
-// has another filter now, its place is named anew: what it receives from now on is counted under that filter. One
-// that looks back has no position before that is found. Only for a newcomer is it one that an EventSource may return with:
-// the place of one that returns is the one that it has.
+// hello is the first message of the stream. A client that returns keeps the position that it has named, until it is told of
+// a gap. If it has another filter now, the position is named anew: what it receives from now on is counted under that filter.
+// A client that looks back has no position before the beginning of its replay is found. An EventSource receives the position
+// as an ID only if it is new: one that returns keeps its ID.
 func (v *v1) hello(c *client) []byte {
 	var position, place string
 	var back *returned

@@ -171,7 +171,7 @@ func (r *streamRoute) covers(other *streamRoute, caseSensitive bool) bool {
 	return true
 }
 
-// takesAll says whether a segment of a pattern is a parameter alone, without a constraint.
+// takesAll reports whether a segment of a pattern is a parameter alone, without a constraint.
 func takesAll(segment string) bool {
 	return segment[0] == ':' && !strings.ContainsAny(segment[1:], ":-.<?*+")
 }
@@ -450,7 +450,7 @@ func queryPast(c *fiber.Ctx) (p past, err error) {
 	return p, nil
 }
 
-// queryReturn reads what a client says that returns with a position: ?received= and ?ago=.
+// queryReturn reads what a client says when it returns with a position: ?received= and ?ago=.
 func queryReturn(position string, value func(string) (string, bool, error)) (*comeback, error) {
 	b := &comeback{position: position}
 	received, ok, err := value("received")

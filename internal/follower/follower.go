@@ -1,4 +1,4 @@
-// Package follower plays the rules of a client that returns, for the tests of this module.
+// Package follower plays a client that returns by the rules of the protocol, for the tests of this module.
 package follower
 
 import (
@@ -12,9 +12,9 @@ import (
 	"github.com/mesher/mesherstream/internal/wsframe"
 )
 
-// A Follower plays the rules of a client that returns: what it remembers of its stream, and what it shows. It is a client of
-// the protocol, or one that follows events and counts; or one that only knows its position, as an EventSource does, or a
-// client of lines. It is told what arrives and has no connection of its own.
+// A Follower plays a client that returns: what it remembers of its stream, and what it shows. It is a client of the
+// protocol, or one that follows events and counts; or one that only knows its position, as an EventSource does, or a client
+// of lines. It is told what arrives and has no connection of its own.
 type Follower struct {
 	Hello     Notice
 	Position  string
@@ -199,7 +199,7 @@ func (f *Follower) heed(n *Notice) {
 	}
 }
 
-// reach takes a new position. Within the replay of a return, what is still expected stays: it is behind that place.
+// reach takes a new position. Within the replay of a return, what is still expected stays: it is after that place.
 func (f *Follower) reach(position string, returning bool) {
 	if position == "" {
 		return

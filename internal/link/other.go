@@ -15,7 +15,8 @@ func NewPoller(func(ready []Owner), func(func())) (*Poller, error) { return &Pol
 // Close does nothing.
 func (*Poller) Close() {}
 
-// Open returns a link for a connection that fasthttp has handed over. The handler of conn must call stay, which returns when the owner has closed the link.
+// Open returns a link for a connection that fasthttp has handed over. The handler of conn must call stay, which returns when
+// the owner has closed the link.
 func Open(conn net.Conn, o Owner, opts Options) (l Link, stay func()) {
 	p := NewPortable(conn, Raw(conn), o, opts)
 	return p, p.Serve

@@ -43,7 +43,7 @@ type polled struct {
 	state  linkState
 }
 
-// rare is the state of a link that has read something else than whole messages, or whose owner has asked whether the other
+// rare is the state of a link that has read something other than whole messages, or whose owner has asked whether the other
 // end reads.
 type rare struct {
 	reader Reader // half-way through a message; nil at rest
@@ -311,8 +311,8 @@ func (l *polled) Close() {
 	_ = unix.Close(int(l.fd))
 }
 
-// Open returns a link for a connection that fasthttp has handed over. The handler of conn must call stay. If the link has taken the socket over, stay returns
-// immediately. Otherwise it returns when the owner has closed the link.
+// Open returns a link for a connection that fasthttp has handed over. The handler of conn must call stay. If the link has
+// taken the socket over, stay returns immediately. Otherwise it returns when the owner has closed the link.
 func Open(conn net.Conn, o Owner, opts Options) (l Link, stay func()) {
 	if l := takeOver(conn, o, opts); l != nil {
 		return l, func() {}

@@ -48,8 +48,8 @@ func NewPoller(wake func(ready []Owner), spawn func(func())) (*Poller, error) {
 	return p, nil
 }
 
-// loop is the poller's goroutine. It ends when the poller is closed.
-// A rest of 1 to 10 ms after each wait, so that more hints are handled at once, was tried, and brought nothing.
+// loop is the poller's goroutine. It ends when the poller is closed. A rest of 1 to 10 ms after each wait, so that more hints
+// are handled at once, was tried, and brought nothing.
 func (p *Poller) loop() {
 	ready := make([]unix.EpollEvent, 256)
 	owners := make([]Owner, 0, len(ready))

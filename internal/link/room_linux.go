@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A room is how a TCP connection's way to the other end stood at some moment.
+// A room is the state of a TCP connection's way to the other end at some moment.
 type room struct {
 	acked  uint64 // bytes that the other end's kernel has ever acknowledged
 	edge   uint64 // how many it has ever offered room for: the right edge of its window
@@ -17,7 +17,7 @@ type room struct {
 	unanswered bool // some bytes were sent before the last room, and none have been acknowledged since
 }
 
-// advance makes it the room of a later moment, and reports whether a program at the other end has read in between. An
+// advance replaces the room by that of a later moment, and reports whether a program at the other end has read in between. An
 // acknowledgement is no sign of that, since a kernel sends it. The sign is the right edge of its window, which moves only
 // if there is more room. But a kernel also moves the edge by itself, because it offers less than it has: as bytes arrive,
 // the edge keeps its distance until they fill the buffer. With small messages this takes minutes, and a ping alone moves
@@ -59,7 +59,7 @@ func roomUnder(conn net.Conn) (r room, known bool) {
 	return r, known
 }
 
-// roomOf returns how a connection stands, if its socket is one of TCP.
+// roomOf returns the room of a connection, if its socket is one of TCP.
 func roomOf(fd int) (r room, known bool) {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
