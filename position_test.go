@@ -1214,7 +1214,7 @@ func (p *simulation) check(v *page) {
 	}
 }
 
-// publishedSince is how many messages were published after a return had begun, and are part of its replay.
+// publishedSince returns how many messages of the replay of a return were published after the return had begun.
 func (p *simulation) publishedSince(r comeBackNote, items []item) (n int) {
 	for _, it := range items {
 		if it.conn == r.conn && it.returned && it.id >= r.logged {
@@ -1264,7 +1264,7 @@ func (g toldGap) String() string {
 	return fmt.Sprintf("{%s: %d dropped, at most %d, %v to %v, after %d}", n.Reason, n.Dropped, atMost, n.Since.Format(time.StampMicro), n.Until.Format(time.StampMicro), g.newest)
 }
 
-// most is how many messages the gap may be.
+// most is how many messages the gap may stand for.
 func (g toldGap) most() int {
 	switch {
 	case g.gap.Dropped > 0:
@@ -1609,13 +1609,13 @@ func TestASeedRepeatsARun(t *testing.T) {
 	}
 }
 
-// script is a simulation that a test plays by hand: with one shard and one page, and no chance.
+// script is a simulation that a test plays by hand: with one shard and one page, and without chance.
 type script struct {
 	simulation
 	v *page
 }
 
-// never is a source of chance by which nothing happens that is possible.
+// never is a source of chance with which nothing that may happen does.
 type never struct{}
 
 func (never) Uint64() uint64 { return math.MaxUint64 }

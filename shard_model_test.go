@@ -1641,7 +1641,7 @@ func (c *modelClient) mustMeasure() bool {
 	return c.win.late && !c.through && c.messages() > 0 && c.s.now()-c.win.rttAt >= 10*modelSecond
 }
 
-// windowRoom is how many more messages may be written, the first of which has so many bytes, and how many bytes of them.
+// windowRoom returns how many more messages may be written, the first of which has next bytes, and how many bytes of them.
 // One message may always go when nothing is on its way.
 func (c *modelClient) windowRoom(next int) (messages, bytes int) {
 	c.makeWindow()
@@ -1730,7 +1730,7 @@ func (c *modelClient) acknowledge(count string) {
 	c.handled(held)
 }
 
-// between is how much the first n messages are, if the messages from one amount to another all have the same size.
+// between returns the amount of the first n messages, if those from one amount to another all have the same size.
 func between(from, to modelAmount, n int) modelAmount {
 	if n == to.messages {
 		return to

@@ -338,7 +338,7 @@ func (p *player) drain() {
 	p.model.drain = true
 }
 
-// beat is a whole turn of the wheel.
+// beat lets the wheels of the shard and of the model make a complete turn.
 func (p *player) beat() {
 	p.logf("beat")
 	p.s.tell(func() { p.s.beatAll(time.Now()) })

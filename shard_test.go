@@ -633,7 +633,7 @@ func newQuietShard(t *testing.T, opts ...Option) (*shard, *client) {
 	return s, c
 }
 
-// beatAll is a complete turn of the wheel.
+// beatAll lets the wheel make a complete turn.
 func (s *shard) beatAll(now time.Time) {
 	for range wheelSlots {
 		s.beat(now)

@@ -237,7 +237,7 @@ func (v *sight) ages(since time.Duration, share float64) time.Duration {
 	return list[int(share*float64(len(list)-1))]
 }
 
-// steadily is a client with and without the protocol, at a pace, to which something is published at a steady rate.
+// steadily is a client with a pace, with and without the protocol, for which messages are published at a steady rate.
 type steadily struct {
 	pace
 	rate float64

@@ -27,7 +27,7 @@ func messageFields(t *testing.T) map[string]int {
 	return known
 }
 
-// withField is a message whose other fields are empty.
+// withField returns a message with one field, whose other fields are empty.
 func withField(name, value string) (msg mesherstream.Message) {
 	reflect.ValueOf(&msg).Elem().FieldByName(name).SetString(value)
 	msg.Data = []byte("x")

@@ -13,7 +13,7 @@ import (
 	"github.com/mesher/mesherstream/internal/streamtest"
 )
 
-// newBlockedService is a service to which no WebSocket gets through: block stands for something on the way.
+// newBlockedService makes a service to which no WebSocket gets through: block stands for something on the way.
 func newBlockedService(t *testing.T, block fiber.Handler, opts ...mesherstream.Option) *site {
 	t.Helper()
 	return serve(t, func(s *site, app *fiber.App) {
@@ -29,7 +29,7 @@ func newBlockedService(t *testing.T, block fiber.Handler, opts ...mesherstream.O
 
 func refuse(c *fiber.Ctx) error { return c.SendStatus(fiber.StatusForbidden) }
 
-// strip is what a proxy does that doesn't know of upgrades.
+// strip does what a proxy does that doesn't know of upgrades.
 func strip(c *fiber.Ctx) error {
 	c.Request().Header.Del(fiber.HeaderUpgrade)
 	c.Request().Header.Del(fiber.HeaderConnection)

@@ -88,7 +88,7 @@ type watch struct {
 	Stand   *stand              `json:"stand,omitempty"`
 }
 
-// stand is a message at which a viewer stands still for so many milliseconds.
+// stand is a message at which a viewer stands still for a number of milliseconds.
 type stand struct {
 	At int `json:"at"`
 	MS int `json:"ms"`

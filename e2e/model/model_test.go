@@ -198,7 +198,7 @@ func filter(level, environment string) (f mesherstream.Filter) {
 	return f
 }
 
-// data is a message's, which begins with the next number.
+// data returns the data of a message. It begins with the next number.
 func (m *machine) data(size int) []byte {
 	m.last++
 	return fmt.Appendf(nil, "%d %s", m.last, strings.Repeat("x", size))

@@ -125,7 +125,7 @@ func (s *stage) open(protocols ...string) *websocket.Conn {
 	return ws
 }
 
-// said is what the answer of a refused handshake was.
+// said describes the answer of a refused handshake.
 func said(answer *http.Response) string {
 	if answer == nil {
 		return "no answer"
