@@ -51,7 +51,7 @@ func From(c *fiber.Ctx) *Manager {
 // A GET without an upgrade streams over plain HTTP: Server-Sent Events if it accepts text/event-stream, and lines of JSON
 // if it accepts application/x-ndjson or, as curl does, */* and nothing else. A client of such a stream is told its gaps,
 // and can't send anything. An EventSource is answered with 200 and a time to wait if it is refused with 408, 425, 429 or
-// 5xx but for 501, since it would never come back after any other status. docs/http.md describes these streams.
+// 5xx except 501, since it would never come back after any other status. docs/http.md describes these streams.
 //
 // The query's level and environment, each repeated or with commas, are the first filter. A near miss of these names,
 // such as levels or filter, is answered with 400.

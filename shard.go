@@ -518,7 +518,7 @@ func (s *shard) stats() Stats {
 }
 
 // inbox holds the work that is queued for a shard. Its casts are done in order. Its events, which come from links, have
-// no order relative to the casts and are handled first, but for the casts that have waited for an alarm.
+// no order relative to the casts and are handled first, except after the casts that have waited for an alarm.
 type inbox struct {
 	casts  []cast
 	waited int // how many of the casts, the first ones, roused nobody: they are older than all events

@@ -85,7 +85,7 @@ func (r *EventReader) end() (e ServerEvent, ok bool) {
 	return e, ok
 }
 
-// A LineReader cuts a stream into lines, but for empty ones. A line that has no end yet is none.
+// A LineReader cuts a stream into lines, without empty ones. A line that has no end yet is none.
 type LineReader struct{ line []byte }
 
 // Read reads some bytes and returns the lines that are complete.

@@ -58,7 +58,7 @@ func (q knownName) meantBy(key string) bool {
 	return slices.Contains(q.aliases, singular) || q.isNear(letters) || q.isNear(singular)
 }
 
-// isNear reports whether a word is the name but for typos, each of which changes the length by at most 1.
+// isNear reports whether a word is the name except for typos, each of which changes the length by at most 1.
 func (q knownName) isNear(word string) bool {
 	if longer := len(word) - len(q.name); longer < -q.typos || longer > q.typos {
 		return false
