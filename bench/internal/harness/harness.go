@@ -103,7 +103,12 @@ func run(create New, config Config, address string, in io.Reader, out io.Writer)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 
-	s := &session{server: server, answers: json.NewEncoder(out)}
+	timer, err := clock.NewTimer()
+	if err != nil {
+		return err
+	}
+	defer timer.Close()
+	s := &session{server: server, timer: timer, answers: json.NewEncoder(out)}
 	s.answer(control.Answer{Say: control.Listening, Address: listener.Addr().String()})
 	ended := make(chan error, 1)
 	go func() { ended <- s.obey(json.NewDecoder(in)) }()
@@ -119,6 +124,7 @@ func run(create New, config Config, address string, in io.Reader, out io.Writer)
 // session is one conversation with compare.
 type session struct {
 	server    Server
+	timer     *clock.Timer // for a publisher, or for a watch
 	meter     Meter
 	publisher *publisher // the one that ran last
 
@@ -160,7 +166,7 @@ func (s *session) obey(commands *json.Decoder) error {
 				s.answer(control.Answer{Say: control.Noticed, Nanos: s.watch(n)})
 			}(command.Clients)
 		case control.Publish:
-			s.publisher = newPublisher(s.server, *command.Traffic, command.First)
+			s.publisher = newPublisher(s.server, s.timer, *command.Traffic, command.First)
 			s.meter.Start()
 			go func(p *publisher) {
 				p.run()
@@ -188,7 +194,7 @@ func (s *session) watch(n int) int64 {
 		if s.server.Clients() < n {
 			return clock.Now()
 		}
-		clock.SleepUntil(clock.Now() + int64(200*time.Microsecond))
+		s.timer.SleepUntil(clock.Now() + int64(200*time.Microsecond))
 	}
 	return 0
 }

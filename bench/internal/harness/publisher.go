@@ -17,6 +17,7 @@ type publisher struct {
 	server  Server
 	traffic control.Traffic
 	author  *feed.Author
+	timer   *clock.Timer
 	first   uint64
 
 	// Written by run, read by report while run may hang in a Broadcast.
@@ -27,8 +28,8 @@ type publisher struct {
 	endedAt   atomic.Int64
 }
 
-func newPublisher(server Server, traffic control.Traffic, first uint64) *publisher {
-	p := &publisher{server: server, traffic: traffic, first: first, author: feed.NewAuthor(traffic.Plan, traffic.Size)}
+func newPublisher(server Server, timer *clock.Timer, traffic control.Traffic, first uint64) *publisher {
+	p := &publisher{server: server, timer: timer, traffic: traffic, first: first, author: feed.NewAuthor(traffic.Plan, traffic.Size)}
 	p.last.Store(first - 1)
 	return p
 }
@@ -45,7 +46,7 @@ func (p *publisher) run() {
 		}
 	} else {
 		for due := start; due < end; due += int64(p.traffic.Every) {
-			clock.SleepUntil(due)
+			p.timer.SleepUntil(due)
 			for range p.traffic.Batch {
 				p.broadcast(n, due)
 				n++
