@@ -35,10 +35,14 @@ func (s *shard) deliverBatch() {
 			s.offerGroup(g, m)
 		}
 	}
-	held, delivered := false, false
+	held, delivered, alone := false, false, false
 	for _, g := range s.touched {
 		n := s.ripe(g)
 		if g.fresh = 0; n > 0 {
+			if !delivered && s.hasLittle() {
+				s.writing.Lock()
+				alone = true
+			}
 			s.deliverGroup(g, n)
 			delivered = true
 		}
@@ -47,6 +51,9 @@ func (s *shard) deliverBatch() {
 			held = true
 		}
 	}
+	if alone {
+		s.writing.Unlock()
+	}
 	clear(s.touched)
 	s.touched = s.touched[:0]
 	clear(s.batch)
@@ -54,6 +61,32 @@ func (s *shard) deliverBatch() {
 	if delivered || !held {
 		s.endBatch(begin)
 	}
+}
+
+// What is little: one goroutine writes it to the clients of all shards within some fifteen milliseconds.
+const (
+	littleWrites = 1200    // by all shards together
+	littleBytes  = 8 << 10 // in each write
+)
+
+// hasLittle reports whether the batches of the touched groups are little to write. A shard does that while it holds the
+// mutex of the manager, so that only one of them does. Shards that write at the same time take the processors from each
+// other, and from what reads on the same machine, such as a proxy. With 13 messages a second to 1,000 clients on two cores,
+// a message cost an eighth more, and arrived 2 ms sooner in the median.
+func (s *shard) hasLittle() bool {
+	writes := 0
+	for _, g := range s.touched {
+		if writes += len(g.clients); writes*s.cfg.shards > littleWrites {
+			return false
+		}
+		bytes := 0
+		for _, m := range g.batch {
+			if bytes += m.size(); bytes > littleBytes {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // One of every deliveriesTimed batches of a shard is timed. Reading the clock twice costs about as much as handing one

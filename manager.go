@@ -58,6 +58,8 @@ type Manager struct {
 	askedRoutes sync.Map // the routes that checkRoute has seen, by their first handler
 	shadows     sync.Map // the result of shadowsIn, by the app
 
+	writing sync.Mutex // see shard.hasLittle
+
 	// Guarded by mu.
 	mu      sync.Mutex
 	current *run           // nil while nothing runs
@@ -79,7 +81,7 @@ func NewManager(opts ...Option) (*Manager, error) {
 	m := &Manager{cfg: cfg, perIP: make(map[string]int), asking: make(map[string]int)}
 	m.history = newHistory(&m.cfg)
 	for range cfg.shards {
-		m.shards = append(m.shards, newShard(&m.cfg, m.history))
+		m.shards = append(m.shards, newShard(&m.cfg, m.history, &m.writing))
 	}
 	if cfg.relay != nil {
 		m.relaying = newRelaying(m)

@@ -388,6 +388,74 @@ func TestAPauseHasOneWriteAndOneWakeUp(t *testing.T) {
 	}
 }
 
+// onlooker is a link that notes for each write whether its shard holds the mutex of the manager.
+type onlooker struct {
+	sink
+	client *client
+	alone  []bool
+}
+
+func (w *onlooker) Write(p []byte, _ []int, then []byte) (sent, held int, err error) {
+	writing := w.client.shard.writing
+	free := writing.TryLock()
+	if free {
+		writing.Unlock()
+	}
+	w.alone = append(w.alone, !free)
+	return len(p) + len(then), 0, nil
+}
+
+func TestShardsWriteOneAfterTheOtherIfTheyHaveLittleToWrite(t *testing.T) {
+	size := func(n int) []*message {
+		return []*message{newMessage(&Message{Project: "shop", Data: bytes.Repeat([]byte("x"), n)})}
+	}
+	for name, c := range map[string]struct {
+		clients  int // of one of two shards
+		pause    time.Duration
+		messages []*message
+		want     bool
+	}{
+		"one message":               {1, 0, size(512), true},
+		"so many clients":           {littleWrites / 2, 0, size(512), true},
+		"more clients":              {littleWrites/2 + 1, 0, size(512), false},
+		"messages of so many bytes": {1, 0, slices.Concat(size(littleBytes/2-100), size(littleBytes/2-100)), true},
+		"messages of more bytes":    {1, 0, slices.Concat(size(littleBytes/2), size(littleBytes/2)), false},
+		"after a pause":             {1, time.Second, size(512), true},
+		"much after a pause":        {1, time.Second, slices.Concat(size(littleBytes/2), size(littleBytes/2)), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newTestShard(t, c.clients, sink{})
+				s.cfg.shards, s.cfg.coalescing = 2, c.pause
+				defer s.forgetPauses()
+				w := &onlooker{client: s.everyone()[0]}
+				w.client.link = w
+				want := []bool{c.want}
+				if c.pause > 0 {
+					publishTurn(t, s, size(1)[0], 1)
+					want = []bool{true, c.want}
+				}
+				for _, m := range c.messages {
+					if err := s.publish(m); err != nil {
+						t.Fatal(err)
+					}
+				}
+				s.take()
+				s.takeTurn()
+				if c.pause > 0 {
+					time.Sleep(c.pause)
+					synctest.Wait() // for the alarm
+					s.take()
+					s.takeTurn()
+				}
+				if !slices.Equal(w.alone, want) {
+					t.Errorf("got %v, want %v", w.alone, want)
+				}
+			})
+		})
+	}
+}
+
 // A group that holds nothing costs no turn, and no timer runs for it.
 func TestAPauseInWhichNothingIsPublishedWakesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -876,7 +944,7 @@ func BenchmarkChangeOfFilterAmongMany(b *testing.B) {
 	for _, groups := range []int{1, 1_000, 100_000} {
 		b.Run(fmt.Sprint("groups=", groups), func(b *testing.B) {
 			cfg := defaultConfig()
-			s := newShard(&cfg, newHistory(&cfg))
+			s := newShard(&cfg, newHistory(&cfg), new(sync.Mutex))
 			s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), nil)
 			var c *client
 			for i := range groups {
@@ -1015,7 +1083,7 @@ func (brokenLink) Close() {}
 func TestNothingIsOfferedToAClientWhoseLinkFailsWhileRoomIsMade(t *testing.T) {
 	cfg := defaultConfig()
 	cfg.shards, cfg.maxBuffer = 1, 2
-	s := newShard(&cfg, newHistory(&cfg))
+	s := newShard(&cfg, newHistory(&cfg), new(sync.Mutex))
 	s.hooks = newHookQueue(Hooks{}, slog.New(slog.DiscardHandler), func(ClientID) {})
 	m := &Manager{cfg: cfg}
 	c := &client{id: 1, shard: s, link: brokenLink{}, place: place{m: m}, joined: new(joining), terms: grantedAll(Subscription{Project: "p"})}

@@ -206,7 +206,6 @@ func (s *shard) endPauses() {
 	if n == 0 {
 		return
 	}
-	var begin time.Time
 	for i := range n {
 		g := s.pauses[i].group
 		switch {
@@ -217,15 +216,26 @@ func (s *shard) endPauses() {
 		case !g.holds:
 			s.unpause(g)
 		default:
-			if !s.steady {
-				s.steady, begin = true, s.beginBatch()
-			}
-			s.pause(g)
-			s.deliverGroup(g, len(g.batch))
+			s.touched = append(s.touched, g)
 		}
 	}
-	s.endBatch(begin)
 	s.pauses = slices.Delete(s.pauses, 0, n)
+	if len(s.touched) == 0 {
+		return
+	}
+	s.steady = true
+	begin := s.beginBatch()
+	if s.hasLittle() {
+		s.writing.Lock()
+		defer s.writing.Unlock()
+	}
+	for _, g := range s.touched {
+		s.pause(g)
+		s.deliverGroup(g, len(g.batch))
+	}
+	clear(s.touched)
+	s.touched = s.touched[:0]
+	s.endBatch(begin)
 }
 
 // setAlarm makes the timer wake the shard at the next end of a pause.
