@@ -97,7 +97,7 @@ func TestAnInterruptedComparisonLeavesWhatItHas(t *testing.T) {
 	defer slog.SetDefault(before)
 
 	file := filepath.Join(t.TempDir(), "results")
-	z := size{clients: 20, rate: 100, bytes: 512, window: 100 * time.Millisecond, rounds: 100, handshakes: 1}
+	z := size{clients: 20, rate: 100, bytes: 512, window: 100 * time.Millisecond, rounds: 100, handshakes: 1, collected: 1}
 	sc := paced(z)
 	sc.servers = []string{"syscalls"}
 	s := settings{size: z, scenarios: []scenario{sc}, markdown: file}
@@ -354,8 +354,13 @@ func TestTablesOfADocumentAreReplacedAndReadAgain(t *testing.T) {
 	if _, ok := read["paced"]["melody"]["× syscalls"]; ok {
 		t.Error("read a figure of a server that froze")
 	}
-	if got := printedPace(string(written)); got != 40 {
-		t.Errorf("read a pace of %d, want 40", got)
+	if rate, collected := printedPaces(string(written)); rate != 40 || collected != 0 {
+		t.Errorf("read a pace of %d and %d clients of coalesced, want 40, and 0 without that table", rate, collected)
+	}
+	document := "<!-- compare run -->\nThe pace is 13 messages a second to 1000 clients.\n<!-- end -->\n" +
+		"<!-- compare coalesced -->\n### coalesced: 320 clients, 512 B\n<!-- end -->\n"
+	if rate, collected := printedPaces(document); rate != 13 || collected != 320 {
+		t.Errorf("read a pace of %d and %d clients of coalesced, want 13 and 320", rate, collected)
 	}
 	if n, err := b.check(read, 0); err != nil || n != 2 {
 		t.Errorf("%d figures are those that were just printed: %v", n, err)
@@ -474,7 +479,7 @@ func TestTargetsAreComparedWithTheMedians(t *testing.T) {
 func TestPassesAreSharedAndRestsOverlap(t *testing.T) {
 	z := size{clients: 20, rate: 20, bytes: 512, idle: 20, rounds: 1, handshakes: 1000, window: 100 * time.Millisecond, settle: 10 * time.Millisecond}
 	s := settings{names: "paced,churn,connect,idle", servers: []string{"mesherstream", "syscalls"}, size: z, together: 2}
-	if err := s.choose(z.rate, z.handshakes); err != nil {
+	if err := s.choose(z); err != nil {
 		t.Fatal(err)
 	}
 	binaries, err := build(t.Context())

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -106,6 +107,7 @@ func parse() (*settings, error) {
 	flag.IntVar(&z.clients, "clients", 1000, "connections where the scenario does not say")
 	flag.IntVar(&z.rate, "rate", 0, "messages a second; 0 finds a pace with which every server keeps up")
 	flag.IntVar(&z.handshakes, "handshakes", 0, "handshakes a second of the scenario connect; 0 finds a pace with which every server keeps up")
+	flag.IntVar(&z.collected, "collected", 0, "clients of the scenario coalesced; 0 finds as many as every server keeps up with")
 	flag.IntVar(&z.bytes, "size", 512, "bytes of a message")
 	flag.IntVar(&z.idle, "idle", 10_000, "connections of the scenarios idle and connect")
 	flag.DurationVar(&z.settle, "settle", 150*time.Second, "rest before idle connections are weighed; pools and worker goroutines need at least ten seconds to give up, and the runtime collects its garbage every two minutes")
@@ -124,9 +126,9 @@ func parse() (*settings, error) {
 		return s, fmt.Errorf("%q is no flag: lists are by comma, without spaces", flag.Arg(0))
 	}
 
-	if z.rounds < 1 || z.clients < 10 || z.rate < 0 || z.window <= 0 || z.handshakes < 0 || s.together < 1 {
-		return s, fmt.Errorf("%d rounds of %v with %d clients, %d messages and %d handshakes a second, %d servers together: want at least 1, more than 0, 10, 0, 0 and 1",
-			z.rounds, z.window, z.clients, z.rate, z.handshakes, s.together)
+	if z.rounds < 1 || z.clients < 10 || z.rate < 0 || z.window <= 0 || z.handshakes < 0 || z.collected < 0 || s.together < 1 {
+		return s, fmt.Errorf("%d rounds of %v with %d and %d clients, %d messages and %d handshakes a second, %d servers together: want at least 1, more than 0, 10, 0, 0, 0 and 1",
+			z.rounds, z.window, z.clients, z.collected, z.rate, z.handshakes, s.together)
 	}
 	if z.bytes < feed.MinSize || z.idle < 1 {
 		return s, fmt.Errorf("messages of %d bytes and %d idle connections: want at least %d and 1", z.bytes, z.idle, feed.MinSize)
@@ -137,7 +139,9 @@ func parse() (*settings, error) {
 	if *servers != "" {
 		s.servers = strings.Split(*servers, ",")
 	}
-	if err := s.choose(max(z.rate, 1), max(z.handshakes, 1)); err != nil {
+	unknown := *z
+	unknown.rate, unknown.handshakes, unknown.collected = max(z.rate, 1), max(z.handshakes, 1), max(z.collected, 1)
+	if err := s.choose(unknown); err != nil {
 		return s, err
 	}
 	drawn := slices.ContainsFunc(s.scenarios, func(sc scenario) bool {
@@ -154,10 +158,8 @@ func known() []string {
 	return slices.Concat(variants, slices.Sorted(maps.Keys(collecting)), allServers[1:], []string{scheduledLimit}, streamServers[4:])
 }
 
-// choose makes the scenarios that the flags name, with their servers, at these paces.
-func (s *settings) choose(rate, handshakes int) (err error) {
-	z := s.size
-	z.rate, z.handshakes = rate, handshakes
+// choose makes the scenarios that the flags name, with their servers.
+func (s *settings) choose(z size) (err error) {
 	if s.scenarios, err = scenarios(s.names, z); err != nil || s.servers == nil {
 		return err
 	}
@@ -185,9 +187,8 @@ func (s *settings) run(ctx context.Context) error {
 			return err
 		}
 		before = parseTables(string(content))
-		if s.size.rate == 0 {
-			s.size.rate = printedPace(string(content)) // of a burst, the ratios depend on it
-		}
+		rate, collected := printedPaces(string(content)) // of a burst, the ratios depend on them
+		s.size.rate, s.size.collected = cmp.Or(s.size.rate, rate), cmp.Or(s.size.collected, collected)
 	}
 	binaries, err := build(ctx)
 	if err != nil {

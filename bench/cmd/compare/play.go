@@ -121,30 +121,39 @@ var paces = []int{100, 80, 64, 50, 40, 32, 25, 20, 16, 13, 10, 8, 6, 5, 4, 3, 2,
 // handshakePaces are the same of handshakes.
 var handshakePaces = []int{5000, 4000, 3200, 2500, 2000, 1600, 1250, 1000, 800, 640, 500, 400, 320, 250, 200}
 
-// findPaces finds the paces that the flags don't give.
-func (s *settings) findPaces(ctx context.Context, binaries *binaries) (err error) {
+// crowds are the clients of coalesced that findPaces tries.
+var crowds = []int{1000, 800, 640, 500, 400, 320, 250, 200, 160, 130, 100, 80, 64, 50, 40, 32, 25, 20, 16, 13, 10}
+
+// findPaces finds the paces that the flags don't give, and the clients of coalesced, whose pace is fixed.
+func (s *settings) findPaces(ctx context.Context, binaries *binaries) error {
 	z := &s.size
-	if z.rate > 0 && z.handshakes > 0 {
+	before := *z
+	for _, f := range []struct {
+		value *int
+		tries []int
+		has   func(*pass) bool
+		make  func(string, size) pass
+	}{
+		{&z.rate, paces, func(p *pass) bool { return p.interval > 0 && !p.collects }, pacedPass},
+		{&z.handshakes, handshakePaces, func(p *pass) bool { return p.pace > 0 }, connectPass},
+		{&z.collected, crowds, func(p *pass) bool { return p.collects }, coalescedPass},
+	} {
+		if *f.value > 0 {
+			continue
+		}
+		found, err := s.findPace(ctx, binaries, f.tries, f.has, func(n int) pass {
+			*f.value = n
+			return f.make("pace", *z)
+		})
+		if err != nil {
+			return fmt.Errorf("find a pace: %w", err)
+		}
+		*f.value = found
+	}
+	if *z == before {
 		return nil
 	}
-	if z.rate == 0 {
-		z.rate, err = s.findPace(ctx, binaries, paces, func(p *pass) bool { return p.interval > 0 }, func(rate int) pass {
-			tried := *z
-			tried.rate = rate
-			return pacedPass("pace", tried)
-		})
-	}
-	if z.handshakes == 0 && err == nil {
-		z.handshakes, err = s.findPace(ctx, binaries, handshakePaces, func(p *pass) bool { return p.pace > 0 }, func(rate int) pass {
-			tried := *z
-			tried.handshakes = rate
-			return connectPass("pace", tried)
-		})
-	}
-	if err != nil {
-		return fmt.Errorf("find a pace: %w", err)
-	}
-	return s.choose(z.rate, z.handshakes)
+	return s.choose(*z)
 }
 
 // findPace returns a pace for the passes that are paced: one step below the fastest that every one of their servers keeps up with on
@@ -175,14 +184,14 @@ func (s *settings) findPace(ctx context.Context, binaries *binaries, paces []int
 			if result.Error != "" && !result.Froze {
 				return 0, fmt.Errorf("%s: %s", server, result.Error)
 			}
-			slog.Info("pace", "a second", paces[at], "server", server, "keeps up", !result.Behind && !result.Froze)
+			slog.Info("pace", "tried", paces[at], "server", server, "keeps up", !result.Behind && !result.Froze)
 			if !result.Behind && !result.Froze {
 				break
 			}
 		}
 	}
 	if at == len(paces) {
-		slog.Warn("no pace is slow enough for every server; what falls behind is marked", "a second", paces[at-1])
+		slog.Warn("no pace is slow enough for every server; what falls behind is marked", "tried", paces[at-1])
 	}
 	return paces[min(at+1, len(paces)-1)], nil
 }

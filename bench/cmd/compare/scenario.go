@@ -36,6 +36,7 @@ type pass struct {
 	fillFor  time.Duration
 	weigh    bool // weigh the heap before the first message and after the window
 	pace     int  // handshakes a second, which are all that is measured
+	collects bool // some of its servers collect messages
 	idle     bool // publish nothing, weigh after settle
 	rests    bool // an idle pass that settles for so long that others are made meanwhile
 	settle   time.Duration
@@ -47,6 +48,7 @@ type size struct {
 	clients, bytes, idle int
 	rate                 int // messages a second to the paced clients
 	handshakes           int // a second
+	collected            int // clients of coalesced
 	rounds               int
 	window, settle       time.Duration
 }
@@ -156,17 +158,24 @@ func burst(z size) scenario {
 	}
 }
 
-// coalesced is always 100 messages a second: how many share a write depends on that. There are as many clients as have the
-// deliveries of paced, so that syscalls keeps up.
+// collectedRate is the messages a second of coalesced, always: how many share a write depends on that.
+const collectedRate = 100
+
+func coalescedPass(name string, z size) pass {
+	z.clients, z.rate = z.collected, collectedRate
+	p := pacedPass(name, z)
+	p.collects = true
+	return p
+}
+
 func coalesced(z size) scenario {
 	const name = "coalesced"
-	z.clients, z.rate = max(z.clients*min(z.rate, 100)/100, 10), 100
 	return scenario{
 		name:    name,
-		about:   fmt.Sprintf("%d clients, %d B, %d messages a second, collected for 20 and 100 ms", z.clients, z.bytes, z.rate),
+		about:   fmt.Sprintf("%d clients, %d B, %d messages a second, collected for 20 and 100 ms", z.collected, z.bytes, collectedRate),
 		servers: []string{"mesherstream", "mesherstream-20ms", "mesherstream-100ms", "syscalls"},
 		rounds:  z.rounds,
-		passes:  []pass{pacedPass(name, z)},
+		passes:  []pass{coalescedPass(name, z)},
 		columns: []column{
 			cpuColumn(name), checked(against("× syscalls", cpu(name), "syscalls")), decimal("reads/delivery", readsPerDelivery(name)),
 			duration("p50", p50(name)), duration("p99", p99(name)), duration("max", longestLatency(name)),

@@ -73,10 +73,15 @@ func parseTables(document string) map[string]printed {
 	return out
 }
 
-// printedPace returns the messages a second of the tables in a document, or 0.
-func printedPace(document string) int {
-	section, _ := report.Section(document, "run")
-	found := paceText.FindStringSubmatch(section)
+// printedPaces returns the messages a second of the tables in a document, and the clients of coalesced. They are 0 if the
+// document doesn't have them.
+func printedPaces(document string) (rate, collected int) {
+	return printedNumber(document, "run", paceText), printedNumber(document, "coalesced", crowdText)
+}
+
+func printedNumber(document, section string, before *regexp.Regexp) int {
+	text, _ := report.Section(document, section)
+	found := before.FindStringSubmatch(text)
 	if found == nil {
 		return 0
 	}
@@ -84,7 +89,10 @@ func printedPace(document string) int {
 	return n
 }
 
-var paceText = regexp.MustCompile(`The pace is (\d+) messages a second`)
+var (
+	paceText  = regexp.MustCompile(`The pace is (\d+) messages a second`)
+	crowdText = regexp.MustCompile(`coalesced: (\d+) clients`)
+)
 
 // parseSpan reads a cell such as "1.03 (0.98 – 1.10)", or "1.03", whose spread is nothing.
 func parseSpan(cell string) (s span, ok bool) {
