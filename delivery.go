@@ -189,10 +189,6 @@ func (c *client) deliver(b *batch) {
 	s := c.shard
 	if c.queued() > 0 && !c.out.backlog.fits(len(b.messages), b.bytes, s.limits) {
 		if c.makeRoom(b.messages); c.phase == phaseGone {
-			if s.cfg.coalescing > 0 { // they may have counted as buffered
-				c.countOffered(len(b.messages))
-				c.countAbandoned(len(b.messages))
-			}
 			return
 		}
 	}

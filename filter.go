@@ -352,6 +352,9 @@ func (s *shard) rejoin() {
 func (c *client) leaveGroup() {
 	if c.group != nil {
 		n := len(c.pending())
+		if c.shard.cfg.coalescing > 0 { // what it makes room for may have counted as buffered
+			n += len(c.shard.coming)
+		}
 		c.countOffered(n)
 		c.countAbandoned(n)
 		c.shard.takeOut(c.group, int(c.inGroup))

@@ -3,6 +3,7 @@ package mesherstream
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -620,6 +621,37 @@ func TestAClientThatIsTooSlowReceivesNothingAfterWhatItMisses(t *testing.T) {
 		}
 		if st := s.stats(); st.Offered != 3*201 || st.Offered != st.Sent+st.Abandoned || st.Buffered != 0 || slow.phase < phaseClosing {
 			t.Errorf("stats: got %+v, want %d offered, and each of them sent or abandoned", st, 3*201)
+		}
+	})
+}
+
+// What was pending for a client counted as offered, also if its link fails while it makes room for that.
+func TestAClientLeavesWithAllThatItWasOffered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newQuietShard(t, WithCoalescing(time.Second), WithMaxBuffer(4))
+		defer s.forgetPauses()
+		var left Client
+		s.hooks.fns.Disconnect = func(c Client, _ int, _ string) { left = c }
+		m := newMessage(&Message{Project: "shop", Data: []byte("1")})
+		publishTurn(t, s, m, 1)
+		l := c.link.(*directLink)
+		l.room = 0
+		publishTurn(t, s, m, 4)
+		time.Sleep(time.Second)
+		publishTurn(t, s, m, 1) // and the four before fill the buffer
+		publishTurn(t, s, m, 3)
+		before := c.snapshot()
+		l.err = errors.New("broken")
+		time.Sleep(time.Second)
+		publishTurn(t, s, m, 1)
+		for _, call := range s.hooks.queue {
+			call()
+		}
+		if c.phase != phaseGone || before.Offered != 8 && before.Offered != 9 {
+			t.Fatalf("got %+v in phase %v, want a client that was offered 8 or 9 messages, and has left", before, c.phase)
+		}
+		if left.Offered < before.Offered || left.Offered != left.Sent+left.Abandoned+left.Dropped {
+			t.Errorf("left with %+v, want no less than %+v", left, before)
 		}
 	})
 }
