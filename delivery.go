@@ -40,8 +40,7 @@ func (s *shard) deliverBatch() {
 		n := s.ripe(g)
 		if g.fresh = 0; n > 0 {
 			if !delivered && s.hasLittle() {
-				s.writing.Lock()
-				alone = true
+				begin, alone = s.writeAlone(begin), true
 			}
 			s.deliverGroup(g, n)
 			delivered = true
@@ -87,6 +86,18 @@ func (s *shard) hasLittle() bool {
 		}
 	}
 	return true
+}
+
+// writeAlone waits until no other shard writes its little. The caller unlocks s.writing. A batch that began at begin began so
+// much later: nothing was delivered meanwhile.
+func (s *shard) writeAlone(begin time.Time) time.Time {
+	if begin.IsZero() {
+		s.writing.Lock()
+		return begin
+	}
+	waits := time.Now()
+	s.writing.Lock()
+	return begin.Add(time.Since(waits))
 }
 
 // One of every deliveriesTimed batches of a shard is timed. Reading the clock twice costs about as much as handing one

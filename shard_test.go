@@ -698,6 +698,22 @@ func TestDeliveriesThatAreHeldAreTimedWhenTheyAreWritten(t *testing.T) {
 	})
 }
 
+func TestADeliveryIsNotTimedWhileItWaitsForAnotherShard(t *testing.T) {
+	s := newTestShard(t, 1, sink{})
+	m := newMessage(&Message{Project: "shop"})
+	for s.batches%deliveriesTimed != deliveriesTimed-1 {
+		publishTurn(t, s, m, 1)
+	}
+	s.writing.Lock()
+	begin := time.Now()
+	time.AfterFunc(200*time.Millisecond, s.writing.Unlock)
+	publishTurn(t, s, m, 1)
+	waited := time.Since(begin)
+	if d := s.totals.Deliveries; waited < 200*time.Millisecond || d.Sum > waited-200*time.Millisecond || d.Sum == 0 {
+		t.Errorf("got a delivery of %v in %v, want one without the 200 ms for which it waited", d.Sum, waited)
+	}
+}
+
 // slowSink is a sink whose writes take a while.
 type slowSink struct{ sink }
 

@@ -226,7 +226,7 @@ func (s *shard) endPauses() {
 	s.steady = true
 	begin := s.beginBatch()
 	if s.hasLittle() {
-		s.writing.Lock()
+		begin = s.writeAlone(begin)
 		defer s.writing.Unlock()
 	}
 	for _, g := range s.touched {
