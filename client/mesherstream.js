@@ -784,7 +784,7 @@ function follow(url, options = {}, tabs) {
   }
 
   // abandon goes on without a worker that has ended. If all tabs followed events by themselves, they would take all
-  // connections to the host, and no page of it would load any more.
+  // connections to the host, and no other page of it could load.
   async function abandon() {
     const left = link;
     clearTimeout(timer);
@@ -1063,7 +1063,7 @@ function follow(url, options = {}, tabs) {
     return index >= 0 ? entries.splice(index, 1)[0] : undefined;
   }
 
-  // replayed ends a replay. What that of a return has not brought will not be brought again: it leaves the tail.
+  // replayed ends a replay. What a return's replay has not repeated is not repeated later, so it leaves the tail.
   function replayed(of, position) {
     replaying = null;
     if (of === "join") looking = false;
@@ -1505,11 +1505,11 @@ function readEvents(url, on) {
 // A SharedWorker follows the stream as long as one of its tabs is there. It posts entries to each: states, messages as a link
 // brings them, and positions. A tab acknowledges them, and fetches gaps, as over a WebSocket.
 
-// openShared is the link to the worker. It is null if the page may not have one. The script is this module as the server has
-// it beside its streams: the address of this module would be that of the whole program if the page is bundled.
+// openShared returns the link to the worker, or null if the page may not have one. The worker's script is the copy of this
+// module that the server serves beside its streams: in a bundled page, this module has no address of its own.
 //
-// The worker waits for a lock of the tab, to notice that the tab is gone, and the tab for one of the worker. All tabs are
-// given that at once: one that is frozen would not pass it on.
+// The worker waits for a lock that the tab holds, to notice that the tab is gone, and the tab waits for one that the worker
+// holds. When the worker ends, all tabs are granted that lock at once, since a frozen tab would not pass it on.
 function openShared(address, name, on) {
   let worker;
   try {
