@@ -166,16 +166,16 @@ type group struct {
 	inAll     int // index in shard.everyGroup
 	inProject int // index in its audience of shard.projects
 	clients   []*client
-	batch     []*message    // the messages that match the group and are yet to be delivered
-	fresh     int           // how many of them are of the batch that the shard is taking
-	pauses    bool          // it is in shard.pauses
-	holds     bool          // it holds messages until the end of its pause
-	early     time.Duration // when it was last written to before the end of a pause, as shard.began
-	ofProject *audience     // the groups of its project
-	digest    uint64        // of the filter
-	looksBack bool          // its clients read the history, and no message is offered to them
-	apart     bool          // its only client is not offered messages that were published before its join
-	from      cursor        // the place of the join
+	batch     []*message // the messages that match the group and are yet to be delivered
+	fresh     int        // how many of them are of the batch that the shard is taking
+	pauses    bool       // it is in shard.pauses
+	holds     bool       // it holds messages until the end of its pause
+	early     uint64     // the turn in which it was last written to before the end of a pause, as shard.turns
+	ofProject *audience  // the groups of its project
+	digest    uint64     // of the filter
+	looksBack bool       // its clients read the history, and no message is offered to them
+	apart     bool       // its only client is not offered messages that were published before its join
+	from      cursor     // the place of the join
 }
 
 // An audience is the groups that a message is matched with: those of its project, or all of the shard.

@@ -176,7 +176,7 @@ func (s *shard) ripe(g *group) int {
 	case bytes <= joinBytes:
 		return 0
 	}
-	g.early = s.began
+	g.early = s.turns
 	return n
 }
 
@@ -206,12 +206,16 @@ func (s *shard) endPauses() {
 	if n == 0 {
 		return
 	}
+	rest := 0
 	for i := range n {
 		g := s.pauses[i].group
 		switch {
 		case len(g.clients) == 0: // and it has no more
 			s.unhold(g)
-		case g.early == s.began: // written to in this turn
+		case g.early == s.turns && g.holds && s.turn.waited > 0: // what it holds has waited: the next turn comes at once
+			s.pauses[rest] = s.pauses[i]
+			rest++
+		case g.early == s.turns: // written to in this turn
 			s.pause(g)
 		case !g.holds:
 			s.unpause(g)
@@ -219,7 +223,7 @@ func (s *shard) endPauses() {
 			s.touched = append(s.touched, g)
 		}
 	}
-	s.pauses = slices.Delete(s.pauses, 0, n)
+	s.pauses = slices.Delete(s.pauses, rest, n)
 	if len(s.touched) == 0 {
 		return
 	}

@@ -409,6 +409,25 @@ func TestMuchDoesNotWaitForTheEndOfAPause(t *testing.T) {
 	})
 }
 
+// What has waited in the inbox until the end of a pause doesn't wait for the end of the next one, even if a buffer could not
+// hold it together with what the group has held.
+func TestNothingWaitsForTwoPauses(t *testing.T) {
+	streamtest.InBubble(t, func(w *streamtest.World) {
+		w.Start(mesherstream.WithCoalescing(time.Second), mesherstream.WithDrainInterval(time.Hour), mesherstream.WithMaxBuffer(4), mesherstream.WithPingInterval(0), mesherstream.WithIdleTimeout(0))
+		v := w.Connect("shop").Collect()
+		publishApart(w, "1", "2", "3")
+		w.M.Stats() // the group holds 2 and 3
+		publishApart(w, "4", "5", "6")
+		if got := v.Collected(); !slices.Equal(got, []string{"1"}) {
+			w.Fatalf("in the pause: got %q, want 1", got)
+		}
+		after(time.Second)
+		if got, want := v.Collected(), []string{"1", "2", "3", "4", "5", "6"}; !slices.Equal(got, want) {
+			w.Errorf("at the end of the pause: got %q, want %q", got, want)
+		}
+	})
+}
+
 // publishApart publishes messages that don't share a turn of a shard.
 func publishApart(w *streamtest.World, texts ...string) {
 	for _, text := range texts {
