@@ -165,7 +165,7 @@ func (p *simulation) start() {
 func (p *simulation) turn(i int) bool {
 	s := p.m.shards[i]
 	s.mu.Lock()
-	busy := !s.inbox.isEmpty() || len(s.again) > 0 || len(s.biting) > 0
+	busy := !s.inbox.isEmpty() && !s.sleeps || len(s.again) > 0 || len(s.biting) > 0
 	s.mu.Unlock()
 	taken := len(p.log)
 	for _, c := range p.calls {
@@ -177,6 +177,9 @@ func (p *simulation) turn(i int) bool {
 	synctest.Wait() // the publishers that waited for this go on before the turn, and not beside it
 	p.calls = slices.DeleteFunc(p.calls, func(c *call) bool { return c.done })
 	s.takeTurn()
+	s.mu.Lock()
+	s.sleeps = s.inbox.isEmpty() && len(s.again) == 0 && len(s.biting) == 0 // as take leaves it
+	s.mu.Unlock()
 	p.taken[i] = taken
 	for _, v := range p.pages {
 		if v.client != nil && v.client.shard == s {
