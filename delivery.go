@@ -35,12 +35,12 @@ func (s *shard) deliverBatch() {
 			s.offerGroup(g, m)
 		}
 	}
-	held, delivered, alone := false, false, false
+	held, delivered := false, false
 	for _, g := range s.touched {
 		n := s.ripe(g)
 		if g.fresh = 0; n > 0 {
-			if !delivered && s.hasLittle() {
-				begin, alone = s.writeAlone(begin), true
+			if !delivered {
+				begin = s.beginAlone(begin)
 			}
 			s.deliverGroup(g, n)
 			delivered = true
@@ -50,9 +50,7 @@ func (s *shard) deliverBatch() {
 			held = true
 		}
 	}
-	if alone {
-		s.writing.Unlock()
-	}
+	s.endAlone()
 	clear(s.touched)
 	s.touched = s.touched[:0]
 	clear(s.batch)
@@ -88,9 +86,13 @@ func (s *shard) hasLittle() bool {
 	return true
 }
 
-// writeAlone waits until no other shard writes its little. The caller unlocks s.writing. A batch that began at begin began so
-// much later: nothing was delivered meanwhile.
-func (s *shard) writeAlone(begin time.Time) time.Time {
+// beginAlone makes the shards that have little to write wait for this one, if it has little to write too. A batch that began at
+// begin begins later by the time that this shard has waited itself.
+func (s *shard) beginAlone(begin time.Time) time.Time {
+	if !s.hasLittle() {
+		return begin
+	}
+	s.alone = true
 	if begin.IsZero() {
 		s.writing.Lock()
 		return begin
@@ -98,6 +100,15 @@ func (s *shard) writeAlone(begin time.Time) time.Time {
 	waits := time.Now()
 	s.writing.Lock()
 	return begin.Add(time.Since(waits))
+}
+
+// endAlone is called after the batches are written, or as soon as a backlog has to be: it may be much, and the client's link
+// may accept all of it.
+func (s *shard) endAlone() {
+	if s.alone {
+		s.alone = false
+		s.writing.Unlock()
+	}
 }
 
 // One of every deliveriesTimed batches of a shard is timed. Reading the clock twice costs about as much as handing one
@@ -573,6 +584,7 @@ func (c *client) conclude(err error) {
 // after the first. It returns false if there are none.
 func (c *client) sendBuffered(n, limit int) (some bool, err error) {
 	s := c.shard
+	s.endAlone()
 	s.drained = s.drained[:0]
 	b := &c.out.backlog
 	told, notices := 0, 0

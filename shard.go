@@ -55,6 +55,7 @@ type shard struct {
 	projects   map[string]*audience // likewise
 	everyGroup audience             // likewise
 	touched    []*group
+	alone      bool                // it holds writing
 	pinged     []*client           // they are sent a pong at the end of the turn
 	again      []*client           // their links have asked for another turn
 	apart      []*client           // they have groups of their own until the end of a turn

@@ -457,6 +457,22 @@ func TestShardsWriteOneAfterTheOtherIfTheyHaveLittleToWrite(t *testing.T) {
 	}
 }
 
+// A backlog may be much, and the shard that writes it doesn't make others wait.
+func TestAShardDoesNotWriteABacklogAlone(t *testing.T) {
+	s := newTestShard(t, 1, sink{})
+	s.cfg.shards = 2
+	c := s.everyone()[0]
+	w := &onlooker{client: c}
+	c.link = w
+	c.buffer(newMessage(&Message{Data: []byte("1")}))
+	m := newMessage(&Message{Project: "shop", Data: []byte("2")})
+	publishTurn(t, s, m, 1)
+	publishTurn(t, s, m, 1)
+	if want := []bool{false, true}; !slices.Equal(w.alone, want) || c.sent != 3 {
+		t.Errorf("with a backlog, and without one: got %v and %d messages sent, want %v and 3", w.alone, c.sent, want)
+	}
+}
+
 // A group that holds nothing costs no turn, and no timer runs for it.
 func TestAPauseInWhichNothingIsPublishedWakesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

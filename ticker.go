@@ -228,15 +228,12 @@ func (s *shard) endPauses() {
 		return
 	}
 	s.steady = true
-	begin := s.beginBatch()
-	if s.hasLittle() {
-		begin = s.writeAlone(begin)
-		defer s.writing.Unlock()
-	}
+	begin := s.beginAlone(s.beginBatch())
 	for _, g := range s.touched {
 		s.pause(g)
 		s.deliverGroup(g, len(g.batch))
 	}
+	s.endAlone()
 	clear(s.touched)
 	s.touched = s.touched[:0]
 	s.endBatch(begin)
