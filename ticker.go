@@ -146,7 +146,10 @@ func (s *shard) unpause(g *group) {
 // canWait reports whether a message to a project, which is in the inbox, can wait there for the alarm. It is called under mu
 // while the shard's goroutine sleeps, since it reads what that owns.
 func (s *shard) canWait(project string) bool {
-	if a := s.audience(project); !s.alarmed || a == nil || a.pausing < len(a.groups) {
+	if !s.alarmed {
+		return false
+	}
+	if a := s.audience(project); a == nil || a.pausing < len(a.groups) {
 		return false
 	}
 	// No more than a turn takes without delivering any of it.
