@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -526,6 +527,219 @@ func TestNothingWaitsForAnAlarmBehindAJoin(t *testing.T) {
 			t.Errorf("got %d messages for the client that has joined, want 1", n)
 		}
 	})
+}
+
+// pauseViewer is a client of a play with pauses, and its link.
+type pauseViewer struct {
+	sink
+	client *client
+	level  string
+	want   []int // the messages that it is to receive
+	left   bool
+
+	mu  sync.Mutex
+	got []int
+	at  []time.Time // when
+}
+
+func (v *pauseViewer) Write(p []byte, lengths []int, then []byte) (sent, held int, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if lengths == nil {
+		lengths = []int{len(p)}
+	}
+	rest := p
+	for _, n := range lengths {
+		m := message{frame: rest[:n]}
+		rest = rest[n:]
+		if number, _, ok := strings.Cut(string(m.payload()), " "); ok {
+			i, _ := strconv.Atoi(number)
+			v.got, v.at = append(v.got, i), append(v.at, time.Now())
+		}
+	}
+	return len(p) + len(then), 0, nil
+}
+
+// pausePlay plays chance with the goroutines of a manager, in a bubble: viewers come, leave, change their filters and have
+// messages of their own; the manager is asked, shut down and started again; the last viewer of a project leaves, and another
+// one comes. Whoever stays receives every message for it, in order, and no later than a pause after its publication.
+type pausePlay struct {
+	*testing.T
+	rnd     *rand.Rand
+	m       *Manager
+	d       time.Duration
+	viewers []*pauseViewer
+	sentAt  []time.Time // the messages; zero for those of BufferMessage, which wait for a drain
+	waited  int         // how often a message waited in an inbox
+}
+
+var pauseLevels = []string{"", "x", "y"}
+
+func (p *pausePlay) join() {
+	v := &pauseViewer{level: pauseLevels[p.rnd.IntN(3)]}
+	sub := Subscription{Project: []string{"a", "b"}[p.rnd.IntN(2)]}
+	if v.level != "" {
+		sub.Levels = []string{v.level}
+	}
+	synctest.Wait() // a message of the same instant may be for it or not
+	v.client = connect(p.T, p.m, sub, func(*client) link.Link { return v })
+	p.viewers = append(p.viewers, v)
+}
+
+// present lists the viewers that have not left.
+func (p *pausePlay) present() []*pauseViewer {
+	return slices.DeleteFunc(slices.Clone(p.viewers), func(v *pauseViewer) bool { return v.left })
+}
+
+func (p *pausePlay) publish() {
+	msg := Message{Project: []string{"a", "a", "b", ""}[p.rnd.IntN(4)], Level: pauseLevels[p.rnd.IntN(3)]}
+	msg.Data = fmt.Appendf(nil, "%d %s", len(p.sentAt), strings.Repeat("x", p.rnd.IntN(40)/39*p.rnd.IntN(40_000)))
+	for _, v := range p.present() {
+		if (msg.Project == "" || msg.Project == v.client.sub.Project) && (msg.Level == "" || v.level == "" || v.level == msg.Level) {
+			v.want = append(v.want, len(p.sentAt))
+		}
+	}
+	p.sentAt = append(p.sentAt, time.Now())
+	if err := p.m.Broadcast(msg); err != nil {
+		p.Fatal(err)
+	}
+}
+
+// leave lets a viewer's connection break.
+func (p *pausePlay) leave(v *pauseViewer) {
+	v.left = true
+	v.client.Post(link.Event{Kind: link.Failed, Err: io.EOF})
+}
+
+func (p *pausePlay) step() {
+	present := p.present()
+	some := func(do func(*pauseViewer)) {
+		if len(present) > 0 {
+			do(present[p.rnd.IntN(len(present))])
+		}
+	}
+	switch k := p.rnd.IntN(40); k {
+	default:
+		p.publish()
+	case 20, 21:
+		p.join()
+	case 22:
+		some(p.leave)
+	case 23:
+		some(func(v *pauseViewer) {
+			f := Filter{Levels: []string{pauseLevels[p.rnd.IntN(3)]}}
+			switch err := p.m.SetFilter(v.client.id, f); {
+			case err == nil:
+				if v.level = f.Levels[0]; v.level == "" && v.client.grant.Levels != nil {
+					v.level = v.client.grant.Levels[0]
+				}
+			case !errors.Is(err, ErrNotGranted):
+				p.Fatal(err)
+			}
+		})
+	case 24:
+		p.m.Stats()
+	case 25:
+		p.m.DrainBuffers()
+	case 26:
+		some(func(v *pauseViewer) {
+			v.want = append(v.want, len(p.sentAt))
+			if err := p.m.BufferMessage(v.client.id, fmt.Appendf(nil, "%d ", len(p.sentAt))); err != nil {
+				p.Fatal(err)
+			}
+			p.sentAt = append(p.sentAt, time.Time{})
+		})
+	case 27:
+		synctest.Wait()
+	case 28:
+		if p.rnd.IntN(4) == 0 {
+			for _, v := range present {
+				p.leave(v)
+			}
+			if p.rnd.IntN(2) == 0 {
+				if err := p.m.Shutdown(p.Context()); err != nil {
+					p.Fatal(err)
+				}
+				if err := p.m.start(true); err != nil {
+					p.Fatal(err)
+				}
+			}
+			p.join()
+		}
+	case 30, 31, 32, 33, 34, 35, 36, 37, 38, 39:
+		time.Sleep(time.Duration(p.rnd.Int64N(int64(p.d)) / []int64{20, 4, 1}[k%3]))
+	}
+	for _, s := range p.m.shards {
+		s.mu.Lock()
+		p.waited += s.inbox.waited
+		s.mu.Unlock()
+	}
+}
+
+// check compares what each viewer has received with what it was to receive.
+func (p *pausePlay) check() {
+	whole := p.m.Stats().Dropped == 0 // a small buffer may drop messages of BufferMessage
+	for i, v := range p.viewers {
+		v.mu.Lock()
+		if want := v.want[:min(len(v.want), len(v.got))]; whole && (!slices.Equal(v.got, want) || !v.left && len(v.got) < len(v.want)) {
+			p.Errorf("viewer %d: got %v, want %v", i, v.got, v.want)
+		}
+		for k, number := range v.got {
+			if sent := p.sentAt[number]; !sent.IsZero() && v.at[k].Sub(sent) > p.d {
+				p.Errorf("viewer %d: got message %d after %v, want it after at most %v", i, number, v.at[k].Sub(sent), p.d)
+			}
+		}
+		v.mu.Unlock()
+	}
+	for _, s := range p.m.shards {
+		s.ask(func() {
+			pausing := func(groups []*group) (n int) {
+				for _, g := range groups {
+					if g.pauses {
+						n++
+					}
+				}
+				return n
+			}
+			if n := pausing(s.everyGroup.groups); n != s.everyGroup.pausing {
+				p.Errorf("%d groups pause, and %d are counted", n, s.everyGroup.pausing)
+			}
+			for project, a := range s.projects {
+				if n := pausing(a.groups); n != a.pausing {
+					p.Errorf("%d groups of %q pause, and %d are counted", n, project, a.pausing)
+				}
+			}
+		})
+	}
+}
+
+func TestWhateverHappensInPausesEveryMessageArrivesInTime(t *testing.T) {
+	waited := 0
+	for seed := range uint64(100) {
+		synctest.Test(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 0))
+			p := &pausePlay{T: t, rnd: rnd, d: []time.Duration{time.Millisecond, 20 * time.Millisecond, time.Second}[seed%3]}
+			p.m = startManager(t, WithCoalescing(p.d), WithPingInterval(0), WithIdleTimeout(0), WithMaxBuffer([]int{1000, 5, 2}[rnd.IntN(3)]),
+				WithDrainInterval([]time.Duration{time.Hour, 50 * time.Millisecond}[rnd.IntN(2)]))
+			for range 3 {
+				p.join()
+			}
+			for range 300 {
+				p.step()
+			}
+			time.Sleep(2 * p.d)
+			p.m.DrainBuffers()
+			synctest.Wait()
+			p.check()
+			waited += p.waited
+		})
+		if t.Failed() {
+			t.Fatalf("with seed %d", seed)
+		}
+	}
+	if waited == 0 {
+		t.Error("no message has waited in an inbox")
+	}
 }
 
 // burst returns messages to the project shop.
