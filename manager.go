@@ -58,7 +58,7 @@ type Manager struct {
 	askedRoutes sync.Map // the routes that checkRoute has seen, by their first handler
 	shadows     sync.Map // the result of shadowsIn, by the app
 
-	writing sync.Mutex // see shard.hasLittle
+	writing chan struct{} // see shard.hasLittle
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -80,8 +80,9 @@ func NewManager(opts ...Option) (*Manager, error) {
 	cfg.logger = slog.New(survivor{cfg.logger.Handler()})
 	m := &Manager{cfg: cfg, perIP: make(map[string]int), asking: make(map[string]int)}
 	m.history = newHistory(&m.cfg)
+	m.writing = make(chan struct{}, max(1, cfg.shards/2))
 	for range cfg.shards {
-		m.shards = append(m.shards, newShard(&m.cfg, m.history, &m.writing))
+		m.shards = append(m.shards, newShard(&m.cfg, m.history, m.writing))
 	}
 	if cfg.relay != nil {
 		m.relaying = newRelaying(m)

@@ -15,7 +15,7 @@ import (
 // A shard is an actor: one goroutine that owns some of the clients, and an inbox for requests from other goroutines. No
 // other goroutine touches a client's state, so the delivery of a message to a client takes no lock.
 //
-// Each shard has a goroutine of its own. If they have little to write, they write one after the other, see hasLittle.
+// Each shard has a goroutine of its own. If they have little to write, only half of them write at a time, see hasLittle.
 //
 // One turn of the shard takes the whole inbox at once. The broadcasts in it are sent with one write per client.
 type shard struct {
@@ -23,8 +23,8 @@ type shard struct {
 	cfg     *config
 	limits  limits
 	madeAt  time.Time
-	history *history    // of the manager
-	writing *sync.Mutex // likewise: held by a shard that has little to write while it does so
+	history *history      // of the manager
+	writing chan struct{} // likewise: holds a token for each shard that writes its little
 	readers [encodings]func(own bool) link.Reader
 
 	// Guarded by mu.
@@ -55,7 +55,7 @@ type shard struct {
 	projects   map[string]*audience // likewise
 	everyGroup audience             // likewise
 	touched    []*group
-	alone      bool                // it holds writing
+	counts     bool                // one of the tokens in writing is its own
 	pinged     []*client           // they are sent a pong at the end of the turn
 	again      []*client           // their links have asked for another turn
 	apart      []*client           // they have groups of their own until the end of a turn
@@ -84,7 +84,7 @@ type shard struct {
 	totals     Stats
 }
 
-func newShard(cfg *config, h *history, writing *sync.Mutex) *shard {
+func newShard(cfg *config, h *history, writing chan struct{}) *shard {
 	s := &shard{
 		cfg:       cfg,
 		writing:   writing,

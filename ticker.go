@@ -231,12 +231,12 @@ func (s *shard) endPauses() {
 		return
 	}
 	s.steady = true
-	begin := s.beginAlone(s.beginBatch())
+	begin := s.beginLittle(s.beginBatch())
 	for _, g := range s.touched {
 		s.pause(g)
 		s.deliverGroup(g, len(g.batch))
 	}
-	s.endAlone()
+	s.endLittle()
 	clear(s.touched)
 	s.touched = s.touched[:0]
 	s.endBatch(begin)
