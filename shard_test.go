@@ -453,8 +453,8 @@ func TestAShardThatHasLittleToWriteCountsAsOne(t *testing.T) {
 	}
 }
 
-// A backlog may be much, and the shard that writes it doesn't make others wait.
-func TestAShardDoesNotWriteABacklogAlone(t *testing.T) {
+// A shard that writes a backlog, which may be much, makes no other one wait.
+func TestABacklogIsNotLittleToWrite(t *testing.T) {
 	s := newTestShard(t, 1, sink{})
 	s.cfg.shards = 2
 	c := s.everyone()[0]
