@@ -590,7 +590,7 @@ func (p *pausePlay) publish() {
 	msg := Message{Project: []string{"a", "a", "b", ""}[p.rnd.IntN(4)], Level: pauseLevels[p.rnd.IntN(3)]}
 	msg.Data = fmt.Appendf(nil, "%d %s", len(p.sentAt), strings.Repeat("x", p.rnd.IntN(40)/39*p.rnd.IntN(40_000)))
 	for _, v := range p.present() {
-		if (msg.Project == "" || msg.Project == v.client.sub.Project) && (msg.Level == "" || v.level == "" || v.level == msg.Level) {
+		if (msg.Project == "" || msg.Project == v.client.grant.Project) && (msg.Level == "" || v.level == "" || v.level == msg.Level) {
 			v.want = append(v.want, len(p.sentAt))
 		}
 	}
