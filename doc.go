@@ -20,9 +20,10 @@
 // [Manager.Broadcast] delivers a message to every client whose subscription it matches. If the client's connection
 // accepts the message, it is sent immediately; otherwise it is put into that client's buffer. [WithCoalescing] trades
 // some of that speed for fewer system calls. [Manager.BufferMessage] puts a message into one client's buffer, and the
-// next drain sends it. Nothing is delivered twice. A message that the kernel has accepted may still be lost with the
-// connection: a client of [Protocol] that returns then receives it from the history, or is told that it is missing. For
-// any other client over a WebSocket, and for what BufferMessage sends, it is lost.
+// next drain sends it. Nothing is delivered twice, except that an EventSource that returns may receive the events after
+// its last ID again. A message that the kernel has accepted may still be lost with the connection: a client of [Protocol]
+// that returns then receives it from the history, or is told that it is missing. For any other client over a WebSocket,
+// and for what BufferMessage sends, it is lost.
 //
 // A WebSocket is open a moment before the client is known here. A page that loads a state and then applies the stream
 // to it should first wait for the hello message of [Protocol] or, without the protocol, for the reply to a subscribe.
@@ -43,8 +44,8 @@
 // dropped.
 //
 // Messages already in flight arrive first. [WithUnsentLimit] bounds how many bytes of them the server's kernel holds;
-// with [Protocol], [WithWindow] bounds them all. A client that has agreed on the protocol is also told of each gap, at
-// its place in the stream. A client that makes no progress and sends nothing for [WithIdleTimeout] is removed.
+// with [Protocol], [WithWindow] bounds them all. A client that has agreed on the protocol, or streams over plain HTTP, is
+// also told of each gap, at its place in the stream. A client that makes no progress and sends nothing for [WithIdleTimeout] is removed.
 //
 // # Concurrency
 //
