@@ -54,7 +54,7 @@ func (b *backlog) len() int { return b.count }
 // slot is the place of the message with that number, even after the message has left.
 func (b *backlog) slot(number uint64) **message { return &b.slots[number&uint64(len(b.slots)-1)] }
 
-// fits reports whether so many more messages and bytes are within the bounds.
+// fits reports whether that many more messages and bytes are within the bounds.
 func (b *backlog) fits(messages, bytes int, most limits) bool {
 	return b.count+messages <= most.messages && b.bytes+bytes <= most.bytes
 }

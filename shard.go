@@ -383,7 +383,7 @@ func (s *shard) takeTurn() {
 	}
 }
 
-// do does casts in their order.
+// do carries out casts in their order.
 func (s *shard) do(casts []cast) {
 	for _, c := range casts {
 		if c.message != nil {

@@ -341,7 +341,7 @@ func TestTheFirstMessageOfAFilterDoesNotWaitForThoseOfOthers(t *testing.T) {
 	})
 }
 
-// Messages that wait for the end of a pause rouse no shard, until there are so many that a publisher would have to wait too.
+// Messages that wait for the end of a pause wake no shard, unless the next one would make its publisher wait.
 func TestAPublisherDoesNotWaitForTheEndOfAPause(t *testing.T) {
 	for name, bound := range map[string]mesherstream.Option{
 		"messages": mesherstream.WithMaxBuffer(4), "bytes": mesherstream.WithMaxBufferBytes(1 << 10),

@@ -139,9 +139,9 @@ func parse() (*settings, error) {
 	if *servers != "" {
 		s.servers = strings.Split(*servers, ",")
 	}
-	unknown := *z
-	unknown.rate, unknown.handshakes, unknown.collected = max(z.rate, 1), max(z.handshakes, 1), max(z.collected, 1)
-	if err := s.choose(unknown); err != nil {
+	assumed := *z // what is to be found is not known yet
+	assumed.rate, assumed.handshakes, assumed.collected = max(z.rate, 1), max(z.handshakes, 1), max(z.collected, 1)
+	if err := s.choose(assumed); err != nil {
 		return s, err
 	}
 	drawn := slices.ContainsFunc(s.scenarios, func(sc scenario) bool {
