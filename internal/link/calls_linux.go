@@ -12,6 +12,7 @@ import (
 //
 // The scheduler isn't told of these calls. unix.Write tells it before and after, which costs a small write some 100 ns,
 // and hands the processor to another thread when the kernel takes longer than 20 µs. This is meant for calls that wait.
+// It also keeps the thread awake that looks for such calls, for a millisecond or more after each of them.
 //
 // But a goroutine can't be stopped while it is in the kernel. So a collection, which stops all goroutines for a moment,
 // begins later by up to the length of one call. docs/scaling.md says how long that is.
@@ -46,6 +47,18 @@ func receive(fd int, p []byte) (n int, err error) {
 		return n, err
 	}
 	return 0, errno
+}
+
+// pending fills events with what an epoll descriptor has to report, if anything.
+func pending(epoll int, events []unix.EpollEvent) (n int, err error) {
+	// Not every processor has epoll_wait.
+	count, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT,
+		uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
+	runtime.KeepAlive(events)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(count), nil
 }
 
 // A pair is the memory that sending two pieces needs. It is kept, so that sending allocates nothing.

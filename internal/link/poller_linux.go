@@ -57,7 +57,7 @@ func (p *Poller) loop() {
 	wait := func(fd uintptr) (done bool) {
 		var err error
 		for {
-			if n, err = unix.EpollWait(int(fd), ready, 0); err != unix.EINTR {
+			if n, err = pending(int(fd), ready); err != unix.EINTR {
 				break
 			}
 		}
