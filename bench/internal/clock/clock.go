@@ -7,6 +7,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,7 +64,12 @@ func (t *Timer) SleepUntil(nanos int64) {
 	for Now() < nanos {
 		// A timer that is open fails to be set or read only if the instant is none.
 		_ = t.conn.Control(func(fd uintptr) { _ = unix.TimerfdSettime(int(fd), unix.TFD_TIMER_ABSTIME, &at, nil) })
-		if _, err := t.file.Read(expirations[:]); err != nil {
+		var failed syscall.Errno
+		if err := t.conn.Read(func(fd uintptr) (done bool) {
+			// File.Read would announce a system call, after which the scheduler's thread stays awake as well.
+			_, _, failed = unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&expirations)), uintptr(len(expirations)))
+			return failed != unix.EAGAIN
+		}); err != nil || failed != 0 && failed != unix.EINTR {
 			return
 		}
 	}
