@@ -51,7 +51,7 @@ func receive(fd int, p []byte) (n int, err error) {
 
 // pending fills events with what an epoll descriptor has to report, if anything.
 func pending(epoll int, events []unix.EpollEvent) (n int, err error) {
-	// Not every processor has epoll_wait.
+	// epoll_wait isn't there on every processor. Go's own poller calls epoll_pwait too.
 	count, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT,
 		uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
 	runtime.KeepAlive(events)

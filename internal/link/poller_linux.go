@@ -65,7 +65,7 @@ func (p *Poller) loop() {
 	}
 	for p.conn.Read(wait) == nil {
 		p.mu.Lock()
-		for _, e := range ready[:max(n, 0)] {
+		for _, e := range ready[:n] {
 			// A slot may belong to another link by now, so the event has the link's token too.
 			l := p.links[e.Fd]
 			if l != nil && l.token == uint32(e.Pad) && l.hints.Or(e.Events) == 0 {
