@@ -45,7 +45,8 @@
 //
 // Messages already in flight arrive first. [WithUnsentLimit] bounds how many bytes of them the server's kernel holds;
 // with [Protocol], [WithWindow] bounds them all. A client that has agreed on the protocol, or streams over plain HTTP, is
-// also told of each gap, at its place in the stream. A client that makes no progress and sends nothing for [WithIdleTimeout] is removed.
+// also told of each gap, at its place in the stream. A client that makes no progress and sends nothing for
+// [WithIdleTimeout] is removed.
 //
 // # Concurrency
 //
