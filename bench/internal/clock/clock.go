@@ -4,6 +4,7 @@
 package clock
 
 import (
+	"math"
 	"os"
 	"syscall"
 	"time"
@@ -14,10 +15,20 @@ import (
 
 // Go's own monotonic clock is CLOCK_MONOTONIC, read without a system call, but it is only handed out as a difference
 // between two times. One pair of readings at start turns it into absolute nanoseconds that another process understands.
-var (
-	startTime  = time.Now()
-	startNanos = readNanos()
-)
+var startTime, startNanos = pair(readNanos)
+
+// pair reads both clocks at the same time. A process that is starting is easily interrupted between two readings, and what
+// it measured against another process would then be wrong by as much for all its life. So the closest of many pairs counts.
+func pair(nanos func() int64) (at time.Time, atNanos int64) {
+	apart := int64(math.MaxInt64)
+	for range 100 {
+		before, now, after := nanos(), time.Now(), nanos()
+		if after-before < apart {
+			at, atNanos, apart = now, before+(after-before)/2, after-before
+		}
+	}
+	return at, atNanos
+}
 
 func readNanos() int64 {
 	var ts unix.Timespec
