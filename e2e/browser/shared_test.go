@@ -152,6 +152,7 @@ func TestTabsOfAnOriginShareOneStream(t *testing.T) {
 	}
 	for begin := time.Now(); time.Since(begin) < 6*time.Second; { // longer than the worker keeps anything for it
 		publish()
+		time.Sleep(50 * time.Millisecond)
 	}
 	for _, tb := range tabs {
 		tb.receives(1, last)

@@ -9,9 +9,10 @@ function number(data) {
 
 const isLast = (data) => typeof data === "string" && data.includes('"last"');
 
-// busy blocks for so many milliseconds.
+// busy blocks for so many milliseconds. Unlike a page, Node can do so without a processor.
 function busy(ms) {
-  for (const end = performance.now() + ms; performance.now() < end; );
+  if (typeof process !== "undefined") Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+  else for (const end = performance.now() + ms; performance.now() < end; );
 }
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
