@@ -15,7 +15,7 @@ lint:
 	go vet work
 	go tool staticcheck work
 
-bench:          # every scenario against every peer, half an hour; writes the tables of bench/RESULTS.md and the chart
+bench:          # every scenario against every peer, three quarters of an hour; writes the tables of bench/RESULTS.md and the chart
 	go run ./bench/cmd/compare -scenario all -seconds 1200ms -warmup 300ms -write bench/RESULTS.md -svg bench/results.svg
 	go run ./bench/cmd/herd -rounds 3 -missed 0,100 -over 5s -write bench/RESULTS.md
 

@@ -157,7 +157,8 @@ func (s *settings) findPaces(ctx context.Context, binaries *binaries) error {
 }
 
 // findPace returns a pace for the passes that are paced: one step below the fastest that every one of their servers keeps up with on
-// this machine and in this hour, so that a run in which the machine is a little slower still keeps up.
+// this machine and in this hour, so that a run in which the machine is a little slower still keeps up. A server that fell behind has a
+// second try, since a hiccup of the machine would slow down the whole comparison.
 func (s *settings) findPace(ctx context.Context, binaries *binaries, paces []int, paced func(*pass) bool, try func(int) pass) (int, error) {
 	var servers []string
 	for _, sc := range s.scenarios {
@@ -175,7 +176,7 @@ func (s *settings) findPace(ctx context.Context, binaries *binaries, paces []int
 	}
 	at := 0
 	for _, server := range servers {
-		for ; at < len(paces); at++ {
+		for failed := 0; at < len(paces); {
 			r := s.runner(binaries, server, try(paces[at]))
 			result := r.run(ctx)
 			if err := ctx.Err(); err != nil {
@@ -187,6 +188,9 @@ func (s *settings) findPace(ctx context.Context, binaries *binaries, paces []int
 			slog.Info("pace", "tried", paces[at], "server", server, "keeps up", !result.Behind && !result.Froze)
 			if !result.Behind && !result.Froze {
 				break
+			}
+			if failed++; failed == 2 || result.Froze {
+				at, failed = at+1, 0
 			}
 		}
 	}

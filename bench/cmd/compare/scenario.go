@@ -53,9 +53,6 @@ type size struct {
 	window, settle       time.Duration
 }
 
-// fewer is the rounds of the scenarios that take long.
-func (z *size) fewer() int { return (z.rounds + 1) / 2 }
-
 // deliveries is how many a second fan and filtered keep to, whatever their clients and projects: as many as paced has with 1,000
 // clients.
 func (z *size) deliveries() int { return 1000 * z.rate }
@@ -161,8 +158,12 @@ func burst(z size) scenario {
 // collectedRate is the messages a second of coalesced, always: how many share a write depends on that.
 const collectedRate = 100
 
+// collectedFor is the least that coalesced publishes for: the first message to clients that had none for a while leaves alone, and
+// should not weigh as much as it does in a second.
+const collectedFor = 3 * time.Second
+
 func coalescedPass(name string, z size) pass {
-	z.clients, z.rate = z.collected, collectedRate
+	z.clients, z.rate, z.window = z.collected, collectedRate, max(z.window, collectedFor)
 	p := pacedPass(name, z)
 	p.collects = true
 	return p
@@ -191,7 +192,7 @@ func flood(z size) scenario {
 	return scenario{
 		name:   "flood",
 		about:  fmt.Sprintf("%d clients, %d B, as fast as Broadcast accepts, for %v; the machine is full by definition", z.clients, z.bytes, p.traffic.For),
-		rounds: z.fewer(),
+		rounds: z.rounds,
 		passes: []pass{p},
 		columns: []column{
 			spread(count("deliveries/s", throughput("flood"))), against("× centrifuge", throughput("flood"), "centrifuge"),
@@ -211,7 +212,7 @@ func stalled(z size) scenario {
 	return scenario{
 		name:   "stalled",
 		about:  fmt.Sprintf("paced, %d of %d clients never read", slow.stalled, z.clients),
-		rounds: z.fewer(),
+		rounds: z.rounds,
 		passes: []pass{pacedPass("paced", z), slow},
 		columns: []column{
 			cpuColumn("stalled"), ratio("× paced", cpu("stalled"), cpu("paced")),
@@ -237,7 +238,7 @@ func filtered(z size) scenario {
 		name: "filtered",
 		about: fmt.Sprintf("%d clients in %d projects, 4 levels, 3 environments; each message is for 5 of them; %d Broadcasts a millisecond",
 			z.clients, narrow.plan.Projects, narrow.traffic.Batch),
-		rounds: z.fewer(),
+		rounds: z.rounds,
 		passes: []pass{plain, narrow},
 		columns: []column{
 			cpuColumn("filtered"), checked(against("× syscalls", cpu("filtered"), "syscalls")), checked(ratio("× unfiltered", cpu("filtered"), cpu("unfiltered"))),
@@ -254,7 +255,7 @@ func churn(z size) scenario {
 	return scenario{
 		name:   "churn",
 		about:  fmt.Sprintf("paced, and %d clients leave and come a second", p.churn),
-		rounds: z.fewer(),
+		rounds: z.rounds,
 		passes: []pass{pacedPass("paced", z), p},
 		columns: []column{
 			cpuColumn("churn"), checked(against("× syscalls", cpu("churn"), "syscalls")), ratio("× paced", cpu("churn"), cpu("paced")),
@@ -270,7 +271,7 @@ func fan(z size) scenario {
 		name:    "fan",
 		about:   fmt.Sprintf("paced, %d deliveries a second to more and more clients", z.deliveries()),
 		servers: []string{"mesherstream", "gws", "centrifuge", "syscalls", "joined"},
-		rounds:  z.fewer(),
+		rounds:  z.rounds,
 	}
 	for _, clients := range []int{100, 1000, 5000, 15000} {
 		p := pacedPass(fmt.Sprint(clients), z)
@@ -299,7 +300,7 @@ func streams(z size) scenario {
 		name:    "events",
 		about:   fmt.Sprintf("%d clients, %d B, %d messages a second; then %d at once; then 20 clients leave", z.clients, z.bytes, z.rate, burstSize),
 		servers: streamServers,
-		rounds:  z.fewer(),
+		rounds:  z.rounds,
 		passes:  []pass{steady, together, leaving},
 		columns: []column{
 			cpuColumn("steady"), checked(against("× WebSocket", cpu("steady"), websocket)),
@@ -325,7 +326,7 @@ func connecting(z size) scenario {
 		name:    name,
 		about:   fmt.Sprintf("%d clients connect, %d a second", p.clients, p.pace),
 		servers: slices.Concat(variants[:len(variants)-1], []string{"fiberhub", "gws", "gobwas", "fiberstream", "syscalls"}),
-		rounds:  z.fewer(),
+		rounds:  z.rounds,
 		passes:  []pass{p},
 		columns: []column{
 			duration("CPU/handshake", perHandshake(name, cpuOf)), checked(against("× syscalls", perHandshake(name, cpuOf), "syscalls")),
@@ -342,7 +343,7 @@ func idle(z size) scenario {
 		name:    "idle",
 		about:   fmt.Sprintf("%d connections that get nothing, after %v", z.idle, z.settle),
 		servers: slices.Concat(variants, allServers[1:], streamServers[4:]),
-		rounds:  min(2, z.fewer()), // which differ by little
+		rounds:  min(2, z.rounds), // which differ by little
 		passes: []pass{{
 			name: "idle", clients: z.idle, plan: feed.Plan{Projects: 1}, idle: true, rests: true, settle: z.settle, traffic: control.Traffic{Size: z.bytes},
 		}},
