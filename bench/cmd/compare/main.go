@@ -101,7 +101,7 @@ func parse() (*settings, error) {
 		servers = flag.String("servers", "", "`servers`, by comma, instead of all that a scenario compares: "+strings.Join(known(), ", "))
 	)
 	flag.StringVar(&s.names, "scenario", "paced", "`scenarios`, by comma: "+strings.Join(scenarioNames(), ", ")+", or all")
-	flag.IntVar(&z.rounds, "rounds", 5, "rounds of each scenario, but of idle no more than three. Figures are medians over them")
+	flag.IntVar(&z.rounds, "rounds", 5, "rounds of each scenario, but of idle no more than two. Figures are medians over them")
 	flag.DurationVar(&z.window, "seconds", 3*time.Second, "how long a window publishes: a `duration`, such as 10s")
 	flag.DurationVar(&s.warmUp, "warmup", time.Second, "publishing before the window")
 	flag.IntVar(&z.clients, "clients", 1000, "connections where the scenario does not say")

@@ -230,7 +230,7 @@ func (r *runner) window(server, load *process, out *result) error {
 		out.Before = *before.Memory
 	}
 	warm := r.pass.traffic
-	warm.For = r.warmUp
+	warm.For = max(r.warmUp, r.pass.warmUp)
 	switch {
 	case warm.Every == 0 || warm.Batch == burstSize:
 		warm.Every, warm.Batch = 20*time.Millisecond, 1 // the backlog of a flood or a burst would reach into the window

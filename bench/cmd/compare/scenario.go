@@ -34,11 +34,12 @@ type pass struct {
 	interval time.Duration // between two messages for one client, or bursts of them; 0 if no pace is kept
 	fill     int           // bytes of a message before the window, instead of traffic's, for fillFor
 	fillFor  time.Duration
-	weigh    bool // weigh the heap before the first message and after the window
-	pace     int  // handshakes a second, which are all that is measured
-	collects bool // some of its servers collect messages
-	idle     bool // publish nothing, weigh after settle
-	rests    bool // an idle pass that settles for so long that others are made meanwhile
+	weigh    bool          // weigh the heap before the first message and after the window
+	warmUp   time.Duration // at least so long, whatever the flags say
+	pace     int           // handshakes a second, which are all that is measured
+	collects bool          // some of its servers collect messages
+	idle     bool          // publish nothing, weigh after settle
+	rests    bool          // an idle pass that settles for so long that others are made meanwhile
 	settle   time.Duration
 	leaves   int // of an idle pass: clients that leave one after another, once it has been weighed
 }
@@ -158,14 +159,20 @@ func burst(z size) scenario {
 // collectedRate is the messages a second of coalesced, always: how many share a write depends on that.
 const collectedRate = 100
 
-// collectedFor is the least that coalesced publishes for: the first message to clients that had none for a while leaves alone, and
-// should not weigh as much as it does in a second.
-const collectedFor = 3 * time.Second
+const (
+	// collectedFor is the least that coalesced publishes for: the first message to clients that had none for a while leaves alone, and
+	// should not weigh as much as it does in a second.
+	collectedFor = 3 * time.Second
+
+	// collectedWarmUp has more writes than a kernel acknowledges immediately on a new connection, which are 16, even if ten messages
+	// share one. On loopback, such an acknowledgement is a part of the server's system call.
+	collectedWarmUp = 2 * time.Second
+)
 
 func coalescedPass(name string, z size) pass {
 	z.clients, z.rate, z.window = z.collected, collectedRate, max(z.window, collectedFor)
 	p := pacedPass(name, z)
-	p.collects = true
+	p.collects, p.warmUp = true, collectedWarmUp
 	return p
 }
 
