@@ -20,7 +20,7 @@ bench:          # every scenario against every peer, three quarters of an hour; 
 	go run ./bench/cmd/herd -rounds 3 -missed 0,100 -over 5s -write bench/RESULTS.md
 
 fuzz:           # each target for a minute
-	for p in . ./internal/request ./internal/sieve ./internal/wsframe ./test; do for t in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do go test -run='^$$' -fuzz="^$$t$$" -fuzztime=1m $$p || exit 1; done; done
+	for p in . ./internal/request ./internal/sieve ./internal/wsframe ./test ./example/internal/logline; do for t in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do go test -run='^$$' -fuzz="^$$t$$" -fuzztime=1m $$p || exit 1; done; done
 
 soak:           # half an hour without the race detector, then half an hour with it
 	go test -count=1 -v -timeout 60m ./e2e/soak -duration 30m
