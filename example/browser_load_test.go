@@ -9,14 +9,17 @@ import (
 	"github.com/mesher/mesherstream"
 )
 
-// starve publishes info events, n at a time and numbered from a number, while the page is busy, until it has missed some. It
+// settled is how many events the page has shown or been told of.
+const settled = `document.getElementById('received').textContent.replaceAll(',', '') - -document.getElementById('missed').textContent.replaceAll(',', '')`
+
+// starve publishes info events, n at a time and numbered from a number, while the page is held, until it has missed some. It
 // returns the number after the last one, and what the button in the row of the gap says.
 func starve(t *testing.T, p *page, f *feed, from, n int) (to int, offer string) {
 	t.Helper()
-	const settled = `document.getElementById('received').textContent.replaceAll(',', '') - -document.getElementById('missed').textContent.replaceAll(',', '')`
 	for to = from; p.text("missed") == "0"; {
-		p.eval(`void setTimeout(() => { for (const end = Date.now() + 1500; Date.now() < end;); })`, nil)
+		release := p.hold()
 		say(t, f, "info", to, to+n)
+		release()
 		to += n
 		p.wait(fmt.Sprintf(`%s === %d`, settled, to))
 	}

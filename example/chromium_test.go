@@ -86,6 +86,7 @@ func startChromium(t *testing.T) *chromium {
 type page struct {
 	t    *testing.T
 	conn *websocket.Conn
+	held chan struct{} // receives when the page no longer runs
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -139,7 +140,7 @@ func connect(t *testing.T, devtools string) *page {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &page{t: t, conn: conn, calls: make(map[int]chan devtoolsMessage)}
+	p := &page{t: t, conn: conn, held: make(chan struct{}, 1), calls: make(map[int]chan devtoolsMessage)}
 	var reading sync.WaitGroup
 	reading.Go(p.read)
 	t.Cleanup(func() {
@@ -160,6 +161,8 @@ func (p *page) read() {
 		case m.ID > 0:
 			p.calls[m.ID] <- m
 			delete(p.calls, m.ID)
+		case m.Method == "Debugger.paused":
+			p.held <- struct{}{}
 		case m.Method == "Runtime.exceptionThrown", m.Method == "Runtime.consoleAPICalled", m.Method == "Log.entryAdded":
 			p.problems = append(p.problems, m.Method+" "+string(m.Params))
 		}
@@ -177,17 +180,28 @@ func (p *page) forgive() {
 
 var forgivable = regexp.MustCompile(`net::ERR_|status of 426`)
 
+// call makes a call of the browser's protocol, and returns its result.
 func (p *page) call(method string, params any) json.RawMessage {
 	p.t.Helper()
-	answer := make(chan devtoolsMessage, 1)
+	return p.result(method, p.send(method, params))
+}
+
+// send begins a call, whose answer may come much later.
+func (p *page) send(method string, params any) (answer <-chan devtoolsMessage) {
+	p.t.Helper()
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.lastID++
-	p.calls[p.lastID] = answer
-	err := p.conn.WriteJSON(map[string]any{"id": p.lastID, "method": method, "params": params})
-	p.mu.Unlock()
-	if err != nil {
+	answers := make(chan devtoolsMessage, 1)
+	p.calls[p.lastID] = answers
+	if err := p.conn.WriteJSON(map[string]any{"id": p.lastID, "method": method, "params": params}); err != nil {
 		p.t.Fatal(err)
 	}
+	return answers
+}
+
+func (p *page) result(method string, answer <-chan devtoolsMessage) json.RawMessage {
+	p.t.Helper()
 	select {
 	case m := <-answer:
 		if m.Error != nil {
@@ -197,6 +211,25 @@ func (p *page) call(method string, params any) json.RawMessage {
 	case <-time.After(patience):
 		p.t.Fatalf("%s: no answer", method)
 		return nil
+	}
+}
+
+// hold keeps the page from running, as a long task does, until it is released.
+func (p *page) hold() (release func()) {
+	p.t.Helper()
+	p.call("Debugger.enable", nil)
+	const method = "Runtime.evaluate"
+	evaluated := p.send(method, map[string]any{"expression": "debugger"})
+	select {
+	case <-p.held:
+	case <-time.After(patience):
+		p.t.Fatal("the page goes on")
+	}
+	return func() {
+		p.t.Helper()
+		p.call("Debugger.resume", nil)
+		p.result(method, evaluated)
+		p.call("Debugger.disable", nil)
 	}
 }
 
