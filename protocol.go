@@ -154,7 +154,11 @@ func (c *client) receivedMessage(op byte, payload []byte) {
 	case malformed != nil:
 		c.answer(func() []byte { return refusal(c.v1.name(), errorMalformed, "not a JSON object with a type") })
 	default:
-		c.answer(func() []byte { return refusal(c.v1.name(), errorUnknownType, `the type for a request is "subscribe"`) })
+		types := `the type for a request is "subscribe"`
+		if c.v1 != nil {
+			types += `, "ack" or "fetch"`
+		}
+		c.answer(func() []byte { return refusal(c.v1.name(), errorUnknownType, types) })
 	}
 }
 

@@ -790,6 +790,9 @@ func (c *modelClient) received(a arrival) {
 				}
 				answer = fmt.Sprintf(answer, filtered, position)
 			}
+			if c.stream != "" {
+				answer = strings.Replace(answer, modelTypes, modelTypes+`, \"ack\" or \"fetch\"`, 1)
+			}
 			return c.encode(answer)
 		})
 	}
@@ -830,6 +833,9 @@ func (c *modelClient) position() string {
 // modelAck is the beginning of an acknowledgement.
 const modelAck = `{"type":"ack","n":`
 
+// modelTypes is the end of the reply to a request of another type. With the protocol, there are more types.
+const modelTypes = `the type for a request is \"subscribe\"`
+
 // modelRequest is a message that clients send, together with the expected reply.
 type modelRequest struct {
 	text, answer string
@@ -864,7 +870,7 @@ var modelRequests = []modelRequest{
 	},
 	{
 		`{"type":"hello"}`,
-		`{"type":"error","code":"unknown_type","message":"the type for a request is \"subscribe\""}`,
+		`{"type":"error","code":"unknown_type","message":"` + modelTypes + `"}`,
 		nil,
 	},
 }
