@@ -354,18 +354,25 @@ func TestTablesOfADocumentAreReplacedAndReadAgain(t *testing.T) {
 	if _, ok := read["paced"]["melody"]["× syscalls"]; ok {
 		t.Error("read a figure of a server that froze")
 	}
-	if rate, collected := printedPaces(string(written)); rate != 40 || collected != 0 {
-		t.Errorf("read a pace of %d and %d clients of coalesced, want 40, and 0 without that table", rate, collected)
+	if rate, handshakes, collected := printedPaces(string(written)); rate != 40 || handshakes != 0 || collected != 0 {
+		t.Errorf("read paces of %d and %d, and %d clients of coalesced, want 40, and 0 without a table", rate, handshakes, collected)
 	}
-	document := "<!-- compare run -->\nThe pace is 13 messages a second to 1000 clients.\n<!-- end -->\n" +
-		"<!-- compare coalesced -->\n### coalesced: 320 clients, 512 B\n<!-- end -->\n"
-	if rate, collected := printedPaces(document); rate != 13 || collected != 320 {
-		t.Errorf("read a pace of %d and %d clients of coalesced, want 13 and 320", rate, collected)
+	other := "<!-- compare run -->\nThe pace is 13 messages a second to 1000 clients.\n<!-- end -->\n" +
+		"<!-- compare coalesced -->\n### coalesced: 320 clients, 512 B\n<!-- end -->\n" +
+		"<!-- compare connect -->\n### connect: 5000 clients connect, 2500 a second (medians of 5 rounds)\n<!-- end -->\n"
+	if rate, handshakes, collected := printedPaces(other); rate != 13 || handshakes != 2500 || collected != 320 {
+		t.Errorf("read paces of %d and %d, and %d clients of coalesced, want 13, 2500 and 320", rate, handshakes, collected)
 	}
-	if n, err := b.check(read, 0); err != nil || n != 2 {
-		t.Errorf("%d figures are those that were just printed: %v", n, err)
+	if n, left, err := b.check(read, 0); err != nil || n != 2 || left != nil {
+		t.Errorf("%d figures are those that were just printed, without %q: %v", n, left, err)
 	}
 
+	if err := os.WriteFile(file, []byte(document+other[strings.Index(other, "<!-- compare connect"):]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if written, err := b.rewrite(file); err != nil || !strings.Contains(string(written), "\nwhen\n") {
+		t.Errorf("%v; another table stays, and the way in which it was made doesn't:\n%s", err, written)
+	}
 	b.scenarios[0].name = "fan"
 	if _, err := b.rewrite(file); err == nil {
 		t.Error("got no error for a table that has no place in the document")
@@ -387,12 +394,37 @@ func TestFiguresBeyondThePrintedSpreadAreReported(t *testing.T) {
 		{span{2, 2.8}, 0.05, true},
 	} {
 		before := map[string]printed{"paced": {"gws": {"× syscalls": test.printed}}}
-		if _, err := b.check(before, test.tolerance); (err != nil) != test.wrong {
+		if _, _, err := b.check(before, test.tolerance); (err != nil) != test.wrong {
 			t.Errorf("printed %v, tolerance %v: got %v, want an error: %v", test.printed, test.tolerance, err, test.wrong)
 		}
 	}
-	if _, err := b.check(nil, 1); err == nil {
+	if _, _, err := b.check(nil, 1); err == nil {
 		t.Error("got no error though nothing was printed")
+	}
+}
+
+func TestACheckDoesNotPassOverThisPackage(t *testing.T) {
+	for name, spoil := range map[string]func(*result){
+		"fell behind": func(r *result) { r.Behind = true },
+		"froze":       func(r *result) { r.Froze = true },
+		"failed":      func(r *result) { r.Error = "the sum does not hold" },
+	} {
+		for _, server := range []string{"mesherstream-20ms", "gobwas"} {
+			b := bookOfThree()
+			b.scenarios[0].servers = append(b.scenarios[0].servers, server)
+			for i := range 3 {
+				r := result{Pass: "paced", Server: server, Round: i, Load: control.ReceivedReport{Received: 1000, Expected: 1000}}
+				if i > 0 {
+					spoil(&r)
+				}
+				b.add(r)
+			}
+			before := map[string]printed{"paced": {"gws": {"× syscalls": {3, 3}}, server: {"× syscalls": {1, 1}}}}
+			n, left, err := b.check(before, 0)
+			if own := server != "gobwas"; n != 1 || (err != nil) != own || (len(left) == 1) == own {
+				t.Errorf("%s %s twice of three times: %d figures were compared, %q were left, and the error is %v", server, name, n, left, err)
+			}
+		}
 	}
 }
 

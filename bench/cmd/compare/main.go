@@ -187,8 +187,9 @@ func (s *settings) run(ctx context.Context) error {
 			return err
 		}
 		before = parseTables(string(content))
-		rate, collected := printedPaces(string(content)) // of a burst, the ratios depend on them
-		s.size.rate, s.size.collected = cmp.Or(s.size.rate, rate), cmp.Or(s.size.collected, collected)
+		rate, handshakes, collected := printedPaces(string(content)) // of a burst, the ratios depend on them
+		s.size.rate, s.size.handshakes = cmp.Or(s.size.rate, rate), cmp.Or(s.size.handshakes, handshakes)
+		s.size.collected = cmp.Or(s.size.collected, collected)
 	}
 	binaries, err := build(ctx)
 	if err != nil {
@@ -208,7 +209,10 @@ func (s *settings) run(ctx context.Context) error {
 	if err := errors.Join(interrupted, book.write(s)); err != nil || s.check == "" {
 		return err
 	}
-	compared, err := book.check(before, s.tolerance)
+	compared, left, err := book.check(before, s.tolerance)
 	fmt.Printf("\n%d figures were compared with those of %s, which allow for their spread and %.0f %% beyond it.\n", compared, s.check, 100*s.tolerance)
+	if len(left) > 0 {
+		fmt.Printf("Not compared, since too many of their rounds fell behind: %s.\n", strings.Join(left, ", "))
+	}
 	return err
 }

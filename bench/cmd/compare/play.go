@@ -124,6 +124,9 @@ var handshakePaces = []int{5000, 4000, 3200, 2500, 2000, 1600, 1250, 1000, 800, 
 // crowds are the clients of coalesced that findPaces tries.
 var crowds = []int{1000, 800, 640, 500, 400, 320, 250, 200, 160, 130, 100, 80, 64, 50, 40, 32, 25, 20, 16, 13, 10}
 
+// isPaced reports whether a pass has the pace of the flags.
+func isPaced(p pass) bool { return p.interval > 0 && !p.collects }
+
 // findPaces finds the paces that the flags don't give, and the clients of coalesced, whose pace is fixed.
 func (s *settings) findPaces(ctx context.Context, binaries *binaries) error {
 	z := &s.size
@@ -131,12 +134,12 @@ func (s *settings) findPaces(ctx context.Context, binaries *binaries) error {
 	for _, f := range []struct {
 		value *int
 		tries []int
-		has   func(*pass) bool
+		has   func(pass) bool
 		make  func(string, size) pass
 	}{
-		{&z.rate, paces, func(p *pass) bool { return p.interval > 0 && !p.collects }, pacedPass},
-		{&z.handshakes, handshakePaces, func(p *pass) bool { return p.pace > 0 }, connectPass},
-		{&z.collected, crowds, func(p *pass) bool { return p.collects }, coalescedPass},
+		{&z.rate, paces, isPaced, pacedPass},
+		{&z.handshakes, handshakePaces, func(p pass) bool { return p.pace > 0 }, connectPass},
+		{&z.collected, crowds, func(p pass) bool { return p.collects }, coalescedPass},
 	} {
 		if *f.value > 0 {
 			continue
@@ -159,10 +162,10 @@ func (s *settings) findPaces(ctx context.Context, binaries *binaries) error {
 // findPace returns a pace for the passes that are paced: one step below the fastest that every one of their servers keeps up with on
 // this machine and in this hour, so that a run in which the machine is a little slower still keeps up. A server that fell behind has a
 // second try, since a hiccup of the machine would slow down the whole comparison.
-func (s *settings) findPace(ctx context.Context, binaries *binaries, paces []int, paced func(*pass) bool, try func(int) pass) (int, error) {
+func (s *settings) findPace(ctx context.Context, binaries *binaries, paces []int, paced func(pass) bool, try func(int) pass) (int, error) {
 	var servers []string
 	for _, sc := range s.scenarios {
-		if !slices.ContainsFunc(sc.passes, func(p pass) bool { return paced(&p) }) {
+		if !slices.ContainsFunc(sc.passes, paced) {
 			continue
 		}
 		for _, server := range sc.servers {

@@ -236,6 +236,10 @@ func (b *book) head() string {
 			versions = append(versions, strings.TrimPrefix(path, "github.com/")+" "+version)
 		}
 	}
-	return fmt.Sprintf("%s, %s, %s.\n\n    %s\n\nThe pace is %d messages a second to %d clients.\n\n%s.\n\n",
-		b.Date.Format("2 January 2006"), b.Machine, b.Go, b.Command, b.Rate, b.Clients, strings.Join(versions, ", "))
+	pace := ""
+	if slices.ContainsFunc(b.scenarios, func(sc scenario) bool { return slices.ContainsFunc(sc.passes, isPaced) }) {
+		pace = fmt.Sprintf("The pace is %d messages a second to %d clients.\n\n", b.Rate, b.Clients)
+	}
+	return fmt.Sprintf("%s, %s, %s.\n\n    %s\n\n%s%s.\n\n",
+		b.Date.Format("2 January 2006"), b.Machine, b.Go, b.Command, pace, strings.Join(versions, ", "))
 }

@@ -7,19 +7,27 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/mesher/mesherstream/bench/internal/report"
 )
 
-// rewrite returns the document with the tables of this comparison. Tables of scenarios that it has no results of stay.
+// rewrite returns the document with the tables of this comparison. Tables of scenarios that it has no results of stay. If there are
+// some, what says how all tables were made stays too.
 func (b *book) rewrite(file string) ([]byte, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	content, err = report.Replace(content, "run", b.head())
+	others := slices.ContainsFunc(scenarioNames(), func(name string) bool {
+		_, has := report.Section(string(content), name)
+		return has && !slices.ContainsFunc(b.finished(), func(sc scenario) bool { return sc.name == name })
+	})
+	if !others {
+		content, err = report.Replace(content, "run", b.head())
+	}
 	if section := b.targetSection(); section != "" {
 		var missing error
 		content, missing = report.Replace(content, "targets", section)
@@ -73,10 +81,10 @@ func parseTables(document string) map[string]printed {
 	return out
 }
 
-// printedPaces returns the messages a second of the tables in a document, and the clients of coalesced. They are 0 if the
-// document doesn't have them.
-func printedPaces(document string) (rate, collected int) {
-	return printedNumber(document, "run", paceText), printedNumber(document, "coalesced", crowdText)
+// printedPaces returns the messages and the handshakes a second of the tables in a document, and the clients of coalesced. They are
+// 0 if the document doesn't have them.
+func printedPaces(document string) (rate, handshakes, collected int) {
+	return printedNumber(document, "run", paceText), printedNumber(document, "connect", handshakesText), printedNumber(document, "coalesced", crowdText)
 }
 
 func printedNumber(document, section string, before *regexp.Regexp) int {
@@ -90,8 +98,9 @@ func printedNumber(document, section string, before *regexp.Regexp) int {
 }
 
 var (
-	paceText  = regexp.MustCompile(`The pace is (\d+) messages a second`)
-	crowdText = regexp.MustCompile(`coalesced: (\d+) clients`)
+	paceText       = regexp.MustCompile(`The pace is (\d+) messages a second`)
+	handshakesText = regexp.MustCompile(`clients connect, (\d+) a second`)
+	crowdText      = regexp.MustCompile(`coalesced: (\d+) clients`)
 )
 
 // parseSpan reads a cell such as "1.03 (0.98 – 1.10)", or "1.03", whose spread is nothing.
@@ -109,8 +118,8 @@ func parseSpan(cell string) (s span, ok bool) {
 
 // check returns an error that names the figures whose median is not within the printed spread. Three or five rounds don't show all
 // that a figure can be, so it may be beyond by the tolerance, a share of the limit that it is beyond. What fell behind, here
-// or there, is not compared.
-func (b *book) check(before map[string]printed, tolerance float64) (compared int, err error) {
+// or there, is not compared. But if that is a run of this package, or if one failed, it is an error too.
+func (b *book) check(before map[string]printed, tolerance float64) (compared int, left []string, err error) {
 	var wrong []error
 	for _, sc := range b.finished() {
 		for _, c := range sc.columns {
@@ -119,20 +128,45 @@ func (b *book) check(before map[string]printed, tolerance float64) (compared int
 			}
 			for _, server := range sc.servers {
 				was, printed := before[sc.name][server][c.title]
+				if !printed {
+					continue
+				}
+				name := fmt.Sprintf("%s of %s in %s", c.title, server, sc.name)
 				values := b.values(&sc, &c, server)
-				if !printed || len(values) == 0 {
+				switch {
+				case len(values) > 0:
+				case strings.HasPrefix(server, "mesherstream") && !b.keepsUp(&sc, server):
+					wrong = append(wrong, fmt.Errorf("%s: most runs failed or fell behind", name))
+					continue
+				default:
+					left = append(left, name)
 					continue
 				}
 				compared++
 				if is := report.Median(values); is < was.least*(1-tolerance) || is > was.greatest*(1+tolerance) {
-					wrong = append(wrong, fmt.Errorf("%s of %s in %s: %s, but printed is %s – %s, with a tolerance of %.0f %%",
-						c.title, server, sc.name, c.format(is), c.format(was.least), c.format(was.greatest), 100*tolerance))
+					wrong = append(wrong, fmt.Errorf("%s: %s, but printed is %s – %s, with a tolerance of %.0f %%",
+						name, c.format(is), c.format(was.least), c.format(was.greatest), 100*tolerance))
 				}
 			}
 		}
 	}
 	if compared == 0 {
-		return 0, errors.New("nothing could be compared with the printed figures")
+		wrong = append(wrong, errors.New("nothing could be compared with the printed figures"))
 	}
-	return compared, errors.Join(wrong...)
+	return compared, left, errors.Join(wrong...)
+}
+
+// keepsUp reports whether at least half of a server's rounds have no run that failed or fell behind.
+func (b *book) keepsUp(sc *scenario, server string) bool {
+	kept := 0
+	for i := range sc.rounds {
+		upright := len(b.round(sc, i)[server]) > 0
+		for _, r := range b.round(sc, i)[server] {
+			upright = upright && !r.Behind && !r.Froze && r.Error == ""
+		}
+		if upright {
+			kept++
+		}
+	}
+	return 2*kept >= sc.rounds
 }
