@@ -100,7 +100,7 @@ func live() int64 {
 // A rawViewer is the socket of a viewer that has no memory in this process.
 type rawViewer int
 
-func openRaw(t *testing.T, port int, request string) rawViewer {
+func openRaw(t testing.TB, port int, request string) rawViewer {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -135,7 +135,7 @@ func (v rawViewer) Read(p []byte) (int, error) {
 }
 
 // settle reads the head of the response, and what begins the stream, and answers that.
-func (v rawViewer) settle(t *testing.T) {
+func (v rawViewer) settle(t testing.TB) {
 	t.Helper()
 	var head []byte
 	for one := make([]byte, 1); !bytes.HasSuffix(head, []byte("\r\n\r\n")); head = append(head, one...) {

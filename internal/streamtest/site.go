@@ -100,7 +100,7 @@ func QuietApp(config ...fiber.Config) *fiber.App {
 }
 
 // NewTestManager makes a manager that ends with the test.
-func NewTestManager(t *testing.T, opts ...mesherstream.Option) *mesherstream.Manager {
+func NewTestManager(t testing.TB, opts ...mesherstream.Option) *mesherstream.Manager {
 	t.Helper()
 	m, err := mesherstream.NewManager(append([]mesherstream.Option{mesherstream.WithLogger(slog.New(slog.DiscardHandler))}, opts...)...)
 	if err != nil {
