@@ -319,6 +319,23 @@ func TestAServerThatIsTooSlowFallsBehind(t *testing.T) {
 	}
 }
 
+func TestScenariosHaveThePacesThatAreGiven(t *testing.T) {
+	given := size{clients: 20, bytes: 512, idle: 20, rounds: 1, window: time.Second, rate: 7, handshakes: 70, collected: 12}
+	s := settings{names: "paced,coalesced,connect", size: given}
+	before := given
+	before.rate, before.handshakes, before.collected = 1, 1, 1
+	if err := s.choose(before); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.findPaces(t.Context(), nil); err != nil { // without a server
+		t.Fatal(err)
+	}
+	paced, collected, connects := s.scenarios[0].passes[0], s.scenarios[1].passes[0], s.scenarios[2].passes[0]
+	if paced.interval != time.Second/7 || collected.clients != 12 || connects.pace != 70 {
+		t.Errorf("got an interval of %v, %d clients and %d handshakes a second, want those that are given", paced.interval, collected.clients, connects.pace)
+	}
+}
+
 // document is one that -write keeps.
 const document = "# Results\n\n<!-- compare run -->\nwhen\n<!-- end -->\n\nWords.\n\n<!-- compare paced -->\nold\n<!-- end -->\n\nMore words.\n"
 

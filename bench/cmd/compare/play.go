@@ -127,10 +127,10 @@ var crowds = []int{1000, 800, 640, 500, 400, 320, 250, 200, 160, 130, 100, 80, 6
 // isPaced reports whether a pass has the pace of the flags.
 func isPaced(p pass) bool { return p.interval > 0 && !p.collects }
 
-// findPaces finds the paces that the flags don't give, and the clients of coalesced, whose pace is fixed.
+// findPaces finds the paces that the flags or a checked document don't give, and the clients of coalesced, whose pace is fixed. The
+// scenarios then have them.
 func (s *settings) findPaces(ctx context.Context, binaries *binaries) error {
 	z := &s.size
-	before := *z
 	for _, f := range []struct {
 		value *int
 		tries []int
@@ -152,9 +152,6 @@ func (s *settings) findPaces(ctx context.Context, binaries *binaries) error {
 			return fmt.Errorf("find a pace: %w", err)
 		}
 		*f.value = found
-	}
-	if *z == before {
-		return nil
 	}
 	return s.choose(*z)
 }
