@@ -98,9 +98,7 @@ func TestAnInterruptedComparisonLeavesWhatItHas(t *testing.T) {
 
 	file := filepath.Join(t.TempDir(), "results")
 	z := size{clients: 20, rate: 100, bytes: 512, window: 100 * time.Millisecond, rounds: 100, handshakes: 1, collected: 1}
-	sc := paced(z)
-	sc.servers = []string{"syscalls"}
-	s := settings{size: z, scenarios: []scenario{sc}, markdown: file}
+	s := settings{names: "paced", servers: []string{"syscalls"}, size: z, markdown: file}
 	if err := s.run(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want that it was cancelled", err)
 	}
