@@ -60,7 +60,7 @@ func wantRows(t *testing.T, p *page, want []string) {
 	}
 }
 
-// wantAll waits until the list shows each of n numbered info events in its place, or says that it is missing.
+// wantAll waits until the list shows each of n numbered info events in its place or says that it is missing, and has nothing else.
 func wantAll(t *testing.T, p *page, n int) (rows []string) {
 	t.Helper()
 	p.resize(1280, 40_000)
@@ -68,19 +68,21 @@ func wantAll(t *testing.T, p *page, n int) (rows []string) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		rows = p.rows()
 		next := 0
-		for _, row := range rows {
-			var missing int
-			if row == fmt.Sprintf("info %d", next) {
-				next++
-			} else if _, err := fmt.Sscanf(row, "%d event", &missing); err == nil {
-				next += missing
+		stray := slices.IndexFunc(rows, func(row string) bool {
+			events := 1
+			if row != fmt.Sprintf("info %d", next) {
+				if _, err := fmt.Sscanf(row, "%d event", &events); err != nil {
+					return true
+				}
 			}
-		}
-		if next == n {
+			next += events
+			return false
+		})
+		if next == n && stray < 0 {
 			return rows
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("got %d of %d events in\n%q", next, n, rows)
+			t.Fatalf("got %d of %d events, and row %d is out of place (-1: none), in\n%q", next, n, stray, rows)
 		}
 	}
 }
@@ -143,6 +145,7 @@ func testCutConnection(t *testing.T, browser *chromium) {
 	r.mend()
 	p.wait(isLive)
 	rows := wantAll(t, p, 1537)
+	p.wait(settled + ` === 1537`)
 	if want := append(numbered("info %d", 0, 25), "512 events are missing between TIME and TIME"); !slices.Equal(rows[:min(26, len(rows))], want) {
 		t.Errorf("got %q first, want %q", rows, want)
 	}
