@@ -56,8 +56,8 @@ func (b *beats) due(now time.Time) int {
 
 // DrainBuffers sends each client its buffered messages, in order, as far as its connection accepts them. The ticker
 // calls it at every [WithDrainInterval]; call it to send the messages that [Manager.BufferMessage] has queued before
-// the next tick. What [WithCoalescing] collects is not sent earlier. It returns immediately, is safe for concurrent use, and
-// does nothing if nothing runs, or if m is nil.
+// the next tick. What [WithCoalescing] collects is not sent earlier. It returns immediately, is safe for concurrent
+// use, and does nothing if nothing runs, or if m is nil.
 func (m *Manager) DrainBuffers() {
 	if !m.isMade() {
 		return

@@ -156,10 +156,10 @@ func burst(z size) scenario {
 	}
 }
 
-// collectedRate is the messages a second of coalesced, always: how many share a write depends on that.
-const collectedRate = 100
-
 const (
+	// collectedRate is the messages a second of coalesced, always: how many share a write depends on that.
+	collectedRate = 100
+
 	// collectedFor is the least that coalesced publishes for: the first message to clients that had none for a while leaves alone, and
 	// should not weigh as much as it does in a second.
 	collectedFor = 3 * time.Second

@@ -161,8 +161,9 @@ func (b *book) check(before map[string]printed, tolerance float64) (compared int
 func (b *book) keepsUp(sc *scenario, server string) bool {
 	kept := 0
 	for i := range sc.rounds {
-		upright := len(b.round(sc, i)[server]) > 0
-		for _, r := range b.round(sc, i)[server] {
+		runs := b.round(sc, i)[server]
+		upright := len(runs) > 0
+		for _, r := range runs {
 			upright = upright && !r.Behind && !r.Froze && r.Error == ""
 		}
 		if upright {
